@@ -24,7 +24,8 @@ class Outcome:
     """What one request came to, as a value.
 
     `retry_after` is the destination's own hint in seconds (from `Retry-After`, the error body or the rate headers), already
-    validated and clamped. `error` is redacted and at most 2,000 characters. `duration` is in seconds.
+    validated and clamped. `error` is redacted and at most 2,000 characters. `duration` is in seconds. `rate_remaining` (requests)
+    and `rate_reset` (seconds from the answer on) are the destination's view of the rate window, if it sent one.
     """
 
     kind: OutcomeKind
@@ -34,3 +35,5 @@ class Outcome:
     duration: float = 0.0
     vercel_id: str | None = None
     retry_after: float | None = None
+    rate_remaining: int | None = None
+    rate_reset: float | None = None
