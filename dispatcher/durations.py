@@ -1,0 +1,47 @@
+"""Durations as people write them: `200ms`, `10s`, `5m`, `24h`, `30d`."""
+
+import math
+import re
+
+MINUTE = 60.0
+HOUR = 3_600.0
+DAY = 86_400.0
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": MINUTE, "h": HOUR, "d": DAY}
+# Spelled out, because \d also matches digits of other scripts and float() also takes "1_000", "nan" and "1e9".
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
+_MAX_ECHO = 18
+
+
+def parse_duration(value: object) -> float:
+    """Seconds, from a text such as `200ms`, `10s`, `5m`, `24h`, `30d` or `0`, or from a number of seconds.
+
+    Raises ValueError for everything else: signs, spaces, `nan`, `1_000`, digits that are not ASCII.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return float(value)
+    if value == "0":
+        return 0.0
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(
+            f"is not a duration{echo(value)}: write a number and a unit, such as 200ms, 10s, 5m, 24h or 30d"
+        )
+    number, unit = match.groups()
+    return float(number) / 1_000 if unit == "ms" else float(number) * _UNITS[unit]
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest text that `parse_duration` reads back as these seconds: 0.2 → `200ms`, 300 → `5m`."""
+    for unit in ("d", "h", "m", "s"):
+        count = seconds / _UNITS[unit]
+        if count >= 1 and count.is_integer():
+            return f"{count:.0f}{unit}"
+    count, unit = (seconds * 1_000, "ms") if 0 < seconds < 1 else (seconds, "s")
+    return f"{count:.9f}".rstrip("0").rstrip(".") + unit
+
+
+def echo(value: object) -> str:
+    """The value, if it is too short to be a secret that strayed into the wrong variable."""
+    shown = ascii(value)
+    return f" (it is {shown})" if len(shown) <= _MAX_ECHO else ""

@@ -1,0 +1,252 @@
+"""Settings: from the environment (`DISPATCHER_…`) or from files (`DISPATCHER_…_FILE`), checked before the start."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from dispatcher.durations import DAY, HOUR, MINUTE, format_duration, parse_duration
+from dispatcher.environment import PREFIX, Reading, read_environment
+from dispatcher.setting_values import (
+    LogFormat,
+    LogLevel,
+    RateLimit,
+    Wakeup,
+    duration_between,
+    is_postgresql,
+    number_between,
+    one_of,
+    optional,
+    parse_base_url,
+    parse_credentials_query,
+    parse_database_url,
+    parse_flag,
+    parse_host,
+    parse_oauth_params,
+    parse_rate_limit,
+    parse_schema,
+    parse_secret,
+    parse_text,
+    parse_token,
+    parse_token_url,
+    redact_database_url,
+    redact_token_url,
+)
+
+__all__ = [
+    "LogFormat",
+    "LogLevel",
+    "RateLimit",
+    "Seconds",
+    "SettingLine",
+    "Settings",
+    "SettingsError",
+    "Wakeup",
+    "describe",
+    "format_duration",
+    "load_settings",
+    "parse_duration",
+]
+
+# A request is started only if the lease outlasts its deadline; with less than this to spare nothing would be sent.
+LEASE_MARGIN = 1.0
+
+Seconds = float
+Wait = Annotated[Seconds, BeforeValidator(duration_between(0.001, HOUR))]
+Delay = Annotated[Seconds, BeforeValidator(duration_between(0.0, DAY))]
+Period = Annotated[Seconds, BeforeValidator(duration_between(0.0, 3_650 * DAY))]
+Rate = Annotated[RateLimit | None, BeforeValidator(parse_rate_limit)]
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. The text is one line that names every problem and never holds a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingLine:
+    """One setting as a person is shown it: the variable, its redacted value (None: not set), its source."""
+
+    name: str
+    value: str | None
+    source: str
+
+
+class Settings(BaseModel):
+    """Every setting of the service; durations are seconds. Made by `load_settings`, in tests also by keyword."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+
+    database_url: Annotated[SecretStr, BeforeValidator(parse_database_url)] = SecretStr("sqlite:///dispatcher.db")
+    # BaseModel has an old method called `schema`.
+    database_schema: Annotated[str | None, BeforeValidator(optional(parse_schema))] = Field(
+        default=None, alias="schema"
+    )
+
+    vercel_base_url: Annotated[str, BeforeValidator(parse_base_url)] = "https://api.vercel.com"
+    allow_insecure_base_url: Annotated[bool, BeforeValidator(parse_flag)] = False
+
+    vercel_token: Annotated[SecretStr | None, BeforeValidator(optional(parse_token))] = None
+    credentials_query: Annotated[str | None, BeforeValidator(optional(parse_credentials_query))] = None
+    credentials_dir: Annotated[str | None, BeforeValidator(optional(parse_text))] = None
+    oauth_token_url: Annotated[str | None, BeforeValidator(optional(parse_token_url))] = None
+    oauth_client_id: Annotated[str | None, BeforeValidator(optional(parse_text))] = None
+    oauth_client_secret: Annotated[SecretStr | None, BeforeValidator(optional(parse_secret))] = None
+    oauth_params: Annotated[Mapping[str, str] | None, BeforeValidator(optional(parse_oauth_params))] = None
+    credentials_ttl: Delay = 5 * MINUTE
+
+    poll_interval: Wait = 0.2
+    wakeup: Annotated[Wakeup, BeforeValidator(one_of(Wakeup))] = Wakeup.POLL
+    concurrency: Annotated[int, BeforeValidator(number_between(1, 10_000))] = 64
+    request_timeout: Wait = 10.0
+    lease: Annotated[Seconds, BeforeValidator(duration_between(1.0, DAY))] = 60.0
+    rate_limit: Rate = RateLimit(60, 60.0)
+    global_rate_limit: Rate = None
+    settle_delay: Delay = 0.0
+
+    max_attempts: Annotated[int, BeforeValidator(number_between(1, 1_000_000))] = 20
+    backoff_base: Wait = 2.0
+    backoff_cap: Annotated[Seconds, BeforeValidator(duration_between(0.001, 30 * DAY))] = HOUR
+    auth_grace: Period = 24 * HOUR
+    disabled_grace: Period = 30 * DAY
+    attempt_retention: Period = 7 * DAY
+    dead_letter_retention: Period = 90 * DAY
+    shutdown_grace: Annotated[Seconds, BeforeValidator(duration_between(0.0, HOUR))] = 25.0
+
+    ops_host: Annotated[str, BeforeValidator(parse_host)] = "0.0.0.0"  # noqa: S104 (a container's port is reached from outside it)
+    ops_port: Annotated[int, BeforeValidator(number_between(0, 65_535))] = 9464
+    log_format: Annotated[LogFormat, BeforeValidator(one_of(LogFormat))] = LogFormat.AUTO
+    log_level: Annotated[LogLevel, BeforeValidator(one_of(LogLevel))] = LogLevel.INFO
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        problems = [*_find_contradictions(self), *_find_insecure_urls(self), *_find_credential_conflicts(self)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name in type(self).model_fields:
+            yield name, _show(name, getattr(self, name))
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read and check the settings of `environ` (default: of this process). Raises SettingsError."""
+    fields = {variable_name(field): field for field in Settings.model_fields}
+    reading = read_environment(os.environ if environ is None else environ, fields)
+    checked = _check(reading, fields)
+    problems = [*reading.unknown, *reading.unreadable]
+    if isinstance(checked, Settings) and not problems:
+        checked._sources.update({fields[name]: source for name, source in reading.sources.items()})
+        return checked
+    raise SettingsError("; ".join([*problems, *([] if isinstance(checked, Settings) else checked)]))
+
+
+def describe(settings: Settings) -> list[SettingLine]:
+    """Each setting with its secrets redacted; the source is `default`, `environment`, `file PATH` or `argument`."""
+    return [
+        SettingLine(variable_name(field), _show(field, getattr(settings, field)), _find_source(settings, field))
+        for field in Settings.model_fields
+    ]
+
+
+def variable_name(field: str) -> str:
+    """The environment variable of a field: `lease` → `DISPATCHER_LEASE`."""
+    return PREFIX + (Settings.model_fields[field].alias or field).upper()
+
+
+def _check(reading: Reading, fields: Mapping[str, str]) -> Settings | list[str]:
+    try:
+        return Settings.model_validate({fields[name]: text for name, text in reading.texts.items()})
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False, include_input=False)
+    # Where a value could not even be read, nothing can be said about how the others go together.
+    return [_say(error, reading) for error in errors if error["loc"] or not reading.unreadable]
+
+
+def _say(error: ErrorDetails, reading: Reading) -> str:
+    problem = str(error["ctx"]["error"])
+    if not error["loc"]:
+        return problem
+    return f"{reading.typed_names[variable_name(str(error['loc'][0]))]} {problem}"
+
+
+def _find_contradictions(settings: Settings) -> Iterator[str]:
+    if settings.lease < settings.request_timeout + LEASE_MARGIN:
+        least = format_duration(settings.request_timeout + LEASE_MARGIN)
+        yield f"DISPATCHER_LEASE must be at least {least}, which is DISPATCHER_REQUEST_TIMEOUT plus 1s: lengthen it"
+    if settings.backoff_cap < settings.backoff_base:
+        yield "DISPATCHER_BACKOFF_CAP must not be shorter than DISPATCHER_BACKOFF_BASE: lengthen it"
+    if is_postgresql(settings.database_url):
+        return
+    if settings.wakeup is Wakeup.NOTIFY:
+        yield "DISPATCHER_WAKEUP=notify needs a postgresql:// URL in DISPATCHER_DATABASE_URL: set it to poll"
+    if settings.database_schema is not None:
+        yield "DISPATCHER_SCHEMA needs a postgresql:// URL in DISPATCHER_DATABASE_URL: unset it"
+
+
+def _find_insecure_urls(settings: Settings) -> Iterator[str]:
+    if settings.allow_insecure_base_url:
+        return
+    for field in ("vercel_base_url", "oauth_token_url"):
+        url: str | None = getattr(settings, field)
+        if url is not None and url.startswith("http:"):
+            yield f"{variable_name(field)} must begin with https:// (for tests: {PREFIX}ALLOW_INSECURE_BASE_URL=true)"
+
+
+def _find_credential_conflicts(settings: Settings) -> Iterator[str]:
+    oauth = {
+        variable_name(field): getattr(settings, field)
+        for field in ("oauth_token_url", "oauth_client_id", "oauth_client_secret")
+    }
+    missing = [name for name, value in oauth.items() if value is None]
+    wants_oauth = len(missing) < len(oauth) or settings.oauth_params is not None
+    if wants_oauth and missing:
+        yield f"the OAuth settings are incomplete: set {', '.join(missing)} as well, or none of DISPATCHER_OAUTH_…"
+    sources = [
+        variable_name(field)
+        for field in ("vercel_token", "credentials_query", "credentials_dir")
+        if getattr(settings, field) is not None
+    ]
+    if wants_oauth:
+        sources.append("DISPATCHER_OAUTH_…")
+    if len(sources) > 1:
+        yield f"{', '.join(sources)} are several sources of credentials: keep one of them"
+
+
+def _find_source(settings: Settings, field: str) -> str:
+    return settings._sources.get(field, "argument" if field in settings.model_fields_set else "default")
+
+
+def _show(field: str, value: object) -> str | None:
+    match value:
+        case SecretStr():
+            return redact_database_url(value) if field == "database_url" else "***"
+        case Mapping():
+            return ", ".join(f"{name}=***" for name in value)
+        case bool():
+            return str(value).lower()
+        case float():
+            return format_duration(value)
+        case None:
+            return "off" if field in ("rate_limit", "global_rate_limit") else None
+    return redact_token_url(str(value)) if field == "oauth_token_url" else str(value)
