@@ -1,0 +1,56 @@
+"""Every difference between SQLite, PostgreSQL and MySQL/MariaDB; the only package that asks for the database's name."""
+
+import sqlalchemy as sa
+from sqlalchemy import Engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from dispatcher.dialects.dialect import Dialect
+from dispatcher.dialects.mysql import Mysql
+from dispatcher.dialects.postgresql import Postgresql
+from dispatcher.dialects.sqlite import Sqlite
+
+_OF_SCHEME: dict[str, type[Dialect]] = {
+    "sqlite": Sqlite,
+    "postgresql": Postgresql,
+    "postgres": Postgresql,
+    "mysql": Mysql,
+    "mariadb": Mysql,
+}
+
+
+class UnusableDatabaseUrl(ValueError):
+    """The database URL cannot be used; says why and what to write, never the URL itself."""
+
+
+def dialect_of(url: str) -> Dialect:
+    """The family of the database that a partner's URL names; a driver in it (`mysql+asyncmy://`) is of no matter.
+
+    Raises UnusableDatabaseUrl.
+    """
+    scheme = url.partition(":")[0].partition("+")[0].lower()
+    if scheme not in _OF_SCHEME:
+        known = ", ".join(f"{name}://" for name in _OF_SCHEME)
+        raise UnusableDatabaseUrl(f"the database URL begins with none of {known}")
+    return _OF_SCHEME[scheme]()
+
+
+def open_engine(url: str, schema: str | None = None) -> Engine:
+    """An engine for a plain partner URL (`postgres://…`, `mysql://…`, `sqlite:///…`), with our driver, isolation and time limits.
+
+    `schema` is the PostgreSQL schema that holds the tables. Connects to nothing yet. Raises UnusableDatabaseUrl.
+    """
+    dialect = dialect_of(url)
+    try:
+        parsed = make_url(url).set(drivername=dialect.driver)
+    except (ArgumentError, ValueError):
+        raise UnusableDatabaseUrl("the database URL cannot be read: expected scheme://user:password@host:port/name") from None
+    if dialect.name == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise UnusableDatabaseUrl("an in-memory SQLite database is seen by one process only: name a file, sqlite:///dispatcher.db")
+    try:
+        engine = sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True, **dialect.engine_options(parsed))
+    except ModuleNotFoundError as missing:
+        raise UnusableDatabaseUrl(
+            f"the driver {missing.name} is not installed: pip install 'vercel-outbox-dispatcher[{dialect.extra}]'"
+        ) from None
+    dialect.prepare(engine)
+    return engine.execution_options(schema_translate_map={None: schema}) if schema else engine

@@ -1,0 +1,111 @@
+"""What the worker needs of a database, whichever it is.
+
+Its statements are set-based: they take a whole batch as one JSON parameter (`:rows`), which each database unfolds into a table
+`r`. So a batch costs one round trip, and the text of a statement never changes.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Subquery, Table
+from sqlalchemy.types import TypeEngine
+
+from dispatcher.dialects.columns import Timestamp
+
+LOCK_TIMEOUT = 5
+STATEMENT_TIMEOUT = 30
+CONNECT_TIMEOUT = 5
+
+Assignments = Callable[[Any], dict[str, ColumnElement[Any]]]
+
+
+class Dialect(ABC):
+    """One subclass for each family of databases."""
+
+    name: ClassVar[str]
+    driver: ClassVar[str]
+    """SQLAlchemy's name of the driver that is used."""
+    extra: ClassVar[str | None]
+    """The extra of this package that installs the driver."""
+    now: str
+    """SQL for the database's clock. Constant within a statement, so that an index can serve a comparison with it."""
+
+    def clock(self) -> ColumnElement[datetime]:
+        """The database's clock as an expression."""
+        return sa.literal_column(self.now, Timestamp())
+
+    @abstractmethod
+    def engine_options(self, url: URL) -> dict[str, Any]:
+        """Arguments of `create_engine`: isolation, time limits, and what the driver must not do behind our back."""
+
+    @abstractmethod
+    def prepare(self, engine: Engine) -> None:
+        """Listens on the engine for what each connection or transaction needs first."""
+
+    def check_isolation(self, connection: Connection) -> str | None:
+        """What is wrong with this connection's isolation level, or None."""
+        return None
+
+    @contextmanager
+    def migration(self, connection: Connection) -> Iterator[None]:
+        """One migration at a time, in a transaction without the worker's time limits."""
+        with connection.begin():
+            yield
+
+    @abstractmethod
+    def is_transient(self, error: BaseException) -> bool:
+        """Whether the whole transaction may be tried again: serialization failure, deadlock, lock timeout, busy."""
+
+    def instant(self, value: datetime) -> str:
+        """A time as it stands in the JSON of `:rows`."""
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """The parameter `:rows`."""
+        return {"rows": json.dumps(rows, default=self.instant, ensure_ascii=False)}
+
+    def rows(self, *columns: Column[Any]) -> Subquery:
+        """`:rows` as a table `r` with the names and types of these columns."""
+        types = {column.name: column.type for column in columns}
+        return sa.text(self.unfold(types)).columns(**types).subquery("r")
+
+    @abstractmethod
+    def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
+        """SELECT that turns the JSON of `:rows`, an array of objects, into a table."""
+
+    @abstractmethod
+    def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:
+        """The last of some times, none of which is NULL."""
+
+    def raw(self, column: Column[Any], most: int) -> ColumnElement[Any]:
+        """A partner-written column such that no value in it makes the whole batch fail; little more than `most` characters."""
+        return column
+
+    @abstractmethod
+    def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
+        """A partner-written time as text in UTC, or NULL."""
+
+    @abstractmethod
+    def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
+        """INSERT … SELECT; a row whose key exists gets the assignments, which see the new row as their argument."""
+
+    @abstractmethod
+    def update(self, table: Table, on: Sequence[Column[Any]], columns: Sequence[Column[Any]]) -> Executable:
+        """Sets the columns from `:rows` where the `on` columns are equal."""
+
+    @abstractmethod
+    def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
+        """Deletes the rows whose `on` columns are equal to those of a row in `:rows`."""
+
+    @abstractmethod
+    def first_due(self, delivery: Table, installations: int) -> Executable:
+        """Of each of so many installations the `:most` deliveries that have been due longest."""
+
+    @abstractmethod
+    def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
+        """What `first_due` is told about the installations."""

@@ -1,0 +1,129 @@
+"""MariaDB 10.6 and newer, MySQL 8.
+
+STRAIGHT_JOIN begins every join at `r`: on a small table the planner would rather scan it, and so lock, and wait for, rows that are
+none of the statement's business, such as one that a partner has not committed yet. Core cannot say it; hence the text here.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from typing_extensions import override
+
+import sqlalchemy as sa
+from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+
+from dispatcher.dialects.dialect import CONNECT_TIMEOUT, LOCK_TIMEOUT, STATEMENT_TIMEOUT, Assignments, Dialect
+
+_TRANSIENT = {1205, 1213}  # lock wait timeout, deadlock
+_MIGRATION_LOCK = "vercel_dispatcher_migration"
+_ISOLATION = "READ-COMMITTED"
+
+
+class Mysql(Dialect):
+    """See the module."""
+
+    name = "mysql"
+    driver = "mysql+pymysql"
+    extra = "mysql"
+    now = "utc_timestamp(6)"
+
+    @override
+    def engine_options(self, url: URL) -> dict[str, Any]:
+        return {
+            # At REPEATABLE READ the worker's gap locks would block a partner's INSERT.
+            "isolation_level": "READ COMMITTED",
+            "connect_args": {
+                "charset": "utf8mb4",
+                "connect_timeout": CONNECT_TIMEOUT,
+                "read_timeout": STATEMENT_TIMEOUT,
+                "write_timeout": STATEMENT_TIMEOUT,
+                # The comment is for MariaDB only: MySQL calls it max_execution_time, and for SELECT alone.
+                "init_command": f"SET SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT},"
+                f" time_zone = '+00:00' /*M! , max_statement_time = {STATEMENT_TIMEOUT} */",
+            },
+        }
+
+    @override
+    def prepare(self, engine: Engine) -> None:
+        """Everything is said when a connection is opened."""
+
+    @override
+    def check_isolation(self, connection: Connection) -> str | None:
+        variables = dict(connection.exec_driver_sql("SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')").all())
+        wrong = {name: value for name, value in variables.items() if value != _ISOLATION}
+        return f"{wrong}: the dispatcher needs {_ISOLATION}" if wrong else None
+
+    @override
+    @contextmanager
+    def migration(self, connection: Connection) -> Iterator[None]:
+        # DDL commits by itself here, so the lock belongs to the session.
+        with connection.begin():
+            connection.exec_driver_sql(f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {STATEMENT_TIMEOUT - 1})")
+            try:
+                yield
+            finally:
+                connection.exec_driver_sql(f"SELECT RELEASE_LOCK('{_MIGRATION_LOCK}')")
+
+    @override
+    def is_transient(self, error: BaseException) -> bool:
+        arguments = error.orig.args if isinstance(error, DBAPIError) and error.orig else ()
+        return bool(arguments) and arguments[0] in _TRANSIENT
+
+    @override
+    def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
+        columns = ", ".join(f"{name} {type_.compile(mysql.dialect())} PATH '$.{name}'" for name, type_ in types.items())
+        return f"SELECT r.* FROM JSON_TABLE(:rows, '$[*]' COLUMNS ({columns})) AS r"  # noqa: S608 (our own columns)
+
+    @override
+    def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:
+        return sa.func.greatest(*values)
+
+    @override
+    def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
+        # As text, because a zero date is no date to the driver.
+        return sa.cast(column, sa.CHAR(32))
+
+    @override
+    def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
+        insert = mysql.insert(table).from_select([c.name for c in source.selected_columns], source)
+        return insert.on_duplicate_key_update(assignments(insert.inserted))
+
+    @override
+    def update(self, table: Table, on: Sequence[Column[Any]], columns: Sequence[Column[Any]]) -> Executable:
+        sets = ", ".join(f"t.{column.name} = r.{column.name}" for column in columns)
+        return sa.text(f"UPDATE {self._joined(table, on, columns)} SET {sets}")
+
+    @override
+    def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
+        return sa.text(f"DELETE t FROM {self._joined(table, on)}")  # noqa: S608 (names of our own tables)
+
+    def _joined(self, table: Table, on: Sequence[Column[Any]], others: Sequence[Column[Any]] = ()) -> str:
+        unfolded = self.unfold({column.name: column.type for column in (*on, *others)})
+        same = " AND ".join(f"t.{column.name} = r.{column.name}" for column in on)
+        return f"({unfolded}) AS r STRAIGHT_JOIN {table.name} AS t ON {same}"
+
+    @override
+    @cache  # noqa: B019 (one instance lives as long as the program)
+    def first_due(self, delivery: Table, installations: int) -> Executable:
+        # MariaDB has neither LATERAL nor LIMIT in a subquery of IN: one bounded range of the index for each installation.
+        return sa.union_all(*(self._first_due_of(delivery, f"installation_{n}") for n in range(installations)))
+
+    def _first_due_of(self, delivery: Table, parameter: str) -> Select[Any]:
+        return (
+            sa.select(delivery)
+            .where(
+                delivery.c.installation_id == sa.bindparam(parameter, type_=delivery.c.installation_id.type),
+                delivery.c.due_at <= self.clock(),
+            )
+            .order_by(delivery.c.due_at)
+            .limit(sa.bindparam("most", type_=sa.Integer))
+        )
+
+    @override
+    def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
+        return {f"installation_{n}": installation_id for n, installation_id in enumerate(installation_ids)}

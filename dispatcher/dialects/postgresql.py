@@ -1,0 +1,120 @@
+"""PostgreSQL 13 and newer, also through pgbouncer in transaction mode: no session state, no prepared statements."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from typing_extensions import override
+
+import sqlalchemy as sa
+from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table, event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+
+from dispatcher.dialects.dialect import CONNECT_TIMEOUT, LOCK_TIMEOUT, STATEMENT_TIMEOUT, Assignments, Dialect
+
+_TRANSIENT = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available in time
+
+_MIGRATION_LOCK = int.from_bytes(b"vercel")
+
+
+class Postgresql(Dialect):
+    """See the module."""
+
+    name = "postgresql"
+    driver = "postgresql+psycopg"
+    extra = "postgres"
+    # Not clock_timestamp(): it is volatile, so that no index can serve a comparison with it.
+    now = "statement_timestamp()"
+
+    @override
+    def engine_options(self, url: URL) -> dict[str, Any]:
+        return {
+            "isolation_level": "READ COMMITTED",
+            "connect_args": {
+                "connect_timeout": CONNECT_TIMEOUT,
+                "prepare_threshold": None,
+                "application_name": "dispatcher",
+                "keepalives_idle": 15,
+                "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
+            },
+        }
+
+    @override
+    def prepare(self, engine: Engine) -> None:
+        event.listen(engine, "begin", _limit_time)
+
+    @override
+    @contextmanager
+    def migration(self, connection: Connection) -> Iterator[None]:
+        with connection.begin():
+            # The lock ends with the transaction. DDL that cannot have its table at once gives way to the partners' writes.
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
+            yield
+
+    @override
+    def is_transient(self, error: BaseException) -> bool:
+        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRANSIENT
+
+    @override
+    def instant(self, value: Any) -> str:
+        return super().instant(value) + "+00"
+
+    @override
+    def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
+        columns = ", ".join(f"{name} {type_.compile(postgresql.dialect())}" for name, type_ in types.items())
+        return f"SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r({columns})"
+
+    @override
+    def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:
+        return sa.func.greatest(*values)
+
+    @override
+    def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
+        # As text, because the driver raises for 'infinity'.
+        return sa.func.to_char(sa.func.timezone("UTC", column), "YYYY-MM-DD HH24:MI:SS.US", type_=sa.String())
+
+    @override
+    def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
+        insert = postgresql.insert(table).from_select([c.name for c in source.selected_columns], source)
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=assignments(insert.excluded))
+
+    @override
+    def update(self, table: Table, on: Sequence[Column[Any]], columns: Sequence[Column[Any]]) -> Executable:
+        rows = self.rows(*on, *columns)
+        same = (key == rows.c[key.name] for key in on)
+        return sa.update(table).where(*same).values({column.name: rows.c[column.name] for column in columns})
+
+    @override
+    def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
+        rows = self.rows(*on)
+        return sa.delete(table).where(*(key == rows.c[key.name] for key in on))
+
+    @override
+    @cache  # noqa: B019 (one instance lives as long as the program)
+    def first_due(self, delivery: Table, installations: int) -> Executable:
+        rows = self.rows(delivery.c.installation_id)
+        due = (
+            sa.select(delivery)
+            .where(delivery.c.installation_id == rows.c.installation_id, delivery.c.due_at <= self.clock())
+            .order_by(delivery.c.due_at)
+            .limit(sa.bindparam("most", type_=sa.Integer))
+            .lateral("d")
+        )
+        return sa.select(due).select_from(rows.join(due, sa.true()))
+
+    @override
+    def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
+        return self.encode([{"installation_id": installation_id} for installation_id in installation_ids])
+
+
+def _limit_time(connection: Connection) -> None:
+    # For this transaction only: through pgbouncer a session's settings would stay with whoever comes next.
+    connection.exec_driver_sql(
+        f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}s'; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s';"
+        f" SET LOCAL idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT}s'"
+    )

@@ -1,0 +1,106 @@
+"""SQLite 3.35 and newer. Every transaction that writes begins IMMEDIATE, so it needs no row locks."""
+
+import sqlite3
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from typing_extensions import override
+
+import sqlalchemy as sa
+from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table, event
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+
+from dispatcher.dialects.dialect import LOCK_TIMEOUT, Assignments, Dialect
+
+_PRIMARY_CODE = 0xFF
+
+
+class Sqlite(Dialect):
+    """See the module."""
+
+    name = "sqlite"
+    driver = "sqlite+pysqlite"
+    extra = None
+    now = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+    @override
+    def engine_options(self, url: URL) -> dict[str, Any]:
+        # isolation_level None: the driver begins nothing by itself, so that BEGIN IMMEDIATE is the only beginning.
+        return {"connect_args": {"timeout": LOCK_TIMEOUT, "isolation_level": None, "check_same_thread": False}}
+
+    @override
+    def prepare(self, engine: Engine) -> None:
+        event.listen(engine, "connect", _set_durability)
+        event.listen(engine, "begin", _begin)
+
+    @override
+    def is_transient(self, error: BaseException) -> bool:
+        code = getattr(error.orig, "sqlite_errorcode", None) if isinstance(error, DBAPIError) else None
+        return code is not None and code & _PRIMARY_CODE in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+    @override
+    def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
+        extracted = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in types)
+        return f"SELECT {extracted} FROM json_each(:rows)"  # noqa: S608 (names of our own columns)
+
+    @override
+    def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:
+        return sa.func.max(*values)
+
+    @override
+    def raw(self, column: Column[Any], most: int) -> ColumnElement[Any]:
+        # SQLite stores any bytes in any column; read as text, those that are not UTF-8 make the driver raise for the batch.
+        return sa.func.substr(sa.cast(column, sa.LargeBinary), 1, 4 * most + 4, type_=sa.LargeBinary())
+
+    @override
+    def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
+        return self.raw(column, 10)
+
+    @override
+    def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
+        # Without a WHERE, SQLite reads the ON of ON CONFLICT as the ON of a join.
+        insert = sqlite.insert(table).from_select([c.name for c in source.selected_columns], source.where(sa.true()))
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=assignments(insert.excluded))
+
+    @override
+    def update(self, table: Table, on: Sequence[Column[Any]], columns: Sequence[Column[Any]]) -> Executable:
+        rows = self.rows(*on, *columns)
+        same = (key == rows.c[key.name] for key in on)
+        return sa.update(table).where(*same).values({column.name: rows.c[column.name] for column in columns})
+
+    @override
+    def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
+        rows, found = self.rows(*on), table.alias("found")
+        (key,) = table.primary_key
+        same = sa.and_(*(found.c[column.name] == rows.c[column.name] for column in on))
+        return sa.delete(table).where(key.in_(sa.select(found.c[key.name]).select_from(rows.join(found, same))))
+
+    @override
+    @cache  # noqa: B019 (one instance lives as long as the program)
+    def first_due(self, delivery: Table, installations: int) -> Executable:
+        rows, other = self.rows(delivery.c.installation_id), delivery.alias("other")
+        due = (
+            sa.select(other.c.subject_key)
+            .where(other.c.installation_id == rows.c.installation_id, other.c.due_at <= self.clock())
+            .order_by(other.c.due_at)
+            .limit(sa.bindparam("most", type_=sa.Integer))
+            .correlate(rows)
+        )
+        return sa.select(delivery).select_from(rows.join(delivery, delivery.c.subject_key.in_(due)))
+
+    @override
+    def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
+        return self.encode([{"installation_id": installation_id} for installation_id in installation_ids])
+
+
+def _set_durability(connection: sqlite3.Connection, _record: object) -> None:
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {LOCK_TIMEOUT * 1000}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads first and writes later is refused at once, without waiting, when another wrote in between.
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reads_only") else "BEGIN IMMEDIATE")

@@ -1,0 +1,133 @@
+"""The two events that Vercel knows, the subject each is about, and the body of the request that announces it.
+
+Source of the rules: Vercel's "Create Event" endpoint. The ids of resources, products and plans are the partner's own strings and
+compare byte for byte.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+INSTALLATION_ID_LENGTH = 128
+PARTNER_ID_LENGTH = 255
+TRACEPARENT_LENGTH = 55
+
+RESOURCE_UPDATED = "resource.updated"
+INSTALLATION_UPDATED = "installation.updated"
+
+
+def refuse_control_characters(value: str) -> str:
+    """NUL cannot be stored by PostgreSQL, and no other control character is part of an id that a person gave."""
+    if any(character < " " or character == "\x7f" for character in value):
+        raise ValueError("must not contain control characters (such as NUL or a line break)")
+    return value
+
+
+InstallationId = Annotated[
+    str, Field(strict=True, pattern=rf"^[A-Za-z0-9_-]{{1,{INSTALLATION_ID_LENGTH}}}$", description="icfg_…")
+]
+PartnerId = Annotated[
+    str, Field(strict=True, min_length=1, max_length=PARTNER_ID_LENGTH), AfterValidator(refuse_control_characters)
+]
+Traceparent = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an event is about: one resource of one installation, or the installation itself (then `resource_id` is None)."""
+
+    installation_id: str
+    type: str
+    resource_id: str | None = None
+    product_id: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The subject's identity: SHA-256 in hex over the UTF-8 bytes of its parts, each preceded by its length.
+
+        Computed over bytes, because the default collations of some databases merge `db_1`, `DB_1` and `db_1 `.
+        """
+        digest = hashlib.sha256()
+        for part in (self.installation_id, self.type, self.resource_id, self.product_id):
+            if part is None:
+                digest.update(b"-")
+            else:
+                encoded = part.encode()
+                digest.update(b"%d:" % len(encoded) + encoded)
+        return digest.hexdigest()
+
+    def body(self, billing_plan_id: str | None = None) -> bytes:
+        """The request body that announces this subject; an absent optional field is left out, never sent as null."""
+        event = {"type": self.type}
+        if self.resource_id is not None:
+            event["resourceId"] = self.resource_id
+        if self.product_id is not None:
+            event["productId"] = self.product_id
+        if billing_plan_id is not None:
+            event["billingPlanId"] = billing_plan_id
+        return json.dumps({"event": event}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    type: ClassVar[str]
+    installation_id: InstallationId
+    traceparent: Traceparent | None = None
+
+
+class ResourceUpdated(_Event):
+    """Any state of a linked resource changed (`resource.updated`): renamed, suspended, another plan, a notification.
+
+    `installation_id` is 1 to 128 of `[A-Za-z0-9_-]`; `resource_id` and `product_id` are your own ids, 1 to 255 characters without
+    control characters. Raises `pydantic.ValidationError` (a `ValueError`) naming each field that is wrong.
+    """
+
+    type: ClassVar[str] = RESOURCE_UPDATED
+    resource_id: PartnerId
+    product_id: PartnerId | None = None
+
+
+class InstallationUpdated(_Event):
+    """The installation's billing plan (or notification) changed on the partner's side (`installation.updated`).
+
+    `billing_plan_id` is the one value that is carried to Vercel; of several undelivered events the newest that has one wins.
+    Raises `pydantic.ValidationError` (a `ValueError`) naming each field that is wrong.
+    """
+
+    type: ClassVar[str] = INSTALLATION_UPDATED
+    billing_plan_id: PartnerId | None = None
+
+
+Event = ResourceUpdated | InstallationUpdated
+
+
+def parse_event(
+    installation_id: object, type_: object, resource_id: object, product_id: object, billing_plan_id: object
+) -> Event:
+    """The event in an outbox row's raw values. Raises ValueError in words that a person can read."""
+    if type_ == RESOURCE_UPDATED:
+        if billing_plan_id is not None:
+            raise ValueError(f"billing_plan_id goes with {INSTALLATION_UPDATED} only")
+        return ResourceUpdated.model_validate(
+            {"installation_id": installation_id, "resource_id": resource_id, "product_id": product_id}
+        )
+    if type_ == INSTALLATION_UPDATED:
+        if resource_id is not None or product_id is not None:
+            raise ValueError(f"resource_id and product_id go with {RESOURCE_UPDATED} only")
+        return InstallationUpdated.model_validate(
+            {"installation_id": installation_id, "billing_plan_id": billing_plan_id}
+        )
+    raise ValueError(f"type must be {RESOURCE_UPDATED} or {INSTALLATION_UPDATED}")
+
+
+def subject_of(event: Event) -> Subject:
+    """What this event is about."""
+    match event:
+        case ResourceUpdated():
+            return Subject(event.installation_id, event.type, event.resource_id, event.product_id)
+        case InstallationUpdated():
+            return Subject(event.installation_id, event.type)

@@ -1,0 +1,113 @@
+"""The database's schema: bring it to the newest revision, print it, and refuse one that this program does not know."""
+
+import io
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from dispatcher.database import Database
+from dispatcher.dialects import dialect_of
+from dispatcher.tables import VERSION_TABLE, attach_tables, metadata
+
+_HERE = Path(__file__).parent
+
+
+class UnusableSchema(Exception):
+    """The database's schema is missing, older or newer than this program; says what to do."""
+
+
+def migrate(database: Database) -> str:
+    """Brings the database to the newest revision and returns it. Any number of these at once migrate once.
+
+    Raises UnusableSchema if the database is at a revision that this program does not know: then nothing is changed.
+    """
+    with database.engine.connect() as connection, database.dialect.migration(connection):
+        found = _revision(connection, database.schema)
+        if found is not None and found not in _known():
+            raise UnusableSchema(_newer(found))
+        command.upgrade(_config(connection=connection, schema=database.schema), "head")
+    return newest()
+
+
+def downgrade(database: Database, revision: str = "base") -> None:
+    """Back to an older revision (`base`: no tables at all). What is not delivered yet may be lost with the tables."""
+    with database.engine.connect() as connection, database.dialect.migration(connection):
+        command.downgrade(_config(connection=connection, schema=database.schema), revision)
+
+
+def check(database: Database) -> None:
+    """Raises UnusableSchema unless the database holds the tables that this program was written for."""
+    with database.read() as connection:
+        found = _revision(connection, database.schema)
+        missing = _missing_columns(connection, database.schema) if found is None else []
+    if found == newest() or (found is None and not missing):
+        return
+    if found is None:
+        raise UnusableSchema(f"the database has no schema yet ({missing[0]} is missing): run `dispatcher migrate`")
+    if found in _known():
+        raise UnusableSchema(f"the database is at schema {found}, this program needs {newest()}: run `dispatcher migrate`")
+    raise UnusableSchema(_newer(found))
+
+
+def newest() -> str:
+    """The revision that this program was written for."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def migration_sql(dialect: str, schema: str | None = None) -> str:
+    """What `migrate` would run on an empty database, as SQL."""
+    output = io.StringIO()
+    command.upgrade(_config(output=output, dialect=dialect, schema=schema), "head", sql=True)
+    return output.getvalue()
+
+
+def ddl(dialect: str, schema: str | None = None) -> str:
+    """The newest schema as SQL, for partners who create the tables themselves. `dialect`: postgresql, mysql or sqlite."""
+    tables = sa.MetaData()
+    attach_tables(tables, schema)
+    engine = sa.create_mock_engine(f"{dialect_of(dialect).driver}://", lambda *_: None)
+    statements: list[str] = []
+    for table in tables.sorted_tables:
+        statements.append(str(CreateTable(table).compile(dialect=engine.dialect)))
+        statements += [str(CreateIndex(index).compile(dialect=engine.dialect)) for index in _in_order(table)]
+    return "\n".join(f"{statement.strip()};" for statement in statements)
+
+
+def _in_order(table: sa.Table) -> list[sa.Index]:
+    return sorted(table.indexes, key=lambda index: str(index.name))
+
+
+def _config(output: io.StringIO | None = None, **attributes: object) -> Config:
+    packaged = _HERE / "migrations"
+    config = Config(output_buffer=output, attributes=attributes)
+    config.set_main_option("script_location", str(packaged if packaged.is_dir() else _HERE.parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _known() -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _newer(found: str) -> str:
+    return f"the database is at schema {found}, which this program does not know: it is older than the database, upgrade it"
+
+
+def _revision(connection: sa.Connection, schema: str | None) -> str | None:
+    if not sa.inspect(connection).has_table(VERSION_TABLE, schema=schema):
+        return None
+    version = sa.table(VERSION_TABLE, sa.column("version_num", sa.String), schema=schema)
+    return connection.execute(sa.select(version.c.version_num)).scalar()
+
+
+def _missing_columns(connection: sa.Connection, schema: str | None) -> list[str]:
+    inspector = sa.inspect(connection)
+    missing = []
+    for table in metadata.sorted_tables:
+        found = {column["name"] for column in inspector.get_columns(table.name, schema)} if inspector.has_table(table.name, schema) else set()
+        missing += [f"{table.name}.{column.name}" for column in table.c if column.name not in found]
+    return missing

@@ -1,0 +1,229 @@
+"""The tables of the first release. A copy, on purpose: `dispatcher/tables.py` goes on, this revision does not.
+
+Revision: 0001
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import context, op
+from sqlalchemy import CheckConstraint, Column, Identity, Index, Integer, MetaData, SmallInteger, Table
+from sqlalchemy.schema import CreateIndex, CreateTable, DropTable
+
+from dispatcher.dialects.columns import (
+    STORAGE,
+    Timestamp,
+    characters_between,
+    counter,
+    identity,
+    long_text,
+    matches_installation_id,
+    now_default,
+    partial,
+    text,
+)
+
+revision = "0001"
+down_revision = None
+
+# Queue tables are small and change all the time: vacuum by a count of dead rows, not by a share of the table.
+QUEUE_VACUUM = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 5_000,
+    "autovacuum_vacuum_cost_delay": 0,
+}
+
+
+def _subject_columns() -> tuple[Column[Any], ...]:
+    return (
+        Column("installation_id", text(128), nullable=False),
+        Column("type", text(32), nullable=False),
+        Column("resource_id", text(255)),
+        Column("product_id", text(255)),
+    )
+
+
+def _outbox(metadata: MetaData, schema: str | None) -> Table:
+    return Table(
+        "vercel_outbox",
+        metadata,
+        Column("id", identity(), Identity(always=True), primary_key=True),
+        *_subject_columns(),
+        Column("billing_plan_id", text(255)),
+        Column("created_at", Timestamp(), nullable=False, server_default=now_default()),
+        Column("traceparent", text(55)),
+        *matches_installation_id("installation_id", "vercel_outbox_installation_id_is_valid"),
+        CheckConstraint("type IN ('resource.updated', 'installation.updated')", "vercel_outbox_type_is_known"),
+        CheckConstraint(
+            "(type = 'resource.updated') = (resource_id IS NOT NULL)",
+            "vercel_outbox_resource_id_goes_with_resource_updated",
+        ),
+        CheckConstraint(
+            "product_id IS NULL OR type = 'resource.updated'", "vercel_outbox_product_id_goes_with_resource_updated"
+        ),
+        CheckConstraint(
+            "billing_plan_id IS NULL OR type = 'installation.updated'",
+            "vercel_outbox_billing_plan_id_goes_with_installation_updated",
+        ),
+        *characters_between("resource_id", 1, 255, "vercel_outbox_resource_id_length"),
+        *characters_between("product_id", 1, 255, "vercel_outbox_product_id_length"),
+        *characters_between("billing_plan_id", 1, 255, "vercel_outbox_billing_plan_id_length"),
+        schema=schema,
+        sqlite_autoincrement=True,
+        postgresql_with=QUEUE_VACUUM,
+        **STORAGE,
+    )
+
+
+def _delivery(metadata: MetaData, schema: str | None) -> Table:
+    table = Table(
+        "vercel_delivery",
+        metadata,
+        Column("subject_key", text(64), primary_key=True),
+        *_subject_columns(),
+        Column("billing_plan_id", text(255)),
+        Column("events", counter(), nullable=False),
+        Column("first_event_id", counter(), nullable=False),
+        Column("last_event_id", counter(), nullable=False),
+        Column("first_created_at", Timestamp(), nullable=False),
+        Column("attempts", Integer, nullable=False, server_default="0"),
+        Column("due_at", Timestamp(), nullable=False),
+        Column("last_status", SmallInteger),
+        Column("last_error", long_text()),
+        Column("traceparent", text(55)),
+        schema=schema,
+        postgresql_with={"fillfactor": 70, **QUEUE_VACUUM},
+        **STORAGE,
+    )
+    Index("vercel_delivery_due", table.c.installation_id, table.c.due_at)
+    return table
+
+
+def _installation(metadata: MetaData, schema: str | None) -> Table:
+    table = Table(
+        "vercel_installation",
+        metadata,
+        Column("installation_id", text(128), primary_key=True),
+        Column("due_at", Timestamp()),
+        Column("lease_token", text(36)),
+        Column("leased_until", Timestamp()),
+        Column("leased_by", text(255)),
+        Column("paused_until", Timestamp()),
+        Column("pause_reason", text(32)),
+        Column("paused_since", Timestamp()),
+        Column("throttled_until", Timestamp()),
+        Column("rate_window", long_text()),
+        Column("failures", Integer, nullable=False, server_default="0"),
+        Column("last_delivered_at", Timestamp()),
+        CheckConstraint(
+            "(lease_token IS NULL) = (leased_until IS NULL)", "vercel_installation_lease_is_whole"
+        ),
+        CheckConstraint(
+            "(pause_reason IS NULL) = (paused_until IS NULL) AND (pause_reason IS NULL) = (paused_since IS NULL)",
+            "vercel_installation_pause_is_whole",
+        ),
+        schema=schema,
+        postgresql_with={"fillfactor": 70, **QUEUE_VACUUM},
+        **STORAGE,
+    )
+    Index("vercel_installation_due", table.c.due_at, **partial("due_at IS NOT NULL"))
+    return table
+
+
+def _collector(metadata: MetaData, schema: str | None) -> Table:
+    return Table(
+        "vercel_collector",
+        metadata,
+        Column("id", SmallInteger, primary_key=True, autoincrement=False),
+        CheckConstraint("id = 1", "vercel_collector_is_one_row"),
+        schema=schema,
+        **STORAGE,
+    )
+
+
+def _attempt(metadata: MetaData, schema: str | None) -> Table:
+    table = Table(
+        "vercel_attempt",
+        metadata,
+        Column("id", identity(), Identity(always=True), primary_key=True),
+        Column("at", Timestamp(), nullable=False),
+        Column("subject_key", text(64), nullable=False),
+        *_subject_columns(),
+        Column("attempt", Integer, nullable=False),
+        Column("events", counter(), nullable=False),
+        Column("first_event_id", counter(), nullable=False),
+        Column("last_event_id", counter(), nullable=False),
+        Column("outcome", text(32), nullable=False),
+        Column("status", SmallInteger),
+        Column("error_code", text(255)),
+        Column("error", long_text()),
+        Column("duration_ms", Integer, nullable=False),
+        Column("vercel_id", text(255)),
+        Column("decision", text(32), nullable=False),
+        Column("next_due_at", Timestamp()),
+        schema=schema,
+        sqlite_autoincrement=True,
+        **STORAGE,
+    )
+    Index("vercel_attempt_subject", table.c.installation_id, table.c.subject_key, table.c.id)
+    Index("vercel_attempt_at", table.c.at)
+    return table
+
+
+def _dead_letter(metadata: MetaData, schema: str | None) -> Table:
+    table = Table(
+        "vercel_dead_letter",
+        metadata,
+        Column("id", identity(), Identity(always=True), primary_key=True),
+        Column("died_at", Timestamp(), nullable=False),
+        Column("reason", text(32), nullable=False),
+        Column("subject_key", text(64)),
+        Column("installation_id", text(128)),
+        Column("type", text(32)),
+        Column("resource_id", text(255)),
+        Column("product_id", text(255)),
+        Column("billing_plan_id", text(255)),
+        Column("events", counter(), nullable=False),
+        Column("first_event_id", counter(), nullable=False),
+        Column("last_event_id", counter(), nullable=False),
+        Column("first_created_at", Timestamp(), nullable=False),
+        Column("attempts", Integer, nullable=False),
+        Column("last_status", SmallInteger),
+        Column("last_error", long_text()),
+        Column("resolved_at", Timestamp()),
+        Column("resolution", text(32)),
+        Column("resolved_by", text(255)),
+        Column("note", long_text()),
+        CheckConstraint(
+            "(resolved_at IS NULL) = (resolution IS NULL)", "vercel_dead_letter_resolution_is_whole"
+        ),
+        schema=schema,
+        sqlite_autoincrement=True,
+        **STORAGE,
+    )
+    Index("vercel_dead_letter_unresolved", table.c.subject_key, **partial("resolved_at IS NULL"))
+    Index("vercel_dead_letter_resolved_at", table.c.resolved_at)
+    return table
+
+
+def tables() -> list[Table]:
+    """All of them, in the schema that this run is for."""
+    metadata = MetaData()
+    schema = context.config.attributes.get("schema")
+    return [table(metadata, schema) for table in (_outbox, _delivery, _installation, _collector, _attempt, _dead_letter)]
+
+
+def upgrade() -> None:
+    """To this revision."""
+    for table in tables():
+        op.execute(CreateTable(table))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            op.execute(CreateIndex(index))
+        if table.name == "vercel_collector":
+            op.execute(sa.insert(table).values(id=1))
+
+
+def downgrade() -> None:
+    """Back to nothing: what is not delivered yet is dropped with the tables."""
+    for table in tables():
+        op.execute(DropTable(table))
