@@ -1,0 +1,79 @@
+"""How long to wait, from what an answer's headers and body say. Strict, pure: what is not as specified is no hint."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+
+LONGEST_WAIT = 3_600.0
+"""Seconds. No hint makes anybody wait longer, however large it is."""
+
+_SECONDS = re.compile(r"[0-9]{1,9}")
+_EPOCH = re.compile(r"[0-9]{10}")
+_CLOCK = r"[0-9]{2}:[0-9]{2}:[0-9]{2}"
+# The three forms of RFC 9110, section 5.6.7. The parser behind them is lenient, hence the shape first.
+_HTTP_DATE = re.compile(
+    rf"[A-Z][a-z]{{2}}, [0-9]{{2}} [A-Z][a-z]{{2}} [0-9]{{4}} {_CLOCK} GMT"
+    rf"|[A-Z][a-z]{{5,8}}, [0-9]{{2}}-[A-Z][a-z]{{2}}-[0-9]{{2}} {_CLOCK} GMT"
+    rf"|[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} [ 0-9][0-9] {_CLOCK} [0-9]{{4}}"
+)
+# Milliseconds above the first are a point in time (1973 to 2286), below it a duration (up to three years).
+_EPOCH_MS_FROM, _EPOCH_MS_TO = 1e11, 1e13
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds to wait by `Retry-After`, a number or a date; `now` (epoch seconds) stands in for a missing `Date`."""
+    value = headers.get("retry-after", "").strip(" \t")
+    if _SECONDS.fullmatch(value):
+        return _clamp(float(value))
+    moment = parse_http_date(value)
+    return None if moment is None else _clamp(moment - sent_at(headers, now))
+
+
+def rate_wait(headers: Mapping[str, str], limit: object, now: float) -> float | None:
+    """Seconds to wait after a 429: `Retry-After`, else `resetMs` of `error.limit`, else `X-RateLimit-Reset`."""
+    waits = (retry_after(headers, now), reset_in_body(limit, sent_at(headers, now)), rate_reset(headers, now))
+    return next((wait for wait in waits if wait is not None), None)
+
+
+def reset_in_body(limit: object, now: float) -> float | None:
+    """Seconds by `resetMs`: milliseconds since the epoch when it is huge, else a duration."""
+    value = limit.get("resetMs") if isinstance(limit, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _EPOCH_MS_TO:
+        return None
+    return _clamp(value / 1_000 - now if value > _EPOCH_MS_FROM else value / 1_000)
+
+
+def rate_reset(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds until the rate window is fresh again, by `X-RateLimit-Reset` (epoch seconds)."""
+    value = headers.get("x-ratelimit-reset", "").strip(" \t")
+    return _clamp(float(value) - sent_at(headers, now)) if _EPOCH.fullmatch(value) else None
+
+
+def rate_remaining(headers: Mapping[str, str]) -> int | None:
+    """Requests left in the rate window, by `X-RateLimit-Remaining`."""
+    value = headers.get("x-ratelimit-remaining", "").strip(" \t")
+    return int(value) if _SECONDS.fullmatch(value) else None
+
+
+def sent_at(headers: Mapping[str, str], now: float) -> float:
+    """When the answer was sent, by its sender's clock (epoch seconds); without a usable `Date`, `now`."""
+    moment = parse_http_date(headers.get("date", "").strip(" \t"))
+    return now if moment is None else moment
+
+
+@lru_cache(maxsize=64)  # a Date is the same for a whole second of answers
+def parse_http_date(value: str) -> float | None:
+    """Epoch seconds, or None for what is not an HTTP date."""
+    if not _HTTP_DATE.fullmatch(value):
+        return None
+    try:
+        moment: datetime = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return moment.replace(tzinfo=UTC).timestamp()
+
+
+def _clamp(seconds: float) -> float:
+    return min(max(seconds, 0.0), LONGEST_WAIT)
