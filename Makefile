@@ -1,0 +1,58 @@
+# One command each. Needs python3 (3.11 or newer), make and a package index; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# make test TESTS="tests/unit -k settings", or TESTS= for all of them, the heavy ones too.
+TESTS ?= -m "not heavy"
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lock build clean
+
+help: ## show what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## make the environment (.venv); every other command does it when needed
+
+$(READY): requirements-dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Install Python 3.11 or newer." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+		"$(PYTHON) is $$($(PYTHON) -V 2>&1); 3.11 or newer is needed: make PYTHON=python3.12 $@" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+		"$(PYTHON) cannot make virtual environments. Install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	@echo "Making $(VENV) with the locked dependencies (a minute or so, once) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(READY) ## the whole journey of some events on SQLite, against a stand-in for Vercel
+	@$(BIN)/dispatcher demo
+
+test: $(READY) ## the tests that need nothing but this machine
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(READY) ## format, lint, types, layers, tests: what has to pass before a change is done
+	@echo "── format" && $(BIN)/ruff format --check .
+	@echo "── lint" && $(BIN)/ruff check .
+	@echo "── types" && $(BIN)/mypy
+	@echo "── layers" && $(BIN)/lint-imports
+	@echo "── tests" && $(BIN)/python -m pytest $(TESTS)
+
+format: $(READY) ## rewrite the code in the one format
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+lock: $(READY) ## pin every dependency anew, with hashes (LOCK_FLAGS=--upgrade for newer ones)
+	@$(LOCK) $(LOCK_FLAGS) --extra postgres --extra mysql --output-file requirements.txt
+	@$(LOCK) $(LOCK_FLAGS) --all-extras --group dev --constraints requirements.txt --output-file requirements-dev.txt
+
+build: $(READY) ## the wheel and the source archive, in dist/
+	@$(BIN)/hatchling build
+
+clean: ## remove everything that was made here, .venv too
+	@rm -rf $(VENV) build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
