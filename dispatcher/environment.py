@@ -99,7 +99,9 @@ def _name_unknown(environ: Mapping[str, str], known: tuple[str, ...]) -> Iterato
 def _suggest(name: str, accepted: set[str]) -> str:
     # Compared without the prefix, which would make everything look alike.
     wanted = name.upper().removeprefix(PREFIX)
-    nearest = difflib.get_close_matches(wanted, sorted(known.removeprefix(PREFIX) for known in accepted), n=1)
+    nearest = difflib.get_close_matches(
+        wanted, sorted(known.removeprefix(PREFIX) for known in accepted), n=1, cutoff=0.5
+    )
     return f": did you mean {PREFIX}{nearest[0]}?" if nearest else ": unset it, or see the settings in the README"
 
 

@@ -15,7 +15,6 @@ from dispatcher.durations import DAY, echo, format_duration, parse_duration
 T = TypeVar("T")
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
-_RATE = re.compile(r"([0-9]{1,9})/([0-9][0-9.]*[a-z]+)")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
@@ -56,7 +55,7 @@ class RateLimit:
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.requests}/{self.seconds:g}s"
+        return f"{self.requests}/{self.seconds:.15g}s"
 
 
 def parse_number(value: object) -> int:
@@ -128,10 +127,11 @@ def parse_rate_limit(value: object) -> RateLimit | None:
         return None
     if isinstance(value, RateLimit):
         return value
-    match = _RATE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"is not a rate{echo(value)}: write requests/duration, such as 60/60s, or off")
-    requests, seconds = int(match[1]), parse_duration(match[2])
+    number, _, period = str(value).partition("/")
+    try:
+        requests, seconds = parse_number(number), parse_duration(period)
+    except ValueError:
+        raise ValueError(f"is not a rate{echo(value)}: write requests/duration, such as 60/60s, or off") from None
     if not (1 <= requests <= 1_000_000 and 0.001 <= seconds <= DAY):
         raise ValueError("must allow between 1 and 1000000 requests in 1ms to 1d, such as 60/60s")
     return RateLimit(requests, seconds)

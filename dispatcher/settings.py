@@ -171,7 +171,7 @@ def describe(settings: Settings) -> list[SettingLine]:
 
 def variable_name(field: str) -> str:
     """The environment variable of a field: `lease` → `DISPATCHER_LEASE`."""
-    return PREFIX + (Settings.model_fields[field].alias or field).upper()
+    return PREFIX + str(Settings.model_fields[field].validation_alias or field).upper()
 
 
 def _check(reading: Reading, fields: Mapping[str, str]) -> Settings | list[str]:
