@@ -9,7 +9,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     PrivateAttr,
     SecretStr,
     ValidationError,
@@ -62,6 +61,8 @@ __all__ = [
 
 # A request is started only if the lease outlasts its deadline; with less than this to spare nothing would be sent.
 LEASE_MARGIN = 1.0
+# Not the field's name: pydantic's BaseModel has a method called `schema`.
+SCHEMA_VARIABLE = "SCHEMA"
 
 Seconds = float
 Wait = Annotated[Seconds, BeforeValidator(duration_between(0.001, HOUR))]
@@ -90,15 +91,10 @@ class Settings(BaseModel):
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
-        validate_by_name=True,
-        validate_by_alias=True,
     )
 
     database_url: Annotated[SecretStr, BeforeValidator(parse_database_url)] = SecretStr("sqlite:///dispatcher.db")
-    # BaseModel has an old method called `schema`.
-    database_schema: Annotated[str | None, BeforeValidator(optional(parse_schema))] = Field(
-        default=None, alias="schema"
-    )
+    database_schema: Annotated[str | None, BeforeValidator(optional(parse_schema))] = None
 
     vercel_base_url: Annotated[str, BeforeValidator(parse_base_url)] = "https://api.vercel.com"
     allow_insecure_base_url: Annotated[bool, BeforeValidator(parse_flag)] = False
@@ -171,7 +167,7 @@ def describe(settings: Settings) -> list[SettingLine]:
 
 def variable_name(field: str) -> str:
     """The environment variable of a field: `lease` → `DISPATCHER_LEASE`."""
-    return PREFIX + str(Settings.model_fields[field].validation_alias or field).upper()
+    return PREFIX + (SCHEMA_VARIABLE if field == "database_schema" else field.upper())
 
 
 def _check(reading: Reading, fields: Mapping[str, str]) -> Settings | list[str]:
