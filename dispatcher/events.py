@@ -6,6 +6,7 @@ compare byte for byte.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -32,7 +33,8 @@ InstallationId = Annotated[
 PartnerId = Annotated[
     str, Field(strict=True, min_length=1, max_length=PARTNER_ID_LENGTH), AfterValidator(refuse_control_characters)
 ]
-Traceparent = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+_TRACEPARENT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
+Traceparent = Annotated[str, Field(strict=True, pattern=_TRACEPARENT)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +133,8 @@ def subject_of(event: Event) -> Subject:
             return Subject(event.installation_id, event.type, event.resource_id, event.product_id)
         case InstallationUpdated():
             return Subject(event.installation_id, event.type)
+
+
+def is_traceparent(text: str) -> bool:
+    """Whether this is a W3C trace context as `traceparent` carries it."""
+    return re.fullmatch(_TRACEPARENT, text) is not None

@@ -1,0 +1,29 @@
+"""Worker side of the database: each function is one short transaction, by the database's clock.
+
+One lock order everywhere: the collector's row, installations, deliveries; each in key order.
+"""
+
+from dispatcher.store.claim import claim, pull
+from dispatcher.store.collect import collect
+from dispatcher.store.look import Work, look
+from dispatcher.store.records import Answer, Claimed, Collected, Delivery, InstallationState, Leased, Settled
+from dispatcher.store.settle import settle
+from dispatcher.store.sweep import mend, prune
+
+__all__ = [
+    "Answer",
+    "Claimed",
+    "Collected",
+    "Delivery",
+    "InstallationState",
+    "Leased",
+    "Settled",
+    "Work",
+    "claim",
+    "collect",
+    "look",
+    "mend",
+    "prune",
+    "pull",
+    "settle",
+]

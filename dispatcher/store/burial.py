@@ -1,0 +1,73 @@
+"""bury: a delivery becomes a dead letter, unless more events were collected since its request started."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Executable
+
+from dispatcher.dialects import Dialect
+from dispatcher.policy import DeadLetterReason
+from dispatcher.store.records import Delivery
+from dispatcher.tables import dead_letter, delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """A delivery that is given up: why, after how many attempts, and the last answer."""
+
+    delivery: Delivery
+    reason: DeadLetterReason
+    attempts: int
+    status: int | None
+    error: str | None
+
+
+def bury(connection: Connection, dialect: Dialect, burials: Sequence[Burial], now: datetime) -> int:
+    """Moves them to the dead letters, in the caller's transaction, which holds their installations. Returns how many it moved:
+    one with more events than its request knew of stays, for those have not been announced yet.
+    """
+    if not burials:
+        return 0
+    rows = [
+        {
+            "subject_key": burial.delivery.subject_key,
+            "events": burial.delivery.events,
+            "died_at": now,
+            "reason": burial.reason,
+            "attempts": burial.attempts,
+            "last_status": burial.status,
+            "last_error": burial.error,
+        }
+        for burial in burials
+    ]
+    connection.execute(_insert(dialect), dialect.encode(rows))
+    return connection.execute(_delete(dialect), dialect.encode(rows)).rowcount
+
+
+@cache
+def _insert(dialect: Dialect) -> Executable:
+    told = ("died_at", "reason", "attempts", "last_status", "last_error")
+    rows = dialect.rows(delivery.c.subject_key, delivery.c.events, *(dead_letter.c[name] for name in told))
+    kept = (
+        "subject_key",
+        "installation_id",
+        "type",
+        "resource_id",
+        "product_id",
+        "billing_plan_id",
+        "events",
+        "first_event_id",
+        "last_event_id",
+        "first_created_at",
+    )
+    same = sa.and_(delivery.c.subject_key == rows.c.subject_key, delivery.c.events == rows.c.events)
+    values = sa.select(*(rows.c[name] for name in told), *(delivery.c[name] for name in kept))
+    return sa.insert(dead_letter).from_select([*told, *kept], values.select_from(rows.join(delivery, same)))
+
+
+@cache
+def _delete(dialect: Dialect) -> Executable:
+    return dialect.delete(delivery, [delivery.c.subject_key, delivery.c.events])

@@ -1,0 +1,168 @@
+"""collect: committed events become one delivery a subject, and their installations due, in one transaction."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, Executable
+
+from dispatcher.database import Database
+from dispatcher.dialects import Dialect
+from dispatcher.dialects.columns import Timestamp
+from dispatcher.events import (
+    INSTALLATION_ID_LENGTH,
+    PARTNER_ID_LENGTH,
+    TRACEPARENT_LENGTH,
+)
+from dispatcher.policy import DeadLetterReason
+from dispatcher.store.decode import Changes, Malformed, group
+from dispatcher.store.records import Collected
+from dispatcher.tables import collector, dead_letter, delivery, installation, outbox
+
+LOWEST_ID = -(2**63)
+SETTLE_CAP = 10
+"""A busy subject is delivered at the latest after so many settle delays."""
+
+
+def collect(database: Database, limit: int, floor: int = LOWEST_ID, settle_delay: timedelta = timedelta()) -> Collected:
+    """Moves up to `limit` committed events whose id is above `floor`. Moves none while another dispatcher is collecting."""
+    return database.transact(lambda connection: _collect(connection, database.dialect, limit, floor, settle_delay))
+
+
+def _collect(connection: Connection, dialect: Dialect, limit: int, floor: int, settle_delay: timedelta) -> Collected:
+    now = _exclude_others(connection, dialect)
+    if now is None:
+        return Collected()
+    rows = connection.execute(_committed(dialect), {"floor": floor, "limit": limit}).all()
+    if not rows:
+        return Collected()
+    changes, malformed = group(rows, now)
+    if changes:
+        _mark_due(connection, dialect, changes, now + settle_delay)
+        _add_to_deliveries(connection, dialect, changes, now, settle_delay)
+    _bury(connection, malformed, now)
+    connection.execute(_delete(dialect), dialect.encode([{"id": row.id} for row in rows]))
+    return Collected(len(rows), len(changes), len(malformed), rows[-1].id, full=len(rows) == limit)
+
+
+def _exclude_others(connection: Connection, dialect: Dialect) -> datetime | None:
+    """The database's clock once the collector's row is ours; None while it is another's."""
+    row = sa.select(dialect.clock()).select_from(collector)
+    now: datetime | None = connection.execute(row.with_for_update(skip_locked=True)).scalar()
+    if now is None and connection.execute(row).scalar() is None:
+        connection.execute(sa.insert(collector).values(id=1))  # the partner's own migrations created an empty table
+        now = connection.execute(sa.select(dialect.clock())).scalar_one()
+    return now
+
+
+@cache
+def _committed(dialect: Dialect) -> Executable:
+    return (
+        sa.select(
+            outbox.c.id,
+            dialect.raw(outbox.c.installation_id, INSTALLATION_ID_LENGTH).label("installation_id"),
+            dialect.raw(outbox.c.type, 32).label("type"),
+            dialect.raw(outbox.c.resource_id, PARTNER_ID_LENGTH).label("resource_id"),
+            dialect.raw(outbox.c.product_id, PARTNER_ID_LENGTH).label("product_id"),
+            dialect.raw(outbox.c.billing_plan_id, PARTNER_ID_LENGTH).label("billing_plan_id"),
+            dialect.raw_time(outbox.c.created_at).label("created_at"),
+            dialect.raw(outbox.c.traceparent, TRACEPARENT_LENGTH).label("traceparent"),
+        )
+        .where(outbox.c.id > sa.bindparam("floor"))
+        .order_by(outbox.c.id)
+        .limit(sa.bindparam("limit"))
+    )
+
+
+def _mark_due(connection: Connection, dialect: Dialect, changes: Sequence[Changes], due_at: datetime) -> None:
+    """First the installations: whoever gives a lease back waits here, and then sees the deliveries."""
+    ids = sorted({change.subject.installation_id for change in changes})
+    connection.execute(_upsert_installations(dialect), dialect.encode([{"installation_id": i, "due_at": due_at} for i in ids]))
+
+
+@cache
+def _upsert_installations(dialect: Dialect) -> Executable:
+    rows = dialect.rows(installation.c.installation_id, installation.c.due_at)
+    old = installation.c
+
+    def due_at(new: Any) -> dict[str, ColumnElement[Any]]:
+        # Not before its pause or its next slot in the rate window, or each event would wake a claim that can do nothing.
+        allowed = dialect.latest(
+            new.due_at, sa.func.coalesce(old.paused_until, new.due_at), sa.func.coalesce(old.throttled_until, new.due_at)
+        )
+        return {"due_at": sa.case((old.due_at <= allowed, old.due_at), else_=allowed)}
+
+    return dialect.upsert(installation, sa.select(rows).order_by(rows.c.installation_id), due_at)
+
+
+def _add_to_deliveries(
+    connection: Connection, dialect: Dialect, changes: Sequence[Changes], now: datetime, settle_delay: timedelta
+) -> None:
+    rows = [
+        {
+            "subject_key": change.subject.key,
+            "installation_id": change.subject.installation_id,
+            "type": change.subject.type,
+            "resource_id": change.subject.resource_id,
+            "product_id": change.subject.product_id,
+            "billing_plan_id": change.billing_plan_id,
+            "events": change.events,
+            "first_event_id": change.first_event_id,
+            "last_event_id": change.last_event_id,
+            "first_created_at": change.first_created_at,
+            "due_at": now + settle_delay,
+            "traceparent": change.traceparent,
+        }
+        for change in changes
+    ]
+    rows.sort(key=lambda row: row["subject_key"])
+    connection.execute(
+        _upsert_deliveries(dialect), {**dialect.encode(rows), "settled_before": now - SETTLE_CAP * settle_delay}
+    )
+
+
+@cache
+def _upsert_deliveries(dialect: Dialect) -> Executable:
+    old = delivery.c
+    rows = dialect.rows(*(column for column in old if column.name not in {"attempts", "last_status", "last_error"}))
+
+    def joined(new: Any) -> dict[str, ColumnElement[Any]]:
+        keeps_its_time = sa.or_(old.attempts > 0, old.first_created_at <= sa.bindparam("settled_before", type_=Timestamp()))
+        return {
+            "events": old.events + new.events,
+            "last_event_id": sa.case((new.last_event_id > old.last_event_id, new.last_event_id), else_=old.last_event_id),
+            "billing_plan_id": sa.func.coalesce(new.billing_plan_id, old.billing_plan_id),
+            "traceparent": sa.func.coalesce(new.traceparent, old.traceparent),
+            # Backoff belongs to the subject, so a new event does not jump the queue. Else the settle delay begins anew, up to its cap.
+            "due_at": sa.case((keeps_its_time, old.due_at), else_=new.due_at),
+        }
+
+    return dialect.upsert(delivery, sa.select(rows).order_by(rows.c.subject_key), joined)
+
+
+def _bury(connection: Connection, malformed: Sequence[Malformed], now: datetime) -> None:
+    if malformed:
+        connection.execute(
+            sa.insert(dead_letter),
+            [
+                {
+                    **row.values,
+                    "died_at": now,
+                    "reason": DeadLetterReason.MALFORMED,
+                    "events": 1,
+                    "first_event_id": row.event_id,
+                    "last_event_id": row.event_id,
+                    "first_created_at": row.created_at,
+                    "attempts": 0,
+                    "last_error": row.why,
+                }
+                for row in malformed
+            ],
+        )
+
+
+@cache
+def _delete(dialect: Dialect) -> Executable:
+    return dialect.delete(outbox, [outbox.c.id])

@@ -1,0 +1,115 @@
+"""What the store and the worker hand to each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from dispatcher.events import Subject
+from dispatcher.policy import Action, Decision, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A row of `vercel_delivery` as it was when a request was planned; `events` is the version that a settlement must still find."""
+
+    subject_key: str
+    subject: Subject
+    billing_plan_id: str | None
+    events: int
+    first_event_id: int
+    last_event_id: int
+    first_created_at: datetime
+    attempts: int
+    traceparent: str | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Delivery":
+        """From the row's mapping."""
+        return cls(
+            row["subject_key"],
+            Subject(row["installation_id"], row["type"], row["resource_id"], row["product_id"]),
+            row["billing_plan_id"],
+            row["events"],
+            row["first_event_id"],
+            row["last_event_id"],
+            row["first_created_at"],
+            row["attempts"],
+            row["traceparent"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one collection moved. `full`: more may wait. `last_event_id`: 0 if it moved nothing."""
+
+    events: int = 0
+    subjects: int = 0
+    malformed: int = 0
+    last_event_id: int = 0
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """An installation under our lease, as its row was at the claim."""
+
+    installation_id: str
+    token: str
+    deliveries: tuple[Delivery, ...]
+    rate_window: str | None
+    failures: int
+    paused_for: timedelta | None
+    """Since when it is paused; None if it isn't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What one claim leased. `at` is the database's clock. `full`: more may be due. `buried`: deaths of poisonous deliveries."""
+
+    at: datetime
+    leased: tuple[Leased, ...] = ()
+    full: bool = False
+    buried: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A request that came to an outcome, and what was decided. `age` is how many seconds ago the answer came."""
+
+    delivery: Delivery
+    token: str
+    outcome: Outcome
+    decision: Decision
+    age: float = 0.0
+
+    @property
+    def attempts_after(self) -> int:
+        """Attempts used up once this answer is settled; waiting for the rate or a credential uses up none."""
+        return self.delivery.attempts + (self.decision.action in {Action.RETRY, Action.BURY})
+
+    def due_after(self, now: datetime) -> datetime:
+        """When the delivery is due again, should it stay. Where its installation waits, the delivery itself needn't."""
+        delay = self.decision.delay if self.decision.action is Action.RETRY else 0.0
+        return now + timedelta(seconds=delay)
+
+
+@dataclass(frozen=True, slots=True)
+class InstallationState:
+    """What an installation's row shall say after a settlement. `throttled_for` in seconds; `release`: give the lease back."""
+
+    installation_id: str
+    token: str
+    rate_window: str | None = None
+    failures: int = 0
+    throttled_for: float = 0.0
+    release: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a settlement changed. `lost`: installations whose lease was no longer ours, so that nothing of theirs was written."""
+
+    lost: frozenset[str] = frozenset()
+    buried: int = 0
+    superseded: int = 0

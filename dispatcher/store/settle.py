@@ -1,0 +1,222 @@
+"""settle: what the answers mean for the deliveries, and what remains to be done for their installations, in one transaction.
+
+Three guards make it safe. Nothing is written under a lease that is no longer ours (the token). A delivery is deleted only if no
+event was collected since its request started (the version, `events`). Whether an installation is still due is read only after its
+row is locked, in a statement of its own (the lock).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Executable, Row
+
+from dispatcher.database import Database
+from dispatcher.dialects import Dialect
+from dispatcher.policy import Action, PauseReason, Resolution
+from dispatcher.store.attempts import record
+from dispatcher.store.burial import Burial, bury
+from dispatcher.store.claim import lock_ours
+from dispatcher.store.records import Answer, InstallationState, Settled
+from dispatcher.tables import dead_letter, delivery, installation
+
+Rows = Mapping[str, Row[Any]]
+
+
+def settle(
+    database: Database,
+    answers: Sequence[Answer],
+    states: Sequence[InstallationState],
+    lease: timedelta,
+    *,
+    failures_only: bool = False,
+) -> Settled:
+    """Writes what became of the answers' deliveries and the state of their installations: the lease is renewed or given back.
+
+    `states` names every installation of the answers. `failures_only`: leave requests that succeeded out of the log of attempts.
+    """
+
+    def step(connection: Connection) -> Settled:
+        dialect = database.dialect
+        ours = _lock(connection, dialect, states)
+        lost = frozenset(state.installation_id for state in states) - ours.keys()
+        if not ours:
+            return Settled(lost)
+        now = next(iter(ours.values())).now
+        valid = [answer for answer in answers if answer.delivery.subject.installation_id in ours]
+        delivered = [answer for answer in valid if answer.decision.action is Action.DELIVERED]
+        _delete_delivered(connection, dialect, delivered)
+        _put_off(connection, dialect, [answer for answer in valid if answer.decision.action is not Action.DELIVERED], now)
+        buried = _bury(connection, dialect, [answer for answer in valid if answer.decision.action is Action.BURY], now)
+        superseded = _supersede(connection, dialect, delivered, now)
+        record(connection, dialect, [answer for answer in valid if answer not in delivered] if failures_only else valid, now)
+        kept = [state for state in states if state.installation_id in ours]
+        _write_states(connection, dialect, kept, ours, valid, lease)
+        return Settled(lost, buried, superseded)
+
+    return database.transact(step)
+
+
+def _lock(connection: Connection, dialect: Dialect, states: Sequence[InstallationState]) -> Rows:
+    tokens = [{"installation_id": state.installation_id, "lease_token": state.token} for state in states]
+    return {row.installation_id: row for row in connection.execute(lock_ours(dialect), dialect.encode(tokens))}
+
+
+def _delete_delivered(connection: Connection, dialect: Dialect, delivered: Sequence[Answer]) -> None:
+    rows = [{"subject_key": answer.delivery.subject_key, "events": answer.delivery.events} for answer in delivered]
+    if rows and connection.execute(_delete(dialect), dialect.encode(rows)).rowcount < len(rows):
+        # More events were collected while the request was in flight: those stay due, and begin with a clean record.
+        clean = [{"subject_key": row["subject_key"], "attempts": 0, "last_status": None, "last_error": None} for row in rows]
+        connection.execute(_reset(dialect), dialect.encode(clean))
+
+
+@cache
+def _delete(dialect: Dialect) -> Executable:
+    return dialect.delete(delivery, [delivery.c.subject_key, delivery.c.events])
+
+
+@cache
+def _reset(dialect: Dialect) -> Executable:
+    columns = delivery.c
+    return dialect.update(delivery, [columns.subject_key], [columns.attempts, columns.last_status, columns.last_error])
+
+
+def _put_off(connection: Connection, dialect: Dialect, failed: Sequence[Answer], now: datetime) -> None:
+    rows = [
+        {
+            "subject_key": answer.delivery.subject_key,
+            "attempts": answer.attempts_after,
+            "due_at": answer.due_after(now),
+            "last_status": answer.outcome.status,
+            "last_error": answer.outcome.error,
+        }
+        for answer in failed
+    ]
+    if rows:
+        connection.execute(_update(dialect), dialect.encode(rows))
+
+
+@cache
+def _update(dialect: Dialect) -> Executable:
+    columns = delivery.c
+    changed = [columns.attempts, columns.due_at, columns.last_status, columns.last_error]
+    return dialect.update(delivery, [columns.subject_key], changed)
+
+
+def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now: datetime) -> int:
+    burials = [
+        Burial(answer.delivery, answer.decision.reason, answer.attempts_after, answer.outcome.status, answer.outcome.error)
+        for answer in dead
+        if answer.decision.reason is not None
+    ]
+    return bury(connection, dialect, burials, now)
+
+
+def _supersede(connection: Connection, dialect: Dialect, delivered: Sequence[Answer], now: datetime) -> int:
+    """A dead letter of a subject that Vercel has now been told about matters no more."""
+    if not delivered:
+        return 0
+    keys = dialect.encode([{"subject_key": answer.delivery.subject_key} for answer in delivered])
+    ids = connection.execute(_unresolved(dialect), keys).scalars().all()
+    if ids:
+        resolved = [{"id": id_, "resolved_at": now, "resolution": Resolution.SUPERSEDED} for id_ in ids]
+        connection.execute(_resolve(dialect), dialect.encode(resolved))
+    return len(ids)
+
+
+@cache
+def _unresolved(dialect: Dialect) -> Executable:
+    rows = dialect.rows(delivery.c.subject_key)
+    same = sa.and_(dead_letter.c.subject_key == rows.c.subject_key, dead_letter.c.resolved_at.is_(None))
+    return (
+        sa.select(dead_letter.c.id)
+        .select_from(rows.join(dead_letter, same))
+        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+    )
+
+
+@cache
+def _resolve(dialect: Dialect) -> Executable:
+    return dialect.update(dead_letter, [dead_letter.c.id], [dead_letter.c.resolved_at, dead_letter.c.resolution])
+
+
+def _write_states(
+    connection: Connection,
+    dialect: Dialect,
+    states: Sequence[InstallationState],
+    ours: Rows,
+    answers: Sequence[Answer],
+    lease: timedelta,
+) -> None:
+    released = [state.installation_id for state in states if state.release]
+    first_due = _read_first_due(connection, dialect, released)
+    last = {answer.delivery.subject.installation_id: answer for answer in answers}
+    succeeded = {a.delivery.subject.installation_id for a in answers if a.decision.action is Action.DELIVERED}
+    rows = []
+    for state in states:
+        row = ours[state.installation_id]
+        columns = {
+            "installation_id": state.installation_id,
+            "rate_window": state.rate_window,
+            "failures": state.failures,
+            "throttled_until": row.now + timedelta(seconds=state.throttled_for) if state.throttled_for else None,
+            "last_delivered_at": row.now if state.installation_id in succeeded else row.last_delivered_at,
+            **_pause(row, last.get(state.installation_id)),
+        }
+        if state.release:
+            due_at = _next_look(first_due[state.installation_id], row.now, columns)
+            rows.append({**columns, "due_at": due_at, "lease_token": None, "leased_until": None, "leased_by": None})
+        else:
+            held = {"due_at": row.due_at, "lease_token": row.lease_token, "leased_by": row.leased_by}
+            rows.append({**columns, **held, "leased_until": row.now + lease})
+    connection.execute(_write(dialect), dialect.encode(rows))
+
+
+@cache
+def _write(dialect: Dialect) -> Executable:
+    key, *others = installation.c
+    return dialect.update(installation, [key], others)
+
+
+def _pause(row: Row[Any], last: Answer | None) -> dict[str, Any]:
+    """The pause after the last answer. One that an operator ordered is the operator's to end."""
+    paused = {"pause_reason": row.pause_reason, "paused_until": row.paused_until, "paused_since": row.paused_since}
+    if last is None or row.pause_reason == PauseReason.OPERATOR:
+        return paused
+    match last.decision.action:
+        case Action.DELIVERED:
+            return dict.fromkeys(paused)
+        case Action.PAUSE:
+            until = row.now + timedelta(seconds=last.decision.delay)
+            return {"pause_reason": last.decision.reason, "paused_until": until, "paused_since": row.paused_since or row.now}
+        case _:
+            return paused
+
+
+def _next_look(first_due: datetime | None, now: datetime, columns: Mapping[str, Any]) -> datetime | None:
+    """When to look at the installation again; None: nothing waits. Never before now, so that the others get their turn first."""
+    if first_due is None:
+        return None
+    return max(time for time in (first_due, now, columns["paused_until"], columns["throttled_until"]) if time is not None)
+
+
+def _read_first_due(connection: Connection, dialect: Dialect, ids: Sequence[str]) -> dict[str, datetime | None]:
+    if not ids:
+        return {}
+    found = connection.execute(_first_due(dialect), dialect.encode([{"installation_id": id_} for id_ in ids]))
+    return {row.installation_id: row.first_due for row in found}
+
+
+@cache
+def _first_due(dialect: Dialect) -> Executable:
+    rows = dialect.rows(installation.c.installation_id)
+    first = (
+        sa.select(delivery.c.due_at)
+        .where(delivery.c.installation_id == rows.c.installation_id)
+        .order_by(delivery.c.due_at)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return sa.select(rows.c.installation_id, first.label("first_due"))

@@ -1,0 +1,84 @@
+"""mend and prune: what runs now and then, in bounded chunks."""
+
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, Table
+
+from dispatcher.database import Database
+from dispatcher.dialects import Dialect
+from dispatcher.tables import attempt, dead_letter, delivery, installation
+
+CHUNK = 500
+OVERDUE = timedelta(minutes=1)
+
+
+def mend(database: Database) -> int:
+    """Makes installations due whose deliveries are overdue although the installation says that nothing is. Returns how many.
+
+    A net under the protocol: the count must stay 0.
+    """
+    with database.read() as connection:
+        now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
+        ids = connection.execute(sa.select(installation.c.installation_id).where(*_stranded(now)).limit(CHUNK)).scalars().all()
+        orphans = connection.execute(_without_installation().limit(CHUNK)).scalars().all()
+    mended = sum(database.transact(lambda connection, id_=id_: _mend(connection, id_, now)) for id_ in sorted(ids))
+    return mended + sum(database.transact(lambda connection, id_=id_: _adopt(connection, id_, now)) for id_ in sorted(orphans))
+
+
+def _stranded(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    columns = installation.c
+    overdue = sa.exists().where(
+        delivery.c.installation_id == columns.installation_id, delivery.c.due_at <= now - OVERDUE
+    )
+    return (
+        columns.lease_token.is_(None),
+        sa.or_(columns.due_at.is_(None), columns.due_at > now),
+        sa.func.coalesce(columns.paused_until, now) <= now,
+        sa.func.coalesce(columns.throttled_until, now) <= now,
+        overdue,
+    )
+
+
+def _without_installation() -> sa.Select[tuple[str]]:
+    known = sa.exists().where(installation.c.installation_id == delivery.c.installation_id)
+    return sa.select(delivery.c.installation_id).where(~known).distinct()
+
+
+def _mend(connection: Connection, installation_id: str, now: datetime) -> int:
+    row = installation.c.installation_id == installation_id
+    connection.execute(sa.select(installation.c.due_at).where(row).with_for_update())
+    return connection.execute(sa.update(installation).where(row, *_stranded(now)).values(due_at=now)).rowcount
+
+
+def _adopt(connection: Connection, installation_id: str, now: datetime) -> int:
+    connection.execute(sa.insert(installation).values(installation_id=installation_id, due_at=now))
+    return 1
+
+
+def prune(database: Database, attempts_for: timedelta, resolved_for: timedelta) -> int:
+    """Deletes attempts and resolved dead letters that are older than these times, by the database's clock. Returns how many.
+
+    Unresolved dead letters stay for ever.
+    """
+    pruned = 0
+    for table, time, kept_for in (
+        (attempt, attempt.c.at, attempts_for),
+        (dead_letter, dead_letter.c.resolved_at, resolved_for),
+    ):
+        while chunk := database.transact(lambda c, args=(table, time, kept_for): _prune(c, database.dialect, *args)):
+            pruned += chunk
+            if chunk < CHUNK:
+                break
+    return pruned
+
+
+def _prune(
+    connection: Connection, dialect: Dialect, table: Table, time: ColumnElement[datetime], kept_for: timedelta
+) -> int:
+    now: datetime = connection.execute(sa.select(dialect.clock())).scalar_one()
+    old = sa.select(table.c.id).where(time < now - kept_for).order_by(time).limit(CHUNK)
+    ids = connection.execute(old).scalars().all()
+    if ids:
+        connection.execute(dialect.delete(table, [table.c.id]), dialect.encode([{"id": id_} for id_ in ids]))
+    return len(ids)
