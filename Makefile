@@ -20,7 +20,7 @@ setup: $(READY) ## make the environment (.venv); every other command does it whe
 $(READY): requirements-dev.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Install Python 3.11 or newer." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
-		"$(PYTHON) is $$($(PYTHON) -V 2>&1); 3.11 or newer is needed: make PYTHON=python3.12 $@" >&2; exit 1; }
+		"$(PYTHON) is $$($(PYTHON) -V 2>&1); 3.11 or newer is needed. Where there is one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
 		"$(PYTHON) cannot make virtual environments. Install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
 	@echo "Making $(VENV) with the locked dependencies (a minute or so, once) …"
