@@ -23,7 +23,6 @@ from dispatcher.settings import (
 )
 
 CANARY = "canary-Zx81_secret"
-POSTGRES = {"DATABASE_URL": "postgresql://app@db/app"}
 
 
 def load(environ: Mapping[str, str]) -> Settings:
@@ -95,11 +94,26 @@ def test_without_an_argument_the_environment_of_the_process_is_read(monkeypatch:
 
 
 def test_keywords_take_typed_values_and_nothing_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DISPATCHER_CONCURRENCY", "7")
+    monkeypatch.setenv("DISPATCHER_MAX_ATTEMPTS", "7")
     settings = Settings(
-        lease=30, rate_limit=None, vercel_token=SecretStr("t"), database_schema=None, wakeup=Wakeup.POLL
+        lease=30,
+        concurrency=5,
+        rate_limit=RateLimit(1, 0.5),
+        global_rate_limit=None,
+        vercel_token=SecretStr("t"),
+        database_schema=None,
+        allow_insecure_base_url=True,
+        wakeup=Wakeup.POLL,
     )
-    assert (settings.lease, settings.rate_limit, settings.concurrency) == (30.0, None, 64)
+    assert (settings.lease, settings.concurrency, settings.max_attempts) == (30.0, 5, 20)
+    assert (settings.rate_limit, settings.global_rate_limit) == (RateLimit(1, 0.5), None)
+    assert settings.allow_insecure_base_url
+
+
+@pytest.mark.parametrize("value", [0, 10_001, True, 1.5, None])
+def test_a_keyword_is_checked_as_a_variable_is(value: object) -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate({"concurrency": value})
 
 
 def test_settings_cannot_be_changed() -> None:
