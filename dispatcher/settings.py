@@ -205,7 +205,7 @@ def _find_insecure_urls(settings: Settings) -> Iterator[str]:
         return
     for field in ("vercel_base_url", "oauth_token_url"):
         url: str | None = getattr(settings, field)
-        if url is not None and url.startswith("http:"):
+        if url is not None and not url.lower().startswith("https://"):
             yield f"{variable_name(field)} must begin with https:// (for tests: {PREFIX}ALLOW_INSECURE_BASE_URL=true)"
 
 

@@ -276,6 +276,7 @@ def test_a_bad_value_is_refused_by_name(name: str, text: str, problem: str) -> N
         ({"WAKEUP": "notify"}, "DISPATCHER_WAKEUP=notify needs a postgresql:// URL in DISPATCHER_DATABASE_URL"),
         ({"SCHEMA": "outbox", "DATABASE_URL": "mysql://h/d"}, "DISPATCHER_SCHEMA needs a postgresql:// URL"),
         ({"VERCEL_BASE_URL": "http://a"}, "DISPATCHER_VERCEL_BASE_URL must begin with https://"),
+        ({"VERCEL_BASE_URL": "HTTP://a"}, "DISPATCHER_VERCEL_BASE_URL must begin with https://"),
         (
             {"OAUTH_TOKEN_URL": "http://a", "OAUTH_CLIENT_ID": "i", "OAUTH_CLIENT_SECRET": CANARY},
             "DISPATCHER_OAUTH_TOKEN_URL must begin with https://",
