@@ -2,6 +2,7 @@
 
 import base64
 import html
+from functools import lru_cache
 from urllib.parse import quote, quote_plus
 
 REDACTED = "[redacted]"
@@ -10,29 +11,44 @@ LONGEST_TEXT = 2_000
 _SHORTEST_PIECE = 6
 
 
-def clean(text: str, secret: str, longest: int = LONGEST_TEXT) -> str:
-    """`text` on one line, at most `longest` characters, without control characters and `secret`, however encoded."""
-    printable = "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
-    return redact(" ".join(printable.split()), secret)[:longest].rstrip()
+def clean(text: str, secret: str, longest: int = LONGEST_TEXT, *, cut: bool = False) -> str:
+    """`text` on one line, at most `longest` characters, without control characters and `secret`, however encoded.
+
+    `cut`: the text was cut off somewhere before, so that it may end in the beginning of the secret.
+    """
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
+    text = redact(" ".join(text.split()), secret)
+    return (redact_end(text, secret) if cut else text)[:longest].rstrip()
 
 
 def redact(text: str, secret: str) -> str:
-    """`text` without `secret`: as it is, percent-encoded, escaped for HTML or JSON, in base64, cut off at the end."""
+    """`text` without `secret`: as it is, percent-encoded, escaped for HTML or JSON, in base64, with spaces strewn in."""
     forms = secret_forms(secret)
     for form in forms:
         text = text.replace(form, REDACTED)
     squeezed = "".join(text.split())
     if any(form in squeezed for form in forms):
         return f"{REDACTED}: the answer repeated the credential"
-    return _redact_tail(text, forms)
+    return text
 
 
-def secret_forms(secret: str) -> list[str]:
+def redact_end(text: str, secret: str) -> str:
+    """`text` without the beginning of `secret` that it may end in."""
+    for form in secret_forms(secret):
+        for length in range(min(len(form), len(text)), _SHORTEST_PIECE - 1, -1):
+            if text.endswith(form[:length]):
+                return text[:-length] + REDACTED
+    return text
+
+
+@lru_cache(maxsize=4_096)
+def secret_forms(secret: str) -> tuple[str, ...]:
     """Every form in which `secret` is looked for, longest first."""
     if not secret:
-        return []
+        return ()
     forms = {secret, *(form for form in _encoded(secret) if len(form) >= _SHORTEST_PIECE)}
-    return sorted(forms, key=len, reverse=True)
+    return tuple(sorted(forms, key=len, reverse=True))
 
 
 def _encoded(secret: str) -> set[str]:
@@ -49,12 +65,3 @@ def _base64_core(secret: bytes, shift: int) -> str:
     start = (0, 2, 3)[shift]
     end = (shift + len(secret)) * 8 // 6
     return encoded[start:end]
-
-
-def _redact_tail(text: str, forms: list[str]) -> str:
-    """An answer is read up to a limit; what is left at its very end may be the start of the credential."""
-    for form in forms:
-        for length in range(min(len(form), len(text)), _SHORTEST_PIECE - 1, -1):
-            if text.endswith(form[:length]):
-                return text[:-length] + REDACTED
-    return text

@@ -34,7 +34,7 @@ _HEADERS_READ = (
     "x-ratelimit-reset",
     "x-vercel-id",
 )
-_SET_BY_PYREQWEST = {"host", "content-length"}
+_SET_BY_PYREQWEST = {b"host", b"content-length"}
 _IDLE_CONNECTION = timedelta(seconds=30)
 _FORM_HEADERS = {
     "content-type": "application/x-www-form-urlencoded",
@@ -73,7 +73,11 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         self._client = client
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        headers = [pair for pair in request.headers.multi_items() if pair[0] not in _SET_BY_PYREQWEST]
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in request.headers.raw
+            if name.lower() not in _SET_BY_PYREQWEST
+        ]
         try:
             builder = self._client.request(request.method, str(request.url))
             builder = builder.headers(headers).body_bytes(await _body(request))
@@ -172,17 +176,18 @@ class _PortableBody(httpx.AsyncByteStream):
         self, response: httpx.Response, line: httpx.AsyncHTTPTransport, idle: list[httpx.AsyncHTTPTransport]
     ) -> None:
         self._body = cast("httpx.AsyncByteStream", response.stream)
-        self._empty = response.headers.get("content-length") == "0"
+        self._unread_and_empty = response.headers.get("content-length") == "0"
         self._line = line
         self._idle = idle
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._unread_and_empty = False  # httpcore never returns from reading a body a second time
         async for chunk in self._body:
             yield chunk
 
     async def aclose(self) -> None:
         try:
-            if self._empty:  # read to its end, or httpcore gives the connection up
+            if self._unread_and_empty:  # httpcore gives a connection up whose answer was not read to its end
                 async for _ in self._body:
                     pass
             await self._body.aclose()

@@ -37,7 +37,7 @@ class _Prepared:
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
-    headers: httpx.Headers
+    headers: dict[str, str]
     body: bytes = b""
 
 
@@ -110,7 +110,7 @@ class Vercel:
         try:
             async with asyncio.timeout(self._request_timeout):
                 response = await self._transport.handle_async_request(request)
-                answer = _Answer(response.status_code, response.headers)
+                answer = _Answer(response.status_code, _plain_headers(response))
                 try:
                     if not 200 <= answer.status < 300:
                         answer = _Answer(answer.status, answer.headers, await read_start(response, LONGEST_BODY))
@@ -155,7 +155,8 @@ class Vercel:
             )
         if not 200 <= answer.status < 600:
             return f"{self._base_url.host} answered with status {answer.status}, which is no answer to a request"
-        return clean(body.message or "", secret) or f"{_phrase(answer.status)} (the answer says nothing more)"
+        said = clean(body.message or "", secret, cut=len(answer.body) >= LONGEST_BODY)
+        return said or f"{_phrase(answer.status)} (the answer says nothing more)"
 
 
 def classify(status: int, error_code: str | None = None) -> OutcomeKind:
@@ -178,7 +179,12 @@ def classify(status: int, error_code: str | None = None) -> OutcomeKind:
     return OutcomeKind.UNREACHABLE
 
 
-def _hint(kind: OutcomeKind, headers: httpx.Headers, body: ErrorBody, now: float) -> float | None:
+def _plain_headers(response: httpx.Response) -> dict[str, str]:
+    """By lower-case name; asking httpx for each of them would take longer than all the rest of the judgement."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
+
+
+def _hint(kind: OutcomeKind, headers: dict[str, str], body: ErrorBody, now: float) -> float | None:
     match kind:
         case OutcomeKind.THROTTLED:
             return rate_wait(headers, body.limit, now)

@@ -1,0 +1,422 @@
+"""Both transports against real sockets: whatever a server does, a request becomes one outcome in time."""
+
+import asyncio
+import contextlib
+import gzip
+import logging
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+import trustme
+from pydantic import SecretStr
+
+from dispatcher.policy import Outcome, OutcomeKind
+from dispatcher.transport import (
+    PortableTransport,
+    PyreqwestTransport,
+    Transport,
+    TransportFailed,
+    open_transport,
+    post_form,
+)
+from dispatcher.vercel import Vercel
+
+CANARY = "cAnArY-7f3a+9/tok=en"
+BODY = b'{"event":{"type":"resource.updated","resourceId":"db_1"}}'
+DELIVERED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+MEGABYTE = 1_000_000
+Step = bytes | float
+
+
+@dataclass
+class Server:
+    """A raw server that plays `answer` (bytes to send, seconds to wait) to each request, then keeps or cuts the line."""
+
+    answer: list[Step]
+    keep_alive: bool = False
+    scheme: str = "http"
+    port: int = 0
+    connections: int = 0
+    requests: list[bytes] = field(default_factory=list)
+    bytes_sent: int = 0
+    tasks: set["asyncio.Task[None] | None"] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.tasks.add(asyncio.current_task())
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while True:
+                self.requests.append(await read_request(reader))
+                await self.play(writer)
+                if not self.keep_alive:
+                    break
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async def play(self, writer: asyncio.StreamWriter) -> None:
+        for step in self.answer:
+            if isinstance(step, bytes):
+                writer.write(step)
+                await writer.drain()
+                self.bytes_sent += len(step)
+            else:
+                await asyncio.sleep(step)
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    return head + await reader.readexactly(int(lengths[0]) if lengths else 0)
+
+
+@contextlib.asynccontextmanager
+async def running(*answer: Step, keep_alive: bool = False, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    server = Server(list(answer), keep_alive, "https" if tls else "http")
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
+    server.port = listening.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        listening.close()
+        for task in server.tasks:
+            assert task is not None
+            task.cancel()
+        await asyncio.gather(*(task for task in server.tasks if task), return_exceptions=True)
+
+
+@pytest.fixture(params=["pyreqwest", "portable"])
+async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
+    opened = open_transport(64) if request.param == "pyreqwest" else PortableTransport()
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    yield
+
+
+async def send(transport: Transport, url: str, timeout: float = 5.0) -> Outcome:
+    return await Vercel(url, transport, timeout).send("icfg_1", BODY, SecretStr(CANARY))
+
+
+def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+async def test_what_goes_over_the_wire(transport: Transport) -> None:
+    async with running(DELIVERED) as server:
+        outcome = await send(transport, f"{server.url}/api")
+    assert outcome.kind is OutcomeKind.DELIVERED
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    request_line, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    assert request_line == "POST /api/v1/installations/icfg_1/events HTTP/1.1"
+    assert body == BODY
+    assert headers["authorization"] == f"Bearer {CANARY}"
+    assert headers["content-type"] == "application/json"
+    assert headers["content-length"] == str(len(BODY))
+    assert headers["host"] == f"127.0.0.1:{server.port}"
+    assert headers["accept-encoding"] == "identity"
+    assert headers["user-agent"].startswith("vercel-outbox-dispatcher")
+    assert len(headers) == len(lines), "a header was sent twice"
+
+
+async def test_headers_of_a_success_are_read(transport: Transport) -> None:
+    reply = answer(
+        "201 Created",
+        b"",
+        "X-Vercel-Id: iad1::abc",
+        "X-RateLimit-Remaining: 7",
+        "X-RateLimit-Reset: 1795521630",
+        "Date: Tue, 24 Nov 2026 12:00:00 GMT",
+    )
+    async with running(reply) as server:
+        outcome = await send(transport, server.url)
+    assert (outcome.vercel_id, outcome.rate_remaining, outcome.rate_reset) == ("iad1::abc", 7, 30.0)
+    assert outcome.retry_after is None
+
+
+FAULTS: dict[str, tuple[list[Step], OutcomeKind, int | None]] = {
+    "hang": ([60.0], OutcomeKind.TIMEOUT, None),
+    "drip head": ([step for _ in range(100) for step in (b"H", 0.1)], OutcomeKind.TIMEOUT, None),
+    "cut at once": ([], OutcomeKind.UNREACHABLE, None),
+    "cut in the head": ([b"HTTP/1.1 201 Crea"], OutcomeKind.UNREACHABLE, None),
+    "garbage": ([b"\x00\xff\xfe garbage\r\n\r\n"], OutcomeKind.UNREACHABLE, None),
+    "another protocol": ([b"220 mail.example ESMTP\r\n"], OutcomeKind.UNREACHABLE, None),
+    "status 99": ([answer("099 Odd")], OutcomeKind.UNREACHABLE, None),
+    "status 999": ([answer("999 Odd")], OutcomeKind.UNREACHABLE, 999),
+    "status 2010": ([answer("2010 Odd")], OutcomeKind.UNREACHABLE, None),
+    "interim answer first": ([b"HTTP/1.1 103 Hints\r\n\r\n", DELIVERED], OutcomeKind.DELIVERED, 201),
+    "negative length": ([b"HTTP/1.1 400 Bad\r\nContent-Length: -5\r\n\r\n{}"], OutcomeKind.UNREACHABLE, None),
+    "endless head": ([b"HTTP/1.1 201 C\r\nX: " + b"a" * MEGABYTE, b"\r\n\r\n"], OutcomeKind.UNREACHABLE, None),
+    "header beyond ASCII": (
+        [b"HTTP/1.1 201 C\r\nX-Vercel-Id: \xe9\xff\r\nContent-Length: 0\r\n\r\n"],
+        OutcomeKind.DELIVERED,
+        201,
+    ),
+    "success whose body hangs": ([b"HTTP/1.1 201 C\r\nContent-Length: 9\r\n\r\n", 60.0], OutcomeKind.DELIVERED, 201),
+    "success whose body is cut": ([b"HTTP/1.1 201 C\r\nContent-Length: 9\r\n\r\nabc"], OutcomeKind.DELIVERED, 201),
+    "refusal whose body hangs": ([b"HTTP/1.1 400 B\r\nContent-Length: 9\r\n\r\n{", 60.0], OutcomeKind.REJECTED, 400),
+    "refusal whose body drips": (
+        [b"HTTP/1.1 400 B\r\nContent-Length: 999\r\n\r\n", *(step for _ in range(100) for step in (b"x", 0.1))],
+        OutcomeKind.REJECTED,
+        400,
+    ),
+    "refusal whose body is cut": ([b"HTTP/1.1 503 B\r\nContent-Length: 99\r\n\r\n{"], OutcomeKind.FAILED, 503),
+    "broken chunks": ([b"HTTP/1.1 500 B\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"], OutcomeKind.FAILED, 500),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_every_fault_is_one_outcome_in_time(transport: Transport, fault: str) -> None:
+    steps, kind, status = FAULTS[fault]
+    started = time.monotonic()
+    async with running(*steps) as server:
+        outcome = await send(transport, server.url, timeout=0.6)
+        assert (outcome.kind, outcome.status) == (kind, status), outcome
+        assert (outcome.error is None) == (kind is OutcomeKind.DELIVERED)
+        assert time.monotonic() - started < 3
+        await check_usable(transport)
+    assert len(server.requests) == 1, "a hidden repetition"
+
+
+async def check_usable(transport: Transport) -> None:
+    """After any fault the transport still delivers."""
+    async with running(DELIVERED) as server:
+        assert (await send(transport, server.url)).kind is OutcomeKind.DELIVERED
+
+
+async def test_a_message_is_kept_although_its_body_is_cut_short(transport: Transport) -> None:
+    body = b'{"error":{"code":"bad_request","message":"no such field"}}'
+    reply = b"HTTP/1.1 400 Bad\r\nContent-Length: 500\r\n\r\n" + body
+    async with running(reply) as server:
+        outcome = await send(transport, server.url)
+    assert (outcome.error_code, outcome.error) == ("bad_request", "no such field")
+
+
+async def test_of_a_huge_body_only_the_beginning_is_taken(transport: Transport) -> None:
+    chunks = [b"x" * MEGABYTE] * 100
+    async with running(b"HTTP/1.1 400 Bad\r\nContent-Length: 100000000\r\n\r\n", *chunks) as server:
+        outcome = await send(transport, server.url)
+        assert outcome.kind is OutcomeKind.REJECTED
+        assert outcome.error is not None and len(outcome.error) <= 2_000
+        assert server.bytes_sent < 30 * MEGABYTE  # what fits into the buffers of two sockets
+
+
+async def test_nothing_of_the_body_of_a_success_is_waited_for(transport: Transport) -> None:
+    chunks = [b"x" * MEGABYTE] * 100
+    async with running(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n", *chunks) as server:
+        outcome = await send(transport, server.url)
+        assert outcome.kind is OutcomeKind.DELIVERED
+        assert server.bytes_sent < 30 * MEGABYTE
+
+
+async def test_a_compressed_bomb_stays_small(transport: Transport) -> None:
+    bomb = gzip.compress(b'{"error":{"message":"' + b"boom " * 10 * MEGABYTE + b'"}}')
+    async with running(answer("502 Bad Gateway", bomb, "Content-Encoding: gzip")) as server:
+        outcome = await send(transport, server.url)
+    assert outcome.kind is OutcomeKind.FAILED
+    assert outcome.error is not None and len(outcome.error) <= 2_000
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"])
+async def test_a_redirect_takes_the_credential_nowhere(transport: Transport, status: str) -> None:
+    async with running(DELIVERED) as elsewhere:
+        async with running(answer(status, b"", f"Location: {elsewhere.url}/stolen")) as server:
+            outcome = await send(transport, server.url)
+        assert elsewhere.connections == 0
+    assert outcome.kind is OutcomeKind.REJECTED
+    assert outcome.error is not None
+    assert "DISPATCHER_VERCEL_BASE_URL" in outcome.error
+    assert server.url in outcome.error
+
+
+async def test_an_untrusted_certificate_is_refused_before_anything_is_sent(transport: Transport) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    async with running(DELIVERED, tls=tls) as server:
+        outcome = await send(transport, server.url)
+    assert outcome.kind is OutcomeKind.UNREACHABLE
+    assert outcome.error is not None and "certificate" in outcome.error
+    assert server.requests == []
+
+
+async def test_plain_http_behind_an_https_address(transport: Transport) -> None:
+    async with running(DELIVERED) as server:
+        outcome = await send(transport, f"https://127.0.0.1:{server.port}", timeout=1)
+    assert outcome.kind in (OutcomeKind.UNREACHABLE, OutcomeKind.TIMEOUT)
+    assert server.requests == []
+
+
+async def test_a_closed_port_is_named(transport: Transport) -> None:
+    async with running() as server:
+        pass
+    outcome = await send(transport, server.url)
+    assert outcome.kind is OutcomeKind.UNREACHABLE
+    assert outcome.error is not None and outcome.error.startswith("cannot connect to 127.0.0.1")
+
+
+async def test_a_host_without_an_address(transport: Transport) -> None:
+    outcome = await send(transport, "http://nowhere.invalid", timeout=2)
+    assert outcome.kind in (OutcomeKind.UNREACHABLE, OutcomeKind.TIMEOUT)
+    assert outcome.error is not None and "nowhere.invalid" in outcome.error
+
+
+async def test_500_sends_in_a_row_use_one_connection(transport: Transport) -> None:
+    async with running(DELIVERED, keep_alive=True) as server:
+        vercel = Vercel(server.url, transport, 5.0)
+        kinds = {(await vercel.send("icfg_1", BODY, SecretStr(CANARY))).kind for _ in range(500)}
+    assert kinds == {OutcomeKind.DELIVERED}
+    assert (server.connections, len(server.requests)) == (1, 500)
+
+
+async def test_a_short_body_of_a_success_does_not_cost_pyreqwest_the_connection() -> None:
+    transport = open_transport(4)
+    async with running(answer("201 Created", b'{"ok":true}'), keep_alive=True) as server:
+        for _ in range(50):
+            assert (await send(transport, server.url)).kind is OutcomeKind.DELIVERED
+        await transport.aclose()
+    assert server.connections == 1
+
+
+async def test_many_at_once_use_no_more_connections_than_requests_in_flight(transport: Transport) -> None:
+    async with running(0.01, DELIVERED, keep_alive=True) as server:
+        for _ in range(5):
+            outcomes = await asyncio.gather(*(send(transport, server.url) for _ in range(16)))
+            assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
+        assert server.connections <= 16
+
+
+async def test_a_line_that_the_server_closed_is_not_used_again(transport: Transport) -> None:
+    async with running(answer("201 Created", b"", "Connection: close")) as server:
+        for _ in range(3):
+            assert (await send(transport, server.url)).kind is OutcomeKind.DELIVERED
+        assert server.connections == 3
+
+
+async def test_cancelling_passes_and_leaves_the_transport_usable(transport: Transport) -> None:
+    async with running(60.0) as server:
+        sending = asyncio.create_task(send(transport, server.url))
+        async with asyncio.timeout(5):
+            while not server.requests:
+                await asyncio.sleep(0.005)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+    await check_usable(transport)
+
+
+async def test_closing_it_under_a_request_is_an_outcome() -> None:
+    transport = open_transport(4)
+    async with running(60.0) as server:
+        sending = asyncio.create_task(send(transport, server.url))
+        async with asyncio.timeout(5):
+            while not server.requests:
+                await asyncio.sleep(0.005)
+        await transport.aclose()
+        assert (await sending).kind is OutcomeKind.UNREACHABLE
+
+
+@pytest.mark.usefixtures("no_proxy_variables")
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("trust_env", [False, True])
+async def test_a_proxy_of_the_environment_is_used_only_when_asked(
+    monkeypatch: pytest.MonkeyPatch, portable: bool, trust_env: bool
+) -> None:
+    async with running(DELIVERED) as proxy, running(DELIVERED) as server:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        transport = PortableTransport(trust_env=trust_env) if portable else open_transport(4, trust_env=trust_env)
+        outcome = await send(transport, server.url)
+        await transport.aclose()
+    assert outcome.kind is OutcomeKind.DELIVERED
+    assert (len(proxy.requests), len(server.requests)) == ((1, 0) if trust_env else (0, 1))
+
+
+@pytest.mark.usefixtures("no_proxy_variables")
+async def test_the_portable_transport_respects_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(DELIVERED) as server:
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        transport = PortableTransport(trust_env=True)
+        assert (await send(transport, server.url)).kind is OutcomeKind.DELIVERED
+        await transport.aclose()
+
+
+async def test_without_a_wheel_of_pyreqwest_httpx_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(open_transport(4), PyreqwestTransport)
+    monkeypatch.setitem(sys.modules, "pyreqwest.client", None)
+    assert isinstance(open_transport(4), PortableTransport)
+
+
+ECHOES: dict[str, Callable[[str], list[Step]]] = {
+    "message": lambda token: [answer("401 No", f'{{"error":{{"message":"bad token {token}"}}}}'.encode())],
+    "code": lambda token: [answer("403 No", f'{{"error":{{"code":"{token}","message":"no"}}}}'.encode())],
+    "page": lambda token: [answer("502 No", f"<html><title>{token}</title><body>Bearer {token}".encode())],
+    "header": lambda token: [answer("201 Created", b"", f"X-Vercel-Id: {token}")],
+    "location": lambda token: [answer("307 Moved", b"", f"Location: http://x.invalid/?t={token}")],
+    "at the limit": lambda token: [answer("500 No", b"e" * (8_192 - len(token) + 3) + token.encode())],
+    "garbage": lambda token: [f"Authorization: Bearer {token}\r\n\r\n".encode()],
+}
+
+
+@pytest.mark.parametrize("where", [*ECHOES, *FAULTS])
+async def test_the_credential_turns_up_nowhere(
+    transport: Transport, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    steps = ECHOES[where](CANARY) if where in ECHOES else FAULTS[where][0]
+    async with running(*steps) as server:
+        outcome = await send(transport, server.url, timeout=0.3)
+    seen = f"{outcome!r} {caplog.text} {[record.args for record in caplog.records]} {transport!r}"
+    assert CANARY not in seen
+    assert CANARY[:10] not in seen
+
+
+async def test_a_form_is_posted(transport: Transport) -> None:
+    async with running(answer("200 OK", b'{"access_token":"t"}')) as server:
+        got = await post_form(transport, f"{server.url}/token", {"a": "1 &", "ü": "2"}, timeout=5, limit=10)
+    assert got == (200, b'{"access_t')
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /token HTTP/1.1")
+    assert b"application/x-www-form-urlencoded" in head
+    assert body == b"a=1+%26&%C3%BC=2"
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"), [([60.0], "no answer from 127.0.0.1 within 0.2 s"), ([], "127.0.0.1 broke")]
+)
+async def test_a_form_without_an_answer(transport: Transport, steps: list[Step], said: str) -> None:
+    async with running(*steps) as server:
+        with pytest.raises(TransportFailed, match=said) as failed:
+            await post_form(transport, server.url, {"client_secret": CANARY}, timeout=0.2, limit=10)
+    assert failed.value.__cause__ is None and failed.value.__suppress_context__
+    assert CANARY not in str(failed.value)
+
+
+async def test_a_request_with_a_streamed_body(transport: Transport) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"ab"
+        yield b"c"
+
+    async with running(DELIVERED) as server:
+        request = httpx.Request(
+            "POST", server.url, content=parts(), headers={"content-length": "3", "host": "127.0.0.1"}
+        )
+        response = await transport.handle_async_request(request)
+        await response.aclose()
+    assert server.requests[0].endswith(b"\r\n\r\nabc")
