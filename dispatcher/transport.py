@@ -203,7 +203,9 @@ async def read_start(response: httpx.Response, limit: int) -> bytes:
     """The first `limit` bytes of a body as it was sent, or what came of them before it broke off."""
     start = bytearray()
     try:
-        async with aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as chunks:
+        async with aclosing(
+            cast("AsyncGenerator[bytes]", aiter(cast("httpx.AsyncByteStream", response.stream)))
+        ) as chunks:
             async for chunk in chunks:
                 start += chunk[: limit - len(start)]
                 if len(start) >= limit:
