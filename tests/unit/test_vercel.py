@@ -10,11 +10,11 @@ from pydantic import SecretStr
 from dispatcher.policy import Outcome, OutcomeKind
 from dispatcher.vercel import Vercel
 
-TOKEN = "t0ken-7f3a+9/with=signs"  # noqa: S105 - a canary
+TOKEN = "t0ken-7f3a+9/with=signs"
 
 
 async def send(response: httpx.Response | Exception, installation_id: str = "icfg_1", token: str = TOKEN) -> Outcome:
-    def reply(request: httpx.Request) -> httpx.Response:
+    def reply(_request: httpx.Request) -> httpx.Response:
         if isinstance(response, Exception):
             raise response
         return response
@@ -83,8 +83,10 @@ async def test_the_best_readable_message(body: bytes, code: str | None, error: s
 )
 async def test_an_echoed_credential_is_redacted(echo: str) -> None:
     outcome = await send(httpx.Response(400, content=f"you sent {echo} to us".encode()))
-    assert outcome.error is not None and "[redacted]" in outcome.error
-    assert echo not in outcome.error and TOKEN not in repr(outcome)
+    assert outcome.error is not None
+    assert "[redacted]" in outcome.error
+    assert echo not in outcome.error
+    assert TOKEN not in repr(outcome)
 
 
 @pytest.mark.parametrize("installation_id", ["", "a/b", "../x", "a b", "ä", "a\n", "x" * 129])
