@@ -94,7 +94,8 @@ async def test_oauth_asks_once_for_all_that_wait() -> None:
     credentials, asked = open_oauth(200)
     tokens = await asyncio.gather(*(credentials.token("icfg_1") for _ in range(20)))
     assert {token.get_secret_value() for token in tokens} == {"t1"}
-    assert len(asked) == 1 and b"installation=icfg_1" in asked[0]
+    assert len(asked) == 1
+    assert b"installation=icfg_1" in asked[0]
     assert (await credentials.token("icfg_1", refresh=True)).get_secret_value() == "t2"
 
 
@@ -104,6 +105,7 @@ async def test_oauth_retries_failures_and_blames_the_endpoint() -> None:
     credentials, asked = open_oauth(503)
     with pytest.raises(CredentialsUnavailable) as failed:
         await credentials.token("i")
-    assert len(asked) == 3 and "hush" not in str(failed.value)
+    assert len(asked) == 3
+    assert "hush" not in str(failed.value)
     with pytest.raises(NoCredential):
         await open_oauth(400)[0].token("i")
