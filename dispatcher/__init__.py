@@ -1,8 +1,8 @@
 """Publish Vercel Marketplace events in the transaction of the change that they announce.
 
-    with Session.begin() as session:
-        database.name = "renamed"
-        publish(session, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
+with Session.begin() as session:
+    database.name = "renamed"
+    publish(session, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
 """
 
 from dispatcher.events import InstallationUpdated, ResourceUpdated

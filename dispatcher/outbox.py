@@ -71,8 +71,9 @@ def _row(event: Event) -> dict[str, str | None]:
 
 def _refuse_autocommit(connection: Connection) -> None:
     opened = connection.connection
+    dbapi = opened.dbapi_connection
     begun = getattr(opened.driver_connection, "in_transaction", False)  # sqlite3 under an explicit BEGIN
-    if connection.dialect.detect_autocommit_setting(opened.dbapi_connection) and not begun:
+    if dbapi is not None and connection.dialect.detect_autocommit_setting(dbapi) and not begun:
         raise NoTransaction(_NO_TRANSACTION)
 
 

@@ -15,6 +15,7 @@ class OutcomeKind(StrEnum):
     UNAUTHORIZED = "unauthorized"  # 401, 403
     DISABLED = "disabled"  # 403 integration_configuration_disabled
     NO_CREDENTIAL = "no_credential"  # no request was made: no token is known
+    CREDENTIALS_UNAVAILABLE = "credentials_unavailable"  # no request was made: where tokens come from does not answer
     GONE = "gone"  # 404, 410
     THROTTLED = "throttled"  # 429
     FAILED = "failed"  # 408, 409, 423, 425, 5xx
@@ -113,7 +114,7 @@ def backoff(attempt: int, base: float, cap: float, random: Callable[[], float]) 
     return random() * min(cap, base * 2.0 ** min(attempt - 1, 62))
 
 
-def decide(
+def decide(  # noqa: C901 (the table of the design, a case a row)
     outcome: Outcome,
     *,
     attempts: int,
@@ -136,14 +137,20 @@ def decide(
             grace = policy.disabled_grace if reason is DeadLetterReason.DISABLED else policy.auth_grace
             if paused_for is not None and paused_for >= grace:
                 return Decision(Action.BURY, reason)
-            return Decision(Action.PAUSE, reason, PROBE_BACKOFF / 2 + backoff(failures, PROBE_BACKOFF, policy.backoff_cap, random))
+            return Decision(
+                Action.PAUSE, reason, PROBE_BACKOFF / 2 + backoff(failures, PROBE_BACKOFF, policy.backoff_cap, random)
+            )
         case OutcomeKind.GONE if attempt >= min(GONE_ATTEMPTS, policy.max_attempts):
             return Decision(Action.BURY, DeadLetterReason.GONE)
         case OutcomeKind.GONE:
-            return Decision(Action.RETRY, delay=backoff(attempt, max(GONE_BACKOFF, policy.backoff_base), policy.backoff_cap, random))
-        case OutcomeKind.THROTTLED:
+            return Decision(
+                Action.RETRY, delay=backoff(attempt, max(GONE_BACKOFF, policy.backoff_base), policy.backoff_cap, random)
+            )
+        case OutcomeKind.THROTTLED | OutcomeKind.CREDENTIALS_UNAVAILABLE:
             hint = min(max(outcome.retry_after or 0.0, 0.0), LONGEST_HINT)
-            return Decision(Action.THROTTLE, delay=max(hint, backoff(failures, policy.backoff_base, policy.backoff_cap, random)))
+            return Decision(
+                Action.THROTTLE, delay=max(hint, backoff(failures, policy.backoff_base, policy.backoff_cap, random))
+            )
         case OutcomeKind.FAILED | OutcomeKind.UNREACHABLE | OutcomeKind.TIMEOUT:
             if attempt >= policy.max_attempts:
                 return Decision(Action.BURY, DeadLetterReason.EXHAUSTED)

@@ -49,7 +49,9 @@ def check(database: Database) -> None:
     if found is None:
         raise UnusableSchema(f"the database has no schema yet ({missing[0]} is missing): run `dispatcher migrate`")
     if found in _known():
-        raise UnusableSchema(f"the database is at schema {found}, this program needs {newest()}: run `dispatcher migrate`")
+        raise UnusableSchema(
+            f"the database is at schema {found}, this program needs {newest()}: run `dispatcher migrate`"
+        )
     raise UnusableSchema(_newer(found))
 
 
@@ -108,6 +110,10 @@ def _missing_columns(connection: sa.Connection, schema: str | None) -> list[str]
     inspector = sa.inspect(connection)
     missing = []
     for table in metadata.sorted_tables:
-        found = {column["name"] for column in inspector.get_columns(table.name, schema)} if inspector.has_table(table.name, schema) else set()
+        found = (
+            {column["name"] for column in inspector.get_columns(table.name, schema)}
+            if inspector.has_table(table.name, schema)
+            else set()
+        )
         missing += [f"{table.name}.{column.name}" for column in table.c if column.name not in found]
     return missing

@@ -1,5 +1,7 @@
 """Runs the migrations: on the connection that `dispatcher.schema` hands over, as SQL text, or (from `alembic`) on the ini file's URL."""
 
+from typing import Any
+
 from alembic import context
 from sqlalchemy import Connection
 
@@ -7,7 +9,7 @@ from dispatcher.dialects import dialect_of, open_engine
 from dispatcher.tables import VERSION_TABLE, metadata
 
 
-def configure(**options: object) -> None:
+def configure(**options: Any) -> None:
     """One set of options for every way to run."""
     schema = context.config.attributes.get("schema")
     context.configure(

@@ -18,6 +18,9 @@ _OF_SCHEME: dict[str, type[Dialect]] = {
 }
 
 
+__all__ = ["Dialect", "UnusableDatabaseUrl", "dialect_of", "open_engine"]
+
+
 class UnusableDatabaseUrl(ValueError):
     """The database URL cannot be used; says why and what to write, never the URL itself."""
 
@@ -43,9 +46,13 @@ def open_engine(url: str, schema: str | None = None) -> Engine:
     try:
         parsed = make_url(url).set(drivername=dialect.driver)
     except (ArgumentError, ValueError):
-        raise UnusableDatabaseUrl("the database URL cannot be read: expected scheme://user:password@host:port/name") from None
+        raise UnusableDatabaseUrl(
+            "the database URL cannot be read: expected scheme://user:password@host:port/name"
+        ) from None
     if dialect.name == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise UnusableDatabaseUrl("an in-memory SQLite database is seen by one process only: name a file, sqlite:///dispatcher.db")
+        raise UnusableDatabaseUrl(
+            "an in-memory SQLite database is seen by one process only: name a file, sqlite:///dispatcher.db"
+        )
     try:
         engine = sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True, **dialect.engine_options(parsed))
     except ModuleNotFoundError as missing:

@@ -3,8 +3,6 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from typing_extensions import override
-
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint
 from sqlalchemy.dialects import mysql, postgresql, sqlite
@@ -13,6 +11,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
 from sqlalchemy.sql.expression import ClauseElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
+from typing_extensions import override
 
 STORAGE: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from typing_extensions import override
-
 import sqlalchemy as sa
 from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
+from typing_extensions import override
 
 from dispatcher.dialects.dialect import CONNECT_TIMEOUT, LOCK_TIMEOUT, STATEMENT_TIMEOUT, Assignments, Dialect
 
@@ -54,7 +53,11 @@ class Mysql(Dialect):
 
     @override
     def check_isolation(self, connection: Connection) -> str | None:
-        variables = dict(connection.exec_driver_sql("SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')").all())
+        variables = dict(
+            connection.exec_driver_sql(
+                "SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"
+            ).all()
+        )
         wrong = {name: value for name, value in variables.items() if value != _ISOLATION}
         return f"{wrong}: the dispatcher needs {_ISOLATION}" if wrong else None
 
@@ -100,7 +103,7 @@ class Mysql(Dialect):
 
     @override
     def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
-        return sa.text(f"DELETE t FROM {self._joined(table, on)}")  # noqa: S608 (names of our own tables)
+        return sa.text(f"DELETE t FROM {self._joined(table, on)}")
 
     def _joined(self, table: Table, on: Sequence[Column[Any]], others: Sequence[Column[Any]] = ()) -> str:
         unfolded = self.unfold({column.name: column.type for column in (*on, *others)})

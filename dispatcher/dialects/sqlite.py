@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from typing_extensions import override
-
 import sqlalchemy as sa
 from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table, event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
+from typing_extensions import override
 
 from dispatcher.dialects.dialect import LOCK_TIMEOUT, Assignments, Dialect
 

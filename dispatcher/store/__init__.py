@@ -3,14 +3,16 @@
 One lock order everywhere: the collector's row, installations, deliveries; each in key order.
 """
 
-from dispatcher.store.claim import claim, pull
-from dispatcher.store.collect import collect
+from dispatcher.store.claim import LONG_AGO, claim, fair_share, pull
+from dispatcher.store.collect import LOWEST_ID, collect
 from dispatcher.store.look import Work, look
 from dispatcher.store.records import Answer, Claimed, Collected, Delivery, InstallationState, Leased, Settled
 from dispatcher.store.settle import settle
 from dispatcher.store.sweep import mend, prune
 
 __all__ = [
+    "LONG_AGO",
+    "LOWEST_ID",
     "Answer",
     "Claimed",
     "Collected",
@@ -21,6 +23,7 @@ __all__ = [
     "Work",
     "claim",
     "collect",
+    "fair_share",
     "look",
     "mend",
     "prune",

@@ -46,13 +46,20 @@ def claim(
         if not rows:
             return Claimed(connection.execute(sa.select(dialect.clock())).scalar_one())
         _lease(connection, dialect, rows, token, lease, leased_by)
-        most = max(FEWEST, deliveries // len(rows))
+        most = fair_share(deliveries, len(rows))
         found = _due(connection, dialect, [row.installation_id for row in rows], most)
         expired = {row.installation_id for row in rows if row.lease_token is not None}
         buried = _count_crash(connection, dialect, found, expired, rows[0].now, max_attempts)
-        return Claimed(rows[0].now, tuple(_leased(row, token, found) for row in rows), len(rows) == installations, buried)
+        return Claimed(
+            rows[0].now, tuple(_leased(row, token, found) for row in rows), len(rows) == installations, buried
+        )
 
     return database.transact(step)
+
+
+def fair_share(deliveries: int, installations: int) -> int:
+    """How many deliveries of each installation are read, when so many are wanted altogether."""
+    return max(FEWEST, deliveries // max(1, installations))
 
 
 def pull(database: Database, leases: dict[str, str], most: int, lease: timedelta) -> dict[str, list[Delivery]]:
@@ -120,7 +127,9 @@ def _lease(
 @cache
 def _write_lease(dialect: Dialect) -> Executable:
     columns = installation.c
-    return dialect.update(installation, [columns.installation_id], [columns.lease_token, columns.leased_until, columns.leased_by])
+    return dialect.update(
+        installation, [columns.installation_id], [columns.lease_token, columns.leased_until, columns.leased_by]
+    )
 
 
 @cache
@@ -131,8 +140,8 @@ def _renew(dialect: Dialect) -> Executable:
 def _due(connection: Connection, dialect: Dialect, ids: Sequence[str], most: int) -> dict[str, list[Delivery]]:
     found: dict[str, list[Delivery]] = {}
     statement = dialect.first_due(delivery, len(ids))
-    for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "most": most}).mappings():
-        found.setdefault(row["installation_id"], []).append(Delivery.of(row))
+    for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "most": most}):
+        found.setdefault(row.installation_id, []).append(Delivery.of(row))
     return found
 
 
@@ -158,7 +167,12 @@ def _count_crash(
     connection.execute(_write_attempts(dialect), dialect.encode(counted))
     dead = [one for one in suspects if one.attempts + 1 >= max_attempts]
     error = "the dispatcher stopped without an answer each time this was due: see its logs at those times"
-    bury(connection, dialect, [Burial(one, DeadLetterReason.EXHAUSTED, one.attempts + 1, None, error) for one in dead], now)
+    bury(
+        connection,
+        dialect,
+        [Burial(one, DeadLetterReason.EXHAUSTED, one.attempts + 1, None, error) for one in dead],
+        now,
+    )
     gone = {one.subject_key for one in dead}
     for installation_id in expired:
         kept = [one for one in found.get(installation_id, ()) if one.subject_key not in gone]

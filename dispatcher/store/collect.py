@@ -79,7 +79,9 @@ def _committed(dialect: Dialect) -> Executable:
 def _mark_due(connection: Connection, dialect: Dialect, changes: Sequence[Changes], due_at: datetime) -> None:
     """First the installations: whoever gives a lease back waits here, and then sees the deliveries."""
     ids = sorted({change.subject.installation_id for change in changes})
-    connection.execute(_upsert_installations(dialect), dialect.encode([{"installation_id": i, "due_at": due_at} for i in ids]))
+    connection.execute(
+        _upsert_installations(dialect), dialect.encode([{"installation_id": i, "due_at": due_at} for i in ids])
+    )
 
 
 @cache
@@ -90,7 +92,9 @@ def _upsert_installations(dialect: Dialect) -> Executable:
     def due_at(new: Any) -> dict[str, ColumnElement[Any]]:
         # Not before its pause or its next slot in the rate window, or each event would wake a claim that can do nothing.
         allowed = dialect.latest(
-            new.due_at, sa.func.coalesce(old.paused_until, new.due_at), sa.func.coalesce(old.throttled_until, new.due_at)
+            new.due_at,
+            sa.func.coalesce(old.paused_until, new.due_at),
+            sa.func.coalesce(old.throttled_until, new.due_at),
         )
         return {"due_at": sa.case((old.due_at <= allowed, old.due_at), else_=allowed)}
 
@@ -117,7 +121,7 @@ def _add_to_deliveries(
         }
         for change in changes
     ]
-    rows.sort(key=lambda row: row["subject_key"])
+    rows.sort(key=lambda row: str(row["subject_key"]))
     connection.execute(
         _upsert_deliveries(dialect), {**dialect.encode(rows), "settled_before": now - SETTLE_CAP * settle_delay}
     )
@@ -129,10 +133,14 @@ def _upsert_deliveries(dialect: Dialect) -> Executable:
     rows = dialect.rows(*(column for column in old if column.name not in {"attempts", "last_status", "last_error"}))
 
     def joined(new: Any) -> dict[str, ColumnElement[Any]]:
-        keeps_its_time = sa.or_(old.attempts > 0, old.first_created_at <= sa.bindparam("settled_before", type_=Timestamp()))
+        keeps_its_time = sa.or_(
+            old.attempts > 0, old.first_created_at <= sa.bindparam("settled_before", type_=Timestamp())
+        )
         return {
             "events": old.events + new.events,
-            "last_event_id": sa.case((new.last_event_id > old.last_event_id, new.last_event_id), else_=old.last_event_id),
+            "last_event_id": sa.case(
+                (new.last_event_id > old.last_event_id, new.last_event_id), else_=old.last_event_id
+            ),
             "billing_plan_id": sa.func.coalesce(new.billing_plan_id, old.billing_plan_id),
             "traceparent": sa.func.coalesce(new.traceparent, old.traceparent),
             # Backoff belongs to the subject, so a new event does not jump the queue. Else the settle delay begins anew, up to its cap.

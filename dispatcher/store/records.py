@@ -1,9 +1,10 @@
 """What the store and the worker hand to each other."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+
+from sqlalchemy import Row
 
 from dispatcher.events import Subject
 from dispatcher.policy import Action, Decision, Outcome
@@ -24,18 +25,18 @@ class Delivery:
     traceparent: str | None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "Delivery":
-        """From the row's mapping."""
+    def of(cls, row: Row[Any]) -> "Delivery":
+        """From the row."""
         return cls(
-            row["subject_key"],
-            Subject(row["installation_id"], row["type"], row["resource_id"], row["product_id"]),
-            row["billing_plan_id"],
-            row["events"],
-            row["first_event_id"],
-            row["last_event_id"],
-            row["first_created_at"],
-            row["attempts"],
-            row["traceparent"],
+            row.subject_key,
+            Subject(row.installation_id, row.type, row.resource_id, row.product_id),
+            row.billing_plan_id,
+            row.events,
+            row.first_event_id,
+            row.last_event_id,
+            row.first_created_at,
+            row.attempts,
+            row.traceparent,
         )
 
 
@@ -75,13 +76,14 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A request that came to an outcome, and what was decided. `age` is how many seconds ago the answer came."""
+    """A request that came to an outcome, and what was decided. `age` is how many seconds ago the answer came, `answered_at` when by the worker's monotonic clock."""
 
     delivery: Delivery
     token: str
     outcome: Outcome
     decision: Decision
     age: float = 0.0
+    answered_at: float = 0.0
 
     @property
     def attempts_after(self) -> int:

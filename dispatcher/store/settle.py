@@ -48,10 +48,17 @@ def settle(
         valid = [answer for answer in answers if answer.delivery.subject.installation_id in ours]
         delivered = [answer for answer in valid if answer.decision.action is Action.DELIVERED]
         _delete_delivered(connection, dialect, delivered)
-        _put_off(connection, dialect, [answer for answer in valid if answer.decision.action is not Action.DELIVERED], now)
+        _put_off(
+            connection, dialect, [answer for answer in valid if answer.decision.action is not Action.DELIVERED], now
+        )
         buried = _bury(connection, dialect, [answer for answer in valid if answer.decision.action is Action.BURY], now)
         superseded = _supersede(connection, dialect, delivered, now)
-        record(connection, dialect, [answer for answer in valid if answer not in delivered] if failures_only else valid, now)
+        record(
+            connection,
+            dialect,
+            [answer for answer in valid if answer not in delivered] if failures_only else valid,
+            now,
+        )
         kept = [state for state in states if state.installation_id in ours]
         _write_states(connection, dialect, kept, ours, valid, lease)
         return Settled(lost, buried, superseded)
@@ -68,7 +75,9 @@ def _delete_delivered(connection: Connection, dialect: Dialect, delivered: Seque
     rows = [{"subject_key": answer.delivery.subject_key, "events": answer.delivery.events} for answer in delivered]
     if rows and connection.execute(_delete(dialect), dialect.encode(rows)).rowcount < len(rows):
         # More events were collected while the request was in flight: those stay due, and begin with a clean record.
-        clean = [{"subject_key": row["subject_key"], "attempts": 0, "last_status": None, "last_error": None} for row in rows]
+        clean = [
+            {"subject_key": row["subject_key"], "attempts": 0, "last_status": None, "last_error": None} for row in rows
+        ]
         connection.execute(_reset(dialect), dialect.encode(clean))
 
 
@@ -107,7 +116,9 @@ def _update(dialect: Dialect) -> Executable:
 
 def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now: datetime) -> int:
     burials = [
-        Burial(answer.delivery, answer.decision.reason, answer.attempts_after, answer.outcome.status, answer.outcome.error)
+        Burial(
+            answer.delivery, answer.decision.reason, answer.attempts_after, answer.outcome.status, answer.outcome.error
+        )
         for answer in dead
         if answer.decision.reason is not None
     ]
@@ -190,7 +201,11 @@ def _pause(row: Row[Any], last: Answer | None) -> dict[str, Any]:
             return dict.fromkeys(paused)
         case Action.PAUSE:
             until = row.now + timedelta(seconds=last.decision.delay)
-            return {"pause_reason": last.decision.reason, "paused_until": until, "paused_since": row.paused_since or row.now}
+            return {
+                "pause_reason": last.decision.reason,
+                "paused_until": until,
+                "paused_since": row.paused_since or row.now,
+            }
         case _:
             return paused
 
@@ -199,7 +214,9 @@ def _next_look(first_due: datetime | None, now: datetime, columns: Mapping[str, 
     """When to look at the installation again; None: nothing waits. Never before now, so that the others get their turn first."""
     if first_due is None:
         return None
-    return max(time for time in (first_due, now, columns["paused_until"], columns["throttled_until"]) if time is not None)
+    return max(
+        time for time in (first_due, now, columns["paused_until"], columns["throttled_until"]) if time is not None
+    )
 
 
 def _read_first_due(connection: Connection, dialect: Dialect, ids: Sequence[str]) -> dict[str, datetime | None]:

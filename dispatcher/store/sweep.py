@@ -1,6 +1,7 @@
 """mend and prune: what runs now and then, in bounded chunks."""
 
 from datetime import datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Table
@@ -20,10 +21,14 @@ def mend(database: Database) -> int:
     """
     with database.read() as connection:
         now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
-        ids = connection.execute(sa.select(installation.c.installation_id).where(*_stranded(now)).limit(CHUNK)).scalars().all()
+        ids = (
+            connection.execute(sa.select(installation.c.installation_id).where(*_stranded(now)).limit(CHUNK))
+            .scalars()
+            .all()
+        )
         orphans = connection.execute(_without_installation().limit(CHUNK)).scalars().all()
-    mended = sum(database.transact(lambda connection, id_=id_: _mend(connection, id_, now)) for id_ in sorted(ids))
-    return mended + sum(database.transact(lambda connection, id_=id_: _adopt(connection, id_, now)) for id_ in sorted(orphans))
+    mended = sum(database.transact(partial(_mend, installation_id=id_, now=now)) for id_ in sorted(ids))
+    return mended + sum(database.transact(partial(_adopt, installation_id=id_, now=now)) for id_ in sorted(orphans))
 
 
 def _stranded(now: datetime) -> tuple[ColumnElement[bool], ...]:
@@ -66,7 +71,8 @@ def prune(database: Database, attempts_for: timedelta, resolved_for: timedelta) 
         (attempt, attempt.c.at, attempts_for),
         (dead_letter, dead_letter.c.resolved_at, resolved_for),
     ):
-        while chunk := database.transact(lambda c, args=(table, time, kept_for): _prune(c, database.dialect, *args)):
+        step = partial(_prune, dialect=database.dialect, table=table, time=time, kept_for=kept_for)
+        while chunk := database.transact(step):
             pruned += chunk
             if chunk < CHUNK:
                 break

@@ -115,9 +115,7 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
         Column("rate_window", long_text()),
         Column("failures", Integer, nullable=False, server_default="0"),
         Column("last_delivered_at", Timestamp()),
-        CheckConstraint(
-            "(lease_token IS NULL) = (leased_until IS NULL)", "vercel_installation_lease_is_whole"
-        ),
+        CheckConstraint("(lease_token IS NULL) = (leased_until IS NULL)", "vercel_installation_lease_is_whole"),
         CheckConstraint(
             "(pause_reason IS NULL) = (paused_until IS NULL) AND (pause_reason IS NULL) = (paused_since IS NULL)",
             "vercel_installation_pause_is_whole",
@@ -194,9 +192,7 @@ def _dead_letter(metadata: MetaData, schema: str | None) -> Table:
         Column("resolution", text(32)),
         Column("resolved_by", text(255)),
         Column("note", long_text()),
-        CheckConstraint(
-            "(resolved_at IS NULL) = (resolution IS NULL)", "vercel_dead_letter_resolution_is_whole"
-        ),
+        CheckConstraint("(resolved_at IS NULL) = (resolution IS NULL)", "vercel_dead_letter_resolution_is_whole"),
         schema=schema,
         sqlite_autoincrement=True,
         **STORAGE,
@@ -210,7 +206,9 @@ def tables() -> list[Table]:
     """All of them, in the schema that this run is for."""
     metadata = MetaData()
     schema = context.config.attributes.get("schema")
-    return [table(metadata, schema) for table in (_outbox, _delivery, _installation, _collector, _attempt, _dead_letter)]
+    return [
+        table(metadata, schema) for table in (_outbox, _delivery, _installation, _collector, _attempt, _dead_letter)
+    ]
 
 
 def upgrade() -> None:
