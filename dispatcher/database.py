@@ -39,7 +39,8 @@ class Database:
             wait=wait_random_exponential(multiplier=0.01, max=0.5),
             reraise=True,
         )
-        return retrying(self._once, step)
+        result: Result = retrying(self._once, step)
+        return result
 
     def _once(self, step: Callable[[Connection], Result]) -> Result:
         with self.engine.begin() as connection:

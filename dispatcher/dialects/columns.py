@@ -5,11 +5,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine.interfaces import Dialect as EngineDialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
-from sqlalchemy.sql.expression import ClauseElement
+from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from typing_extensions import override
 
@@ -30,7 +30,7 @@ class Timestamp(TypeDecorator[datetime]):
             case "mysql":
                 return dialect.type_descriptor(mysql.DATETIME(fsp=6))
             case _:
-                return dialect.type_descriptor(sqlite.DATETIME())
+                return dialect.type_descriptor(sa.DateTime())
 
     @override
     def process_bind_param(self, value: datetime | None, dialect: EngineDialect) -> datetime | None:
@@ -65,7 +65,7 @@ def identity() -> TypeEngine[int]:
     return sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-class now_default(ClauseElement):  # noqa: N801 (reads as the SQL function it stands for)
+class now_default(ColumnElement[datetime]):  # noqa: N801 (reads as the SQL function it stands for)
     """The database's clock as a column's default."""
 
     inherit_cache = True

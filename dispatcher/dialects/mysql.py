@@ -53,7 +53,7 @@ class Mysql(Dialect):
 
     @override
     def check_isolation(self, connection: Connection) -> str | None:
-        variables = dict(
+        variables: dict[str, str] = dict(
             connection.exec_driver_sql(
                 "SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"
             ).all()

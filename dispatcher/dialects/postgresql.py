@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table, event
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine.interfaces import Dialect as EngineDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
@@ -17,6 +18,8 @@ from dispatcher.dialects.dialect import CONNECT_TIMEOUT, LOCK_TIMEOUT, STATEMENT
 _TRANSIENT = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available in time
 
 _MIGRATION_LOCK = int.from_bytes(b"vercel")
+
+_ENGINE_DIALECT: EngineDialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
 
 
 class Postgresql(Dialect):
@@ -65,8 +68,8 @@ class Postgresql(Dialect):
 
     @override
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
-        columns = ", ".join(f"{name} {type_.compile(postgresql.dialect())}" for name, type_ in types.items())
-        return f"SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r({columns})"
+        columns = ", ".join(f"{name} {type_.compile(_ENGINE_DIALECT)}" for name, type_ in types.items())
+        return f"SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r({columns})"  # noqa: S608 (our own columns)
 
     @override
     def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -76,7 +76,8 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A request that came to an outcome, and what was decided. `age` is how many seconds ago the answer came, `answered_at` when by the worker's monotonic clock."""
+    """A request that came to an outcome, and what was decided. `age`: how many seconds
+    ago the answer came; `answered_at`: when, by the worker's monotonic clock."""
 
     delivery: Delivery
     token: str

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Table
@@ -45,7 +46,7 @@ def _stranded(now: datetime) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def _without_installation() -> sa.Select[tuple[str]]:
+def _without_installation() -> sa.Select[Any]:
     known = sa.exists().where(installation.c.installation_id == delivery.c.installation_id)
     return sa.select(delivery.c.installation_id).where(~known).distinct()
 

@@ -7,7 +7,7 @@ import logging
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import httpx
@@ -102,11 +102,10 @@ async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
 
 
 @pytest.fixture
-def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    return
 
 
 async def send(transport: Transport, url: str, timeout: float = 5.0) -> Outcome:
