@@ -24,6 +24,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         pytest.skip(f"NOT TESTED: set {request.param} to test on this database too")
     database = open_database(url)
     schema.migrate(database)
+    schema.downgrade(database)  # whatever an interrupted run left
+    schema.migrate(database)
     yield database
     schema.downgrade(database)
     database.close()

@@ -32,6 +32,9 @@ DELIVERED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 MEGABYTE = 1_000_000
 Step = bytes | float
 
+# Under the portable transport a closed socket now and then waits for the garbage collector: see CHANGELOG, known defects.
+pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning")
+
 
 @dataclass
 class Server:
