@@ -63,7 +63,8 @@ class Dialect(ABC):
 
     def instant(self, value: datetime) -> str:
         """A time as it stands in the JSON of `:rows`."""
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+        # Not strftime: it writes the year 44 as `44`, which databases read as 2044 or refuse.
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """The parameter `:rows`."""

@@ -23,6 +23,8 @@ LENGTHS = {
     "product_id": PARTNER_ID_LENGTH,
     "billing_plan_id": PARTNER_ID_LENGTH,
 }
+LONGEST = 4 * PARTNER_ID_LENGTH
+"""Bytes of the longest text that any column may hold; what is longer was cut, maybe within a character."""
 
 
 @dataclass(slots=True)
@@ -80,6 +82,8 @@ def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malfo
 
 def _text(value: object) -> str | None:
     if isinstance(value, bytes):
+        if len(value) > LONGEST:
+            raise ValueError(f"a text of at most {PARTNER_ID_LENGTH} characters was expected")
         return value.decode()
     if value is None or isinstance(value, str):
         return value
@@ -98,9 +102,9 @@ def _instant(value: object, now: datetime) -> datetime:
     """When the event was written by the database's clock; now, where the row says nothing that can be believed."""
     try:
         parsed = datetime.fromisoformat(_text(value) or "")
-    except ValueError:
+        return min(parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC), now)
+    except (ValueError, OverflowError):
         return now
-    return min(parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC), now)
 
 
 def _malformed(event_id: int, raw: tuple[object, ...], created_at: datetime, error: ValueError) -> Malformed:

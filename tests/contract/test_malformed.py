@@ -1,0 +1,127 @@
+"""What slips past the constraints is buried alone, and its neighbours go on."""
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+
+from dispatcher import store
+from dispatcher.database import Database
+from dispatcher.tables import dead_letter, delivery, outbox
+
+TYPE = "resource.updated"
+ANCIENT = ["0001-01-01 00:00:00", "0044-03-15 12:00:00", "0999-12-31 23:59:59"]
+
+
+def drop_constraints(connection: Connection) -> None:
+    """As in a database whose tables the partner made without them."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+        return
+    for constraint in outbox.constraints:
+        if isinstance(constraint, sa.CheckConstraint):
+            connection.exec_driver_sql(f"ALTER TABLE vercel_outbox DROP CONSTRAINT IF EXISTS {constraint.name}")
+
+
+def insert(connection: Connection, installation_id: str, type_: str, resource_id: object, **others: object) -> None:
+    row = {"installation_id": installation_id, "type": type_, "resource_id": resource_id, **others}
+    columns, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+    connection.execute(sa.text(f"INSERT INTO vercel_outbox ({columns}) VALUES ({values})"), row)
+
+
+def collected(database: Database) -> tuple[list[str], list[str]]:
+    """The resources with a delivery, and the explanations of the malformed."""
+    with database.read() as connection:
+        resources = connection.execute(sa.select(delivery.c.resource_id).order_by(delivery.c.first_event_id))
+        reasons = connection.execute(sa.select(dead_letter.c.last_error).where(dead_letter.c.reason == "malformed"))
+        return list(resources.scalars()), list(reasons.scalars())
+
+
+BAD = [
+    pytest.param(("icfg 1", TYPE, "db"), "installation_id", id="installation id"),
+    pytest.param(("", TYPE, "db"), "installation_id", id="empty installation id"),
+    pytest.param(("icfg_1", "resource.deleted", "db"), "type must be", id="unknown type"),
+    pytest.param(("icfg_1", TYPE, None), "resource_id", id="no resource id"),
+    pytest.param(("icfg_1", TYPE, ""), "resource_id", id="empty resource id"),
+    pytest.param(("icfg_1", TYPE, "a\nb"), "control characters", id="line break"),
+    pytest.param(("icfg_1", "installation.updated", "db"), "go with resource.updated only", id="resource id too many"),
+]
+
+
+@pytest.mark.parametrize(("row", "says"), BAD)
+def test_a_malformed_row_is_buried_alone(
+    database: Database, partner: Engine, row: tuple[str, str, object], says: str
+) -> None:
+    with partner.begin() as connection:
+        drop_constraints(connection)
+        insert(connection, "icfg_1", TYPE, "before")
+        insert(connection, *row)
+        insert(connection, "icfg_1", TYPE, "after")
+    assert store.collect(database, 100).malformed == 1
+    resources, (reason,) = collected(database)
+    assert resources == ["before", "after"]
+    assert says in reason
+
+
+ODD = [
+    pytest.param(b"\xff\xfe", "not UTF-8", id="not UTF-8"),
+    pytest.param("a\0b", "control characters", id="NUL"),
+    pytest.param("x" * 10_000_000, "at most 255 characters", id="10 MB"),
+    pytest.param("é" * 5_000, "at most 255 characters", id="many characters of two bytes"),
+    pytest.param("水" * 5_000, "at most 255 characters", id="many characters of three bytes"),
+]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("value", "says"), ODD)
+def test_sqlite_stores_anything_and_nothing_of_it_stops_the_batch(
+    database: Database, partner: Engine, value: object, says: str
+) -> None:
+    with partner.begin() as connection:
+        drop_constraints(connection)
+        insert(connection, "icfg_1", TYPE, "before")
+        insert(connection, "icfg_1", TYPE, value)
+        insert(connection, "icfg_1", TYPE, "after")
+    assert store.collect(database, 100).malformed == 1
+    resources, (reason,) = collected(database)
+    assert resources == ["before", "after"]
+    assert says in reason
+
+
+@pytest.mark.parametrize("created_at", ANCIENT)
+def test_an_ancient_created_at_is_stored_as_it_is(database: Database, partner: Engine, created_at: str) -> None:
+    if database.dialect.name == "postgresql":
+        created_at += "+00"
+    with partner.begin() as connection:
+        insert(connection, "icfg_1", TYPE, "db_1", created_at=created_at)
+    assert store.collect(database, 100).malformed == 0
+    with database.read() as connection:
+        first = connection.execute(sa.select(delivery.c.first_created_at)).scalar_one()
+    assert first.strftime("%m-%d %H:%M:%S") == created_at[5:19]
+    assert first.year == int(created_at[:4])
+
+
+SENSELESS: dict[str, list[object]] = {
+    "sqlite": ["", "yesterday", b"\xff", 12, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"],
+    "postgresql": ["infinity", "-infinity", "290000-01-01+00", "4713-01-01+00 BC"],
+    "mysql": ["0000-00-00", "2026-00-00"],
+}
+
+
+def test_a_senseless_created_at_stops_nothing(database: Database, partner: Engine) -> None:
+    values = SENSELESS[database.dialect.name]
+    with partner.begin() as connection:
+        if database.dialect.name == "mysql":
+            connection.exec_driver_sql("SET SESSION sql_mode = ''")
+        for n, value in enumerate(values):
+            insert(connection, "icfg_1", TYPE, f"db_{n}", created_at=value, traceparent="garbage")
+    assert store.collect(database, 100).malformed == 0
+    assert len(collected(database)[0]) == len(values)
+
+
+def test_ids_compare_byte_for_byte(database: Database, partner: Engine) -> None:
+    ids = ["db_1", "DB_1", "db_1 ", "db_\u00e9", "db_e\u0301"]
+    with partner.begin() as connection:
+        for id_ in ids * 2:
+            insert(connection, "icfg_1", TYPE, id_)
+    assert store.collect(database, 100).subjects == 5
+    assert collected(database)[0] == ids
