@@ -29,7 +29,7 @@ def mend(database: Database) -> int:
         )
         orphans = connection.execute(_without_installation().limit(CHUNK)).scalars().all()
     mended = sum(database.transact(partial(_mend, installation_id=id_, now=now)) for id_ in sorted(ids))
-    return mended + sum(database.transact(partial(_adopt, installation_id=id_, now=now)) for id_ in sorted(orphans))
+    return mended + sum(database.transact(partial(_adopt, database.dialect, id_, now)) for id_ in sorted(orphans))
 
 
 def _stranded(now: datetime) -> tuple[ColumnElement[bool], ...]:
@@ -57,8 +57,11 @@ def _mend(connection: Connection, installation_id: str, now: datetime) -> int:
     return connection.execute(sa.update(installation).where(row, *_stranded(now)).values(due_at=now)).rowcount
 
 
-def _adopt(connection: Connection, installation_id: str, now: datetime) -> int:
-    connection.execute(sa.insert(installation).values(installation_id=installation_id, due_at=now))
+def _adopt(dialect: Dialect, installation_id: str, now: datetime, connection: Connection) -> int:
+    """A collector or another sweep may be inserting the same row."""
+    rows = dialect.rows(installation.c.installation_id, installation.c.due_at)
+    adopted = dialect.upsert(installation, sa.select(rows), lambda new: {"due_at": new.due_at})
+    connection.execute(adopted, dialect.encode([{"installation_id": installation_id, "due_at": now}]))
     return 1
 
 

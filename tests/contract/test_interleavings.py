@@ -1,0 +1,237 @@
+"""The law under nasty interleavings, with connections really held open at the nasty moment."""
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from dispatcher import store
+from dispatcher.database import Database
+from dispatcher.policy import Action, Decision
+from dispatcher.store.collect import _collect
+from dispatcher.tables import collector, delivery, installation, outbox
+from tests.contract.steps import (
+    ID,
+    LEASE,
+    claim,
+    count,
+    deliver,
+    expire_leases,
+    in_background,
+    settle,
+    stays_blocked,
+    write,
+)
+
+SERVERS = pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)  # SQLite has one writer at a time
+
+
+@SERVERS
+def test_a_change_committed_after_its_subject_was_delivered_is_delivered_too(
+    database: Database, partner: Engine
+) -> None:
+    with partner.connect() as slow, slow.begin() as open_transaction:
+        write(slow, "db_1")  # the lower id
+        with partner.begin() as quick:
+            write(quick, "db_1")
+        assert deliver(database) == ["db_1"]
+        assert deliver(database) == []
+        open_transaction.commit()
+    assert deliver(database) == ["db_1"]
+    assert [count(database, table) for table in (outbox, delivery)] == [0, 0]
+
+
+@SERVERS
+def test_a_commit_between_claim_and_settle_is_seen_by_the_next_collection(database: Database, partner: Engine) -> None:
+    with partner.connect() as slow, slow.begin() as open_transaction:
+        write(slow, "db_1")
+        with partner.begin() as quick:
+            write(quick, "db_1")
+        store.collect(database, 500)
+        leased = claim(database)
+        open_transaction.commit()
+        settle(database, *leased)
+    assert deliver(database) == ["db_1"]
+
+
+def test_a_change_collected_while_the_request_is_in_flight_is_due_at_once(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    settle(database, *claim(database), decision=Decision(Action.RETRY, delay=-1))
+    leased = claim(database)
+    assert [one.attempts for one in leased[0].deliveries] == [1]
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    settle(database, *leased)
+    ((again,),) = [lease.deliveries for lease in claim(database)]
+    assert (again.events, again.attempts) == (2, 0)
+
+
+def test_what_is_rolled_back_is_never_collected(database: Database, partner: Engine) -> None:
+    with partner.connect() as connection:
+        with connection.begin() as transaction:
+            write(connection, "whole")
+            transaction.rollback()
+        with connection.begin():
+            write(connection, "kept")
+            savepoint = connection.begin_nested()
+            write(connection, "part")
+            savepoint.rollback()
+    assert deliver(database) == ["kept"]
+    assert deliver(database) == []
+
+
+@pytest.mark.parametrize("database", ["mysql"], indirect=True)
+def test_a_prepared_transaction_that_was_left_behind_blocks_nothing(database: Database, partner: Engine) -> None:
+    alone = partner.execution_options(isolation_level="AUTOCOMMIT")  # XA begins and ends its transactions by itself
+    with alone.connect() as connection:
+        connection.exec_driver_sql("XA START 'left_behind'")
+        write(connection, "prepared")
+        connection.exec_driver_sql("XA END 'left_behind'")
+        connection.exec_driver_sql("XA PREPARE 'left_behind'")
+        connection.invalidate()
+    try:
+        with partner.begin() as other:
+            write(other, "db_1")
+        assert deliver(database) == ["db_1"]
+    finally:
+        with alone.connect() as connection:
+            connection.exec_driver_sql("XA COMMIT 'left_behind'")
+    assert deliver(database) == ["prepared"]
+
+
+def test_a_settlement_after_the_lease_was_taken_over_changes_nothing(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    sleeper = claim(database)
+    expire_leases(database)
+    (taken_over,) = claim(database)
+    assert settle(database, *sleeper).lost == {ID}
+    assert store.pull(database, {ID: sleeper[0].token}, 9, LEASE) == {}
+    assert count(database, delivery) == 1
+    assert [one.attempts for one in taken_over.deliveries] == [1]
+    assert settle(database, taken_over).lost == frozenset()
+    assert count(database, delivery) == 0
+
+
+def test_events_of_a_subject_in_backoff_join_it_and_do_not_jump_the_queue(database: Database, partner: Engine) -> None:
+    for _ in range(2):
+        with partner.begin() as connection:
+            write(connection, "db_1")
+        store.collect(database, 500)
+        settle(database, *claim(database), decision=Decision(Action.RETRY, delay=3600))
+    assert all(lease.deliveries == () for lease in claim(database))
+    with database.read() as connection:
+        row = connection.execute(sa.select(delivery.c.events, delivery.c.attempts)).one()
+    assert tuple(row) == (2, 1)
+
+
+@SERVERS
+def test_a_lease_given_back_while_a_collector_holds_the_row_strands_nothing(
+    database: Database, partner: Engine
+) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    leased = claim(database)
+    with partner.begin() as connection:
+        write(connection, "db_2")
+    collecting = _collect_and_hold(database)
+    with in_background(lambda: settle(database, *leased)) as settling:
+        try:
+            assert stays_blocked(settling)
+        finally:
+            collecting.commit()
+    assert [one.subject.resource_id for lease in claim(database) for one in lease.deliveries] == ["db_2"]
+    assert store.mend(database) == 0
+
+
+def _collect_and_hold(database: Database) -> sa.Connection:
+    connection = database.engine.connect()
+    connection.begin()
+    _collect(connection, database.dialect, 500, store.LOWEST_ID, LEASE * 0)
+    return connection
+
+
+@SERVERS
+def test_a_collector_that_waits_for_a_lease_being_given_back_strands_nothing(
+    database: Database, partner: Engine
+) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    settle(database, *claim(database))
+    with partner.begin() as connection:
+        write(connection, "db_2")
+    with database.engine.connect() as settling, settling.begin() as transaction:
+        row = installation.c.installation_id == ID
+        settling.execute(sa.select(installation).where(row).with_for_update())
+        settling.execute(sa.update(installation).where(row).values(due_at=None))
+        with in_background(lambda: store.collect(database, 500)) as collecting:
+            try:
+                assert stays_blocked(collecting)
+            finally:
+                transaction.commit()
+    assert deliver(database) == ["db_2"]
+
+
+@SERVERS
+def test_a_second_collector_leaves_at_once(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    with database.engine.begin() as first:
+        first.execute(sa.select(collector).with_for_update())
+        with in_background(lambda: store.collect(database, 500)) as second:
+            assert not stays_blocked(second, 2)
+            assert second.result() == store.Collected()
+    assert store.collect(database, 500).events == 1
+
+
+@SERVERS
+@pytest.mark.parametrize("decision", [None, Decision(Action.RETRY, delay=5)])
+def test_installations_are_locked_in_key_order(database: Database, partner: Engine, decision: Decision | None) -> None:
+    """Else two dispatchers could each hold what the other waits for."""
+    with partner.begin() as connection:
+        for id_ in ("b", "a"):
+            write(connection, "db_1", installation_id=id_)
+    store.collect(database, 500)
+    leased = sorted(claim(database), key=lambda lease: lease.installation_id, reverse=True)
+    with partner.begin() as connection:
+        for id_ in ("b", "a"):
+            write(connection, "db_1", installation_id=id_)
+    lock = sa.select(installation.c.installation_id).with_for_update(skip_locked=True)
+    with database.engine.connect() as first, database.engine.connect() as other:
+        transaction = first.begin()
+        first.execute(sa.select(installation).where(installation.c.installation_id == "a").with_for_update())
+        step = (
+            (lambda: store.collect(database, 500))
+            if decision is None
+            else (lambda: settle(database, *leased, decision=decision))
+        )
+        with in_background(step) as waiting:
+            try:
+                assert stays_blocked(waiting)
+                with other.begin():
+                    assert list(other.execute(lock).scalars()) == ["b"]
+            finally:
+                transaction.rollback()
+
+
+@SERVERS
+def test_a_sweep_meets_an_installation_that_is_just_being_inserted(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    with database.engine.begin() as connection:
+        connection.execute(sa.delete(installation))
+    with database.engine.connect() as other, other.begin() as transaction:
+        other.execute(sa.insert(installation).values(installation_id=ID))
+        with in_background(lambda: store.mend(database)) as mending:
+            try:
+                assert stays_blocked(mending)
+            finally:
+                transaction.commit()
+    assert mending.result() == 1
+    assert deliver(database) == ["db_1"]
