@@ -1,0 +1,164 @@
+"""Each guard of the protocol, and what goes wrong without it: the scenario that the guard is for, with and without."""
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine, Executable
+
+from dispatcher import store
+from dispatcher.database import Database
+from dispatcher.dialects import Dialect
+from dispatcher.store.collect import _collect
+from dispatcher.tables import delivery, installation
+from tests.contract.steps import ID, LEASE, claim, count, expire_leases, in_background, settle, stays_blocked, write
+
+SETTLING = import_module("dispatcher.store.settle")  # its function of the same name hides it from `import`
+SERVERS = pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)  # SQLite has one writer at a time
+
+
+def _without_token(dialect: Dialect) -> Executable:
+    rows = dialect.rows(installation.c.installation_id, installation.c.lease_token)
+    return (
+        sa.select(installation, dialect.clock().label("now"))
+        .select_from(rows.join(installation, installation.c.installation_id == rows.c.installation_id))
+        .with_for_update(of=installation)
+    )
+
+
+def _without_version(dialect: Dialect) -> Executable:
+    return dialect.delete(delivery, [delivery.c.subject_key])
+
+
+def _zombie_settles(database: Database, partner: Engine) -> bool:
+    """Whether the delivery survives the answer of a worker that slept past its lease."""
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    sleeper = claim(database)
+    expire_leases(database)
+    claim(database)
+    settle(database, *sleeper)
+    return count(database, delivery) == 1
+
+
+def _change_in_flight(database: Database, partner: Engine) -> bool:
+    """Whether a change that is collected while the request is in flight is still to be delivered."""
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    leased = claim(database)
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    settle(database, *leased)
+    return count(database, delivery) == 1
+
+
+GUARDED: list[Any] = [
+    pytest.param(_zombie_settles, "lock_ours", _without_token, id="token"),
+    pytest.param(_change_in_flight, "_delete", _without_version, id="version"),
+]
+
+
+@pytest.mark.parametrize(("scenario", "name", "mutant"), GUARDED)
+def test_the_guard_keeps_the_change(
+    database: Database, partner: Engine, scenario: Callable[[Database, Engine], bool], name: str, mutant: object
+) -> None:
+    assert getattr(SETTLING, name) is not mutant
+    assert scenario(database, partner)
+
+
+@pytest.mark.parametrize(("scenario", "name", "mutant"), GUARDED)
+def test_without_the_guard_the_change_is_lost(
+    database: Database,
+    partner: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    scenario: Callable[[Database, Engine], bool],
+    name: str,
+    mutant: Callable[[Dialect], Executable],
+) -> None:
+    monkeypatch.setattr(SETTLING, name, cache(mutant))
+    assert not scenario(database, partner)
+
+
+def _give_back_at_once(database: Database) -> None:
+    """The tempting way: whether anything is due is looked up by the statement that waits for the lock."""
+    first_due = (
+        sa.select(sa.func.min(delivery.c.due_at))
+        .where(delivery.c.installation_id == installation.c.installation_id)
+        .scalar_subquery()
+    )
+    given_back = {"due_at": first_due, "lease_token": None, "leased_until": None, "leased_by": None}
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(installation).where(installation.c.installation_id == ID).values(given_back))
+
+
+def _released_while_collecting(database: Database, partner: Engine, give_back: Callable[[], object]) -> bool:
+    """Whether a delivery, collected while its installation's lease was given back, can be claimed."""
+    with partner.begin() as connection:
+        write(connection, "db_2")
+    with database.engine.connect() as collecting, collecting.begin() as transaction:
+        _collect(collecting, database.dialect, 500, store.LOWEST_ID, 0 * LEASE)
+        with in_background(give_back) as waiting:
+            try:
+                assert stays_blocked(waiting)
+            finally:
+                transaction.commit()
+    assert count(database, delivery) == 1
+    return [one.subject.resource_id for lease in claim(database) for one in lease.deliveries] == ["db_2"]
+
+
+def _leased_and_delivered(database: Database, partner: Engine) -> tuple[store.Leased, ...]:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    return claim(database)
+
+
+@SERVERS
+def test_lock_before_look_keeps_the_delivery_claimable(database: Database, partner: Engine) -> None:
+    leased = _leased_and_delivered(database, partner)
+    assert _released_while_collecting(database, partner, lambda: settle(database, *leased))
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_look_in_the_statement_that_waits_strands_the_delivery(database: Database, partner: Engine) -> None:
+    _leased_and_delivered(database, partner)
+    with database.engine.begin() as connection:
+        connection.execute(sa.delete(delivery))
+    assert not _released_while_collecting(database, partner, lambda: _give_back_at_once(database))
+
+
+def _claim_lets_new_installations_in(database: Database, partner: Engine, isolation: str) -> bool:
+    """Whether a collector can add an installation while a claim holds those that are due."""
+    with partner.begin() as connection:
+        write(connection, "db_1", installation_id="b")
+    store.collect(database, 500)
+    with partner.begin() as connection:
+        write(connection, "db_1", installation_id="a")
+    engine = database.engine.execution_options(isolation_level=isolation)
+    due = sa.select(installation).where(installation.c.due_at <= database.dialect.clock())
+    with engine.connect() as claiming, claiming.begin() as transaction:
+        claiming.execute(due.order_by(installation.c.due_at).with_for_update(skip_locked=True)).all()
+        with in_background(lambda: store.collect(database, 500)) as collecting:
+            try:
+                return not stays_blocked(collecting)
+            finally:
+                transaction.rollback()
+
+
+@pytest.mark.parametrize("database", ["mysql"], indirect=True)
+@pytest.mark.parametrize(("isolation", "lets_in"), [("READ COMMITTED", True), ("REPEATABLE READ", False)])
+def test_read_committed_takes_no_gap_locks(database: Database, partner: Engine, isolation: str, lets_in: bool) -> None:
+    assert _claim_lets_new_installations_in(database, partner, isolation) is lets_in
+
+
+@SERVERS
+def test_the_dispatcher_is_at_read_committed_whatever_the_default_is(database: Database) -> None:
+    with database.read() as connection:
+        assert connection.get_isolation_level() == "READ COMMITTED"
+        assert database.dialect.check_isolation(connection) is None
