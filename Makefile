@@ -6,14 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # make test TESTS="tests/unit -k settings", or TESTS= for all of them, the heavy ones too.
 TESTS ?= -m "not heavy"
-LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock build clean
+.PHONY: help setup demo test check bench bench-peers format lock build sbom image-test clean
 
 help: ## show what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make the environment (.venv); every other command does it when needed
 
@@ -40,18 +40,34 @@ check: $(READY) ## format, lint, types, layers, tests: what has to pass before a
 	@echo "── lint" && $(BIN)/ruff check .
 	@echo "── types" && $(BIN)/mypy
 	@echo "── layers" && $(BIN)/lint-imports
+	@echo "── secrets" && .ci/scan_secrets
 	@echo "── tests" && $(BIN)/python -m pytest $(TESTS)
+
+bench: $(READY) ## measure the speed (Debian: postgresql, mariadb-server, nginx-light); BENCH="drain latency" for some of it
+	@$(BIN)/python -m tests.benchmarks $(BENCH)
+
+bench-peers: $(READY) ## the same work for other queues on PostgreSQL, beside the dispatcher (also needs npm)
+	@$(BIN)/python -m tests.benchmarks.peers $(BENCH)
 
 format: $(READY) ## rewrite the code in the one format
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
 lock: $(READY) ## pin every dependency anew, with hashes (LOCK_FLAGS=--upgrade for newer ones)
-	@$(LOCK) $(LOCK_FLAGS) --extra postgres --extra mysql --output-file requirements.txt
-	@$(LOCK) $(LOCK_FLAGS) --all-extras --group dev --constraints requirements.txt --output-file requirements-dev.txt
+	@$(LOCK) $(LOCK_FLAGS) pyproject.toml --extra postgres --extra mysql --output-file requirements.txt
+	@$(LOCK) $(LOCK_FLAGS) pyproject.toml --all-extras --group dev --constraints requirements.txt --output-file requirements-dev.txt
+	@$(LOCK) $(LOCK_FLAGS) --group build --constraints requirements-dev.txt --output-file requirements-build.txt
+	@cd tests/benchmarks/peers/adapters && $(abspath $(LOCK)) $(LOCK_FLAGS) requirements.in --output-file requirements.txt
 
 build: $(READY) ## the wheel and the source archive, in dist/
 	@$(BIN)/hatchling build
+
+sbom: $(READY) ## what the image holds, in CycloneDX: build/sbom.json
+	@mkdir -p build
+	@$(BIN)/python -W ignore $(BIN)/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
+
+image-test: $(READY) ## build the image without a Docker engine and run it (Debian, root: buildah, debootstrap)
+	@deploy/image_test.sh
 
 clean: ## remove everything that was made here, .venv too
 	@rm -rf $(VENV) build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

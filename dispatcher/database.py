@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -12,6 +14,10 @@ from dispatcher.dialects import Dialect, dialect_of, open_engine
 
 Result = TypeVar("Result")
 TRIES = 8
+
+
+class UnusableIsolation(Exception):
+    """The database does not grant the isolation that the protocol needs; says which it grants."""
 
 
 class Database:
@@ -28,9 +34,10 @@ class Database:
         with self.engine.connect().execution_options(reads_only=True) as connection, connection.begin():
             yield connection
 
-    def transact(self, step: Callable[[Connection], Result]) -> Result:
+    def transact(self, step: Callable[[Connection], Result], *, durable: bool = True) -> Result:
         """The step in one short transaction; as a whole again, with jitter, after a serialization failure, deadlock or lock timeout.
 
+        `durable=False`: nothing would be lost if a crash of the database undid it, so its commit need not wait for the disk.
         Raises the last `sqlalchemy.exc.DBAPIError` after 8 tries, and any other error at once.
         """
         retrying = Retrying(
@@ -39,12 +46,25 @@ class Database:
             wait=wait_random_exponential(multiplier=0.01, max=0.5),
             reraise=True,
         )
-        result: Result = retrying(self._once, step)
+        result: Result = retrying(self._once, step, durable)
         return result
 
-    def _once(self, step: Callable[[Connection], Result]) -> Result:
-        with self.engine.begin() as connection:
+    def _once(self, step: Callable[[Connection], Result], durable: bool) -> Result:
+        with self.engine.connect().execution_options(not_durable=not durable) as connection, connection.begin():
             return step(connection)
+
+    def check_isolation(self) -> None:
+        """Raises UnusableIsolation if a proxy or the server's own settings take back what every connection asks for."""
+        with self.read() as connection:
+            wrong = self.dialect.check_isolation(connection)
+        if wrong is not None:
+            raise UnusableIsolation(wrong)
+
+    def now(self) -> datetime:
+        """The database's clock."""
+        with self.read() as connection:
+            time: datetime = connection.execute(sa.select(self.dialect.clock())).scalar_one()
+        return time
 
     def close(self) -> None:
         """Closes every connection."""
@@ -59,6 +79,30 @@ def open_database(url: str, schema: str | None = None) -> Database:
 def is_unreachable(error: BaseException) -> bool:
     """Whether the database did not answer (as opposed to: it answered that something is wrong)."""
     return isinstance(error, DBAPIError) and (error.connection_invalidated or _never_connected(error))
+
+
+def first_line(error: DBAPIError) -> str:
+    """What the driver said; PyMySQL puts a number before it."""
+    arguments = getattr(error.orig, "args", ())
+    said = str(arguments[-1]).strip() if arguments else ""
+    return said.splitlines()[0] if said else type(error.orig).__name__
+
+
+def explain(error: BaseException) -> str:
+    """One line for people; neither the statement nor its parameters, and no URL."""
+    if is_unreachable(error):
+        return summarize(error)
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return f"{summarize(error)}: {next(iter(str(said).splitlines()), '')}"
+
+
+def summarize(error: BaseException) -> str:
+    """The same for where nobody may be named: what an error says can hold an id."""
+    if is_unreachable(error):
+        return "the database cannot be reached"
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return f"the database refused ({type(error.orig).__name__})"
+    return type(error).__name__
 
 
 def _never_connected(error: DBAPIError) -> bool:

@@ -20,9 +20,12 @@ RESOURCE_UPDATED = "resource.updated"
 INSTALLATION_UPDATED = "installation.updated"
 
 
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+
+
 def refuse_control_characters(value: str) -> str:
     """NUL cannot be stored by PostgreSQL, and no other control character is part of an id that a person gave."""
-    if any(character < " " or character == "\x7f" for character in value):
+    if _CONTROL_CHARACTER.search(value):
         raise ValueError("must not contain control characters (such as NUL or a line break)")
     return value
 

@@ -1,31 +1,61 @@
 """A lease that this worker holds on an installation: what it may send for it, and until when."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from dispatcher.policy import RateWindow
+from dispatcher.policy import (
+    BREAKER_FAULTS,
+    Action,
+    Decision,
+    Outcome,
+    Policy,
+    is_fault,
+    is_served,
+    probe_gap,
+    shows_life,
+)
+from dispatcher.rate_window import RateWindow
 from dispatcher.store import Delivery, InstallationState, Leased
 
 MARGIN = 1.0
 """Seconds that a lease must outlast the deadline of a request that is started under it."""
+FULL_SPEED = 64
+"""Requests in flight from which on a recovering installation needs no limit of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The database's clock as far as this worker knows it: added to its monotonic seconds, these give epoch seconds.
+
+    What waits for a time to pass goes by `behind`, what remembers one by `ahead`: so two workers that know it differently well
+    never make a window shorter.
+    """
+
+    behind: float
+    ahead: float
 
 
 @dataclass(slots=True, eq=False)
 class HeldLease:
-    """Times are monotonic seconds of this worker; `clock_offset` added to one gives the database's epoch seconds."""
+    """Times are monotonic seconds of this worker."""
 
     installation_id: str
     token: str
     until: float
-    clock_offset: float
+    clock: Clock
     window: RateWindow | None
-    failures: int
-    paused_for: float | None
+    failures: int = 0
+    """In a row, for whatever reason the installation is not served."""
+    faults: int = 0
+    """In a row, for which the destination is to blame: its breaker counts these."""
+    paused_for: float | None = None
     queue: deque[Delivery] = field(default_factory=deque)
     held: set[str] = field(default_factory=set)
     """Subjects that are queued, in flight or not settled yet."""
     in_flight: int = 0
+    limit: int | None = None
+    """Requests in flight at most, while the installation recovers."""
     more: bool = True
     """Whether more deliveries may be due than were read."""
     pulled_at: float = 0.0
@@ -34,15 +64,29 @@ class HeldLease:
     in_rota: bool = False
 
     @classmethod
-    def of(cls, leased: Leased, until: float, clock_offset: float, window: RateWindow | None) -> "HeldLease":
+    def of(cls, leased: Leased, until: float, clock: Clock, window: RateWindow | None) -> "HeldLease":
         """From what the claim found."""
         paused_for = None if leased.paused_for is None else leased.paused_for.total_seconds()
-        return cls(leased.installation_id, leased.token, until, clock_offset, window, leased.failures, paused_for)
+        lease = cls(
+            leased.installation_id, leased.token, until, clock, window, leased.failures, leased.faults, paused_for
+        )
+        lease.limit = 1 if lease.probing else None
+        return lease
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the installation is paused."""
+        return self.paused_for is not None
+
+    @property
+    def breaker_is_open(self) -> bool:
+        """Whether the destination has failed the installation several times in a row."""
+        return self.faults >= BREAKER_FAULTS
 
     @property
     def probing(self) -> bool:
-        """A paused installation is sent one request at a time."""
-        return self.paused_for is not None
+        """Whether the installation is sent one request at a time."""
+        return self.is_paused or self.breaker_is_open
 
     def add(self, deliveries: Iterable[Delivery], asked: int, now: float) -> None:
         """Queues what was read, except the subjects that are here already. Fewer than were asked for: no more are due."""
@@ -55,16 +99,56 @@ class HeldLease:
                 self.queue.append(delivery)
 
     def next(self, now: float, request_timeout: float) -> Delivery | None:
-        """The next delivery to send, if one may be sent now; then it counts in the rate window."""
-        if not self.queue or self.stopped_until is not None or (self.probing and self.in_flight):
+        """The next delivery to send, if a request for it may start now; then that request has started."""
+        if not self.queue or self.stopped_until is not None:
             return None
-        if not self.outlasts(now, request_timeout):
-            return None
-        if self.window is not None and not self.window.take(now + self.clock_offset):
-            self.stop(now + self.window.wait(now + self.clock_offset))
-            return None
+        return self.queue.popleft() if self.start(now, request_timeout) else None
+
+    def start(self, now: float, request_timeout: float) -> bool:
+        """Makes room for a request, if the lease outlasts it and the rate window allows it; `end` must follow."""
+        if not self.outlasts(now, request_timeout) or (self.limit is not None and self.in_flight >= self.limit):
+            return False
+        if self.window is not None and not self.window.take(now + self.clock.behind):
+            self.stop(now + self.window.wait(now + self.clock.behind))
+            return False
         self.in_flight += 1
-        return self.queue.popleft()
+        return True
+
+    def end(self, now: float, *, sent: bool) -> None:
+        """A request has ended, or was not sent after all."""
+        self.in_flight -= 1
+        if self.window is not None:
+            self.window.end(now + self.clock.ahead, sent=sent)
+
+    def hear(self, outcome: Outcome, now: float) -> None:
+        """What an outcome says about the installation. Of those that come in after a stop, failures are no news."""
+        if self.window is not None and outcome.rate_remaining is not None and outcome.rate_reset is not None:
+            self.window.correct(outcome.rate_remaining, outcome.rate_reset, now + self.clock.ahead)
+        news = self.stopped_until is None
+        if is_fault(outcome.kind):
+            self.faults += news
+        elif shows_life(outcome.kind):
+            self.faults = 0
+        self.failures = 0 if is_served(outcome.kind) else self.failures + news
+
+    def follow(self, decision: Decision, now: float, policy: Policy, random: Callable[[], float]) -> None:
+        """What a decision means for the rest of the installation."""
+        match decision.action:
+            case Action.DELIVERED:
+                self._recover()
+            case Action.THROTTLE:
+                self.stop(now + decision.delay)
+            case Action.PAUSE:
+                self.paused_for = self.paused_for or 0.0
+                self.stop(now)
+            case Action.RETRY if self.probing:
+                self.stop(now + probe_gap(max(1, self.faults - BREAKER_FAULTS + 1), policy, random))
+
+    def _recover(self) -> None:
+        """Each success lets twice as many requests in flight, no thundering herd."""
+        self.paused_for = None
+        if self.limit is not None:
+            self.limit = 2 * self.limit if self.limit < FULL_SPEED else None
 
     def outlasts(self, now: float, request_timeout: float) -> bool:
         """Whether a request that starts now ends while the lease is ours."""
@@ -85,8 +169,9 @@ class HeldLease:
         return InstallationState(
             self.installation_id,
             self.token,
-            rate_window=self.window.stored(now + self.clock_offset) if self.window else None,
+            rate_window=self.window.stored(now + self.clock.behind, now + self.clock.ahead) if self.window else None,
             failures=self.failures,
+            faults=self.faults,
             throttled_for=max(0.0, self.stopped_until - now) if self.stopped_until is not None else 0.0,
             release=release,
         )

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from dispatcher.events import Event, subject_of
 from dispatcher.tables import outbox
+from dispatcher.tracing import current_traceparent
 
 
 class DBAPIConnection(Protocol):
@@ -25,7 +26,8 @@ class NoTransaction(RuntimeError):
 
 def insert_event(event: Event) -> Insert:
     """The bare INSERT of an event, for whoever executes statements by other means."""
-    return sa.insert(outbox).values(_row(event))
+    # Inline: it must not ask for the new id, for which PostgreSQL wants SELECT, which a partner's user need not have.
+    return sa.insert(outbox).values(row_of(event)).inline()
 
 
 def publish(connection: Session | Connection | DBAPIConnection, *events: Event) -> None:
@@ -37,9 +39,9 @@ def publish(connection: Session | Connection | DBAPIConnection, *events: Event) 
     if isinstance(connection, AsyncSession | AsyncConnection):
         raise TypeError("this is an async session or connection: await apublish(…) instead")
     if isinstance(connection, Session | scoped_session | Connection):
-        _refuse_autocommit(connection if isinstance(connection, Connection) else connection.connection())
-        for event in events:
-            connection.execute(insert_event(event))
+        _insert(
+            connection if isinstance(connection, Connection) else connection.connection(bind_arguments=_BIND), events
+        )
         return
     if not hasattr(connection, "cursor"):
         raise TypeError(f"expected a session or a database connection, not {type(connection).__name__}")
@@ -50,13 +52,12 @@ async def apublish(connection: AsyncSession | AsyncConnection, *events: Event) -
     """As `publish`, for SQLAlchemy's AsyncSession and AsyncConnection."""
     if not isinstance(connection, AsyncSession | AsyncConnection):
         raise TypeError(f"expected an AsyncSession or AsyncConnection, not {type(connection).__name__}: use publish(…)")
-    own = await connection.connection() if isinstance(connection, AsyncSession) else connection
-    await own.run_sync(_refuse_autocommit)
-    for event in events:
-        await connection.execute(insert_event(event))
+    own = await connection.connection(bind_arguments=_BIND) if isinstance(connection, AsyncSession) else connection
+    await own.run_sync(_insert, events)
 
 
-def _row(event: Event) -> dict[str, str | None]:
+def row_of(event: Event) -> dict[str, str | None]:
+    """The event's columns in the outbox, those that are NULL left out."""
     subject = subject_of(event)
     values = {
         "installation_id": subject.installation_id,
@@ -64,9 +65,19 @@ def _row(event: Event) -> dict[str, str | None]:
         "resource_id": subject.resource_id,
         "product_id": subject.product_id,
         "billing_plan_id": getattr(event, "billing_plan_id", None),
-        "traceparent": event.traceparent,
+        "traceparent": event.traceparent or current_traceparent(),
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+# Of a session's databases, the one of this table. It executes nothing itself, for then it would flush what is pending.
+_BIND = {"clause": outbox}
+
+
+def _insert(connection: Connection, events: Sequence[Event]) -> None:
+    _refuse_autocommit(connection)
+    for event in events:
+        connection.execute(insert_event(event))
 
 
 def _refuse_autocommit(connection: Connection) -> None:
@@ -89,7 +100,7 @@ def _insert_by_driver(connection: DBAPIConnection, events: Sequence[Event]) -> N
     cursor = connection.cursor()
     try:
         for event in events:
-            row = _row(event)
+            row = row_of(event)
             columns, marks = ", ".join(row), ", ".join([mark] * len(row))
             cursor.execute(f"INSERT INTO {outbox.name} ({columns}) VALUES ({marks})", tuple(row.values()))  # noqa: S608 (our own names)
     finally:

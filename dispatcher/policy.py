@@ -1,7 +1,5 @@
 """What an answer means: outcome → decision. Pure: the clock and the random source are arguments, nothing is read or written."""
 
-import json
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -42,11 +40,17 @@ class Outcome:
     rate_remaining: int | None = None
     rate_reset: float | None = None
 
+    @property
+    def made_a_request(self) -> bool:
+        """Whether there was a request at all."""
+        return self.kind not in {OutcomeKind.NO_CREDENTIAL, OutcomeKind.CREDENTIALS_UNAVAILABLE}
+
 
 class Action(StrEnum):
     """What is done with a delivery after an outcome; the `decision` of `vercel_attempt`."""
 
     DELIVERED = "delivered"  # settle it
+    REFRESH = "refresh"  # once more at once with the credential read again, no attempt is used up
     RETRY = "retry"  # again after the backoff, one attempt used up
     THROTTLE = "throttle"  # the installation waits, no attempt is used up
     PAUSE = "pause"  # the installation is paused, no attempt is used up
@@ -75,6 +79,14 @@ class PauseReason(StrEnum):
     OPERATOR = "operator"
 
 
+class ThrottleReason(StrEnum):
+    """Why an installation waits although nothing is wrong with it."""
+
+    RATE_LIMITED = "rate_limited"
+    CREDENTIALS_UNAVAILABLE = "credentials_unavailable"
+    OUTAGE = "outage"
+
+
 class Resolution(StrEnum):
     """How a dead letter ended."""
 
@@ -88,7 +100,7 @@ class Decision:
     """What to do, why, and in how many seconds."""
 
     action: Action
-    reason: DeadLetterReason | None = None
+    reason: DeadLetterReason | PauseReason | ThrottleReason | None = None
     delay: float = 0.0
 
 
@@ -105,8 +117,13 @@ class Policy:
 
 GONE_ATTEMPTS = 4
 GONE_BACKOFF = 60.0
-PROBE_BACKOFF = 60.0
+PAUSE_PROBE_BACKOFF = 60.0
+BREAKER_FAULTS = 5
+"""Faults in a row that open an installation's breaker."""
+BREAKER_PROBE_BACKOFF = 1.0
+BREAKER_PROBE_CAP = 15.0
 LONGEST_HINT = 3_600.0
+HINT_JITTER = 0.1
 
 
 def backoff(attempt: int, base: float, cap: float, random: Callable[[], float]) -> float:
@@ -114,79 +131,87 @@ def backoff(attempt: int, base: float, cap: float, random: Callable[[], float]) 
     return random() * min(cap, base * 2.0 ** min(attempt - 1, 62))
 
 
-def decide(  # noqa: C901 (the table of the design, a case a row)
+def probe_gap(probes: int, policy: Policy, random: Callable[[], float]) -> float:
+    """Seconds until an open breaker lets the next probe through, after so many in vain: growing, half of it jitter.
+
+    Never more than the backoff of a delivery would be.
+    """
+    base, cap = min(BREAKER_PROBE_BACKOFF, policy.backoff_base), min(BREAKER_PROBE_CAP, policy.backoff_cap)
+    gap = min(cap, base * 2.0 ** min(probes - 1, 62))
+    return gap * (0.5 + random() / 2)
+
+
+def is_fault(kind: OutcomeKind) -> bool:
+    """Whether the destination is to blame: what breakers count."""
+    return kind in {OutcomeKind.FAILED, OutcomeKind.UNREACHABLE, OutcomeKind.TIMEOUT}
+
+
+def shows_life(kind: OutcomeKind) -> bool:
+    """Whether the destination is up: it answered, and knew what it said."""
+    return not is_fault(kind) and kind not in {OutcomeKind.NO_CREDENTIAL, OutcomeKind.CREDENTIALS_UNAVAILABLE}
+
+
+def is_served(kind: OutcomeKind) -> bool:
+    """Whether the installation's requests get through, whatever became of this one."""
+    return kind in {OutcomeKind.DELIVERED, OutcomeKind.REJECTED, OutcomeKind.GONE}
+
+
+def decide(
     outcome: Outcome,
     *,
     attempts: int,
     failures: int,
     paused_for: float | None,
+    outage: bool,
     policy: Policy,
     random: Callable[[], float],
 ) -> Decision:
     """The table of the design. `attempts` were used up before this one; `failures` are the installation's in a row, this one
-    included; `paused_for` seconds it has been paused, None if it isn't.
+    included; `paused_for` seconds it has been paused, None if it isn't; `outage`: the host's breaker is open.
     """
-    attempt = attempts + 1
     match outcome.kind:
         case OutcomeKind.DELIVERED:
             return Decision(Action.DELIVERED)
         case OutcomeKind.REJECTED:
             return Decision(Action.BURY, DeadLetterReason.REJECTED)
         case OutcomeKind.UNAUTHORIZED | OutcomeKind.DISABLED | OutcomeKind.NO_CREDENTIAL:
-            reason = DeadLetterReason(outcome.kind.value)
-            grace = policy.disabled_grace if reason is DeadLetterReason.DISABLED else policy.auth_grace
-            if paused_for is not None and paused_for >= grace:
-                return Decision(Action.BURY, reason)
-            return Decision(
-                Action.PAUSE, reason, PROBE_BACKOFF / 2 + backoff(failures, PROBE_BACKOFF, policy.backoff_cap, random)
-            )
-        case OutcomeKind.GONE if attempt >= min(GONE_ATTEMPTS, policy.max_attempts):
-            return Decision(Action.BURY, DeadLetterReason.GONE)
+            return _pause(PauseReason(outcome.kind.value), failures, paused_for, policy, random)
         case OutcomeKind.GONE:
-            return Decision(
-                Action.RETRY, delay=backoff(attempt, max(GONE_BACKOFF, policy.backoff_base), policy.backoff_cap, random)
-            )
-        case OutcomeKind.THROTTLED | OutcomeKind.CREDENTIALS_UNAVAILABLE:
-            hint = min(max(outcome.retry_after or 0.0, 0.0), LONGEST_HINT)
-            return Decision(
-                Action.THROTTLE, delay=max(hint, backoff(failures, policy.backoff_base, policy.backoff_cap, random))
-            )
-        case OutcomeKind.FAILED | OutcomeKind.UNREACHABLE | OutcomeKind.TIMEOUT:
-            if attempt >= policy.max_attempts:
-                return Decision(Action.BURY, DeadLetterReason.EXHAUSTED)
-            return Decision(Action.RETRY, delay=backoff(attempt, policy.backoff_base, policy.backoff_cap, random))
+            slow = max(GONE_BACKOFF, policy.backoff_base)
+            return _retry(attempts + 1, GONE_ATTEMPTS, slow, DeadLetterReason.GONE, policy, random)
+        case OutcomeKind.THROTTLED:
+            return _throttle(ThrottleReason.RATE_LIMITED, failures, outcome.retry_after, policy, random)
+        case OutcomeKind.CREDENTIALS_UNAVAILABLE:
+            return _throttle(ThrottleReason.CREDENTIALS_UNAVAILABLE, failures, outcome.retry_after, policy, random)
+        case _ if outage:  # from here on, the faults of the destination
+            return Decision(Action.THROTTLE, ThrottleReason.OUTAGE, probe_gap(failures, policy, random))
+        case _:
+            reason = DeadLetterReason.EXHAUSTED
+            return _retry(attempts + 1, policy.max_attempts, policy.backoff_base, reason, policy, random)
 
 
-class RateWindow:
-    """At most `requests` in any `seconds`, exactly: the times of the last requests, by the database's clock (epoch seconds).
+def _pause(
+    reason: PauseReason, failures: int, paused_for: float | None, policy: Policy, random: Callable[[], float]
+) -> Decision:
+    grace = policy.disabled_grace if reason is PauseReason.DISABLED else policy.auth_grace
+    if (paused_for or 0.0) >= grace:
+        return Decision(Action.BURY, DeadLetterReason(reason.value))
+    probe_in = PAUSE_PROBE_BACKOFF / 2 + backoff(failures, PAUSE_PROBE_BACKOFF, policy.backoff_cap, random)
+    return Decision(Action.PAUSE, reason, probe_in)
 
-    It is kept in the installation's row, and only the holder of the lease changes it, so it is exact across replicas too.
-    """
 
-    def __init__(self, requests: int, seconds: float, stored: str | None = None) -> None:
-        self.requests = requests
-        self.seconds = seconds
-        self._sent: deque[float] = deque(maxlen=requests)
-        self._sent.extend(json.loads(stored) if stored else ())
+def _retry(
+    attempt: int, most: int, base: float, reason: DeadLetterReason, policy: Policy, random: Callable[[], float]
+) -> Decision:
+    if attempt >= min(most, policy.max_attempts):
+        return Decision(Action.BURY, reason)
+    return Decision(Action.RETRY, delay=backoff(attempt, base, policy.backoff_cap, random))
 
-    def take(self, now: float) -> bool:
-        """Whether a request may start now; if so, it counts."""
-        if self.wait(now) > 0:
-            return False
-        self._sent.append(now)
-        return True
 
-    def wait(self, now: float) -> float:
-        """Seconds until the next request may start."""
-        if len(self._sent) < self.requests:
-            return 0.0
-        return max(0.0, self._sent[0] + self.seconds - now)
-
-    def room(self, now: float) -> int:
-        """How many requests may start now."""
-        return self.requests - sum(1 for at in self._sent if at + self.seconds > now)
-
-    def stored(self, now: float) -> str | None:
-        """As it stands in the row; None when nothing in it matters any more."""
-        recent = [round(at, 3) for at in self._sent if at + self.seconds > now]
-        return json.dumps(recent, separators=(",", ":")) if recent else None
+def _throttle(
+    reason: ThrottleReason, failures: int, hint: float | None, policy: Policy, random: Callable[[], float]
+) -> Decision:
+    wanted = min(max(hint or 0.0, 0.0), LONGEST_HINT) * (1 + HINT_JITTER * random())
+    return Decision(
+        Action.THROTTLE, reason, max(wanted, backoff(failures, policy.backoff_base, policy.backoff_cap, random))
+    )

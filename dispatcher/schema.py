@@ -10,10 +10,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dispatcher.database import Database
-from dispatcher.dialects import dialect_of
+from dispatcher.dialects import MigrationUnderWay, dialect_of
 from dispatcher.tables import VERSION_TABLE, attach_tables, metadata
 
 _HERE = Path(__file__).parent
+_FOREIGN = "the tables are not of `dispatcher migrate`: what made them, such as your own migrations, must bring them up to date"
 
 
 class UnusableSchema(Exception):
@@ -23,13 +24,21 @@ class UnusableSchema(Exception):
 def migrate(database: Database) -> str:
     """Brings the database to the newest revision and returns it. Any number of these at once migrate once.
 
-    Raises UnusableSchema if the database is at a revision that this program does not know: then nothing is changed.
+    Raises UnusableSchema, and changes nothing, if the database is at a revision that this program does not know, if its tables were
+    made by other means, or if somebody else does not end migrating it.
     """
-    with database.engine.connect() as connection, database.dialect.migration(connection):
-        found = _revision(connection, database.schema)
-        if found is not None and found not in _known():
-            raise UnusableSchema(_newer(found))
-        command.upgrade(_config(connection=connection, schema=database.schema), "head")
+    try:
+        with database.engine.connect() as connection, database.dialect.migration(connection):
+            found = _revision(connection, database.schema)
+            if found is not None and found not in _known():
+                raise UnusableSchema(_newer(found))
+            if found is None and _has_tables(connection, database.schema):
+                raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
+            command.upgrade(_config(connection=connection, schema=database.schema), "head")
+    except MigrationUnderWay:
+        raise UnusableSchema(
+            "another program is migrating this database: wait until it is done, then try again"
+        ) from None
     return newest()
 
 
@@ -44,15 +53,24 @@ def check(database: Database) -> None:
     with database.read() as connection:
         found = _revision(connection, database.schema)
         missing = _missing_columns(connection, database.schema) if found is None else []
+        is_empty = not _has_tables(connection, database.schema)
     if found == newest() or (found is None and not missing):
         return
-    if found is None:
+    if found is None and is_empty:
         raise UnusableSchema(f"the database has no schema yet ({missing[0]} is missing): run `dispatcher migrate`")
+    if found is None:
+        raise UnusableSchema(f"{missing[0]} is missing, and {_FOREIGN}")
     if found in _known():
         raise UnusableSchema(
             f"the database is at schema {found}, this program needs {newest()}: run `dispatcher migrate`"
         )
     raise UnusableSchema(_newer(found))
+
+
+def missing_columns(database: Database) -> list[str]:
+    """Those that this program knows and the database lacks, as `table.column`."""
+    with database.read() as connection:
+        return _missing_columns(connection, database.schema)
 
 
 def newest() -> str:
@@ -104,6 +122,10 @@ def _revision(connection: sa.Connection, schema: str | None) -> str | None:
         return None
     version = sa.table(VERSION_TABLE, sa.column("version_num", sa.String), schema=schema)
     return connection.execute(sa.select(version.c.version_num)).scalar()
+
+
+def _has_tables(connection: sa.Connection, schema: str | None) -> bool:
+    return not metadata.tables.keys().isdisjoint(sa.inspect(connection).get_table_names(schema))
 
 
 def _missing_columns(connection: sa.Connection, schema: str | None) -> list[str]:

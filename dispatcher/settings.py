@@ -5,16 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    PrivateAttr,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from typing_extensions import override
 
 from dispatcher.durations import DAY, HOUR, MINUTE, format_duration, parse_duration
 from dispatcher.environment import PREFIX, Reading, read_environment
@@ -84,14 +79,10 @@ class SettingLine:
     source: str
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """Every setting of the service; durations are seconds. Made by `load_settings`, in tests also by keyword."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     database_url: Annotated[SecretStr, BeforeValidator(parse_database_url)] = SecretStr("sqlite:///dispatcher.db")
     database_schema: Annotated[str | None, BeforeValidator(optional(parse_schema))] = None
@@ -133,6 +124,17 @@ class Settings(BaseModel):
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
+    @override
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # the others come by keyword
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        **_others: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """By keyword nothing comes from the environment: `load_settings` reads that, more strictly than the sources left out."""
+        return (init_settings,)
+
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
         problems = [*_find_contradictions(self), *_find_insecure_urls(self), *_find_credential_conflicts(self)]
@@ -145,11 +147,28 @@ class Settings(BaseModel):
             yield name, _show(name, getattr(self, name))
 
 
+class _Variables(PydanticBaseSettingsSource):
+    """What the environment said. pydantic's own source would pass over a misspelt variable and know no `_FILE`."""
+
+    def __init__(self, reading: Reading) -> None:
+        super().__init__(Settings)
+        self._reading = reading
+
+    @override
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        return self._reading.texts.get(variable_name(field_name)), field_name, False
+
+    @override
+    def __call__(self) -> dict[str, str]:
+        found = (self.get_field_value(field, name) for name, field in Settings.model_fields.items())
+        return {name: text for text, name, _ in found if text is not None}
+
+
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read and check the settings of `environ` (default: of this process). Raises SettingsError."""
     fields = {variable_name(field): field for field in Settings.model_fields}
     reading = read_environment(os.environ if environ is None else environ, fields)
-    checked = _check(reading, fields)
+    checked = _check(reading)
     problems = [*reading.unknown, *reading.unreadable]
     if isinstance(checked, Settings) and not problems:
         checked._sources.update({fields[name]: source for name, source in reading.sources.items()})
@@ -170,9 +189,9 @@ def variable_name(field: str) -> str:
     return PREFIX + (SCHEMA_VARIABLE if field == "database_schema" else field.upper())
 
 
-def _check(reading: Reading, fields: Mapping[str, str]) -> Settings | list[str]:
+def _check(reading: Reading) -> Settings | list[str]:
     try:
-        return Settings.model_validate({fields[name]: text for name, text in reading.texts.items()})
+        return Settings(_build_sources=((_Variables(reading),), {}))  # type: ignore[call-arg]  # only the fields are typed
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False, include_input=False)
     # Where a value could not even be read, nothing can be said about how the others go together.

@@ -8,10 +8,12 @@ from dispatcher.dialects.columns import (
     characters_between,
     counter,
     identity,
+    is_one_of,
     long_text,
     matches_installation_id,
     now_default,
     partial,
+    plain_timestamp,
     text,
 )
 from dispatcher.events import (
@@ -51,8 +53,8 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
         Column("billing_plan_id", text(PARTNER_ID_LENGTH)),
         Column("created_at", Timestamp(), nullable=False, server_default=now_default()),
         Column("traceparent", text(TRACEPARENT_LENGTH)),
-        *matches_installation_id("installation_id", "vercel_outbox_installation_id_is_valid"),
-        CheckConstraint(f"type IN ('{RESOURCE_UPDATED}', '{INSTALLATION_UPDATED}')", "vercel_outbox_type_is_known"),
+        matches_installation_id("installation_id", "vercel_outbox_installation_id_is_valid"),
+        is_one_of("type", [RESOURCE_UPDATED, INSTALLATION_UPDATED], "vercel_outbox_type_is_known"),
         CheckConstraint(
             f"(type = '{RESOURCE_UPDATED}') = (resource_id IS NOT NULL)",
             "vercel_outbox_resource_id_goes_with_resource_updated",
@@ -64,9 +66,9 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
             f"billing_plan_id IS NULL OR type = '{INSTALLATION_UPDATED}'",
             "vercel_outbox_billing_plan_id_goes_with_installation_updated",
         ),
-        *characters_between("resource_id", 1, PARTNER_ID_LENGTH, "vercel_outbox_resource_id_length"),
-        *characters_between("product_id", 1, PARTNER_ID_LENGTH, "vercel_outbox_product_id_length"),
-        *characters_between("billing_plan_id", 1, PARTNER_ID_LENGTH, "vercel_outbox_billing_plan_id_length"),
+        characters_between("resource_id", 1, PARTNER_ID_LENGTH, "vercel_outbox_resource_id_length"),
+        characters_between("product_id", 1, PARTNER_ID_LENGTH, "vercel_outbox_product_id_length"),
+        characters_between("billing_plan_id", 1, PARTNER_ID_LENGTH, "vercel_outbox_billing_plan_id_length"),
         schema=schema,
         sqlite_autoincrement=True,
         postgresql_with=QUEUE_VACUUM,
@@ -115,6 +117,7 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
         Column("throttled_until", Timestamp()),
         Column("rate_window", long_text()),
         Column("failures", Integer, nullable=False, server_default="0"),
+        Column("faults", Integer, nullable=False, server_default="0"),
         Column("last_delivered_at", Timestamp()),
         CheckConstraint("(lease_token IS NULL) = (leased_until IS NULL)", "vercel_installation_lease_is_whole"),
         CheckConstraint(
@@ -126,6 +129,8 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
         **STORAGE,
     )
     Index("vercel_installation_due", table.c.due_at, **partial("due_at IS NOT NULL"))
+    Index("vercel_installation_paused", table.c.pause_reason, **partial("pause_reason IS NOT NULL"))
+    Index("vercel_installation_faulty", table.c.faults, **partial("faults > 0"))
     return table
 
 
@@ -154,6 +159,7 @@ def _attempt(metadata: MetaData, schema: str | None) -> Table:
         Column("events", counter(), nullable=False),
         Column("first_event_id", counter(), nullable=False),
         Column("last_event_id", counter(), nullable=False),
+        Column("first_created_at", Timestamp(), nullable=False),
         Column("outcome", text(32), nullable=False),
         Column("status", SmallInteger),
         Column("error_code", text(255)),
@@ -161,12 +167,14 @@ def _attempt(metadata: MetaData, schema: str | None) -> Table:
         Column("duration_ms", Integer, nullable=False),
         Column("vercel_id", text(255)),
         Column("decision", text(32), nullable=False),
+        Column("reason", text(32)),
         Column("next_due_at", Timestamp()),
         schema=schema,
         sqlite_autoincrement=True,
         **STORAGE,
     )
-    Index("vercel_attempt_subject", table.c.installation_id, table.c.subject_key, table.c.id)
+    Index("vercel_attempt_installation", table.c.installation_id, table.c.id)
+    Index("vercel_attempt_resource", table.c.resource_id, table.c.installation_id, table.c.id)
     Index("vercel_attempt_at", table.c.at)
     return table
 
@@ -202,7 +210,9 @@ def _dead_letter(metadata: MetaData, schema: str | None) -> Table:
         **STORAGE,
     )
     Index("vercel_dead_letter_unresolved", table.c.subject_key, **partial("resolved_at IS NULL"))
-    Index("vercel_dead_letter_resolved_at", table.c.resolved_at)
+    Index("vercel_dead_letter_resolved_at", table.c.resolved_at, table.c.id, **partial("resolved_at IS NOT NULL"))
+    Index("vercel_dead_letter_installation", table.c.installation_id, table.c.id)
+    Index("vercel_dead_letter_resource", table.c.resource_id, table.c.id)
     return table
 
 
@@ -215,7 +225,9 @@ def attach_tables(metadata: MetaData, schema: str | None = None) -> None:
     `schema` is the PostgreSQL schema to put them in. Without this call the dispatcher's own `dispatcher migrate` creates them.
     """
     for table in _TABLES:
-        table(metadata, schema)
+        for column in table(metadata, schema).columns:
+            if isinstance(column.type, Timestamp):
+                column.type = plain_timestamp()
 
 
 def include_object(_object: object, name: str | None, type_: str, *_rest: object) -> bool:
@@ -224,7 +236,8 @@ def include_object(_object: object, name: str | None, type_: str, *_rest: object
 
 
 metadata = MetaData()
-attach_tables(metadata)
+for _table in _TABLES:
+    _table(metadata, None)
 _NAMES = frozenset(metadata.tables) | {VERSION_TABLE}
 
 outbox = metadata.tables["vercel_outbox"]

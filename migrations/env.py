@@ -1,39 +1,51 @@
-"""Runs the migrations: on the connection that `dispatcher.schema` hands over, as SQL text, or (from `alembic`) on the ini file's URL."""
+"""Runs the migrations: on the connection or for the dialect that `dispatcher.schema` hands over, or, when it is Alembic's own command
+that runs, on the database of the DISPATCHER_… settings."""
 
 from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection
 
-from dispatcher.dialects import dialect_of, open_engine
+from dispatcher.database import open_database
+from dispatcher.settings import load_settings
 from dispatcher.tables import VERSION_TABLE, metadata
+
+attributes = context.config.attributes
 
 
 def configure(**options: Any) -> None:
     """One set of options for every way to run."""
-    schema = context.config.attributes.get("schema")
     context.configure(
         target_metadata=metadata,
         version_table=VERSION_TABLE,
-        version_table_schema=schema,
+        version_table_schema=attributes.get("schema"),
         **options,
     )
+    with context.begin_transaction():
+        context.run_migrations()
 
 
 def run_on(connection: Connection) -> None:
     """Online."""
     configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
 
 
-if context.is_offline_mode():
-    configure(dialect_name=context.config.attributes["dialect"], literal_binds=True)
-    with context.begin_transaction():
-        context.run_migrations()
-elif (handed_over := context.config.attributes.get("connection")) is not None:
-    run_on(handed_over)
+def write_sql(dialect: str) -> None:
+    """Offline."""
+    configure(dialect_name=dialect, literal_binds=True)
+
+
+if "connection" in attributes:
+    run_on(attributes["connection"])
+elif "dialect" in attributes:
+    write_sql(attributes["dialect"])
 else:
-    url = context.config.get_main_option("sqlalchemy.url") or ""
-    with open_engine(url).connect() as own, dialect_of(url).migration(own):
-        run_on(own)
+    settings = load_settings()
+    attributes["schema"] = settings.database_schema
+    database = open_database(settings.database_url.get_secret_value(), settings.database_schema)
+    if context.is_offline_mode():
+        write_sql(database.dialect.name)
+    else:
+        with database.engine.connect() as own, database.dialect.migration(own):
+            run_on(own)
+    database.close()

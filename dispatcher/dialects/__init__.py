@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
-from dispatcher.dialects.dialect import Dialect
+from dispatcher.dialects.dialect import Dialect, MigrationUnderWay
 from dispatcher.dialects.mysql import Mysql
 from dispatcher.dialects.postgresql import Postgresql
 from dispatcher.dialects.sqlite import Sqlite
@@ -18,7 +18,7 @@ _OF_SCHEME: dict[str, type[Dialect]] = {
 }
 
 
-__all__ = ["Dialect", "UnusableDatabaseUrl", "dialect_of", "open_engine"]
+__all__ = ["Dialect", "MigrationUnderWay", "UnusableDatabaseUrl", "dialect_of", "open_engine"]
 
 
 class UnusableDatabaseUrl(ValueError):

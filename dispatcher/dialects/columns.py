@@ -1,5 +1,6 @@
 """Column types, defaults, indexes and constraints that mean the same on every database."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,6 +46,12 @@ class Timestamp(TypeDecorator[datetime]):
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+def plain_timestamp() -> TypeEngine[datetime]:
+    """The same column without the conversion: SQLAlchemy's own types only, so that other programs' migrations need none of ours."""
+    on_postgresql, on_mysql = postgresql.TIMESTAMP(timezone=True), mysql.DATETIME(fsp=6)
+    return sa.DateTime().with_variant(on_postgresql, "postgresql").with_variant(on_mysql, "mysql")
+
+
 def text(length: int) -> TypeEngine[str]:
     """A string that compares byte for byte: MySQL's default collations fold case and accents."""
     return sa.String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
@@ -63,6 +70,12 @@ def counter() -> TypeEngine[int]:
 def identity() -> TypeEngine[int]:
     """A key that the database hands out; SQLite does so for INTEGER only."""
     return sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def is_exactly(column: ColumnElement[str], value: str) -> ColumnElement[bool]:
+    """Equal byte for byte. MySQL's and MariaDB's `=` takes `db_1` and `db_1 ` for the same; an index serves it nevertheless."""
+    end = sa.literal("|")
+    return sa.and_(column == value, column.concat(end) == sa.literal(value).concat(end))
 
 
 class now_default(ColumnElement[datetime]):  # noqa: N801 (reads as the SQL function it stands for)
@@ -91,26 +104,43 @@ def partial(condition: str) -> dict[str, Any]:
     return {"postgresql_where": sa.text(condition), "sqlite_where": sa.text(condition)}
 
 
-def matches_installation_id(column: str, name: str) -> list[CheckConstraint]:
+class condition(ColumnElement[bool]):  # noqa: N801 (reads as the SQL that it stands for)
+    """A CHECK's condition that each database says in its own words; one constraint, so that Alembic's autogenerate copies one."""
+
+    inherit_cache = False
+
+    def __init__(self, default: str, **others: str) -> None:
+        self.default = default
+        self.others = others
+
+
+@compiles(condition)
+def _condition(element: condition, compiler: DDLCompiler, **_options: Any) -> str:
+    return element.others.get(compiler.dialect.name, element.default)
+
+
+def matches_installation_id(column: str, name: str) -> CheckConstraint:
     """1 to 128 of `[A-Za-z0-9_-]`."""
-    return _checks(
-        name,
+    words = condition(
         f"{column} ~ '^[A-Za-z0-9_-]{{1,128}}$'",
         # MySQL's `$` also matches before a line break at the end.
-        mysql=f"{column} REGEXP '^[A-Za-z0-9_-]{{1,128}}$' AND {column} NOT LIKE '%\\n'",
+        mysql=f"{column} NOT REGEXP '[^A-Za-z0-9_-]' AND char_length({column}) BETWEEN 1 AND 128",
         sqlite=f"{column} NOT GLOB '*[^A-Za-z0-9_-]*' AND length({column}) BETWEEN 1 AND 128",
     )
+    return CheckConstraint(words, name)
 
 
-def characters_between(column: str, least: int, most: int, name: str) -> list[CheckConstraint]:
+def is_one_of(column: str, words: Sequence[str], name: str) -> CheckConstraint:
+    """One of these words, which hold no space."""
+    listed = f"{column} IN ({', '.join(repr(word) for word in words)})"
+    # MySQL takes no notice of spaces at the end.
+    return CheckConstraint(condition(listed, mysql=f"{listed} AND {column} NOT REGEXP ' '"), name)
+
+
+def characters_between(column: str, least: int, most: int, name: str) -> CheckConstraint:
     """NULL, or a length in characters within the limits."""
-    return _checks(
-        name,
+    words = condition(
         f"char_length({column}) BETWEEN {least} AND {most}",
         sqlite=f"length({column}) BETWEEN {least} AND {most}",
     )
-
-
-def _checks(name: str, default: str, **others: str) -> list[CheckConstraint]:
-    conditions = {"postgresql": default, "mysql": default, "sqlite": default} | others
-    return [CheckConstraint(condition, name).ddl_if(dialect=dialect) for dialect, condition in conditions.items()]
+    return CheckConstraint(words, name)

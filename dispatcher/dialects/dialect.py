@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Subquery, Table
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from dispatcher.dialects.columns import Timestamp
@@ -24,6 +25,10 @@ CONNECT_TIMEOUT = 5
 Assignments = Callable[[Any], dict[str, ColumnElement[Any]]]
 
 
+class MigrationUnderWay(Exception):
+    """Another program has been migrating this database for as long as one waits."""
+
+
 class Dialect(ABC):
     """One subclass for each family of databases."""
 
@@ -32,6 +37,10 @@ class Dialect(ABC):
     """SQLAlchemy's name of the driver that is used."""
     extra: ClassVar[str | None]
     """The extra of this package that installs the driver."""
+    collected_at_once: ClassVar[int] = 2_000
+    """Events that one collection moves at most: a statement costs the same for many."""
+    claimed_at_once: ClassVar[int] = 512
+    """Installations that one claim leases at most."""
     now: str
     """SQL for the database's clock. Constant within a statement, so that an index can serve a comparison with it."""
 
@@ -47,13 +56,33 @@ class Dialect(ABC):
     def prepare(self, engine: Engine) -> None:
         """Listens on the engine for what each connection or transaction needs first."""
 
+    def missing_file(self, url: URL) -> str | None:
+        """The path of an embedded database that does not exist yet: whoever connects creates it."""
+        return None
+
     def check_isolation(self, connection: Connection) -> str | None:
         """What is wrong with this connection's isolation level, or None."""
         return None
 
+    def check_durability(self, connection: Connection) -> str | None:
+        """What is wrong with how this database keeps commits, or None."""
+        return None
+
+    def is_denied(self, error: DBAPIError) -> bool:
+        """Whether the database's user lacks a privilege."""
+        return False
+
+    def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
+        """What to run, as the tables' owner, so that this connection's user has the privileges."""
+        raise NotImplementedError
+
+    def grant_to_create(self, connection: Connection, schema: str | None) -> str | None:
+        """The same so that it may create tables; None if it may, or if nobody can tell."""
+        return None
+
     @contextmanager
     def migration(self, connection: Connection) -> Iterator[None]:
-        """One migration at a time, in a transaction without the worker's time limits."""
+        """One migration at a time, in a transaction without the worker's time limits. Raises MigrationUnderWay."""
         with connection.begin():
             yield
 
@@ -64,7 +93,7 @@ class Dialect(ABC):
     def instant(self, value: datetime) -> str:
         """A time as it stands in the JSON of `:rows`."""
         # Not strftime: it writes the year 44 as `44`, which databases read as 2044 or refuse.
-        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+        return value.astimezone(UTC).isoformat(" ", "microseconds")[: -len("+00:00")]
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """The parameter `:rows`."""

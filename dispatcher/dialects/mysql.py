@@ -16,11 +16,35 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from dispatcher.dialects.dialect import CONNECT_TIMEOUT, LOCK_TIMEOUT, STATEMENT_TIMEOUT, Assignments, Dialect
+from dispatcher.dialects.dialect import (
+    CONNECT_TIMEOUT,
+    LOCK_TIMEOUT,
+    STATEMENT_TIMEOUT,
+    Assignments,
+    Dialect,
+    MigrationUnderWay,
+)
 
 _TRANSIENT = {1205, 1213}  # lock wait timeout, deadlock
+_DENIED = {1142, 1143}  # for a table, for a column
 _MIGRATION_LOCK = "vercel_dispatcher_migration"
 _ISOLATION = "READ-COMMITTED"
+LONGEST_MIGRATION = STATEMENT_TIMEOUT - 1
+"""Seconds for which one waits for another's."""
+
+
+def _session() -> str:
+    variables = {
+        "innodb_lock_wait_timeout": LOCK_TIMEOUT,
+        # Of a table, which a migration takes: MySQL waits a year, and the partners' writes wait behind it.
+        "lock_wait_timeout": LOCK_TIMEOUT,
+        # A dispatcher that is frozen within a transaction would keep its locks for hours.
+        "wait_timeout": STATEMENT_TIMEOUT,
+        "time_zone": "'+00:00'",
+    }
+    settings = ", ".join(f"{name} = {value}" for name, value in variables.items())
+    # The comment is for MariaDB only: MySQL calls it max_execution_time, and for SELECT alone.
+    return f"SET SESSION {settings} /*M! , max_statement_time = {STATEMENT_TIMEOUT} */"
 
 
 class Mysql(Dialect):
@@ -41,9 +65,7 @@ class Mysql(Dialect):
                 "connect_timeout": CONNECT_TIMEOUT,
                 "read_timeout": STATEMENT_TIMEOUT,
                 "write_timeout": STATEMENT_TIMEOUT,
-                # The comment is for MariaDB only: MySQL calls it max_execution_time, and for SELECT alone.
-                "init_command": f"SET SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT},"
-                f" time_zone = '+00:00' /*M! , max_statement_time = {STATEMENT_TIMEOUT} */",
+                "init_command": _session(),
             },
         }
 
@@ -53,24 +75,42 @@ class Mysql(Dialect):
 
     @override
     def check_isolation(self, connection: Connection) -> str | None:
-        variables: dict[str, str] = dict(
+        found: dict[str, str] = dict(
             connection.exec_driver_sql(
                 "SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"
             ).all()
         )
-        wrong = {name: value for name, value in variables.items() if value != _ISOLATION}
-        return f"{wrong}: the dispatcher needs {_ISOLATION}" if wrong else None
+        wrong = sorted(set(found.values()) - {_ISOLATION})
+        if not wrong:
+            return None
+        return (
+            f"the database runs our transactions at {wrong[0]} although {_ISOLATION} was asked for:"
+            " partners would wait for the dispatcher. Look at the proxy before the database, or its init_connect"
+        )
 
     @override
     @contextmanager
     def migration(self, connection: Connection) -> Iterator[None]:
         # DDL commits by itself here, so the lock belongs to the session.
         with connection.begin():
-            connection.exec_driver_sql(f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {STATEMENT_TIMEOUT - 1})")
+            lock = f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {LONGEST_MIGRATION})"
+            if connection.exec_driver_sql(lock).scalar() != 1:
+                raise MigrationUnderWay
             try:
                 yield
             finally:
                 connection.exec_driver_sql(f"SELECT RELEASE_LOCK('{_MIGRATION_LOCK}')")
+
+    @override
+    def is_denied(self, error: DBAPIError) -> bool:
+        arguments = error.orig.args if error.orig else ()
+        return bool(arguments) and arguments[0] in _DENIED
+
+    @override
+    def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
+        database, account = connection.exec_driver_sql("SELECT DATABASE(), CURRENT_USER()").one()
+        user, _, host = account.rpartition("@")
+        return f"GRANT {', '.join(privileges)} ON `{database}`.{table} TO '{user}'@'{host}';"
 
     @override
     def is_transient(self, error: BaseException) -> bool:

@@ -4,7 +4,7 @@ One lock order everywhere: the collector's row, installations, deliveries; each 
 """
 
 from dispatcher.store.claim import LONG_AGO, claim, fair_share, pull
-from dispatcher.store.collect import LOWEST_ID, collect
+from dispatcher.store.collect import LOWEST_ID, collect, collect_installation
 from dispatcher.store.look import Work, look
 from dispatcher.store.records import Answer, Claimed, Collected, Delivery, InstallationState, Leased, Settled
 from dispatcher.store.settle import settle
@@ -23,6 +23,7 @@ __all__ = [
     "Work",
     "claim",
     "collect",
+    "collect_installation",
     "fair_share",
     "look",
     "mend",

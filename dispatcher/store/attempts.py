@@ -33,6 +33,7 @@ def _row(answer: Answer, now: datetime) -> dict[str, object]:
         "events": delivery.events,
         "first_event_id": delivery.first_event_id,
         "last_event_id": delivery.last_event_id,
+        "first_created_at": delivery.first_created_at,
         "outcome": outcome.kind,
         "status": outcome.status,
         "error_code": outcome.error_code,
@@ -40,6 +41,7 @@ def _row(answer: Answer, now: datetime) -> dict[str, object]:
         "duration_ms": round(outcome.duration * 1000),
         "vercel_id": outcome.vercel_id,
         "decision": answer.decision.action,
+        "reason": answer.decision.reason,
         "next_due_at": answer.due_after(now) if answer.decision.action in _COMES_AGAIN else None,
     }
 

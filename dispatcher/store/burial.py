@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Executable
 
 from dispatcher.dialects import Dialect
 from dispatcher.policy import DeadLetterReason
-from dispatcher.store.records import Delivery
+from dispatcher.store.records import VERSION, Delivery
 from dispatcher.tables import dead_letter, delivery
 
 
@@ -33,8 +33,7 @@ def bury(connection: Connection, dialect: Dialect, burials: Sequence[Burial], no
         return 0
     rows = [
         {
-            "subject_key": burial.delivery.subject_key,
-            "events": burial.delivery.events,
+            **burial.delivery.version,
             "died_at": now,
             "reason": burial.reason,
             "attempts": burial.attempts,
@@ -50,7 +49,7 @@ def bury(connection: Connection, dialect: Dialect, burials: Sequence[Burial], no
 @cache
 def _insert(dialect: Dialect) -> Executable:
     told = ("died_at", "reason", "attempts", "last_status", "last_error")
-    rows = dialect.rows(delivery.c.subject_key, delivery.c.events, *(dead_letter.c[name] for name in told))
+    rows = dialect.rows(*(delivery.c[name] for name in VERSION), *(dead_letter.c[name] for name in told))
     kept = (
         "subject_key",
         "installation_id",
@@ -63,11 +62,11 @@ def _insert(dialect: Dialect) -> Executable:
         "last_event_id",
         "first_created_at",
     )
-    same = sa.and_(delivery.c.subject_key == rows.c.subject_key, delivery.c.events == rows.c.events)
+    same = sa.and_(*(delivery.c[name] == rows.c[name] for name in VERSION))
     values = sa.select(*(rows.c[name] for name in told), *(delivery.c[name] for name in kept))
     return sa.insert(dead_letter).from_select([*told, *kept], values.select_from(rows.join(delivery, same)))
 
 
 @cache
 def _delete(dialect: Dialect) -> Executable:
-    return dialect.delete(delivery, [delivery.c.subject_key, delivery.c.events])
+    return dialect.delete(delivery, [delivery.c[name] for name in VERSION])

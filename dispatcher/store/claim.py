@@ -54,7 +54,7 @@ def claim(
             rows[0].now, tuple(_leased(row, token, found) for row in rows), len(rows) == installations, buried
         )
 
-    return database.transact(step)
+    return database.transact(step, durable=False)  # undone, it is as if the lease had expired
 
 
 def fair_share(deliveries: int, installations: int) -> int:
@@ -79,7 +79,7 @@ def pull(database: Database, leases: dict[str, str], most: int, lease: timedelta
         found = _due(connection, dialect, [row.installation_id for row in ours], most)
         return {row.installation_id: found.get(row.installation_id, []) for row in ours}
 
-    return database.transact(step)
+    return database.transact(step, durable=False)  # undone, it is as if the lease had expired
 
 
 @cache
@@ -140,7 +140,7 @@ def _renew(dialect: Dialect) -> Executable:
 def _due(connection: Connection, dialect: Dialect, ids: Sequence[str], most: int) -> dict[str, list[Delivery]]:
     found: dict[str, list[Delivery]] = {}
     statement = dialect.first_due(delivery, len(ids))
-    for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "most": most}):
+    for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "most": most}).all():
         found.setdefault(row.installation_id, []).append(Delivery.of(row))
     return found
 
@@ -148,7 +148,7 @@ def _due(connection: Connection, dialect: Dialect, ids: Sequence[str], most: int
 def _leased(row: Row[Any], token: str, found: dict[str, list[Delivery]]) -> Leased:
     paused_for = None if row.paused_since is None else row.now - row.paused_since
     deliveries = tuple(found.get(row.installation_id, ()))
-    return Leased(row.installation_id, token, deliveries, row.rate_window, row.failures, paused_for)
+    return Leased(row.installation_id, token, deliveries, row.rate_window, row.failures, row.faults, paused_for)
 
 
 def _count_crash(

@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Executable
+from sqlalchemy import ColumnElement, Connection, Executable, Select
 
 from dispatcher.database import Database
 from dispatcher.dialects import Dialect
-from dispatcher.dialects.columns import Timestamp
+from dispatcher.dialects.columns import Timestamp, is_exactly
 from dispatcher.events import (
     INSTALLATION_ID_LENGTH,
     PARTNER_ID_LENGTH,
@@ -28,14 +28,37 @@ SETTLE_CAP = 10
 
 def collect(database: Database, limit: int, floor: int = LOWEST_ID, settle_delay: timedelta = timedelta()) -> Collected:
     """Moves up to `limit` committed events whose id is above `floor`. Moves none while another dispatcher is collecting."""
-    return database.transact(lambda connection: _collect(connection, database.dialect, limit, floor, settle_delay))
+    # Should it be undone, the events are in the outbox again.
+    return database.transact(
+        lambda connection: _collect(connection, database.dialect, limit, floor, settle_delay), durable=False
+    )
 
 
-def _collect(connection: Connection, dialect: Dialect, limit: int, floor: int, settle_delay: timedelta) -> Collected:
+def collect_installation(database: Database, installation_id: str, limit: int) -> Collected:
+    """Moves up to `limit` committed events of one installation, once no other dispatcher is collecting."""
+
+    def step(connection: Connection) -> Collected:
+        connection.execute(sa.select(collector).with_for_update())
+        statement = committed(database.dialect).where(is_exactly(outbox.c.installation_id, installation_id))
+        return _collect(connection, database.dialect, limit, LOWEST_ID, timedelta(), statement)
+
+    return database.transact(step)
+
+
+def _collect(
+    connection: Connection,
+    dialect: Dialect,
+    limit: int,
+    floor: int,
+    settle_delay: timedelta,
+    statement: Executable | None = None,
+) -> Collected:
     now = _exclude_others(connection, dialect)
     if now is None:
         return Collected()
-    rows = connection.execute(_committed(dialect), {"floor": floor, "limit": limit}).all()
+    rows = connection.execute(
+        committed(dialect) if statement is None else statement, {"floor": floor, "limit": limit}
+    ).all()
     if not rows:
         return Collected()
     changes, malformed = group(rows, now)
@@ -58,7 +81,8 @@ def _exclude_others(connection: Connection, dialect: Dialect) -> datetime | None
 
 
 @cache
-def _committed(dialect: Dialect) -> Executable:
+def committed(dialect: Dialect) -> Select[Any]:
+    """The first `:limit` rows of the outbox above `:floor`, read such that no value in them makes the statement fail."""
     return (
         sa.select(
             outbox.c.id,

@@ -23,6 +23,8 @@ LENGTHS = {
     "product_id": PARTNER_ID_LENGTH,
     "billing_plan_id": PARTNER_ID_LENGTH,
 }
+Raw = str | bytes | None
+"""What a dialect's `raw` gives for any value."""
 LONGEST = 4 * PARTNER_ID_LENGTH
 """Bytes of the longest text that any column may hold; what is longer was cut, maybe within a character."""
 
@@ -71,26 +73,24 @@ def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malfo
                 texts = [_text(value) for value in raw]
                 subject = subject_of(parse_event(*texts))
             except ValueError as error:
-                malformed.append(_malformed(row.id, raw, _instant(row.created_at, now), error))
+                malformed.append(_malformed(row.id, raw, instant(row.created_at, now), error))
                 continue
-            found = changes.setdefault(subject.key, Changes(subject, row.id, _instant(row.created_at, now)))
+            found = changes.setdefault(subject.key, Changes(subject, row.id, instant(row.created_at, now)))
             if texts[-1] is None:
                 known[raw] = found
         found.add(row.id, _text(raw[-1]), _traceparent(row.traceparent))
     return list(changes.values()), malformed
 
 
-def _text(value: object) -> str | None:
-    if isinstance(value, bytes):
-        if len(value) > LONGEST:
-            raise ValueError(f"a text of at most {PARTNER_ID_LENGTH} characters was expected")
-        return value.decode()
-    if value is None or isinstance(value, str):
+def _text(value: Raw) -> str | None:
+    if not isinstance(value, bytes):
         return value
-    raise ValueError(f"a text was expected, not {type(value).__name__}")
+    if len(value) > LONGEST:
+        raise ValueError(f"a text of at most {PARTNER_ID_LENGTH} characters was expected")
+    return value.decode()
 
 
-def _traceparent(value: object) -> str | None:
+def _traceparent(value: Raw) -> str | None:
     try:
         text = _text(value)
     except ValueError:
@@ -98,7 +98,7 @@ def _traceparent(value: object) -> str | None:
     return text if text is not None and is_traceparent(text) else None
 
 
-def _instant(value: object, now: datetime) -> datetime:
+def instant(value: Raw, now: datetime) -> datetime:
     """When the event was written by the database's clock; now, where the row says nothing that can be believed."""
     try:
         parsed = datetime.fromisoformat(_text(value) or "")
@@ -107,15 +107,15 @@ def _instant(value: object, now: datetime) -> datetime:
         return now
 
 
-def _malformed(event_id: int, raw: tuple[object, ...], created_at: datetime, error: ValueError) -> Malformed:
+def _malformed(event_id: int, raw: tuple[Raw, ...], created_at: datetime, error: ValueError) -> Malformed:
     values = {name: _shown(value, length) for (name, length), value in zip(LENGTHS.items(), raw, strict=True)}
     return Malformed(event_id, values, created_at, _why(error))
 
 
-def _shown(value: object, length: int) -> str | None:
+def _shown(value: Raw, length: int) -> str | None:
     if value is None:
         return None
-    text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+    text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:length])[:length]
 
 

@@ -9,10 +9,13 @@ from sqlalchemy import Row
 from dispatcher.events import Subject
 from dispatcher.policy import Action, Decision, Outcome
 
+VERSION = ("subject_key", "events", "first_event_id")
+"""What a settlement must still find. `events` alone would not tell a row from one that was buried and collected anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A row of `vercel_delivery` as it was when a request was planned; `events` is the version that a settlement must still find."""
+    """A row of `vercel_delivery` as it was when a request was planned."""
 
     subject_key: str
     subject: Subject
@@ -39,6 +42,11 @@ class Delivery:
             row.traceparent,
         )
 
+    @property
+    def version(self) -> dict[str, str | int]:
+        """The values of `VERSION`."""
+        return {name: getattr(self, name) for name in VERSION}
+
 
 @dataclass(frozen=True, slots=True)
 class Collected:
@@ -60,6 +68,7 @@ class Leased:
     deliveries: tuple[Delivery, ...]
     rate_window: str | None
     failures: int
+    faults: int
     paused_for: timedelta | None
     """Since when it is paused; None if it isn't."""
 
@@ -74,10 +83,10 @@ class Claimed:
     buried: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
-    """A request that came to an outcome, and what was decided. `age`: how many seconds
-    ago the answer came; `answered_at`: when, by the worker's monotonic clock."""
+    """A request that came to an outcome, and what was decided. `answered_at`: when, by the worker's monotonic clock;
+    `age`: how many seconds ago that is, which whoever settles it says."""
 
     delivery: Delivery
     token: str
@@ -105,14 +114,19 @@ class InstallationState:
     token: str
     rate_window: str | None = None
     failures: int = 0
+    faults: int = 0
     throttled_for: float = 0.0
     release: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a settlement changed. `lost`: installations whose lease was no longer ours, so that nothing of theirs was written."""
+    """What a settlement changed. `lost`: installations whose lease was no longer ours, so that nothing of theirs was written.
+
+    `paused`: those that an operator has paused meanwhile: nothing more may be sent for them.
+    """
 
     lost: frozenset[str] = frozenset()
     buried: int = 0
     superseded: int = 0
+    paused: frozenset[str] = frozenset()

@@ -15,14 +15,16 @@ from sqlalchemy import Connection, Executable, Row
 
 from dispatcher.database import Database
 from dispatcher.dialects import Dialect
-from dispatcher.policy import Action, PauseReason, Resolution
+from dispatcher.policy import Action, DeadLetterReason, PauseReason, Resolution
 from dispatcher.store.attempts import record
 from dispatcher.store.burial import Burial, bury
 from dispatcher.store.claim import lock_ours
-from dispatcher.store.records import Answer, InstallationState, Settled
+from dispatcher.store.records import VERSION, Answer, InstallationState, Settled
 from dispatcher.tables import dead_letter, delivery, installation
 
 Rows = Mapping[str, Row[Any]]
+# Not REFRESH: another answer for the same delivery follows it.
+_PUT_OFF = {Action.RETRY, Action.THROTTLE, Action.PAUSE, Action.BURY}
 
 
 def settle(
@@ -48,20 +50,15 @@ def settle(
         valid = [answer for answer in answers if answer.delivery.subject.installation_id in ours]
         delivered = [answer for answer in valid if answer.decision.action is Action.DELIVERED]
         _delete_delivered(connection, dialect, delivered)
-        _put_off(
-            connection, dialect, [answer for answer in valid if answer.decision.action is not Action.DELIVERED], now
-        )
+        _put_off(connection, dialect, [answer for answer in valid if answer.decision.action in _PUT_OFF], now)
         buried = _bury(connection, dialect, [answer for answer in valid if answer.decision.action is Action.BURY], now)
         superseded = _supersede(connection, dialect, delivered, now)
-        record(
-            connection,
-            dialect,
-            [answer for answer in valid if answer not in delivered] if failures_only else valid,
-            now,
-        )
+        logged = [answer for answer in valid if not failures_only or answer.decision.action is not Action.DELIVERED]
+        record(connection, dialect, logged, now)
         kept = [state for state in states if state.installation_id in ours]
         _write_states(connection, dialect, kept, ours, valid, lease)
-        return Settled(lost, buried, superseded)
+        paused = frozenset(id_ for id_, row in ours.items() if row.pause_reason == PauseReason.OPERATOR)
+        return Settled(lost, buried, superseded, paused)
 
     return database.transact(step)
 
@@ -72,7 +69,7 @@ def _lock(connection: Connection, dialect: Dialect, states: Sequence[Installatio
 
 
 def _delete_delivered(connection: Connection, dialect: Dialect, delivered: Sequence[Answer]) -> None:
-    rows = [{"subject_key": answer.delivery.subject_key, "events": answer.delivery.events} for answer in delivered]
+    rows = [answer.delivery.version for answer in delivered]
     if rows and connection.execute(_delete(dialect), dialect.encode(rows)).rowcount < len(rows):
         # More events were collected while the request was in flight: those stay due, and begin with a clean record.
         clean = [
@@ -83,7 +80,7 @@ def _delete_delivered(connection: Connection, dialect: Dialect, delivered: Seque
 
 @cache
 def _delete(dialect: Dialect) -> Executable:
-    return dialect.delete(delivery, [delivery.c.subject_key, delivery.c.events])
+    return dialect.delete(delivery, [delivery.c[name] for name in VERSION])
 
 
 @cache
@@ -120,7 +117,7 @@ def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now:
             answer.delivery, answer.decision.reason, answer.attempts_after, answer.outcome.status, answer.outcome.error
         )
         for answer in dead
-        if answer.decision.reason is not None
+        if isinstance(answer.decision.reason, DeadLetterReason)
     ]
     return bury(connection, dialect, burials, now)
 
@@ -139,12 +136,12 @@ def _supersede(connection: Connection, dialect: Dialect, delivered: Sequence[Ans
 
 @cache
 def _unresolved(dialect: Dialect) -> Executable:
-    rows = dialect.rows(delivery.c.subject_key)
-    same = sa.and_(dead_letter.c.subject_key == rows.c.subject_key, dead_letter.c.resolved_at.is_(None))
+    keys = sa.select(dialect.rows(delivery.c.subject_key).c.subject_key)
     return (
         sa.select(dead_letter.c.id)
-        .select_from(rows.join(dead_letter, same))
-        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+        .where(dead_letter.c.subject_key.in_(keys), dead_letter.c.resolved_at.is_(None))
+        .order_by(dead_letter.c.id)
+        .with_for_update(of=dead_letter)  # an operator may be resolving it
     )
 
 
@@ -172,6 +169,7 @@ def _write_states(
             "installation_id": state.installation_id,
             "rate_window": state.rate_window,
             "failures": state.failures,
+            "faults": state.faults,
             "throttled_until": row.now + timedelta(seconds=state.throttled_for) if state.throttled_for else None,
             "last_delivered_at": row.now if state.installation_id in succeeded else row.last_delivered_at,
             **_pause(row, last.get(state.installation_id)),
@@ -180,7 +178,9 @@ def _write_states(
             due_at = _next_look(first_due[state.installation_id], row.now, columns)
             rows.append({**columns, "due_at": due_at, "lease_token": None, "leased_until": None, "leased_by": None})
         else:
-            held = {"due_at": row.due_at, "lease_token": row.lease_token, "leased_by": row.leased_by}
+            # Should the lease expire, whoever takes it over keeps to the pause and the rate as well.
+            due_at = _next_look(row.due_at, row.now, columns)
+            held = {"due_at": due_at, "lease_token": row.lease_token, "leased_by": row.leased_by}
             rows.append({**columns, **held, "leased_until": row.now + lease})
     connection.execute(_write(dialect), dialect.encode(rows))
 

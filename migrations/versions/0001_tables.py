@@ -16,6 +16,7 @@ from dispatcher.dialects.columns import (
     characters_between,
     counter,
     identity,
+    is_one_of,
     long_text,
     matches_installation_id,
     now_default,
@@ -52,8 +53,8 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
         Column("billing_plan_id", text(255)),
         Column("created_at", Timestamp(), nullable=False, server_default=now_default()),
         Column("traceparent", text(55)),
-        *matches_installation_id("installation_id", "vercel_outbox_installation_id_is_valid"),
-        CheckConstraint("type IN ('resource.updated', 'installation.updated')", "vercel_outbox_type_is_known"),
+        matches_installation_id("installation_id", "vercel_outbox_installation_id_is_valid"),
+        is_one_of("type", ["resource.updated", "installation.updated"], "vercel_outbox_type_is_known"),
         CheckConstraint(
             "(type = 'resource.updated') = (resource_id IS NOT NULL)",
             "vercel_outbox_resource_id_goes_with_resource_updated",
@@ -65,9 +66,9 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
             "billing_plan_id IS NULL OR type = 'installation.updated'",
             "vercel_outbox_billing_plan_id_goes_with_installation_updated",
         ),
-        *characters_between("resource_id", 1, 255, "vercel_outbox_resource_id_length"),
-        *characters_between("product_id", 1, 255, "vercel_outbox_product_id_length"),
-        *characters_between("billing_plan_id", 1, 255, "vercel_outbox_billing_plan_id_length"),
+        characters_between("resource_id", 1, 255, "vercel_outbox_resource_id_length"),
+        characters_between("product_id", 1, 255, "vercel_outbox_product_id_length"),
+        characters_between("billing_plan_id", 1, 255, "vercel_outbox_billing_plan_id_length"),
         schema=schema,
         sqlite_autoincrement=True,
         postgresql_with=QUEUE_VACUUM,
@@ -114,6 +115,7 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
         Column("throttled_until", Timestamp()),
         Column("rate_window", long_text()),
         Column("failures", Integer, nullable=False, server_default="0"),
+        Column("faults", Integer, nullable=False, server_default="0"),
         Column("last_delivered_at", Timestamp()),
         CheckConstraint("(lease_token IS NULL) = (leased_until IS NULL)", "vercel_installation_lease_is_whole"),
         CheckConstraint(
@@ -125,6 +127,8 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
         **STORAGE,
     )
     Index("vercel_installation_due", table.c.due_at, **partial("due_at IS NOT NULL"))
+    Index("vercel_installation_paused", table.c.pause_reason, **partial("pause_reason IS NOT NULL"))
+    Index("vercel_installation_faulty", table.c.faults, **partial("faults > 0"))
     return table
 
 
@@ -151,6 +155,7 @@ def _attempt(metadata: MetaData, schema: str | None) -> Table:
         Column("events", counter(), nullable=False),
         Column("first_event_id", counter(), nullable=False),
         Column("last_event_id", counter(), nullable=False),
+        Column("first_created_at", Timestamp(), nullable=False),
         Column("outcome", text(32), nullable=False),
         Column("status", SmallInteger),
         Column("error_code", text(255)),
@@ -158,12 +163,14 @@ def _attempt(metadata: MetaData, schema: str | None) -> Table:
         Column("duration_ms", Integer, nullable=False),
         Column("vercel_id", text(255)),
         Column("decision", text(32), nullable=False),
+        Column("reason", text(32)),
         Column("next_due_at", Timestamp()),
         schema=schema,
         sqlite_autoincrement=True,
         **STORAGE,
     )
-    Index("vercel_attempt_subject", table.c.installation_id, table.c.subject_key, table.c.id)
+    Index("vercel_attempt_installation", table.c.installation_id, table.c.id)
+    Index("vercel_attempt_resource", table.c.resource_id, table.c.installation_id, table.c.id)
     Index("vercel_attempt_at", table.c.at)
     return table
 
@@ -198,7 +205,9 @@ def _dead_letter(metadata: MetaData, schema: str | None) -> Table:
         **STORAGE,
     )
     Index("vercel_dead_letter_unresolved", table.c.subject_key, **partial("resolved_at IS NULL"))
-    Index("vercel_dead_letter_resolved_at", table.c.resolved_at)
+    Index("vercel_dead_letter_resolved_at", table.c.resolved_at, table.c.id, **partial("resolved_at IS NOT NULL"))
+    Index("vercel_dead_letter_installation", table.c.installation_id, table.c.id)
+    Index("vercel_dead_letter_resource", table.c.resource_id, table.c.id)
     return table
 
 

@@ -91,6 +91,7 @@ def test_the_installed_wheel_migrates_and_publishes_in_an_empty_directory(instal
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
 def test_the_installed_wheel_needs_none_of_our_tools(installed: Path, tmp_path: Path) -> None:
+    assert "The law held" in run(str(installed / "dispatcher"), "demo", cwd=tmp_path)
     question = (
         "import importlib.util as u; print([m for m in ('pytest', 'hypothesis', 'mypy', 'uv') if u.find_spec(m)])"
     )

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from dispatcher import store
 from dispatcher.database import Database
@@ -24,9 +24,18 @@ Result = TypeVar("Result")
 
 def write(partner: Connection, *resources: str, installation_id: str = ID) -> None:
     """The partner's plain INSERT, in the transaction that its connection is in."""
+    schema = partner.get_execution_options().get("schema_translate_map", {}).get(None)
+    table = f"{schema}.vercel_outbox" if schema else "vercel_outbox"
     for resource in resources:
-        statement = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES (:i, 'resource.updated', :r)"
+        statement = f"INSERT INTO {table} (installation_id, type, resource_id) VALUES (:i, 'resource.updated', :r)"
         partner.execute(sa.text(statement), {"i": installation_id, "r": resource})
+
+
+def collect(database: Database, partner: Engine, *resources: str, installation_id: str = ID) -> None:
+    """Changes of these resources, committed and collected."""
+    with partner.begin() as connection:
+        write(connection, *resources, installation_id=installation_id)
+    store.collect(database, 500)
 
 
 def claim(database: Database, installations: int = 9, max_attempts: int = 20) -> tuple[store.Leased, ...]:

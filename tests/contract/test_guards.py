@@ -12,12 +12,14 @@ from sqlalchemy import Engine, Executable
 from dispatcher import store
 from dispatcher.database import Database
 from dispatcher.dialects import Dialect
+from dispatcher.installations import purge
+from dispatcher.policy import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
 from dispatcher.store.collect import _collect
 from dispatcher.tables import delivery, installation
+from tests.contract.databases import on_mysql, on_postgresql, on_servers
 from tests.contract.steps import ID, LEASE, claim, count, expire_leases, in_background, settle, stays_blocked, write
 
 SETTLING = import_module("dispatcher.store.settle")  # its function of the same name hides it from `import`
-SERVERS = pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)  # SQLite has one writer at a time
 
 
 def _without_token(dialect: Dialect) -> Executable:
@@ -58,9 +60,28 @@ def _change_in_flight(database: Database, partner: Engine) -> bool:
     return count(database, delivery) == 1
 
 
+def _counts_only(dialect: Dialect) -> Executable:
+    return dialect.delete(delivery, [delivery.c.subject_key, delivery.c.events])
+
+
+def _purged_in_flight(database: Database, partner: Engine) -> bool:
+    """Whether a change is still to be delivered that came after a purge, while a request from before it was in flight."""
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    leased = claim(database)
+    purge(database, ID, lambda _: None)
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    settle(database, *leased)
+    return count(database, delivery) == 1
+
+
 GUARDED: list[Any] = [
     pytest.param(_zombie_settles, "lock_ours", _without_token, id="token"),
     pytest.param(_change_in_flight, "_delete", _without_version, id="version"),
+    pytest.param(_purged_in_flight, "_delete", _counts_only, id="version after a purge"),
 ]
 
 
@@ -119,13 +140,13 @@ def _leased_and_delivered(database: Database, partner: Engine) -> tuple[store.Le
     return claim(database)
 
 
-@SERVERS
+@on_servers
 def test_lock_before_look_keeps_the_delivery_claimable(database: Database, partner: Engine) -> None:
     leased = _leased_and_delivered(database, partner)
     assert _released_while_collecting(database, partner, lambda: settle(database, *leased))
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@on_postgresql
 def test_a_look_in_the_statement_that_waits_strands_the_delivery(database: Database, partner: Engine) -> None:
     _leased_and_delivered(database, partner)
     with database.engine.begin() as connection:
@@ -151,14 +172,26 @@ def _claim_lets_new_installations_in(database: Database, partner: Engine, isolat
                 transaction.rollback()
 
 
-@pytest.mark.parametrize("database", ["mysql"], indirect=True)
+@on_mysql
 @pytest.mark.parametrize(("isolation", "lets_in"), [("READ COMMITTED", True), ("REPEATABLE READ", False)])
 def test_read_committed_takes_no_gap_locks(database: Database, partner: Engine, isolation: str, lets_in: bool) -> None:
     assert _claim_lets_new_installations_in(database, partner, isolation) is lets_in
 
 
-@SERVERS
+@on_servers
 def test_the_dispatcher_is_at_read_committed_whatever_the_default_is(database: Database) -> None:
     with database.read() as connection:
         assert connection.get_isolation_level() == "READ COMMITTED"
         assert database.dialect.check_isolation(connection) is None
+
+
+def test_a_lease_that_expires_leaves_the_pause_as_it_is(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    (leased,) = claim(database)
+    paused = Decision(Action.PAUSE, DeadLetterReason.UNAUTHORIZED, 600.0)
+    answer = store.Answer(leased.deliveries[0], leased.token, Outcome(OutcomeKind.UNAUTHORIZED), paused)
+    store.settle(database, [answer], [store.InstallationState(ID, leased.token)], LEASE)
+    expire_leases(database)
+    assert claim(database) == ()

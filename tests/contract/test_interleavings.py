@@ -9,6 +9,7 @@ from dispatcher.database import Database
 from dispatcher.policy import Action, Decision
 from dispatcher.store.collect import _collect
 from dispatcher.tables import collector, delivery, installation, outbox
+from tests.contract.databases import on_servers
 from tests.contract.steps import (
     ID,
     LEASE,
@@ -22,10 +23,8 @@ from tests.contract.steps import (
     write,
 )
 
-SERVERS = pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)  # SQLite has one writer at a time
 
-
-@SERVERS
+@on_servers
 def test_a_change_committed_after_its_subject_was_delivered_is_delivered_too(
     database: Database, partner: Engine
 ) -> None:
@@ -40,7 +39,7 @@ def test_a_change_committed_after_its_subject_was_delivered_is_delivered_too(
     assert [count(database, table) for table in (outbox, delivery)] == [0, 0]
 
 
-@SERVERS
+@on_servers
 def test_a_commit_between_claim_and_settle_is_seen_by_the_next_collection(database: Database, partner: Engine) -> None:
     with partner.connect() as slow, slow.begin() as open_transaction:
         write(slow, "db_1")
@@ -82,22 +81,30 @@ def test_what_is_rolled_back_is_never_collected(database: Database, partner: Eng
     assert deliver(database) == []
 
 
-@pytest.mark.parametrize("database", ["mysql"], indirect=True)
+PREPARE = {
+    "postgresql": ("BEGIN", "PREPARE TRANSACTION 'left_behind'", "COMMIT PREPARED 'left_behind'"),
+    "mysql": ("XA START 'left_behind'", "XA END 'left_behind'; XA PREPARE 'left_behind'", "XA COMMIT 'left_behind'"),
+}
+
+
+@pytest.mark.parametrize("server", [pytest.param("postgresql-18", marks=pytest.mark.heavy), "mysql"], indirect=True)
 def test_a_prepared_transaction_that_was_left_behind_blocks_nothing(database: Database, partner: Engine) -> None:
-    alone = partner.execution_options(isolation_level="AUTOCOMMIT")  # XA begins and ends its transactions by itself
+    begin, prepare, commit = PREPARE[database.dialect.name]
+    alone = partner.execution_options(isolation_level="AUTOCOMMIT")  # such transactions are begun and ended by hand
     with alone.connect() as connection:
-        connection.exec_driver_sql("XA START 'left_behind'")
+        connection.exec_driver_sql(begin)
         write(connection, "prepared")
-        connection.exec_driver_sql("XA END 'left_behind'")
-        connection.exec_driver_sql("XA PREPARE 'left_behind'")
+        for statement in prepare.split("; "):
+            connection.exec_driver_sql(statement)
         connection.invalidate()
     try:
         with partner.begin() as other:
             write(other, "db_1")
         assert deliver(database) == ["db_1"]
+        assert store.mend(database) == 0
     finally:
         with alone.connect() as connection:
-            connection.exec_driver_sql("XA COMMIT 'left_behind'")
+            connection.exec_driver_sql(commit)
     assert deliver(database) == ["prepared"]
 
 
@@ -128,7 +135,7 @@ def test_events_of_a_subject_in_backoff_join_it_and_do_not_jump_the_queue(databa
     assert tuple(row) == (2, 1)
 
 
-@SERVERS
+@on_servers
 def test_a_lease_given_back_while_a_collector_holds_the_row_strands_nothing(
     database: Database, partner: Engine
 ) -> None:
@@ -155,7 +162,7 @@ def _collect_and_hold(database: Database) -> sa.Connection:
     return connection
 
 
-@SERVERS
+@on_servers
 def test_a_collector_that_waits_for_a_lease_being_given_back_strands_nothing(
     database: Database, partner: Engine
 ) -> None:
@@ -177,7 +184,7 @@ def test_a_collector_that_waits_for_a_lease_being_given_back_strands_nothing(
     assert deliver(database) == ["db_2"]
 
 
-@SERVERS
+@on_servers
 def test_a_second_collector_leaves_at_once(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1")
@@ -189,7 +196,7 @@ def test_a_second_collector_leaves_at_once(database: Database, partner: Engine) 
     assert store.collect(database, 500).events == 1
 
 
-@SERVERS
+@on_servers
 @pytest.mark.parametrize("decision", [None, Decision(Action.RETRY, delay=5)])
 def test_installations_are_locked_in_key_order(database: Database, partner: Engine, decision: Decision | None) -> None:
     """Else two dispatchers could each hold what the other waits for."""
@@ -219,7 +226,7 @@ def test_installations_are_locked_in_key_order(database: Database, partner: Engi
                 transaction.rollback()
 
 
-@SERVERS
+@on_servers
 def test_a_sweep_meets_an_installation_that_is_just_being_inserted(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1")

@@ -1,34 +1,15 @@
 """One event's way through the store on every database: collect, claim, settle, and the guards that it rests on."""
 
-import os
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
-import pytest
 import sqlalchemy as sa
 
-from dispatcher import InstallationUpdated, ResourceUpdated, publish, schema, store
-from dispatcher.database import Database, open_database
+from dispatcher import InstallationUpdated, ResourceUpdated, publish, store
+from dispatcher.database import Database
 from dispatcher.policy import Outcome, OutcomeKind, Policy, decide
 from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
 
 LEASE = timedelta(seconds=60)
-
-
-@pytest.fixture(params=["sqlite", "DISPATCHER_TEST_POSTGRES_URL", "DISPATCHER_TEST_MYSQL_URL"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path}/test.db" if request.param == "sqlite" else os.environ.get(request.param)
-    if url is None:
-        assert not os.environ.get("CI"), f"{request.param} is not set: in CI every database is tested"
-        pytest.skip(f"NOT TESTED: set {request.param} to test on this database too")
-    database = open_database(url)
-    schema.migrate(database)
-    schema.downgrade(database)  # whatever an interrupted run left
-    schema.migrate(database)
-    yield database
-    schema.downgrade(database)
-    database.close()
 
 
 def commit(database: Database, *events: ResourceUpdated | InstallationUpdated) -> None:
@@ -42,7 +23,9 @@ def claim(database: Database) -> store.Claimed:
 
 def answer(one: store.Delivery, token: str, kind: OutcomeKind) -> store.Answer:
     outcome = Outcome(kind)
-    decision = decide(outcome, attempts=0, failures=1, paused_for=None, policy=Policy(), random=lambda: 0.5)
+    decision = decide(
+        outcome, attempts=0, failures=1, paused_for=None, outage=False, policy=Policy(), random=lambda: 0.5
+    )
     return store.Answer(one, token, outcome, decision)
 
 

@@ -3,10 +3,12 @@
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
 from dispatcher.database import Database
 from dispatcher.tables import dead_letter, delivery, outbox
+from tests.contract.databases import on_mysql, on_postgresql, on_servers, on_sqlite
 
 TYPE = "resource.updated"
 ANCIENT = ["0001-01-01 00:00:00", "0044-03-15 12:00:00", "0999-12-31 23:59:59"]
@@ -71,7 +73,7 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize(("value", "says"), ODD)
 def test_sqlite_stores_anything_and_nothing_of_it_stops_the_batch(
     database: Database, partner: Engine, value: object, says: str
@@ -118,10 +120,81 @@ def test_a_senseless_created_at_stops_nothing(database: Database, partner: Engin
     assert len(collected(database)[0]) == len(values)
 
 
-def test_ids_compare_byte_for_byte(database: Database, partner: Engine) -> None:
-    ids = ["db_1", "DB_1", "db_1 ", "db_\u00e9", "db_e\u0301"]
+@on_sqlite
+def test_a_senseless_traceparent_is_left_out(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
-        for id_ in ids * 2:
-            insert(connection, "icfg_1", TYPE, id_)
-    assert store.collect(database, 100).subjects == 5
-    assert collected(database)[0] == ids
+        drop_constraints(connection)
+        insert(connection, "icfg_1", TYPE, "db_1", traceparent=b"\xff")
+    assert store.collect(database, 100).malformed == 0
+    assert collected(database) == (["db_1"], [])
+
+
+def test_a_collection_of_nothing_but_malformed_rows_leaves_no_delivery(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        drop_constraints(connection)
+        insert(connection, "icfg_1", "resource.deleted", "db_1")
+    moved = store.collect(database, 100)
+    assert (moved.events, moved.subjects, moved.malformed) == (1, 0, 1)
+    assert collected(database)[0] == []
+
+
+WIDEN = {
+    "postgresql": "ALTER TABLE vercel_outbox ALTER COLUMN resource_id TYPE text",
+    "mysql": "ALTER TABLE vercel_outbox MODIFY resource_id LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+}
+WIDE = [
+    pytest.param("a\x1bb", "control characters", id="control character"),
+    pytest.param("x" * 10_000_000, "at most 255 characters", id="10 MB"),
+    pytest.param("水" * 5_000, "at most 255 characters", id="many characters of three bytes"),
+]
+
+
+@on_servers
+@pytest.mark.parametrize(("value", "says"), WIDE)
+def test_columns_that_a_partner_made_wider_stop_nothing(
+    database: Database, partner: Engine, value: object, says: str
+) -> None:
+    with partner.begin() as connection:
+        drop_constraints(connection)
+        connection.exec_driver_sql(WIDEN[database.dialect.name])
+        insert(connection, "icfg_1", TYPE, "before")
+        insert(connection, "icfg_1", TYPE, value)
+        insert(connection, "icfg_1", TYPE, "after")
+    assert store.collect(database, 100).malformed == 1
+    resources, (reason,) = collected(database)
+    assert resources == ["before", "after"]
+    assert says in reason
+
+
+@on_mysql
+def test_a_nul_byte_that_mysql_takes_is_buried_alone(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        for resource in ("before", "a\0b", "after"):
+            insert(connection, "icfg_1", TYPE, resource)
+    assert store.collect(database, 100).malformed == 1
+    resources, (reason,) = collected(database)
+    assert resources == ["before", "after"]
+    assert "control characters" in reason
+
+
+@on_mysql
+def test_bytes_that_are_no_utf_8_are_refused_or_cut_by_mysql_itself(database: Database, partner: Engine) -> None:
+    values = "(installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', 0x64625FFF31)"
+    with pytest.raises(DBAPIError, match="Incorrect string value"), partner.begin() as connection:
+        connection.exec_driver_sql(f"INSERT INTO vercel_outbox {values}")
+    with partner.begin() as connection:
+        connection.exec_driver_sql("SET SESSION sql_mode = ''")
+        connection.exec_driver_sql(f"INSERT IGNORE INTO vercel_outbox {values}")
+        insert(connection, "icfg_1", TYPE, "after")
+    assert store.collect(database, 100).malformed == 0
+    assert collected(database)[0][-1] == "after"
+
+
+@on_postgresql
+def test_postgresql_takes_neither_nul_nor_bytes_that_are_no_utf_8(database: Database, partner: Engine) -> None:
+    for value in ("convert_from('\\x6100', 'UTF8')", "convert_from('\\x61ff', 'UTF8')"):
+        with pytest.raises(DBAPIError, match="invalid byte sequence"), partner.begin() as connection:
+            connection.exec_driver_sql(
+                f"INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ('icfg_1', '{TYPE}', {value})"
+            )
+    assert store.collect(database, 100).events == 0

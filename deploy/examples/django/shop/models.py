@@ -1,0 +1,17 @@
+"""The partner's tables."""
+
+from django.db import models
+
+
+class Database(models.Model):
+    """What is sold on the marketplace: a resource of an installation."""
+
+    id = models.CharField(primary_key=True, max_length=64)
+    installation_id = models.CharField(max_length=128)
+    name = models.CharField(max_length=64)
+
+    class Meta:
+        db_table = "databases"
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,57 @@
+"""Whether tokens can be had where the settings say."""
+
+import sqlalchemy as sa
+
+from dispatcher.bearer_token import CredentialsUnavailable, NoCredential
+from dispatcher.checks.finding import Finding, ok, problem, warning
+from dispatcher.credentials import Credentials, open_credentials
+from dispatcher.database import Database
+from dispatcher.settings import Settings, SettingsError
+from dispatcher.tables import installation
+from dispatcher.transport import open_transport
+
+TRIED = 5
+"""So many of the known installations are tried."""
+
+
+async def check_credentials(
+    settings: Settings, database: Database, installation_id: str | None, *, usable: bool
+) -> list[Finding]:
+    """Asks for the token of this installation, else of those known that have work. `usable`: whether the database is."""
+    transport = open_transport(1)
+    try:
+        credentials = open_credentials(settings, database.engine, transport)
+    except SettingsError as error:
+        await transport.aclose()
+        return [problem("settings", str(error))]
+    try:
+        if not usable and settings.credentials_query is not None:
+            return [warning("credentials", "not tried: DISPATCHER_CREDENTIALS_QUERY needs the database")]
+        if settings.vercel_token is not None:
+            return [ok("credentials", "there is one token for all installations")]
+        known = _known(database) if usable else []
+        return await _try(credentials, [installation_id] if installation_id else known)
+    finally:
+        await credentials.aclose()
+        await transport.aclose()
+
+
+def _known(database: Database) -> list[str]:
+    with_work_first = installation.c.due_at.is_(None), installation.c.due_at
+    with database.read() as connection:
+        rows = connection.execute(sa.select(installation.c.installation_id).order_by(*with_work_first).limit(TRIED))
+        return list(rows.scalars())
+
+
+async def _try(credentials: Credentials, installation_ids: list[str]) -> list[Finding]:
+    found: list[Finding] = []
+    for installation_id in installation_ids:
+        try:
+            await credentials.token(installation_id)
+        except NoCredential as none:
+            found.append(problem("credentials", str(none)))
+        except CredentialsUnavailable as unavailable:
+            found.append(problem("credentials", str(unavailable)))
+    if not installation_ids:
+        return [ok("credentials", "not tried, no installation is known yet: `--installation ID` tries one")]
+    return found or [ok("credentials", f"there is a token for {', '.join(installation_ids)}")]

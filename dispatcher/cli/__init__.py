@@ -1,0 +1,120 @@
+"""The commands. Results go to stdout; what goes wrong goes to stderr, in one line."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+import typer
+from sqlalchemy.exc import DBAPIError
+
+from dispatcher.cli import (
+    check,
+    dead_letters,
+    demo,
+    explain,
+    installations,
+    publish,
+    sandbox,
+    schema,
+    service,
+    status,
+    trigger,
+)
+from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.database import UnusableIsolation, first_line, is_unreachable
+from dispatcher.dialects import UnusableDatabaseUrl
+from dispatcher.schema import UnusableSchema
+from dispatcher.settings import SettingsError
+
+# Typer's module for its usage errors differs from version to version.
+UsageError = cast("type[Exception]", typer.BadParameter.__base__)
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain text: help is read in logs and containers too
+    pretty_exceptions_enable=False,
+)
+# Every command, in the order in which `dispatcher --help` lists them.
+COMMANDS = (
+    demo,
+    sandbox,
+    service,
+    schema,
+    trigger,
+    publish,
+    check,
+    status,
+    explain,
+    dead_letters,
+    installations,
+)
+for commands in COMMANDS:
+    app.add_typer(commands.app)
+
+
+@app.callback()
+def dispatcher() -> None:
+    """Delivers Vercel Marketplace events from a transactional outbox.
+
+    Settings come from the environment (DISPATCHER_…). Results go to stdout, everything else to stderr.
+
+    Exit codes: 0 done, 1 failed, 2 usage or settings, 3 nothing matched, 4 unhealthy, 5 something is left waiting, 75 database unreachable.
+    """
+
+
+def main() -> None:
+    """Entry point: every known fault becomes one line and its exit code."""
+    try:
+        _refuse_undecodable(sys.argv)
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        _refuse_usage(error)
+    except CommandFailed as error:
+        _fail(str(error), error.code)
+    except (SettingsError, UnusableDatabaseUrl) as error:
+        _fail(str(error), Exit.USAGE)
+    except (UnusableSchema, UnusableIsolation) as error:
+        _fail(str(error), Exit.FAILED)
+    except DBAPIError as error:
+        _refuse_database(error)
+    except BrokenPipeError:  # whoever reads has read enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+
+
+def _refuse_undecodable(arguments: Sequence[str]) -> None:
+    """No database takes them, and no output."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            _fail(f"an argument is not valid UTF-8: {argument!a}", Exit.USAGE)
+
+
+def _refuse_usage(error: Exception) -> None:
+    said = str(getattr(error, "message", error))
+    context = getattr(error, "ctx", None)
+    if "\n" in said:  # a command without its subcommand: this is its help
+        typer.echo(said, err=True)
+        sys.exit(Exit.USAGE)
+    where = context.command_path if context is not None else "dispatcher"
+    _fail(f"{getattr(error, 'format_message', lambda: said)()} See `{where} --help`.", Exit.USAGE)
+
+
+def _refuse_database(error: DBAPIError) -> None:
+    said = first_line(error)
+    if is_unreachable(error):
+        _fail(
+            f"the database cannot be reached ({said}): is it running, and does DISPATCHER_DATABASE_URL name it?",
+            Exit.UNREACHABLE,
+        )
+    _fail(f"the database refused ({said}): `dispatcher check` looks for the cause", Exit.FAILED)
+
+
+def _fail(why: str, code: Exit) -> None:
+    typer.echo(f"dispatcher: {why}", err=True)
+    sys.exit(code)

@@ -1,0 +1,31 @@
+"""The database of a command."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dispatcher import schema
+from dispatcher.cli.exits import CommandFailed
+from dispatcher.database import Database, open_database
+from dispatcher.settings import Settings
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Database]:
+    """The database that the settings name, for as long as the block lasts."""
+    database = open_database(settings.database_url.get_secret_value(), settings.database_schema)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def checked(settings: Settings) -> Iterator[Database]:
+    """As `opened`, and nothing is created; raises UnusableSchema unless the tables are those that this program knows."""
+    with opened(settings) as database:
+        if (path := database.dialect.missing_file(database.engine.url)) is not None:
+            raise CommandFailed(
+                f"there is no database file {path}: run `dispatcher migrate`, or correct DISPATCHER_DATABASE_URL"
+            )
+        schema.check(database)
+        yield database

@@ -1,0 +1,280 @@
+"""`dispatcher dead-letters`: what could not be delivered, and what a person does about it."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from dispatcher.attempts import Attempt
+from dispatcher.cli.confirmation import confirm, progress
+from dispatcher.cli.database import checked
+from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.cli.options import AsJson, DryRun, Limit, Yes
+from dispatcher.cli.output import age, number, print_columns, print_facts, print_json, shown
+from dispatcher.cli.signature import By, Note, sign
+from dispatcher.database import Database
+from dispatcher.dead_letters import (
+    ADVICE,
+    DeadLetter,
+    Filter,
+    Plan,
+    discard,
+    find_dead_letter,
+    list_dead_letters,
+    plan,
+    replay,
+)
+from dispatcher.durations import parse_duration
+from dispatcher.policy import DeadLetterReason
+from dispatcher.settings import Settings, load_settings
+
+app = typer.Typer(
+    name="dead-letters", no_args_is_help=True, help="Show, replay and discard what could not be delivered."
+)
+
+LARGEST_ID = 2**63 - 1
+SHOWN_ERROR = 60
+
+DeadLetterId = typer.Option("--id", min=1, max=LARGEST_ID, metavar="ID", help="A dead letter's id, repeatable.")
+Ids = Annotated[list[int] | None, DeadLetterId]
+OfInstallation = Annotated[str | None, typer.Option("--installation", metavar="icfg_…", help="Of this installation.")]
+OfResource = Annotated[str | None, typer.Option("--resource", metavar="ID", help="Of this resource.")]
+OfReason = Annotated[DeadLetterReason | None, typer.Option("--reason", help="That died for this reason.")]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since", metavar="WHEN", help="That died so long ago at most (24h), or then (2026-01-31T12:00, UTC)."
+    ),
+]
+All = Annotated[bool, typer.Option("--all", help="Every unresolved one: without any of the filters.")]
+
+
+@app.command("list")
+def list_(
+    id_: Ids = None,
+    installation: OfInstallation = None,
+    resource: OfResource = None,
+    reason: OfReason = None,
+    since: Since = None,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Also those that are resolved.")] = False,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List dead letters, newest first: the unresolved ones, unless --resolved. Exit code 3 if there are none.
+
+    \b
+    dispatcher dead-letters list --since 24h
+    dispatcher dead-letters list --installation icfg_1 --reason unauthorized
+    """
+    with checked(load_settings()) as database:
+        wanted = _filter(database, id_, installation, resource, reason, since)
+        found = list_dead_letters(database, wanted, limit, resolved=resolved)
+    if as_json:
+        for letter in found:
+            print_json(asdict(letter))
+    elif found:
+        print_columns(
+            ("id", "died at (UTC)", "reason", "installation", "resource", "status", "error"), map(_row, found)
+        )
+    if not found:
+        raise CommandFailed("there is no such dead letter", Exit.NOTHING_MATCHED)
+    if len(found) == limit:
+        typer.echo(f"the newest {limit:,} are listed, there may be more: --limit", err=True)
+
+
+def _row(letter: DeadLetter) -> tuple[object, ...]:
+    reason = letter.reason if letter.resolution is None else f"{letter.reason}, {letter.resolution}"
+    error = (letter.last_error or "").partition("\n")[0][:SHOWN_ERROR]
+    return (letter.id, letter.died_at, reason, letter.installation_id, letter.resource_id, letter.last_status, error)
+
+
+@app.command()
+def show(
+    id_: Annotated[int, typer.Argument(min=1, max=LARGEST_ID, metavar="ID", help="The dead letter's id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one dead letter: why it died, the attempts that led to it, and what to do about it."""
+    with checked(load_settings()) as database:
+        found = find_dead_letter(database, id_)
+    if found is None:
+        raise CommandFailed(f"there is no dead letter {id_}", Exit.NOTHING_MATCHED)
+    letter, attempts = found
+    advice = ADVICE[DeadLetterReason(letter.reason)]
+    if as_json:
+        print_json({**asdict(letter), "log": [asdict(one) for one in attempts], "advice": advice})
+        return
+    _show(letter)
+    if attempts:
+        typer.echo("")
+        print_columns(("attempt", "at (UTC)", "outcome", "status", "ms", "decision", "error"), map(_attempt, attempts))
+    if letter.resolved_at is None:
+        typer.echo(f"\n{advice}")
+
+
+def _show(letter: DeadLetter) -> None:
+    resolved = letter.resolved_at and f"{shown(letter.resolved_at)} UTC, {letter.resolution}"
+    print_facts(
+        [
+            ("dead letter", letter.id),
+            ("reason", letter.reason),
+            ("died at", f"{shown(letter.died_at)} UTC"),
+            ("installation", letter.installation_id),
+            ("type", letter.type),
+            ("resource", letter.resource_id),
+            ("product", letter.product_id),
+            ("billing plan", letter.billing_plan_id),
+            ("events", f"{letter.events:,} (ids {letter.first_event_id} to {letter.last_event_id})"),
+            ("first event at", f"{shown(letter.first_created_at)} UTC"),
+            ("attempts", letter.attempts),
+            ("last status", letter.last_status),
+            ("last error", letter.last_error),
+            ("resolved at", resolved),
+            ("resolved by", letter.resolved_by),
+            ("note", letter.note),
+        ]
+    )
+
+
+def _attempt(one: Attempt) -> tuple[object, ...]:
+    return (one.attempt, one.at, one.outcome, one.status, one.duration_ms, one.decision, one.error or "")
+
+
+@app.command("replay")
+def replay_(
+    id_: Ids = None,
+    installation: OfInstallation = None,
+    resource: OfResource = None,
+    reason: OfReason = None,
+    since: Since = None,
+    all_: All = False,
+    by: By = None,
+    note: Note = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Announce again what died: through the outbox, and within the rate limit. Replaying twice replays once.
+
+    Exit code 3 if nothing matched, 1 if nothing that matched can be replayed.
+
+    \b
+    dispatcher dead-letters replay --id 7
+    dispatcher dead-letters replay --reason exhausted --since 24h --dry-run
+    """
+    settings = load_settings()
+    signature = sign(by, note)
+    with checked(settings) as database:
+        wanted = _filter(database, id_, installation, resource, reason, since)
+        found = _plan(database, wanted, all_=all_)
+        if not dry_run and found.malformed == found.dead_letters:
+            raise CommandFailed(f"nothing can be replayed. {_malformed(found)}")
+        account = _account(found, settings)
+        if not dry_run:
+            confirm(f"Replay {_say(account)}?", yes=yes)
+            tell = progress(found.dead_letters - found.malformed)
+            account["replayed"] = replay(database, wanted, found.last_id, signature, tell)
+    _report(account, "replayed", as_json=as_json)
+    if found.malformed:
+        typer.echo(_malformed(found), err=True)
+
+
+@app.command("discard")
+def discard_(
+    id_: Ids = None,
+    installation: OfInstallation = None,
+    resource: OfResource = None,
+    reason: OfReason = None,
+    since: Since = None,
+    all_: All = False,
+    by: By = None,
+    note: Note = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give up what died: nothing is sent, and after DISPATCHER_DEAD_LETTER_RETENTION the row is deleted.
+
+    \b
+    dispatcher dead-letters discard --id 7 --note "the database was deleted"
+    dispatcher dead-letters discard --installation icfg_1 --reason purged
+    """
+    settings = load_settings()
+    signature = sign(by, note)
+    with checked(settings) as database:
+        wanted = _filter(database, id_, installation, resource, reason, since)
+        found = _plan(database, wanted, all_=all_)
+        account = {"dead_letters": found.dead_letters, "discarded": 0}
+        if not dry_run:
+            confirm(f"Discard {_say(account)}?", yes=yes)
+            account["discarded"] = discard(database, wanted, found.last_id, signature, progress(found.dead_letters))
+    _report(account, "discarded", as_json=as_json)
+
+
+def _filter(
+    database: Database,
+    ids: list[int] | None,
+    installation: str | None,
+    resource: str | None,
+    reason: DeadLetterReason | None,
+    since: str | None,
+) -> Filter:
+    return Filter(ids or (), installation, resource, reason, None if since is None else _time(since, database.now))
+
+
+def _time(text: str, now: Callable[[], datetime]) -> datetime:
+    """A span before now, by the database's clock, or a time; without a zone it is UTC."""
+    try:
+        parsed = datetime.fromisoformat(text)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return now() - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        said = "write how long ago, such as 30m, 24h or 7d, or a time such as 2026-01-31T12:00 (UTC)"
+        raise CommandFailed(f"--since cannot be read: {said}", Exit.USAGE) from None
+
+
+def _plan(database: Database, wanted: Filter, *, all_: bool) -> Plan:
+    if bool(wanted.conditions) == all_:
+        raise CommandFailed(
+            "say which: --id, --installation, --resource, --reason, --since, or --all without them", Exit.USAGE
+        )
+    found = plan(database, wanted)
+    if not found.dead_letters:
+        raise CommandFailed(
+            "there is no such dead letter that is unresolved: nothing was changed", Exit.NOTHING_MATCHED
+        )
+    return found
+
+
+def _account(found: Plan, settings: Settings) -> dict[str, Any]:
+    return {
+        "dead_letters": found.dead_letters,
+        "malformed": found.malformed,
+        "requests": found.requests,
+        "seconds": found.seconds(settings.rate_limit, settings.global_rate_limit),
+        "replayed": 0,
+    }
+
+
+def _say(account: dict[str, Any]) -> str:
+    rows = number(account["dead_letters"], "dead letter")
+    if "requests" not in account:
+        return rows
+    return f"{rows}: {number(account['requests'], 'request')}, {age(account['seconds'])} or more at the rate limit"
+
+
+def _report(account: dict[str, Any], done: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(account)
+    elif account[done]:
+        typer.echo(f"{done} {number(account[done], 'dead letter')}")
+    else:
+        typer.echo(f"{_say(account)}; nothing was changed")
+
+
+def _malformed(found: Plan) -> str:
+    return f"{number(found.malformed, 'dead letter')} cannot be replayed. {ADVICE[DeadLetterReason.MALFORMED]}"

@@ -1,0 +1,68 @@
+"""`dispatcher explain`: what happened to a resource or an installation, and what happens next."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from dispatcher.cli.database import checked
+from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.cli.options import AsJson, Limit
+from dispatcher.cli.output import print_columns, print_json, shown
+from dispatcher.explanation import Entry
+from dispatcher.explanation import explain as find_explanation
+from dispatcher.outlook import Graces
+from dispatcher.settings import load_settings
+
+app = typer.Typer()
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(metavar="RESOURCE_OR_INSTALLATION", help="Its id.", show_default=False)],
+    installation: Annotated[
+        str | None, typer.Option(metavar="icfg_…", help="The resource's installation: quicker, and surely this one.")
+    ] = None,
+    limit: Limit = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Tell all that is known of a resource or an installation in the order of time, then what happens next and when.
+
+    Times are UTC. Attempts are known for DISPATCHER_ATTEMPT_RETENTION. Exit code 3 if nothing is known.
+
+    \b
+    dispatcher explain db_1
+    dispatcher explain db_1 --installation icfg_1
+    dispatcher explain icfg_1 --limit 20
+    """
+    settings = load_settings()
+    graces = Graces(timedelta(seconds=settings.auth_grace), timedelta(seconds=settings.disabled_grace))
+    with checked(settings) as database:
+        found = find_explanation(database, name, graces, limit, installation)
+    if found is None:
+        raise CommandFailed(f"nothing is known of {shown(name)}", Exit.NOTHING_MATCHED)
+    if as_json:
+        for entry in (*found.happened, *found.next):
+            print_json(asdict(entry))
+        return
+    if not found.complete:
+        typer.echo(f"the newest {limit:,} of what is known, older ones are left out: --limit", err=True)
+    _print("at (UTC)", found.happened)
+    typer.echo("")
+    if found.next:
+        _print("next (UTC)", found.next)
+    else:
+        typer.echo("nothing waits: the next event is sent as it comes")
+
+
+def _print(time: str, entries: Sequence[Entry]) -> None:
+    subjects = {(entry.installation_id, entry.resource_id) for entry in entries}
+    print_columns(
+        (time, *(("installation", "resource") if len(subjects) > 1 else ()), "what"),
+        (
+            (entry.at, *((entry.installation_id, entry.resource_id) if len(subjects) > 1 else ()), entry.said)
+            for entry in entries
+        ),
+    )

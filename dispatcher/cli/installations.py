@@ -1,0 +1,129 @@
+"""`dispatcher installations`: who is paused and why, and what an operator does about an installation as a whole."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from dispatcher.cli.confirmation import confirm, progress
+from dispatcher.cli.database import checked
+from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.cli.options import AsJson, DryRun, Limit, Yes
+from dispatcher.cli.output import number, print_columns, print_json, shown
+from dispatcher.installations import (
+    FOREVER,
+    Installation,
+    count_waiting,
+    list_installations,
+    pause,
+    purge,
+    resume,
+)
+from dispatcher.settings import load_settings
+
+app = typer.Typer(name="installations", no_args_is_help=True, help="List, pause, resume and purge installations.")
+
+InstallationId = Annotated[str, typer.Argument(metavar="ID", help="The installation's id, icfg_…", show_default=False)]
+
+
+@app.command("list")
+def list_(
+    paused: Annotated[bool, typer.Option("--paused", help="Only those that are paused.")] = False,
+    limit: Limit = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List installations by their ids: what each is doing, and what waits for it. Exit code 3 if there are none.
+
+    Next is when the dispatcher looks at it again.
+    """
+    with checked(load_settings()) as database:
+        found = list_installations(database, limit, paused=paused)
+    if as_json:
+        for one in found:
+            print_json(_json(one))
+    elif found:
+        header = ("installation", "state", "deliveries", "paused for", "since (UTC)", "next (UTC)", "delivered (UTC)")
+        print_columns(header, map(_row, found))
+    if not found:
+        raise CommandFailed(
+            "there is no paused installation" if paused else "no installation is known yet", Exit.NOTHING_MATCHED
+        )
+    if len(found) == limit:
+        typer.echo(f"the first {limit:,} are listed, there may be more: --limit", err=True)
+
+
+def _row(one: Installation) -> tuple[object, ...]:
+    next_ = "when resumed" if one.paused_until == FOREVER else one.due_at
+    return (
+        one.installation_id,
+        one.state,
+        one.deliveries,
+        one.pause_reason,
+        one.paused_since,
+        next_,
+        one.last_delivered_at,
+    )
+
+
+def _json(one: Installation) -> dict[str, object]:
+    """As the columns of the table are called; what lasts until somebody resumes it has no end that could be named."""
+    ended = {name: None for name in ("paused_until", "due_at") if getattr(one, name) == FOREVER}
+    return {"state": one.state, **asdict(one), **ended}
+
+
+@app.command("pause")
+def pause_(installation_id: InstallationId) -> None:
+    """Send nothing for an installation until it is resumed. Its events are kept.
+
+    Requests that are in flight end as they would. Exit code 3 if nothing is known of it.
+    """
+    with checked(load_settings()) as database:
+        known = pause(database, installation_id)
+    if not known:
+        raise _unknown(installation_id)
+    typer.echo(f"{shown(installation_id)} is paused until `dispatcher installations resume {shown(installation_id)}`")
+
+
+@app.command("resume")
+def resume_(installation_id: InstallationId) -> None:
+    """End an installation's pause, whatever its reason: what waits is sent at once, within the rate limit.
+
+    Exit code 3 if nothing is known of it.
+    """
+    with checked(load_settings()) as database:
+        known = resume(database, installation_id)
+    if not known:
+        raise _unknown(installation_id)
+    typer.echo(f"{shown(installation_id)} is not paused: what waits is sent within the rate limit")
+
+
+@app.command("purge")
+def purge_(installation_id: InstallationId, dry_run: DryRun = False, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Bury all that waits for an installation that was uninstalled, also in the outbox: dead letters, reason purged.
+
+    By mistake? `dispatcher dead-letters replay --installation ID --reason purged` sends it after all. Exit code 3 if nothing is
+    known of the installation.
+
+    \b
+    dispatcher installations purge icfg_1 --dry-run
+    dispatcher installations purge icfg_1 --yes
+    """
+    with checked(load_settings()) as database:
+        waiting = count_waiting(database, installation_id)
+        if waiting is None:
+            raise _unknown(installation_id)
+        account = {"installation_id": installation_id, **asdict(waiting), "buried": 0}
+        said = f"{number(waiting.deliveries, 'delivery')} and {number(waiting.events, 'event')} of {shown(installation_id)}"
+        if not dry_run:
+            confirm(f"Bury {said}?", yes=yes)
+            account["buried"] = purge(database, installation_id, progress(waiting.deliveries))
+    if as_json:
+        print_json(account)
+    elif dry_run:
+        typer.echo(f"{said} wait; nothing was changed")
+    else:
+        typer.echo(f"{number(int(account['buried']), 'dead letter')} (purged) of {shown(installation_id)}")
+
+
+def _unknown(installation_id: str) -> CommandFailed:
+    return CommandFailed(f"nothing is known of an installation {shown(installation_id)}", Exit.NOTHING_MATCHED)

@@ -1,0 +1,14 @@
+"""Options that several commands share."""
+
+from typing import Annotated, Literal
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, with stable keys.")]
+DialectName = Annotated[
+    Literal["postgresql", "mysql", "sqlite"],
+    typer.Option("--dialect", metavar="D", help="postgresql, mysql (MariaDB too) or sqlite."),
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only, change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -1,0 +1,66 @@
+"""How results look: aligned columns for people, one JSON object a line for programs."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+
+
+def print_json(row: Mapping[str, Any]) -> None:
+    """One object on one line; times in ISO 8601, UTC."""
+    typer.echo(json.dumps(row, default=_plain, ensure_ascii=False))
+
+
+def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Left-aligned columns; whole and decimal numbers are aligned at the right."""
+    kept = list(rows)
+    lines = [tuple(header), *(tuple(shown(cell) for cell in row) for row in kept)]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
+    right = [bool(kept) and all(isinstance(row[n], int | float | None) for row in kept) for n in range(len(header))]
+    for line in lines:
+        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """`name  value` lines, without those whose value is None."""
+    told = [(name, shown(value)) for name, value in facts if value is not None]
+    width = max((len(name) for name, _ in told), default=0)
+    for name, value in told:
+        typer.echo(f"{name.ljust(width)}  {value}")
+
+
+def shown(value: object) -> str:
+    """One cell: times to the second in UTC, nothing that could steer a terminal."""
+    match value:
+        case None:
+            return "-"
+        case datetime():
+            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    text = str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def age(seconds: float) -> str:
+    """A span as a person says it, in its two largest units: `3m 12s`."""
+    rest = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count or parts or unit == "s":
+            parts.append(f"{count}{unit}")
+    return " ".join(part for part in parts[:2] if part[:-1] != "0" or len(parts) == 1)
+
+
+def number(count: int, noun: str) -> str:
+    """`1 delivery`, `2 deliveries`."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    raise TypeError(f"no JSON for {type(value).__name__}")

@@ -1,0 +1,51 @@
+"""`dispatcher migrate` and `dispatcher schema`: the tables."""
+
+from typing import Annotated
+
+import typer
+
+from dispatcher import schema
+from dispatcher.bell import trigger_sql
+from dispatcher.cli.database import opened
+from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.cli.options import DialectName
+from dispatcher.setting_values import parse_schema
+from dispatcher.settings import load_settings
+
+app = typer.Typer()
+
+
+@app.command()
+def migrate(sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it.")] = False) -> None:
+    """Bring the database to the newest schema. Any number of these at once migrate once."""
+    with opened(load_settings()) as database:
+        if sql:
+            typer.echo(schema.migration_sql(database.dialect.name, database.schema))
+        else:
+            typer.echo(f"the database is at schema {schema.migrate(database)}")
+
+
+@app.command("schema")
+def print_schema(
+    dialect: DialectName,
+    schema_name: Annotated[str | None, typer.Option("--schema", metavar="NAME", help="PostgreSQL: the schema.")] = None,
+    wakeup: Annotated[bool, typer.Option("--wakeup", help="PostgreSQL: the trigger for WAKEUP=notify alone.")] = False,
+) -> None:
+    """Print the tables as SQL, for partners who create them by other means.
+
+    \b
+    dispatcher schema --dialect mysql
+    dispatcher schema --dialect postgresql --wakeup | psql "$DISPATCHER_DATABASE_URL"
+    """
+    if dialect != "postgresql" and (schema_name or wakeup):
+        raise CommandFailed("--schema and --wakeup go with --dialect postgresql only", Exit.USAGE)
+    if schema_name is not None:
+        schema_name = _read_name(schema_name)
+    typer.echo(trigger_sql(schema_name).rstrip() if wakeup else schema.ddl(dialect, schema_name))
+
+
+def _read_name(text: str) -> str:
+    try:
+        return parse_schema(text)
+    except ValueError as error:
+        raise CommandFailed(f"--schema {error}", Exit.USAGE) from None

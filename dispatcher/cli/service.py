@@ -1,0 +1,83 @@
+"""`dispatcher run`, `drain` and `health`: the service."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.settings import load_settings
+from dispatcher.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from dispatcher.service import Tally
+
+app = typer.Typer()
+
+
+@app.command()
+def run() -> None:
+    """Deliver events until SIGTERM; then finish what is in flight, and end."""
+    from dispatcher import service
+    from dispatcher.http_server import PortUnavailable
+
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    try:
+        service.run_in_loop(service.run(settings))
+    except PortUnavailable as error:
+        raise CommandFailed(str(error)) from None
+
+
+@app.command()
+def drain(
+    max_seconds: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
+    max_events: Annotated[int | None, typer.Option(min=1, help="End after about so many deliveries.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Deliver what is due and end: for cron and Kubernetes jobs. Exit code 5 if something is left waiting."""
+    from dispatcher import service
+
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    drained = service.run_in_loop(
+        service.drain(settings, max_seconds=max_seconds, max_events=max_events, progress=_tell)
+    )
+    if sys.stderr.isatty():
+        typer.echo(err=True)
+    if as_json:
+        typer.echo(json.dumps(asdict(drained)))
+    else:
+        typer.echo(
+            f"{drained.events} events collected, {drained.requests} requests, {drained.delivered} delivered, "
+            f"{drained.dead_lettered} dead letters, {drained.waiting} left waiting"
+        )
+    if drained.waiting:
+        raise typer.Exit(Exit.LEFT_WAITING)
+
+
+def _tell(tally: "Tally") -> None:
+    """Tells a person at the terminal how far it is; says nothing in a log."""
+    if sys.stderr.isatty():
+        told = f"{tally.events:,} events collected, {tally.delivered:,} delivered, {tally.dead_lettered:,} dead letters"
+        typer.echo(f"\r{told}", err=True, nl=False)
+
+
+@app.command()
+def health() -> None:
+    """Ask the running service whether it is alive: for HEALTHCHECK. Exit code 4 if it isn't."""
+    from http.client import HTTPConnection, HTTPException
+
+    settings = load_settings()
+    host = "127.0.0.1" if settings.ops_host in {"0.0.0.0", "::"} else settings.ops_host  # noqa: S104 (compared, not bound)
+    try:
+        connection = HTTPConnection(host, settings.ops_port, timeout=5)
+        connection.request("GET", "/livez")
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        typer.echo(f"dispatcher: nothing answers on {host} port {settings.ops_port}: {error}", err=True)
+        raise typer.Exit(Exit.UNHEALTHY) from None
+    typer.echo("healthy" if status == 200 else f"not healthy: /livez answers {status}")
+    raise typer.Exit(Exit.DONE if status == 200 else Exit.UNHEALTHY)

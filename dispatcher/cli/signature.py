@@ -1,0 +1,33 @@
+"""Who resolves dead letters, and why: what is recorded with each of them."""
+
+import getpass
+import os
+import socket
+from typing import Annotated
+
+import typer
+
+from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.dead_letters import Signature
+
+LONGEST_NAME = 255
+LONGEST_NOTE = 2_000
+
+By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does this.  [default: user@host]")]
+Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Why; kept with the dead letter.")]
+
+
+def sign(by: str | None, note: str | None) -> Signature:
+    """From the two options. Raises CommandFailed if one is too long for its column."""
+    for option, text, longest in (("--by", by, LONGEST_NAME), ("--note", note, LONGEST_NOTE)):
+        if text is not None and len(text) > longest:
+            raise CommandFailed(f"{option} is longer than {longest:,} characters: shorten it", Exit.USAGE)
+    return Signature(by or _operator(), note)
+
+
+def _operator() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user needs no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"[:LONGEST_NAME]

@@ -1,0 +1,52 @@
+"""Whether the service is well: a listener that remembers when it last heard of a tick."""
+
+import time
+from collections.abc import Callable
+
+from dispatcher.telemetry import Report, StepFailed, Ticked
+
+LIVE_FOR = 90.0
+"""Seconds after the last tick, good or bad. A database that hangs is given up after 30 s for each statement."""
+READY_FOR = 30.0
+"""Seconds after the last good tick."""
+
+
+class Health:
+    """`clock` gives monotonic seconds; ticks may come as rarely as every `pause` seconds. Nothing here asks the database or Vercel."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, pause: float = 0.0) -> None:
+        self._clock = clock
+        self._pause = pause
+        self._ticked_at = clock()
+        self._succeeded_at: float | None = None
+        self._failure: str | None = None
+        self.stopping = False
+
+    def __call__(self, report: Report) -> None:
+        """Hears of ticks, good and bad; other steps say nothing about whether it delivers."""
+        match report:
+            case Ticked():
+                self._ticked_at = self._succeeded_at = self._clock()
+                self._failure = None
+            case StepFailed("tick", summary):
+                self._ticked_at = self._clock()
+                self._failure = f"tick: {summary}"
+            case _:
+                pass
+
+    @property
+    def live(self) -> bool:
+        """Whether ticks still come, even if they fail: a restart would not mend the database."""
+        return self._clock() - self._ticked_at < LIVE_FOR + self._pause
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """What keeps the service from delivering; None: nothing does."""
+        if self.stopping:
+            return "the service is stopping"
+        if self._failure is not None:
+            return self._failure
+        if self._succeeded_at is None:
+            return "no tick has gone through yet"
+        age = self._clock() - self._succeeded_at
+        return f"the last tick went through {age:.0f} s ago" if age >= READY_FOR + self._pause else None

@@ -1,0 +1,50 @@
+"""Serves an application beside other work in the same event loop; signals stay with whoever owns the process."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from typing_extensions import override
+
+
+class PortUnavailable(Exception):
+    """Nothing can listen there; says where and why."""
+
+
+class _Server(uvicorn.Server):
+    @override
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: Starlette, host: str, port: int, **options: Any) -> AsyncIterator[int]:
+    """Listens for as long as the block lasts; gives the port, which the system chooses if `port` is 0. Raises PortUnavailable.
+
+    `options` are uvicorn's.
+    """
+    with _listen(host, port) as listening:
+        server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **options))
+        serve = asyncio.create_task(server.serve([listening]))
+        try:
+            yield int(listening.getsockname()[1])
+        finally:
+            server.should_exit = True
+            await serve
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host, port), family=family, backlog=2_048)
+    except OSError as error:
+        why = (error.strerror or str(error)).partition(" (")[0]
+        raise PortUnavailable(f"cannot listen on {host} port {port}: {why}") from None
+    # asyncio does this for the sockets that it makes itself. Without it an answer waits 40 ms for the client's acknowledgement.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening

@@ -1,0 +1,27 @@
+"""The endpoints for those who operate the service. Nothing here changes anything, or names a tenant."""
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dispatcher.health import Health
+
+
+def ops_app(health: Health, registry: CollectorRegistry) -> Starlette:
+    """`/livez`, `/readyz`, `/metrics`."""
+
+    async def livez(_request: Request) -> Response:
+        return JSONResponse({"live": health.live}, 200 if health.live else 503)
+
+    async def readyz(_request: Request) -> Response:
+        why_not = health.why_not_ready
+        return JSONResponse({"ready": why_not is None, "reason": why_not}, 200 if why_not is None else 503)
+
+    async def metrics(request: Request) -> Response:
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=media_type)
+
+    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])

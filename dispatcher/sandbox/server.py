@@ -1,0 +1,165 @@
+"""The sandbox as a server: it records every request and lets the scripted faults befall them."""
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from types import TracebackType
+from typing import Self
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from dispatcher.http_server import serving
+from dispatcher.sandbox.connection import Connection, InFlight, connection_of, stays
+from dispatcher.sandbox.control import Control
+from dispatcher.sandbox.endpoint import Endpoint
+from dispatcher.sandbox.faults import GARBAGE, Fault, Script
+from dispatcher.sandbox.received import (
+    ReceivedRequest,
+    bearer_token,
+    fingerprint,
+    installation_in,
+    path_of,
+    read_json,
+    resource_in,
+)
+from dispatcher.settings import RateLimit
+
+RATE_LIMIT = RateLimit(60, 60.0)
+"""Vercel's own: "Installation event create per minute"."""
+KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open."""
+MOST_REQUESTS = 1_000_000
+"""How many requests are remembered, at about 1 KB each; beyond that the oldest tenth is forgotten."""
+
+
+class Sandbox:
+    """A stand-in for Vercel at `url`, from `async with` on.
+
+    `port` 0 takes a free one. `tokens` are the bearer tokens that are valid, None meaning any; they may be replaced at any time.
+    `rate_limit` is per installation; None switches it off. `requests` are those received, in the order of judgement, and may be
+    emptied. Entering raises PortUnavailable.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        tokens: frozenset[str] | None = None,
+        rate_limit: RateLimit | None = RATE_LIMIT,
+    ) -> None:
+        self._address = (host, port)
+        self._endpoint = Endpoint(tokens, rate_limit)
+        self._script = Script()
+        self._in_flight = InFlight()
+        self._stack = AsyncExitStack()
+        self.requests: list[ReceivedRequest] = []
+        self.url = ""
+
+    @property
+    def tokens(self) -> frozenset[str] | None:
+        """The bearer tokens that are valid; None: any."""
+        return self._endpoint.tokens
+
+    @tokens.setter
+    def tokens(self, tokens: frozenset[str] | None) -> None:
+        self._endpoint.tokens = tokens
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """The scripted faults that are still to befall a request; `times` is how many are left."""
+        return tuple(self._script.faults)
+
+    def script(self, *faults: Fault) -> None:
+        """Adds faults. Of those that fit a request, the one that was scripted first befalls it."""
+        self._script.faults.extend(faults)
+
+    def clear(self) -> None:
+        """Ends all scripted faults."""
+        self._script.faults.clear()
+
+    async def __aenter__(self) -> Self:
+        host, port = self._address
+        app = Starlette(routes=Control(self.requests, self._script).routes())
+        app.router.default = self._receive
+        options = {"http": Connection, "ws": "none", "server_header": False, "timeout_keep_alive": KEEP_ALIVE}
+        port = await self._stack.enter_async_context(serving(app, host, port, **options))
+        self._stack.callback(self._in_flight.end)
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _receive(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        with self._in_flight.hold(request), suppress(ClientDisconnect):
+            answer, fault = self._judge(request, await read_json(request))
+            waits = fault is None or await _befall(request, fault)
+            if waits and answer is not None:
+                await answer(scope, receive, send)
+
+    def _judge(self, request: Request, body: object) -> tuple[Response | None, Fault | None]:
+        """The answer, None if there is to be none, and the fault that befalls the request; both are recorded."""
+        path = path_of(request)
+        installation_id = installation_in(path)
+        fault = self._script.next(installation_id, resource_in(body))
+        if fault is None or fault.lets_through:
+            answer: Response | None = self._endpoint.judge(request, installation_id, body)
+        else:
+            answer = fault.answer()
+        token, vercel_id = bearer_token(request), _vercel_id(request.state.received_at)
+        if answer is not None:
+            answer.headers["X-Vercel-Id"] = vercel_id
+        if len(self.requests) >= MOST_REQUESTS:
+            del self.requests[: MOST_REQUESTS // 10]
+        self.requests.append(
+            ReceivedRequest(
+                received_at=request.state.received_at,
+                monotonic=request.state.monotonic,
+                method=request.method,
+                path=path,
+                installation_id=installation_id,
+                body=body,
+                token=fingerprint(token) if token else None,
+                vercel_id=vercel_id,
+                status=answer.status_code if answer else None,
+                fault=fault.name if fault else None,
+            )
+        )
+        return answer, fault
+
+
+async def serve(
+    host: str, port: int, tokens: frozenset[str] | None, rate_limit: RateLimit | None, ready: Callable[[str], None]
+) -> None:
+    """A sandbox until SIGINT or SIGTERM; `ready` is called with its URL. Raises PortUnavailable."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with Sandbox(port, host, tokens, rate_limit) as sandbox:
+        ready(sandbox.url)
+        await stop.wait()
+
+
+async def _befall(request: Request, fault: Fault) -> bool:
+    """Lets the fault happen, as far as it is no answer; whether the client still waits for one."""
+    connection = connection_of(request)
+    if fault.delay and not await stays(request, fault.delay):
+        return False
+    if fault.cut:
+        connection.abort()
+    elif fault.garbage:
+        connection.write(GARBAGE)
+        connection.close()
+    return not (fault.cut or fault.garbage or fault.hang) or await stays(request, None)
+
+
+def _vercel_id(now: float) -> str:
+    return f"sandbox::{secrets.token_hex(3)}-{now * 1_000:.0f}-{secrets.token_hex(6)}"

@@ -1,0 +1,203 @@
+"""Sends what is queued under the worker's leases: installations take turns, and every answer is decided at once."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from dispatcher.breaker import Breaker
+from dispatcher.credentials import Credentials, CredentialsUnavailable, NoCredential
+from dispatcher.database import explain, summarize
+from dispatcher.lease import HeldLease
+from dispatcher.policy import Action, Decision, Outcome, OutcomeKind, PauseReason, Policy, decide
+from dispatcher.rate_window import RateWindow
+from dispatcher.settings import Settings
+from dispatcher.store import Answer, Delivery
+from dispatcher.telemetry import (
+    Attempted,
+    BreakerTurned,
+    InstallationPaused,
+    InstallationResumed,
+    Listener,
+    StepFailed,
+)
+from dispatcher.tracing import delivery_span
+from dispatcher.vercel import Vercel
+
+
+class Sender:
+    """Keeps up to `concurrency` requests in flight and gathers their answers in `answers`, which is the worker's to settle.
+
+    `clock` gives monotonic seconds, `chance` a number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        vercel: Vercel,
+        credentials: Credentials,
+        settings: Settings,
+        report: Listener,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self._vercel = vercel
+        self._credentials = credentials
+        self._settings = settings
+        self._report = report
+        self._clock = clock
+        self._chance = chance
+        self._policy = Policy(
+            settings.max_attempts,
+            settings.backoff_base,
+            settings.backoff_cap,
+            settings.auth_grace,
+            settings.disabled_grace,
+        )
+        overall = settings.global_rate_limit
+        self._overall = RateWindow(overall.requests, overall.seconds) if overall else None
+        self._breaker = Breaker(self._policy, chance)
+        self._rota: deque[HeldLease] = deque()
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self.answers: list[Answer] = []
+
+    @property
+    def outage(self) -> bool:
+        """Whether the host's breaker is open."""
+        return self._breaker.is_open
+
+    def wait(self) -> float:
+        """Seconds until any request may start, whatever its installation."""
+        now = self._clock()
+        return max(self._breaker.wait(now), self._overall.wait(now) if self._overall is not None else 0.0)
+
+    def queue(self, lease: HeldLease) -> None:
+        """The lease has something to send: it takes its turn from now on."""
+        if lease.queue and not lease.in_rota:
+            lease.in_rota = True
+            self._rota.append(lease)
+
+    def send(self) -> None:
+        """Begins as many requests as may be in flight; each of them, when it ends, makes room for the next."""
+        waiting = sum(len(lease.queue) for lease in self._rota)
+        for _ in range(min(self._settings.concurrency - len(self._in_flight), waiting)):
+            sending = asyncio.create_task(self._send_while_any())
+            self._in_flight.add(sending)
+            sending.add_done_callback(self._ended)
+
+    def _ended(self, sending: asyncio.Task[None]) -> None:
+        self._in_flight.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            self._report(StepFailed("send", summarize(error), explain(error)))
+
+    def begin_stop(self) -> None:
+        """Begins no request any more."""
+        self._stopping = True
+
+    async def finish(self, grace: float) -> None:
+        """Lets what is in flight end for up to `grace` seconds; what is late is abandoned, and will be sent again."""
+        if not self._in_flight:
+            return
+        _, late = await asyncio.wait(self._in_flight, timeout=grace)
+        for sending in late:
+            sending.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    async def _send_while_any(self) -> None:
+        while (picked := self._pick()) is not None:
+            await self._attempt(*picked)
+
+    def _pick(self) -> tuple[HeldLease, Delivery] | None:
+        """The next in turn: one delivery of each installation, then round again."""
+        now = self._clock()
+        while self._rota and not self._stopping and self.wait() <= 0:
+            lease = self._rota.popleft()
+            delivery = lease.next(now, self._settings.request_timeout)
+            lease.in_rota = bool(lease.queue) and delivery is not None
+            if lease.in_rota:
+                self._rota.append(lease)
+            if delivery is not None:
+                self._start(now)
+                return lease, delivery
+        return None
+
+    def _start(self, now: float) -> None:
+        self._breaker.start(now)
+        if self._overall is not None:
+            self._overall.take(now)
+
+    async def _attempt(self, lease: HeldLease, delivery: Delivery) -> None:
+        outcome = await self._request(lease, delivery, refresh=False)
+        if outcome is not None and outcome.kind is OutcomeKind.UNAUTHORIZED:
+            self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
+            outcome = await self._repeat(lease, delivery)
+        if outcome is None:
+            lease.held.discard(delivery.subject_key)
+        else:
+            self._conclude(lease, delivery, outcome)
+        self.queue(lease)  # what waited for this answer may have its turn again
+
+    async def _repeat(self, lease: HeldLease, delivery: Delivery) -> Outcome | None:
+        """Once more with the credential read anew; None if that may not start now, or others were refused in vain meanwhile."""
+        now = self._clock()
+        if lease.stopped_until is not None or self.wait() > 0 or not lease.start(now, self._settings.request_timeout):
+            return None
+        self._start(now)
+        return await self._request(lease, delivery, refresh=True)
+
+    async def _request(self, lease: HeldLease, delivery: Delivery, *, refresh: bool) -> Outcome | None:
+        """One request, which has been started; None if the lease has grown too short for it meanwhile."""
+        subject, sent, kind = delivery.subject, False, None
+        try:
+            token = await self._credentials.token(subject.installation_id, refresh=refresh)
+            if not lease.outlasts(self._clock(), self._settings.request_timeout):
+                return None
+            sent = True
+            with delivery_span(subject, delivery.events, delivery.traceparent) as conclude:
+                body = subject.body(delivery.billing_plan_id)
+                outcome = await self._vercel.send(subject.installation_id, body, token)
+                conclude(outcome)
+            kind = outcome.kind
+        except NoCredential as error:
+            return Outcome(OutcomeKind.NO_CREDENTIAL, error=str(error))
+        except CredentialsUnavailable as error:
+            return Outcome(OutcomeKind.CREDENTIALS_UNAVAILABLE, error=str(error))
+        else:
+            return outcome
+        finally:
+            self._end(lease, delivery, kind, sent=sent)
+
+    def _end(self, lease: HeldLease, delivery: Delivery, kind: OutcomeKind | None, *, sent: bool) -> None:
+        now, was_open = self._clock(), self._breaker.is_open
+        lease.end(now, sent=sent)
+        if self._overall is not None:
+            self._overall.end(now, sent=sent)
+        self._breaker.end(kind, delivery.subject_key, now)
+        if self._breaker.is_open is not was_open:
+            self._report(BreakerTurned(self._breaker.is_open))
+
+    def _conclude(self, lease: HeldLease, delivery: Delivery, outcome: Outcome) -> None:
+        was_paused, was_open = lease.is_paused, lease.breaker_is_open
+        lease.hear(outcome, self._clock())
+        decision = decide(
+            outcome,
+            attempts=delivery.attempts,
+            failures=lease.failures,
+            paused_for=lease.paused_for,
+            outage=self._breaker.is_open,
+            policy=self._policy,
+            random=self._chance,
+        )
+        lease.follow(decision, self._clock(), self._policy, self._chance)
+        self._answer(lease, delivery, outcome, decision)
+        if lease.breaker_is_open is not was_open:
+            self._report(BreakerTurned(lease.breaker_is_open, lease.installation_id))
+        if lease.is_paused and not was_paused and isinstance(decision.reason, PauseReason):
+            self._report(InstallationPaused(lease.installation_id, decision.reason))
+        if was_paused and not lease.is_paused:
+            self._report(InstallationResumed(lease.installation_id))
+
+    def _answer(self, lease: HeldLease, delivery: Delivery, outcome: Outcome, decision: Decision) -> None:
+        now = self._clock()
+        self.answers.append(Answer(delivery, lease.token, outcome, decision, answered_at=now))
+        lag = now + lease.clock.ahead - delivery.first_created_at.timestamp()
+        self._report(Attempted(delivery.subject, delivery.attempts + 1, delivery.events, outcome, decision, lag))

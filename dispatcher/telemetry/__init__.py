@@ -1,0 +1,41 @@
+"""What the worker reports, and who listens: the metrics and the log."""
+
+from dispatcher.telemetry.log import Log
+from dispatcher.telemetry.log_format import configure_logging
+from dispatcher.telemetry.metrics import Metrics
+from dispatcher.telemetry.reports import (
+    Attempted,
+    BreakerTurned,
+    CrashBuried,
+    EventsCollected,
+    Gauged,
+    InstallationPaused,
+    InstallationResumed,
+    LeaseLost,
+    Listener,
+    Report,
+    StepFailed,
+    Stranded,
+    Ticked,
+    listen,
+)
+
+__all__ = [
+    "Attempted",
+    "BreakerTurned",
+    "CrashBuried",
+    "EventsCollected",
+    "Gauged",
+    "InstallationPaused",
+    "InstallationResumed",
+    "LeaseLost",
+    "Listener",
+    "Log",
+    "Metrics",
+    "Report",
+    "StepFailed",
+    "Stranded",
+    "Ticked",
+    "configure_logging",
+    "listen",
+]

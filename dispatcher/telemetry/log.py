@@ -1,0 +1,119 @@
+"""Log lines: a listener that writes what is worth a line."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import structlog
+
+from dispatcher.policy import Action
+from dispatcher.telemetry.repetition import Repetition
+from dispatcher.telemetry.reports import (
+    Attempted,
+    BreakerTurned,
+    CrashBuried,
+    EventsCollected,
+    InstallationPaused,
+    InstallationResumed,
+    LeaseLost,
+    Report,
+    StepFailed,
+    Stranded,
+)
+from dispatcher.telemetry.retry_storm import RetryStorm
+
+WINDOW = 10.0
+"""Seconds after which what was left out is summed up."""
+
+
+class Log:
+    """One line for each attempt at debug, and one for each noteworthy change above it: of each kind the first few of a window,
+    then one that counts the others."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = structlog.get_logger("dispatcher")
+        self._debug = logging.getLogger("dispatcher").isEnabledFor(logging.DEBUG)
+        self._clock = clock
+        self._window_ends = clock() + WINDOW
+        self._repetition: Repetition[tuple[int, str, str | None]] = Repetition()
+        self._storm = RetryStorm()
+
+    def __call__(self, report: Report) -> None:  # noqa: C901 (a case a report)
+        """Writes what is reported."""
+        match report:
+            case Attempted():
+                self._write_attempt(report)
+            case LeaseLost(installations):
+                self._write(logging.WARNING, "lease lost", installations=installations)
+            case CrashBuried(deliveries):
+                why = "lease expired each time"
+                self._write(logging.ERROR, "dead letter", reason="exhausted", deliveries=deliveries, why=why)
+            case Stranded(installations):
+                self._write(logging.ERROR, "stranded installations mended", installations=installations)
+            case EventsCollected(_, malformed) if malformed:
+                self._write(logging.ERROR, "dead letter", reason="malformed", events=malformed)
+            case InstallationPaused(installation_id, reason):
+                told = {"installation_id": installation_id}
+                self._write(logging.WARNING, "installation paused", reason=reason.value, **told)
+            case InstallationResumed(installation_id):
+                self._write(logging.INFO, "installation resumed", installation_id=installation_id)
+            case BreakerTurned():
+                self._write_breaker(report)
+            case StepFailed(step, _, why):
+                self._write(logging.ERROR, "step failed, trying again", step=step, why=why)
+            case _:
+                pass
+        if self._clock() >= self._window_ends:
+            self.sum_up()
+
+    def sum_up(self) -> None:
+        """Writes what the window leaves to be said; a new one begins."""
+        self._window_ends = self._clock() + WINDOW
+        for (level, event, reason), more in self._repetition.end().items():
+            told = {} if reason is None else {"reason": reason}
+            self._log.log(level, f"{event}: more of them", more=more, **told)
+        if self._storm.end():
+            retries = {f"retry_{kind.value}": count for kind, count in self._storm.retries.items()}
+            level, event = (
+                (logging.WARNING, "retry storm") if self._storm.raging else (logging.INFO, "retry storm over")
+            )
+            self._log.log(level, event, attempts=self._storm.attempts, seconds=WINDOW, **retries)
+        self._storm.clear()
+
+    def _write(self, level: int, event: str, *, reason: str | None = None, **told: object) -> None:
+        if self._repetition.allows((level, event, reason)):
+            self._log.log(level, event, **({} if reason is None else {"reason": reason}), **told)
+
+    def _write_breaker(self, turned: BreakerTurned) -> None:
+        scope = "host" if turned.installation_id is None else "installation"
+        told = {} if turned.installation_id is None else {"installation_id": turned.installation_id}
+        if turned.is_open:
+            self._write(logging.WARNING, "breaker open", scope=scope, **told)
+        else:
+            self._write(logging.INFO, "breaker closed", scope=scope, **told)
+
+    def _write_attempt(self, attempted: Attempted) -> None:
+        self._storm.count(attempted)
+        is_dead = attempted.decision.action is Action.BURY
+        if not is_dead and not self._debug:
+            return
+        told = _told_of(attempted)
+        if self._debug:
+            self._log.debug("attempt", **told)
+        if is_dead:
+            self._write(logging.ERROR, "dead letter", reason=attempted.decision.reason, **told)
+
+
+def _told_of(attempted: Attempted) -> dict[str, object]:
+    subject, outcome = attempted.subject, attempted.outcome
+    fields = {
+        "installation_id": subject.installation_id,
+        "resource_id": subject.resource_id,
+        "attempt": attempted.attempt,
+        "outcome": outcome.kind.value,
+        "status": outcome.status,
+        "error": outcome.error,
+        "decision": attempted.decision.action.value,
+        "delay": round(attempted.decision.delay, 3),
+    }
+    return {name: value for name, value in fields.items() if value is not None}

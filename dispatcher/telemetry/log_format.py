@@ -1,0 +1,44 @@
+"""How every line of the process looks, whoever writes it."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+from dispatcher.settings import LogFormat, LogLevel
+
+
+def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
+    """Lines on stderr: JSON, or for people on a terminal. Those of uvicorn, APScheduler, SQLAlchemy and warnings look the same."""
+    as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    plain = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+    ends = [plain, structlog.processors.JSONRenderer()] if as_json else [_for_people()]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ends]
+    )
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [stream]
+    root.setLevel(log_level.value.upper())
+    logging.captureWarnings(True)
+    for chatty in ("apscheduler", "uvicorn.access", "httpcore", "httpx", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _for_people() -> structlog.dev.ConsoleRenderer:
+    # No local variables, which hold tokens; and strings quoted, which come from partners and could steer the terminal.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback, repr_native_str=True)

@@ -1,0 +1,115 @@
+"""Prometheus metrics: a listener that counts what is reported."""
+
+import time
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import Counter as Total
+
+from dispatcher.policy import Action, DeadLetterReason, OutcomeKind, PauseReason
+from dispatcher.telemetry.reports import (
+    Attempted,
+    BreakerTurned,
+    CrashBuried,
+    EventsCollected,
+    Gauged,
+    LeaseLost,
+    Report,
+    Stranded,
+    Ticked,
+)
+
+
+class Metrics:
+    """Prometheus metrics in a registry of their own. No label carries an id, a URL or free text."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        total, gauge = self._total, self._gauge
+        self._collected = total("events_collected", "Events moved from the outbox to deliveries.")
+        self._requests = total("requests", "Requests by what they came to.", "outcome")
+        self._seconds = Histogram(
+            "dispatcher_request_seconds",
+            "How long a request took.",
+            registry=self.registry,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+        )
+        self._lag = Histogram(
+            "dispatcher_lag_seconds",
+            "From an event's created_at to its delivery.",
+            registry=self.registry,
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 1800, 3600, 21600, 86400),
+        )
+        self._backlog = gauge("backlog", "Events in the outbox, deliveries due, waiting and paused.", "state")
+        self._oldest = gauge(
+            "oldest_event_age_seconds", "Age of the oldest event that is not delivered, unless paused."
+        )
+        self._in_flight = gauge("in_flight", "Requests under way.")
+        self._lost = total("lease_lost", "Installations whose lease was gone when an answer was to be settled.")
+        self._stranded = total("stranded", "Installations that the sweep had to mend: must stay 0.")
+        self._dead = gauge("dead_letters", "Unresolved dead letters.", "reason")
+        self._buried = total("dead_lettered", "Deliveries that became dead letters.", "reason")
+        self._paused = gauge("installations_paused", "Paused installations.", "reason")
+        self._breaker = gauge(
+            "breaker_open", "Open breakers: the host's as this replica sees it, and those of installations.", "scope"
+        )
+        self._tick = gauge("tick_timestamp_seconds", "When the last tick went through (epoch seconds).")
+        gauge("build_info", "1; the labels say which build this is.", "version").labels(version).set(1)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """A rate sees the first increase of a series only if the series was there before, at 0."""
+        for kind in OutcomeKind:
+            self._requests.labels(kind.value)
+        for reason in DeadLetterReason:
+            self._buried.labels(reason.value)
+        for scope in ("host", "installation"):
+            self._breaker.labels(scope)
+
+    def _total(self, name: str, text: str, *labels: str) -> Total:
+        return Total(f"dispatcher_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"dispatcher_{name}", text, labels, registry=self.registry)
+
+    def __call__(self, report: Report) -> None:  # noqa: C901 (a case a report)
+        """Counts what is reported."""
+        match report:
+            case Attempted():
+                self._count_attempt(report)
+            case Ticked(in_flight):
+                self._tick.set(time.time())
+                self._in_flight.set(in_flight)
+            case EventsCollected(events, malformed):
+                self._collected.inc(events)
+                if malformed:
+                    self._buried.labels("malformed").inc(malformed)
+            case LeaseLost(installations):
+                self._lost.inc(installations)
+            case CrashBuried(deliveries):
+                self._buried.labels("exhausted").inc(deliveries)
+            case Stranded(installations):
+                self._stranded.inc(installations)
+            case Gauged():
+                self._gauge_all(report)
+            case BreakerTurned(is_open, None):
+                self._breaker.labels("host").set(is_open)
+            case _:
+                pass
+
+    def _count_attempt(self, attempted: Attempted) -> None:
+        self._requests.labels(attempted.outcome.kind.value).inc()
+        self._seconds.observe(attempted.outcome.duration)
+        if attempted.decision.action is Action.DELIVERED:
+            self._lag.observe(max(0.0, attempted.lag))
+        elif attempted.decision.action is Action.BURY and attempted.decision.reason is not None:
+            self._buried.labels(attempted.decision.reason.value).inc()
+
+    def _gauge_all(self, found: Gauged) -> None:
+        for state, count in found.backlog.items():
+            self._backlog.labels(state).set(count)
+        self._oldest.set(found.oldest_event_age)
+        self._breaker.labels("installation").set(found.open_breakers)
+        for reason in DeadLetterReason:
+            self._dead.labels(reason.value).set(found.dead_letters.get(reason, 0))
+        for pause in PauseReason:
+            self._paused.labels(pause.value).set(found.paused.get(pause, 0))

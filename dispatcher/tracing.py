@@ -1,0 +1,86 @@
+"""Traces: the partner's span, whose context travels in the row, becomes a link on the span of the delivery.
+
+Without OpenTelemetry (extra `otel`) nothing here does anything.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from dispatcher.events import Subject
+from dispatcher.policy import Outcome, OutcomeKind
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError:
+    _INSTALLED = False
+else:
+    _INSTALLED = True
+
+_SCOPE = "vercel-outbox-dispatcher"
+_NO_SPAN: AbstractContextManager[Callable[[Outcome], None]] = nullcontext(lambda _outcome: None)
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+def current_traceparent() -> str | None:
+    """The W3C trace context of the span that is active here; None if there is none."""
+    if not _INSTALLED:
+        return None
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier.get("traceparent")
+
+
+def delivery_span(
+    subject: Subject, events: int, traceparent: str | None
+) -> AbstractContextManager[Callable[[Outcome], None]]:
+    """A span around one request, linked to the span that published its newest event; the block tells it the outcome."""
+    if not _INSTALLED or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return _NO_SPAN  # nobody listens, and this is the hot path
+    return _span(subject, events, traceparent)
+
+
+@contextmanager
+def _span(subject: Subject, events: int, traceparent: str | None) -> Iterator[Callable[[Outcome], None]]:
+    tracer = trace.get_tracer(_SCOPE)
+    attributes: dict[str, str | int] = {
+        "dispatcher.installation_id": subject.installation_id,
+        "dispatcher.events": events,
+    }
+    with tracer.start_as_current_span(
+        f"deliver {subject.type}", kind=trace.SpanKind.CLIENT, links=_links(traceparent), attributes=attributes
+    ) as span:
+        yield lambda outcome: _conclude(span, outcome)
+
+
+def export_traces() -> Callable[[], None]:
+    """Sends spans to where OTEL_EXPORTER_OTLP_ENDPOINT says, if it says so; returns what ends that, sending the last ones."""
+    if not _INSTALLED or not any(os.environ.get(name) for name in _ENDPOINTS):
+        return lambda: None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    named = os.environ.get("OTEL_SERVICE_NAME", _SCOPE)
+    provider = TracerProvider(resource=Resource.create({"service.name": named}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
+
+
+def _links(traceparent: str | None) -> "list[trace.Link]":
+    if traceparent is None:
+        return []
+    carried = TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+    context = trace.get_current_span(carried).get_span_context()
+    return [trace.Link(context)] if context.is_valid else []
+
+
+def _conclude(span: "trace.Span", outcome: Outcome) -> None:
+    span.set_attribute("dispatcher.outcome", outcome.kind.value)
+    if outcome.status is not None:
+        span.set_attribute("http.response.status_code", outcome.status)
+    if outcome.kind is not OutcomeKind.DELIVERED:
+        span.set_status(trace.StatusCode.ERROR, outcome.kind.value)

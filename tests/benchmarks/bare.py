@@ -1,0 +1,44 @@
+"""The bare HTTP client, for comparison: the same transport, concurrency and requests, and nothing else.
+
+`python -m tests.benchmarks.bare URL REQUESTS CONCURRENCY`
+"""
+
+import asyncio
+import sys
+
+import httpx
+
+from dispatcher.events import RESOURCE_UPDATED, Subject
+from dispatcher.service import run_in_loop
+from dispatcher.transport import open_transport
+
+
+async def post(url: str, requests: int, concurrency: int) -> None:
+    """Posts so many events, so many at a time."""
+    transport = open_transport(concurrency)
+    target = httpx.URL(f"{url}/v1/installations/icfg_0/events")
+    body = Subject("icfg_0", RESOURCE_UPDATED, "db_0").body()
+    headers = httpx.Headers(
+        {
+            "host": target.netloc.decode(),
+            "authorization": "Bearer t0ken",
+            "content-type": "application/json",
+            "accept": "application/json",
+            "content-length": str(len(body)),
+        }
+    )
+    left = iter(range(requests))
+
+    async def send() -> None:
+        for _ in left:
+            request = httpx.Request("POST", target, headers=headers, stream=httpx.ByteStream(body))
+            response = await transport.handle_async_request(request)
+            assert response.status_code == 201
+            await response.aclose()
+
+    await asyncio.gather(*(send() for _ in range(concurrency)))
+    await transport.aclose()
+
+
+if __name__ == "__main__":
+    run_in_loop(post(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

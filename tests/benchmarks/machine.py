@@ -1,0 +1,232 @@
+"""What the benchmarks start for themselves: PostgreSQL, MariaDB, and nginx as the sink that every request goes to."""
+
+import os
+import platform
+import pwd
+import re
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
+_NGINX = """
+worker_processes 1;
+daemon off;
+pid {directory}/pid;
+error_log {directory}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+    log_format times '$msec $uri';
+    access_log {directory}/requests times buffer=32k flush=100ms;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    keepalive_requests 100000000;
+    server {{
+        listen 127.0.0.1:{port} backlog=1024;
+        location / {{ default_type application/json; return 201 '{{"ok":true}}'; }}
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """Answers 201 to everything, and notes when each request came."""
+
+    url: str
+    log: Path
+
+    def forget(self) -> None:
+        """Begins a new count."""
+        time.sleep(0.2)  # what nginx has not written yet belongs to the old one
+        os.truncate(self.log, 0)
+
+    def arrivals(self, expected: int, seconds: float = 5) -> list[tuple[float, str]]:
+        """When and for what path each request since `forget` came, in epoch seconds, once so many have come.
+
+        Raises AssertionError if they don't within so many seconds, or if there are more.
+        """
+        deadline = time.monotonic() + seconds
+        while (count := len(lines := self.log.read_text().splitlines())) < expected and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert count == expected, f"{count} requests came to the sink, {expected} were to be sent"
+        return sorted((float(at), path) for at, _, path in (line.partition(" ") for line in lines))
+
+    def rate(self, expected: int) -> float:
+        """Requests per second, from the first to the last."""
+        arrivals = self.arrivals(expected)
+        return (len(arrivals) - 1) / max(arrivals[-1][0] - arrivals[0][0], 0.001)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a scenario is measured on: databases by name, the sink, how often, and with what part of the events.
+
+    `quick`: only to see that it works; whatever takes long is left out.
+    """
+
+    urls: Mapping[str, str]
+    sink: Sink
+    rounds: int
+    share: float
+    quick: bool
+
+    def size(self, full: int) -> int:
+        """That part of so many."""
+        return int(full * self.share)
+
+
+@contextmanager
+def sink() -> Iterator[Sink]:
+    """A running nginx. Raises MissingProgram."""
+    program, port = find("nginx", "nginx-light"), free_port()
+    with _directory() as directory:
+        (directory / "nginx.conf").write_text(_NGINX.format(directory=directory, port=port))
+        command = [
+            program,
+            "-c",
+            str(directory / "nginx.conf"),
+            "-p",
+            str(directory),
+            "-e",
+            str(directory / "error.log"),
+        ]
+        with _running(command, port):
+            yield Sink(f"http://127.0.0.1:{port}", directory / "requests")
+
+
+@contextmanager
+def postgresql(*settings: str) -> Iterator[str]:
+    """The URL of a PostgreSQL in a directory of its own, with the settings of its package and these. Raises MissingProgram."""
+    programs, port = _postgresql_programs(), free_port()
+    with _directory() as directory:
+        data = directory / "data"
+        as_owner = _as_user("postgres", directory)
+        _do(*as_owner, f"{programs}/initdb", "-D", str(data), "-A", "trust", "-U", "postgres")
+        options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
+        options += [part for setting in settings for part in ("-c", setting)]
+        with _running([*as_owner, f"{programs}/postgres", "-D", str(data), *options], port):
+            # It listens before it is ready.
+            _wait([f"{programs}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)])
+            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+
+@contextmanager
+def mariadb() -> Iterator[str]:
+    """The URL of a MariaDB in a directory of its own. Raises MissingProgram."""
+    server, install, port = (
+        find("mariadbd", "mariadb-server"),
+        find("mariadb-install-db", "mariadb-server"),
+        free_port(),
+    )
+    with _directory() as directory:
+        _as_user("mysql", directory)
+        user = ["--user=mysql"] if os.geteuid() == 0 else []
+        own = [f"--datadir={directory}/data", *user]
+        normal = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+        _do(install, "--no-defaults", *own, *normal)
+        command = [
+            server,
+            "--no-defaults",
+            *own,
+            f"--port={port}",
+            "--bind-address=127.0.0.1",
+            f"--socket={directory}/s",
+        ]
+        with _running(command, port):
+            _do("mariadb", "--no-defaults", "-h127.0.0.1", f"-P{port}", "-uroot", "-e", "CREATE DATABASE bench")
+            yield f"mysql://root@127.0.0.1:{port}/bench"
+
+
+class MissingProgram(Exception):
+    """A program is not installed; says which package brings it."""
+
+
+def find(program: str, package: str) -> str:
+    """The program's path. Raises MissingProgram."""
+    path = shutil.which(program, path=_PATH)
+    if path is None:
+        raise MissingProgram(f"{program} is not installed. Debian: apt-get install {package}")
+    return path
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def versions() -> str:
+    """What is measured with, for the reader of the table."""
+    programs = [[find("nginx", "nginx-light"), "-v"], [str(_postgresql_programs() / "postgres"), "-V"]]
+    programs += [[path, "-V"] for path in [shutil.which("mariadbd", path=_PATH)] if path]
+    said = [subprocess.run(program, check=True, capture_output=True, text=True) for program in programs]
+    found = [re.search(r"\d+(\.\d+)+", one.stdout + one.stderr) for one in said]
+    names = ("nginx", "PostgreSQL", "MariaDB")
+    servers = ", ".join(f"{name} {version[0]}" for name, version in zip(names, found, strict=False) if version)
+    python = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    return f"{os.cpu_count()} cores shared by dispatcher, database and sink; {python}, {servers}."
+
+
+def _postgresql_programs() -> Path:
+    directories = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    return directories[-1] if directories else Path(find("initdb", "postgresql")).parent
+
+
+def _do(*command: str) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+
+
+def _wait(asking: Sequence[str], seconds: float = 60) -> None:
+    """Until the program ends well. Raises AssertionError if it does not."""
+    deadline = time.monotonic() + seconds
+    while subprocess.run(asking, check=False, cwd="/").returncode != 0:
+        assert time.monotonic() < deadline, f"{asking} does not end well"
+        time.sleep(0.05)
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="dispatcher-bench-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def _as_user(user: str, directory: Path) -> list[str]:
+    """PostgreSQL does not run as root."""
+    if os.geteuid() != 0:
+        return []
+    shutil.chown(directory, user)
+    return ["runuser", "-u", pwd.getpwnam(user).pw_name, "--"]
+
+
+@contextmanager
+def _running(command: Sequence[str], port: int) -> Iterator[None]:
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+    try:
+        wait_for(port, running)
+        yield
+    finally:
+        running.terminate()
+        running.wait(30)
+
+
+def wait_for(port: int, running: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    """Until the program listens. Raises RuntimeError if it does not."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and running.poll() is None:
+        with socket.socket() as asking:
+            if asking.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"{running.args!r} does not listen on port {port}")

@@ -1,0 +1,114 @@
+"""`make bench-peers`: the same events through the dispatcher and its peers, on one PostgreSQL, to one sink.
+
+A round is every peer once. A peer runs and has sent some events when the drain's events are committed, in one transaction.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+
+from tests.benchmarks.machine import MissingProgram, Sink, postgresql, sink, versions
+from tests.benchmarks.peers.peers import PEERS, Peer, install
+from tests.benchmarks.programs import running
+from tests.benchmarks.table import Line, markdown, median_ratio, percentile
+
+WRITTEN = Path("build/peers.md")
+WARM_UP = 1_000
+LATENCY_EVENTS, EVENTS_PER_SECOND = 300, 50
+Figures = tuple[float, float, float]
+"""Drained events per second; milliseconds from commit to request, p50 and p99."""
+
+
+def main() -> int:
+    """Exit code 1 if a program is missing."""
+    parser = argparse.ArgumentParser(prog="make bench-peers", description=__doc__)
+    parser.add_argument("--events", type=int, default=60_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    missing = install()
+    peers = [peer for peer in PEERS if peer.name not in missing]
+    try:
+        with sink() as at, postgresql() as url:
+            figures = _measure(peers, at, url, arguments.events, arguments.rounds)
+            about = f"{datetime.now(UTC):%d %B %Y}, medians of {arguments.rounds} rounds, {arguments.events:,} events. "
+            left_out = "".join(f"\n- not measured: {name}: {why}" for name, why in missing.items())
+            table = f"{about}{versions()}\n\n{markdown(_lines(figures))}\n{left_out}"
+    except MissingProgram as program:
+        print(program, file=sys.stderr)  # noqa: T201 (a command)
+        return 1
+    WRITTEN.write_text(table)
+    print(table)  # noqa: T201 (a command)
+    return 0
+
+
+def _measure(peers: list[Peer], at: Sink, url: str, events: int, rounds: int) -> dict[Peer, list[Figures]]:
+    figures: dict[Peer, list[Figures]] = {peer: [] for peer in peers}
+    for round_ in range(rounds):
+        for peer in peers:
+            figures[peer].append(_run(peer, at, url, f"peer_{peers.index(peer)}_{round_}", events))
+            print(peer.name, *(f"{figure:,.1f}" for figure in figures[peer][-1]), file=sys.stderr)  # noqa: T201 (a command)
+    return figures
+
+
+def _run(peer: Peer, at: Sink, server: str, name: str, events: int) -> Figures:
+    """One peer on a database of its own."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    url = server.rpartition("/")[0] + f"/{name}"
+    peer.install(url, at.url)
+    at.forget()
+    command, environment = peer.command(url, at.url)
+    with (
+        running(command, environment, directory=None if not peer.program else Path("build/peers")),
+        closing(psycopg.connect(url)) as connection,
+    ):
+        _hand_over(connection, peer, 1, WARM_UP)
+        at.arrivals(WARM_UP, seconds=120)
+        at.forget()
+        committed = _hand_over(connection, peer, WARM_UP + 1, WARM_UP + events)
+        rate = events / (at.arrivals(events, seconds=900)[-1][0] - committed)
+        at.forget()
+        latencies = _latencies(connection, peer, at, WARM_UP + events)
+    return rate, percentile(latencies, 50), percentile(latencies, 99)
+
+
+def _hand_over(connection: psycopg.Connection, peer: Peer, first: int, last: int) -> float:
+    """When the commit was sent."""
+    connection.execute(peer.insert.format(first=first, last=last).encode())
+    committed = time.time()
+    connection.commit()
+    return committed
+
+
+def _latencies(connection: psycopg.Connection, peer: Peer, at: Sink, after: int) -> list[float]:
+    committed: dict[str, float] = {}
+    began = time.monotonic()
+    for number in range(after + 1, after + 1 + LATENCY_EVENTS):
+        time.sleep(max(0.0, began + len(committed) / EVENTS_PER_SECOND - time.monotonic()))
+        committed[peer.path(number)] = _hand_over(connection, peer, number, number)
+    return [(arrived - committed[path]) * 1000 for arrived, path in at.arrivals(LATENCY_EVENTS, seconds=30)]
+
+
+def _lines(figures: dict[Peer, list[Figures]]) -> Iterator[Line]:
+    ours, ours_found = next(iter(figures.items()))
+    ours_rates = [rate for rate, *_ in ours_found]
+    for peer, found in figures.items():
+        rates = [rate for rate, *_ in found]
+        least = None if peer is ours else 1.5 if peer.is_python else 1.0
+        ratio = None if peer is ours else median_ratio(ours_rates, rates)
+        name = f"{peer.name} {peer.version()}"
+        yield Line("drain", name, f"{statistics.median(rates):,.0f}/s", ratio, "dispatcher ÷ peer", at_least=least)
+    for peer, found in figures.items():
+        p50, p99 = (statistics.median(one[at] for one in found) for at in (1, 2))
+        yield Line("latency", f"{peer.name} {peer.version()}", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""procrastinate: as many jobs at once as requests in flight, finished ones deleted, woken by NOTIFY."""
+
+import sys
+
+import uvloop
+from procrastinate import App, PsycopgConnector
+from sending import CONCURRENCY, Sending
+
+
+async def main(command: str, url: str, sink: str) -> None:
+    """Installs the schema, or works until it is ended."""
+    app = App(connector=PsycopgConnector(conninfo=url, min_size=10, max_size=20))
+    async with app.open_async():
+        if command == "install":
+            await app.schema_manager.apply_schema_async()
+            return
+        sending = Sending(sink)
+
+        @app.task(name="send", queue="events")
+        async def send(n: int) -> None:
+            await sending.post(n)
+
+        await app.run_worker_async(concurrency=CONCURRENCY, delete_jobs="successful")
+
+
+uvloop.run(main(*sys.argv[1:]))

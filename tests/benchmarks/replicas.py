@@ -1,0 +1,29 @@
+"""Replicas: several dispatchers on one database send no subject twice, and are no slower than one."""
+
+import statistics
+from collections.abc import Iterator
+
+from tests.benchmarks.drain import drain
+from tests.benchmarks.machine import Machine
+from tests.benchmarks.table import Line, median_ratio
+
+INSTALLATIONS = 2_000
+
+
+def measure(machine: Machine) -> Iterator[Line]:
+    """Requests per second of all of them together."""
+    events = machine.size(60_000)
+    rates: dict[int, list[float]] = {1: [], 2: [], 4: []}
+    for _ in range(machine.rounds):
+        for replicas, found in rates.items():
+            rate, _ = drain(
+                machine.urls["postgresql"],
+                machine.sink,
+                events,
+                installations=min(INSTALLATIONS, events),
+                replicas=replicas,
+            )
+            found.append(rate)
+    for replicas, found in rates.items():
+        value = f"{statistics.median(found):,.0f}/s"
+        yield Line("replicas", str(replicas), value, median_ratio(found, rates[1]), "× one", at_least=0.9)

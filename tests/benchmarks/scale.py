@@ -1,0 +1,117 @@
+"""Scale: how long collect, claim and settle take, however much waits."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from dispatcher import store
+from dispatcher.database import Database, open_database
+from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
+from dispatcher.tables import outbox
+from tests.benchmarks.events import commit, fresh
+from tests.benchmarks.machine import Machine
+from tests.benchmarks.table import Line, median_ratio
+from tests.contract.crowd import analyze, crowd
+
+BATCH, INSTALLATIONS = 500, 100
+TIMED = 30
+LEASE = timedelta(seconds=60)
+DELIVERED = Outcome(OutcomeKind.DELIVERED), Decision(Action.DELIVERED)
+TOMORROW = Outcome(OutcomeKind.FAILED), Decision(Action.RETRY, delay=86_400)
+_SMALL, _LARGE = "10,000 waiting", "1,000,000 waiting, 100,000 installations paused"
+_PINNED = "the same, and a transaction pins vacuum"
+
+
+class Place:
+    """Tables of their own, and how far they are done: the floors that a worker keeps."""
+
+    def __init__(self, url: str, name: str) -> None:
+        setup = open_database(url)
+        with setup.engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+            connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+        setup.close()
+        self.database: Database = open_database(url, name)
+        fresh(self.database)
+        self._event_floor = store.LOWEST_ID
+        self._due_floor: datetime = store.LONG_AGO
+
+    def journey(self, events: int, how: tuple[Outcome, Decision] = DELIVERED, prefix: str = "db_") -> dict[str, float]:
+        """So many events through all steps; milliseconds that each took."""
+        commit(self.database, events, subjects=events, installations=INSTALLATIONS, prefix=prefix)
+        began = time.perf_counter()
+        collected = store.collect(self.database, events, self._event_floor)
+        collecting = time.perf_counter()
+        claimed = store.claim(
+            self.database,
+            installations=INSTALLATIONS,
+            deliveries=events,
+            lease=LEASE,
+            leased_by="benchmark",
+            max_attempts=20,
+            due_floor=self._due_floor,
+        )
+        claiming = time.perf_counter()
+        assert sum(len(lease.deliveries) for lease in claimed.leased) == events
+        self._settle(claimed.leased, how)
+        settling = time.perf_counter()
+        self._event_floor, self._due_floor = collected.last_event_id, claimed.at
+        laps = (collecting - began, claiming - collecting, settling - claiming)
+        return {step: lap * 1000 for step, lap in zip(("collect", "claim", "settle"), laps, strict=True)}
+
+    def _settle(self, leased: tuple[store.Leased, ...], how: tuple[Outcome, Decision]) -> None:
+        answers = [store.Answer(one, lease.token, *how) for lease in leased for one in lease.deliveries]
+        states = [store.InstallationState(lease.installation_id, lease.token, release=True) for lease in leased]
+        assert not store.settle(self.database, answers, states, LEASE).lost
+
+
+def measure(machine: Machine) -> Iterator[Line]:
+    """Milliseconds a batch, interleaved, beside empty tables."""
+    url, timed = machine.urls["postgresql"], 3 if machine.quick else TIMED
+    empty, small, large = (Place(url, name) for name in ("empty", "small", "large"))
+    small.journey(machine.size(10_000), TOMORROW, prefix="waiting_")
+    places = {_SMALL: small}
+    if not machine.quick:
+        crowd(large.database)
+        _empty_outbox(large.database)
+        places[_LARGE] = large
+    for place in (empty, small, large):
+        analyze(place.database)
+    yield from _beside(empty, places, timed)
+    with _vacuum_pinned(url):
+        for _ in range(machine.size(50_000) // BATCH):
+            large.journey(BATCH)
+        yield from _beside(empty, {_PINNED: large}, timed)
+    for place in (empty, small, large):
+        place.database.close()
+
+
+def _empty_outbox(database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(sa.delete(outbox))
+
+
+@contextmanager
+def _vacuum_pinned(url: str) -> Iterator[None]:
+    """A transaction that might still read whatever is deleted from now on."""
+    engine = sa.create_engine(open_database(url).engine.url, isolation_level="REPEATABLE READ")
+    with engine.begin() as connection:
+        connection.execute(sa.select(1))
+        yield
+    engine.dispose()
+
+
+def _beside(empty: Place, places: dict[str, Place], timed: int) -> Iterator[Line]:
+    rounds = [
+        {"": empty.journey(BATCH)} | {name: place.journey(BATCH) for name, place in places.items()}
+        for _ in range(timed)
+    ]
+    for name in places:
+        for step in rounds[0][name]:
+            taken, bare = ([laps[at][step] for laps in rounds] for at in (name, ""))
+            value = f"{statistics.median(taken):.1f} ms"
+            yield Line("scale", f"{step}, {name}", value, median_ratio(taken, bare), "× empty tables", at_most=2)

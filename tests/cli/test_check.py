@@ -1,0 +1,185 @@
+"""`dispatcher check`."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import trustme
+
+from dispatcher.database import Database
+from dispatcher.tables import installation
+from tests.cli.conftest import Ended, Terminal
+
+TOKEN = "t0ken-of-the-test"
+
+
+@pytest.fixture
+def open_port() -> Iterator[int]:
+    """A port that accepts connections; whatever is sent there is kept for the test to see that nothing was."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.fixture
+def reachable(dispatcher: Terminal, open_port: int) -> Terminal:
+    """Commands that find an address and a token."""
+    settings = {"vercel_base_url": f"http://127.0.0.1:{open_port}", "allow_insecure_base_url": "true"}
+    return Terminal(dispatcher.directory, settings | {"vercel_token": TOKEN})
+
+
+def findings(ended: Ended) -> dict[str, tuple[str, str]]:
+    """By the check: the level and what is said."""
+    return {row["check"]: (row["level"], row["what"]) for row in ended.rows if row["kind"] == "finding"}
+
+
+def test_every_setting_is_shown_with_its_source_and_no_secret(reachable: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "lease").write_text("90s\n")
+    ended = reachable("check", "--json", lease_file=str(tmp_path / "lease"), concurrency="8")
+    settings = {row["name"]: (row["value"], row["source"]) for row in ended.rows if row["kind"] == "setting"}
+    assert settings["DISPATCHER_LEASE"] == ("90s", f"file {tmp_path / 'lease'}")
+    assert settings["DISPATCHER_CONCURRENCY"] == ("8", "environment")
+    assert settings["DISPATCHER_MAX_ATTEMPTS"] == ("20", "default")
+    assert settings["DISPATCHER_VERCEL_TOKEN"] == ("***", "environment")
+    assert TOKEN not in ended.out + ended.err
+
+
+def test_where_nothing_is_wrong_it_ends_with_0_and_sends_nothing(reachable: Terminal) -> None:
+    ended = reachable("check")
+    assert (ended.code, ended.err) == (0, "")
+    assert "PROBLEM" not in ended.out
+    assert "ok       schema       the tables are there" in ended.out
+    assert "warning  base_url     " in ended.out
+
+
+def test_an_unmigrated_database_is_a_problem(reachable: Terminal) -> None:
+    (reachable.directory / "dispatcher.db").unlink()
+    ended = reachable("check", "--json")
+    assert ended.code == 1
+    assert findings(ended)["schema"][0] == "problem"
+    assert not (reachable.directory / "dispatcher.db").exists()
+    (reachable.directory / "dispatcher.db").touch()
+    ended = reachable("check", "--json")
+    assert ended.code == 1
+    assert "dispatcher migrate" in findings(ended)["schema"][1]
+
+
+def test_without_any_source_of_credentials_the_settings_are_to_blame(dispatcher: Terminal) -> None:
+    ended = dispatcher("check", "--json")
+    assert ended.code == 2
+    assert "no credentials are configured" in findings(ended)["settings"][1]
+
+
+def test_a_token_with_a_line_break_is_refused_without_showing_it(reachable: Terminal) -> None:
+    ended = reachable("check", vercel_token="t0k\nen")
+    assert ended.code == 2
+    assert "DISPATCHER_VERCEL_TOKEN holds white space, a line break" in ended.complaint
+    assert "t0k" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://me:hush@127.0.0.1:1/app", "cannot be reached"),
+        ("mysql://me:hush@127.0.0.1:1/app", "cannot be reached"),
+    ],
+)
+def test_a_database_that_cannot_be_reached_is_exit_code_75(reachable: Terminal, url: str, says: str) -> None:
+    ended = reachable("check", "--json", database_url=url)
+    assert ended.code == 75
+    assert says in findings(ended)["database"][1]
+    assert "hush" not in ended.out + ended.err
+    assert "credentials" in findings(ended)
+
+
+def test_a_driver_that_is_missing_is_named_with_what_installs_it(reachable: Terminal) -> None:
+    (reachable.directory / "psycopg.py").write_text("raise ModuleNotFoundError(\"no psycopg\", name='psycopg')\n")
+    environ = reachable.environ(database_url="postgresql://me@127.0.0.1:1/app") | {"PYTHONPATH": "."}
+    ended = reachable.run_in(environ, "check", "--json")
+    assert ended.code == 2
+    assert "pip install 'vercel-outbox-dispatcher[postgres]'" in findings(ended)["settings"][1]
+
+
+QUERY = "SELECT token FROM partner WHERE id = :installation_id"
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([], "finds no row for icfg_1"),
+        ([("icfg_1", "to\nken")], "holds no bearer token"),
+        ([("icfg_1", "")], "is empty"),
+        ([("icfg_1", "t0ken")], None),
+    ],
+)
+def test_a_credentials_query_is_tried_for_the_installations_that_are_known(
+    reachable: Terminal, database: Database, rows: list[tuple[str, str]], says: str | None
+) -> None:
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE partner (id TEXT, token TEXT)")
+        for row in rows:
+            connection.exec_driver_sql("INSERT INTO partner VALUES (?, ?)", row)
+        connection.execute(sa.insert(installation).values(installation_id="icfg_1"))
+    settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
+    ended = Terminal(reachable.directory, settings)("check", "--json", credentials_query=QUERY)
+    level, what = findings(ended)["credentials"]
+    assert (ended.code, level) == ((1, "problem") if says else (0, "ok"))
+    assert (says or "icfg_1") in what
+
+
+def test_a_query_that_the_database_refuses_is_told(reachable: Terminal) -> None:
+    settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
+    ended = Terminal(reachable.directory, settings)(
+        "check", "--installation", "icfg_1", "--json", credentials_query=QUERY
+    )
+    assert ended.code == 1
+    assert "no such table: partner" in findings(ended)["credentials"][1]
+
+
+def test_an_address_that_does_not_answer_is_a_problem(reachable: Terminal) -> None:
+    ended = reachable("check", "--json", vercel_base_url="http://127.0.0.1:1")
+    assert ended.code == 1
+    assert "127.0.0.1 port 1 cannot be reached" in findings(ended)["base_url"][1]
+
+
+def test_an_address_without_tls_is_refused_unless_it_is_allowed(reachable: Terminal) -> None:
+    ended = reachable("check", vercel_base_url="http://api.vercel.com", allow_insecure_base_url="false")
+    assert ended.code == 2
+    assert "https://" in ended.complaint
+
+
+def test_a_path_after_vercels_address_is_a_problem(reachable: Terminal) -> None:
+    ended = reachable("check", vercel_base_url="https://api.vercel.com/v1")
+    assert ended.code == 1
+    assert "must end after api.vercel.com" in ended.out
+
+
+@pytest.mark.parametrize(("issuer_known", "expected"), [(True, "ok"), (False, "problem")])
+def test_tls_is_tried_and_nothing_is_sent(
+    reachable: Terminal, tmp_path: Path, issuer_known: bool, expected: str
+) -> None:
+    authority, received = trustme.CA(), bytearray()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            try:
+                with context.wrap_socket(listening.accept()[0], server_side=True) as connection:
+                    received.extend(connection.recv(1))
+            except OSError:
+                pass  # the client does not trust us
+
+        server = threading.Thread(target=answer)
+        server.start()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        environ = reachable.environ(vercel_base_url=url)
+        trusted = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")} if issuer_known else {}
+        ended = reachable.run_in(environ | trusted, "check", "--json")
+        server.join(20)
+    assert findings(ended)["base_url"][0] == expected
+    assert not received

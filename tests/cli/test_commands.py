@@ -1,0 +1,111 @@
+"""What every command has in common: help, one line for what is wrong, exit codes."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from dispatcher.database import Database
+from dispatcher.tables import VERSION_TABLE
+from tests.cli.conftest import COMMAND, Ended, Terminal
+
+READING = [
+    ("publish", "--installation", "icfg_1"),
+    ("status",),
+    ("explain", "icfg_1"),
+    ("dead-letters", "list"),
+    ("installations", "pause", "icfg_1"),
+]
+
+
+def commands(here: Callable[..., Ended], *group: str) -> list[tuple[str, ...]]:
+    """Every command, as its words."""
+    listed = here(*group, "--help").out.partition("Commands:\n")[2]
+    names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
+    return [command for name in names for command in (commands(here, *group, name) or [(*group, name)])]
+
+
+def test_every_command_explains_itself_and_its_options(here: Callable[..., Ended]) -> None:
+    found = commands(here)
+    assert ("publish",) in found
+    for command in found:
+        help_ = here(*command, "--help")
+        _, _, options = help_.out.partition("Options:\n")
+        bare = [line for line in options.splitlines() if line.startswith("  --") and len(line.split("  ")) < 3]
+        assert help_.code == 0
+        assert len(help_.out.partition("\n\n")[2].split("\n\n")[0]) > 20, f"{command} says nothing about itself"
+        assert not [line for line in bare if len(line) < 28], f"{command} has options without a word of explanation"
+
+
+@pytest.mark.parametrize("arguments", [("publish",), ("nonsense",), ("publish", "--installation", "a b"), ("--nope",)])
+def test_wrong_usage_is_one_line_and_exit_code_2(dispatcher: Terminal, arguments: tuple[str, ...]) -> None:
+    ended = dispatcher(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.complaint.startswith("dispatcher: ")
+
+
+def test_a_command_without_arguments_shows_what_there_is(dispatcher: Terminal) -> None:
+    ended = dispatcher()
+    assert ended.code == 2
+    assert "Commands:" in ended.err
+
+
+@pytest.mark.parametrize("command", READING)
+def test_a_missing_database_file_is_one_line_and_is_not_created(tmp_path: Path, command: tuple[str, ...]) -> None:
+    ended = Terminal(tmp_path)(*command)
+    assert ended.code == 1
+    assert "there is no database file dispatcher.db: run `dispatcher migrate`" in ended.complaint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", READING)
+def test_an_unmigrated_database_is_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "dispatcher.db").touch()
+    ended = Terminal(tmp_path)(*command)
+    assert ended.code == 1
+    assert "run `dispatcher migrate`" in ended.complaint
+
+
+@pytest.mark.parametrize("command", READING)
+def test_a_newer_database_is_one_line(dispatcher: Terminal, database: Database, command: tuple[str, ...]) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    ended = dispatcher(*command)
+    assert ended.code == 1
+    assert "9999" in ended.complaint
+    assert "upgrade it" in ended.complaint
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:hush@127.0.0.1:1/app", "mysql://me:hush@127.0.0.1:1/app"])
+def test_an_unreachable_database_is_one_line_and_exit_code_75(dispatcher: Terminal, url: str) -> None:
+    ended = dispatcher(*READING[0], database_url=url)
+    assert ended.code == 75
+    assert "cannot be reached" in ended.complaint
+    assert "hush" not in ended.err
+
+
+def test_settings_that_cannot_be_used_are_one_line_and_exit_code_2(dispatcher: Terminal) -> None:
+    ended = dispatcher(*READING[0], leese="60s", concurrency="none")
+    assert ended.code == 2
+    assert "DISPATCHER_LEESE" in ended.complaint
+    assert "DISPATCHER_CONCURRENCY" in ended.complaint
+
+
+def test_a_reader_who_has_read_enough_causes_no_traceback(dispatcher: Terminal) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as broken:
+        done = subprocess.run(
+            [COMMAND, "schema", "--dialect", "mysql"],
+            env=dispatcher.environ(),
+            stdout=broken,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == ""

@@ -1,0 +1,189 @@
+"""`dispatcher dead-letters`."""
+
+import os
+import pty
+import subprocess
+from collections.abc import Callable, Sequence
+
+import pytest
+import sqlalchemy as sa
+
+from dispatcher.database import Database
+from dispatcher.dead_letters import ADVICE
+from dispatcher.policy import DeadLetterReason
+from dispatcher.tables import dead_letter, outbox
+from tests.cli.conftest import COMMAND, Ended, Terminal
+
+
+def die(database: Database, *resources: str, reason: str = "rejected", installation_id: str = "icfg_1") -> None:
+    """A dead letter of each resource; a malformed one has no subject."""
+    now = database.now()
+    row = {
+        "died_at": now,
+        "reason": reason,
+        "installation_id": installation_id,
+        "type": "resource.updated",
+        "events": 1,
+        "first_event_id": 1,
+        "last_event_id": 1,
+        "first_created_at": now,
+        "attempts": 2,
+        "last_error": "no such plan",
+    }
+    with database.engine.begin() as connection:
+        for resource in resources:
+            key = None if reason == "malformed" else f"key of {resource}"
+            connection.execute(sa.insert(dead_letter).values(**row, resource_id=resource, subject_key=key))
+
+
+def in_outbox(database: Database) -> Sequence[str]:
+    with database.read() as connection:
+        return connection.execute(sa.select(outbox.c.resource_id).order_by(outbox.c.id)).scalars().all()
+
+
+def answer(dispatcher: Terminal, said: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """The command with a person at the terminal who gives this answer."""
+    controller, terminal = pty.openpty()
+    os.write(controller, said.encode())
+    with os.fdopen(controller, "wb"), os.fdopen(terminal, "rb") as keyboard:
+        return subprocess.run(
+            [COMMAND, *arguments],
+            cwd=dispatcher.directory,
+            env=dispatcher.environ(),
+            stdin=keyboard,
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+
+
+def test_what_died_is_listed_newest_first_and_cannot_steer_a_terminal(dispatcher: Terminal, database: Database) -> None:
+    die(database, "db_1", "\x1b[2Jdb_2")
+    header, *rows = dispatcher("dead-letters", "list").out.splitlines()
+    assert header.split() == ["id", "died", "at", "(UTC)", "reason", "installation", "resource", "status", "error"]
+    assert [row.split()[0] for row in rows] == ["2", "1"]
+    assert r"\x1b[2Jdb_2" in rows[0]
+    ended = dispatcher("dead-letters", "list", "--json", "--limit", "1")
+    assert [(row["id"], row["reason"], row["resolution"]) for row in ended.rows] == [(2, "rejected", None)]
+    assert "there may be more: --limit" in ended.complaint
+
+
+def test_a_dead_letter_is_shown_with_what_to_do(dispatcher: Terminal, database: Database) -> None:
+    die(database, "db_1")
+    ended = dispatcher("dead-letters", "show", "1")
+    assert ended.code == 0
+    assert "last error      no such plan" in ended.out
+    assert ended.out.rstrip().endswith(ADVICE[DeadLetterReason.REJECTED])
+    (row,) = dispatcher("dead-letters", "show", "1", "--json").rows
+    assert row["advice"] == ADVICE[DeadLetterReason.REJECTED]
+    assert (row["id"], row["attempts"], row["log"]) == (1, 2, [])
+
+
+def test_a_dry_run_counts_and_changes_nothing(dispatcher: Terminal, database: Database) -> None:
+    die(database, *(f"db_{number}" for number in range(61)))
+    ended = dispatcher("dead-letters", "replay", "--reason", "rejected", "--dry-run")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == "61 dead letters: 61 requests, 1m or more at the rate limit; nothing was changed\n"
+    (row,) = dispatcher("dead-letters", "replay", "--all", "--dry-run", "--json", rate_limit="10/1s").rows
+    assert row == {"dead_letters": 61, "malformed": 0, "requests": 61, "seconds": 6.0, "replayed": 0}
+    assert in_outbox(database) == []
+
+
+def test_a_replay_writes_who_and_why_and_is_done_once(dispatcher: Terminal, database: Database) -> None:
+    die(database, "db_1", "db_2")
+    command = ("dead-letters", "replay", "--id", "1", "--yes", "--by", "ann", "--note", "mended")
+    ended = dispatcher(*command)
+    assert (ended.code, ended.out, ended.err) == (0, "replayed 1 dead letter\n", "")
+    again = dispatcher(*command)
+    assert (again.code, again.out) == (3, "")
+    assert "unresolved: nothing was changed" in again.complaint
+    assert in_outbox(database) == ["db_1"]
+    with database.read() as connection:
+        row = connection.execute(sa.select(dead_letter).where(dead_letter.c.id == 1)).one()
+    assert (row.resolution, row.resolved_by, row.note) == ("replayed", "ann", "mended")
+
+
+def test_a_discard_sends_nothing_and_names_the_user(dispatcher: Terminal, database: Database) -> None:
+    die(database, "db_1", "db_2")
+    (row,) = dispatcher("dead-letters", "discard", "--resource", "db_1", "--yes", "--json").rows
+    assert row == {"dead_letters": 1, "discarded": 1}
+    listed = dispatcher("dead-letters", "list", "--resolved", "--json").rows
+    assert [one["resolution"] for one in listed] == [None, "discarded"]
+    assert "@" in listed[1]["resolved_by"]
+    assert in_outbox(database) == []
+
+
+def test_a_malformed_dead_letter_is_not_replayed_and_says_why(dispatcher: Terminal, database: Database) -> None:
+    die(database, "db_1", reason="malformed")
+    ended = dispatcher("dead-letters", "replay", "--all", "--yes")
+    assert (ended.code, ended.out) == (1, "")
+    assert ADVICE[DeadLetterReason.MALFORMED] in ended.complaint
+    die(database, "db_2")
+    ended = dispatcher("dead-letters", "replay", "--all", "--yes")
+    assert (ended.code, ended.out) == (0, "replayed 1 dead letter\n")
+    assert "1 dead letter cannot be replayed" in ended.complaint
+
+
+def test_whoever_sits_at_the_terminal_is_asked(dispatcher: Terminal, database: Database) -> None:
+    die(database, "db_1")
+    refused = answer(dispatcher, "n\n", "dead-letters", "replay", "--all")
+    assert refused.returncode == 1
+    assert b"nothing was changed" in refused.stderr
+    assert in_outbox(database) == []
+    confirmed = answer(dispatcher, "y\n", "dead-letters", "replay", "--all")
+    assert confirmed.returncode == 0
+    assert b"Replay 1 dead letter: 1 request" in confirmed.stderr
+    assert in_outbox(database) == ["db_1"]
+
+
+def test_where_nobody_can_answer_it_needs_to_be_told_yes(dispatcher: Terminal, database: Database) -> None:
+    die(database, "db_1")
+    for command in ("replay", "discard"):
+        ended = dispatcher("dead-letters", command, "--all", answer="y\n")
+        assert (ended.code, ended.out) == (2, "")
+        assert "--yes" in ended.complaint
+    assert in_outbox(database) == []
+
+
+NOTHING = [
+    ("list",),
+    ("list", "--since", "1h", "--installation", "icfg_9"),
+    ("show", "9"),
+    ("replay", "--id", "9", "--yes"),
+    ("discard", "--reason", "gone", "--dry-run"),
+]
+
+
+def test_where_nothing_matches_the_exit_code_is_3(here: Callable[..., Ended]) -> None:
+    for arguments in NOTHING:
+        ended = here("dead-letters", *arguments)
+        assert (ended.code, ended.out) == (3, ""), arguments
+        assert ended.complaint.startswith("dispatcher: there is no ")
+
+
+WRONG = [
+    (("list", "--reason", "bad luck"), "--reason"),
+    (("list", "--since", "yesterday"), "--since"),
+    (("list", "--since", "99999999999d"), "--since"),
+    (("list", "--id", "0"), "--id"),
+    (("list", "--id", "99999999999999999999"), "--id"),
+    (("list", "--limit", "0"), "--limit"),
+    (("list", "--installation", os.fsdecode(b"\xff")), "not valid UTF-8"),
+    (("show", "x"), "ID"),
+    (("replay",), "say which"),
+    (("discard", "--all", "--id", "1"), "say which"),
+    (("replay", "--all", "--note", "x" * 2_001), "--note"),
+]
+
+
+def test_what_cannot_be_meant_is_one_line_and_exit_code_2(here: Callable[..., Ended]) -> None:
+    for arguments, says in WRONG:
+        ended = here("dead-letters", *arguments)
+        assert (ended.code, ended.out) == (2, ""), arguments
+        assert says in ended.complaint
+
+
+@pytest.mark.parametrize("since", ["1h", "2026-01-31", "2026-01-31T12:00+02:00", "0001-01-01"])
+def test_since_takes_a_span_or_a_time(here: Callable[..., Ended], database: Database, since: str) -> None:
+    die(database, "db_1")
+    assert len(here("dead-letters", "list", "--since", since, "--json").rows) == 1

@@ -1,0 +1,70 @@
+"""`dispatcher explain`."""
+
+from dispatcher import installations, store
+from dispatcher.database import Database
+from dispatcher.events import ResourceUpdated
+from dispatcher.outbox import insert_event
+from tests.cli.conftest import Terminal
+
+KEYS = [
+    "at",
+    "what",
+    "said",
+    "installation_id",
+    "type",
+    "resource_id",
+    "product_id",
+    "status",
+    "duration_ms",
+    "decision",
+    "reason",
+]
+
+
+def publish(database: Database, *resources: str) -> None:
+    with database.engine.begin() as connection:
+        for resource in resources:
+            connection.execute(insert_event(ResourceUpdated(installation_id="icfg_1", resource_id=resource)))
+
+
+def test_it_tells_what_happened_and_what_happens_next(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1")
+    store.collect(database, 500)
+    installations.pause(database, "icfg_1")
+    ended = dispatcher("explain", "db_1")
+    assert (ended.code, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    assert [line.split()[0] for line in (lines[0], lines[5])] == ["at", "-"]
+    assert lines[1].endswith("event 1 was written")
+    assert lines[2].endswith("the installation was paused: operator")
+    assert "nothing is sent until `dispatcher installations resume icfg_1`" in lines[5]
+
+
+def test_json_is_one_object_a_line_with_stable_keys(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1", "db_2")
+    rows = dispatcher("explain", "icfg_1", "--json").rows
+    assert {tuple(row) for row in rows} == {tuple(KEYS)}
+    assert [row["what"] for row in rows] == ["event", "event", "next", "next"]
+
+
+def test_what_is_left_out_is_said(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1", "db_2")
+    ended = dispatcher("explain", "icfg_1", "--limit", "1")
+    assert len(ended.out.splitlines()) == 5
+    assert "left out: --limit" in ended.complaint
+
+
+def test_when_everything_is_delivered_nothing_waits(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1")
+    store.collect(database, 500)
+    installations.purge(database, "icfg_1", lambda _: None)
+    dispatcher("dead-letters", "discard", "--all", "--yes", "--note", "\x1b[2J")
+    ended = dispatcher("explain", "db_1", "--installation", "icfg_1")
+    assert r"\x1b[2J" in ended.out
+    assert ended.out.endswith("nothing waits: the next event is sent as it comes\n")
+
+
+def test_of_what_is_not_known_it_says_so_with_exit_code_3(dispatcher: Terminal) -> None:
+    ended = dispatcher("explain", "db_\x1b[2J")
+    assert (ended.code, ended.out) == (3, "")
+    assert ended.complaint == r"dispatcher: nothing is known of db_\x1b[2J"

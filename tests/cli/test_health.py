@@ -1,0 +1,47 @@
+"""`dispatcher health`."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from tests.cli.conftest import Terminal
+
+
+class Answer(BaseHTTPRequestHandler):
+    """What a service answers that is stuck, or is not."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/livez" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Where `Answer` answers."""
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "code", "said"), [(200, 0, "healthy\n"), (503, 4, "not healthy")])
+def test_it_says_what_the_service_says(
+    dispatcher: Terminal, port: int, monkeypatch: pytest.MonkeyPatch, status: int, code: int, said: str
+) -> None:
+    monkeypatch.setattr(Answer, "status", status)
+    ended = dispatcher("health", ops_port=str(port))
+    assert ended.code == code
+    assert ended.out.startswith(said)
+
+
+def test_where_nothing_answers_it_is_unhealthy(dispatcher: Terminal) -> None:
+    ended = dispatcher("health", ops_port="1")
+    assert (ended.code, ended.out) == (4, "")
+    assert "nothing answers on 127.0.0.1 port 1" in ended.complaint

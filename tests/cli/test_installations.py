@@ -1,0 +1,62 @@
+"""`dispatcher installations`."""
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from dispatcher import store
+from dispatcher.database import Database
+from dispatcher.events import ResourceUpdated
+from dispatcher.outbox import insert_event
+from dispatcher.tables import installation
+from tests.cli.conftest import Ended, Terminal
+
+
+def publish(database: Database, *resources: str) -> None:
+    with database.engine.begin() as connection:
+        for resource in resources:
+            connection.execute(insert_event(ResourceUpdated(installation_id="icfg_1", resource_id=resource)))
+
+
+def test_pause_list_resume(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1")
+    store.collect(database, 500)
+    ended = dispatcher("installations", "pause", "icfg_1")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == "icfg_1 is paused until `dispatcher installations resume icfg_1`\n"
+    listed = dispatcher("installations", "list", "--paused")
+    assert listed.out.splitlines()[1].split()[:4] == ["icfg_1", "paused", "1", "operator"]
+    (row,) = dispatcher("installations", "list", "--json").rows
+    assert (row["state"], row["pause_reason"], row["paused_until"], row["due_at"]) == ("paused", "operator", None, None)
+    assert dispatcher("installations", "resume", "icfg_1").code == 0
+    assert [one["state"] for one in dispatcher("installations", "list", "--json").rows] == ["due"]
+
+
+def test_a_purge_is_announced_asked_for_and_done(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1", "db_2")
+    store.collect(database, 500)
+    publish(database, "db_3")
+    dry = dispatcher("installations", "purge", "icfg_1", "--dry-run")
+    assert (dry.code, dry.out) == (0, "2 deliveries and 1 event of icfg_1 wait; nothing was changed\n")
+    asked = dispatcher("installations", "purge", "icfg_1")
+    assert asked.code == 2
+    assert "--yes" in asked.complaint
+    (row,) = dispatcher("installations", "purge", "icfg_1", "--yes", "--json").rows
+    assert row == {"installation_id": "icfg_1", "events": 1, "deliveries": 2, "buried": 3}
+    assert len(dispatcher("dead-letters", "list", "--reason", "purged", "--json").rows) == 3
+    assert dispatcher("installations", "purge", "icfg_1", "--yes").out == "0 dead letters (purged) of icfg_1\n"
+
+
+def test_where_nothing_is_known_the_exit_code_is_3(here: Callable[..., Ended], database: Database) -> None:
+    for arguments in (("list",), ("list", "--paused"), ("pause", "x"), ("resume", "x"), ("purge", "\x1b[2J", "--yes")):
+        ended = here("installations", *arguments)
+        assert (ended.code, ended.out) == (3, ""), arguments
+        assert "\x1b" not in ended.complaint
+    with database.read() as connection:
+        assert connection.execute(sa.select(installation)).all() == []
+
+
+def test_a_list_that_is_cut_says_so(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1")
+    store.collect(database, 500)
+    assert "there may be more: --limit" in dispatcher("installations", "list", "--limit", "1").complaint

@@ -1,0 +1,53 @@
+"""`dispatcher publish`."""
+
+import pytest
+import sqlalchemy as sa
+
+from dispatcher.database import Database
+from dispatcher.tables import outbox
+from tests.cli.conftest import Terminal
+
+
+def test_an_event_of_a_resource_is_in_the_outbox(dispatcher: Terminal, database: Database) -> None:
+    ended = dispatcher("publish", "--installation", "icfg_1", "--resource", "Datenbank Ü", "--product", "pg")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == "event 1 is in the outbox: resource.updated Datenbank Ü\n"
+    with database.read() as connection:
+        row = connection.execute(sa.select(outbox)).one()
+    assert tuple(row)[1:6] == ("icfg_1", "resource.updated", "Datenbank Ü", "pg", None)
+
+
+def test_an_event_of_an_installation_carries_its_plan(dispatcher: Terminal, database: Database) -> None:
+    ended = dispatcher("publish", "--installation", "icfg_1", "--plan", "pro", "--json")
+    assert ended.rows == [
+        {
+            "id": 1,
+            "installation_id": "icfg_1",
+            "type": "installation.updated",
+            "resource_id": None,
+            "product_id": None,
+            "billing_plan_id": "pro",
+        }
+    ]
+    with database.read() as connection:
+        assert connection.execute(sa.select(outbox.c.billing_plan_id)).scalars().all() == ["pro"]
+
+
+REFUSED = [
+    pytest.param(["--installation", "icfg 1"], "--installation", id="installation id"),
+    pytest.param(["--installation", "i", "--resource", ""], "--resource", id="empty resource id"),
+    pytest.param(["--installation", "i", "--resource", "a\nb"], "--resource", id="line break"),
+    pytest.param(["--installation", "i", "--product", "p"], "--product goes with --resource", id="product alone"),
+    pytest.param(["--installation", "i", "--resource", "r", "--plan", "p"], "--plan goes without", id="plan too"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), REFUSED)
+def test_what_could_never_be_delivered_is_refused(
+    dispatcher: Terminal, database: Database, options: list[str], says: str
+) -> None:
+    ended = dispatcher("publish", *options)
+    assert ended.code == 2
+    assert says in ended.complaint
+    with database.read() as connection:
+        assert connection.execute(sa.select(outbox.c.id)).all() == []

@@ -1,0 +1,90 @@
+"""`dispatcher status`."""
+
+import os
+import pty
+import signal
+import subprocess
+import time
+
+import sqlalchemy as sa
+
+from dispatcher.database import Database
+from dispatcher.tables import outbox
+from tests.cli.conftest import COMMAND, Terminal
+
+
+def test_it_says_when_there_is_nothing_to_worry_about(dispatcher: Terminal) -> None:
+    ended = dispatcher("status")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("ok       nothing to worry about\n")
+    assert "last request  none known" in ended.out
+
+
+def test_what_is_worst_comes_first_with_the_command_that_looks_further(
+    dispatcher: Terminal, database: Database
+) -> None:
+    with database.engine.begin() as connection:
+        row = {"installation_id": "icfg_1", "type": "installation.updated"}
+        connection.execute(sa.insert(outbox).values(row | {"created_at": sa.text("'2026-01-01 00:00:00.000000'")}))
+    first, second, third, *_ = dispatcher("status").out.splitlines()
+    assert first == "PROBLEM  events wait, and nothing is sent: does `dispatcher run` run?"
+    assert second == "         dispatcher check"
+    assert third.startswith("warning  the oldest event has waited for ")
+
+
+def test_one_screen_is_enough(dispatcher: Terminal) -> None:
+    assert len(dispatcher("status").out.splitlines()) <= 24
+
+
+def test_json_is_one_object_with_stable_keys(dispatcher: Terminal) -> None:
+    (row,) = dispatcher("status", "--json").rows
+    assert list(row) == [
+        "at",
+        "concerns",
+        "backlog",
+        "oldest_event_age_seconds",
+        "dead_letters",
+        "paused_installations",
+        "failing_installations",
+        "leases",
+        "last_request",
+        "recent",
+    ]
+    assert row["backlog"] == {"outbox": 0, "due": 0, "waiting": 0, "paused": 0, "complete": True}
+    assert row["recent"]["lag_seconds"] == {"median": None, "p95": None, "max": None}
+
+
+def test_watching_prints_a_reading_after_the_other_until_it_is_interrupted(dispatcher: Terminal) -> None:
+    watching = subprocess.Popen(
+        [COMMAND, "status", "--watch", "--every", "0.1", "--json"],
+        cwd=dispatcher.directory,
+        env=dispatcher.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    readings = [watching.stdout.readline() for _ in range(3)]
+    watching.send_signal(signal.SIGINT)
+    _, complaint = watching.communicate(timeout=20)
+    assert all(reading.startswith('{"at": ') for reading in readings)
+    assert (watching.returncode, complaint) == (130, "")
+
+
+def test_on_a_terminal_watching_refreshes_in_place(dispatcher: Terminal) -> None:
+    ours, theirs = pty.openpty()
+    watching = subprocess.Popen(
+        [COMMAND, "status", "--watch", "--every", "0.1"],
+        cwd=dispatcher.directory,
+        env=dispatcher.environ() | {"TERM": "xterm"},
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen, deadline = b"", time.monotonic() + 20
+    while seen.count(b"\x1b[H\x1b[J") < 2 and time.monotonic() < deadline:
+        seen += os.read(ours, 4_096)
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(20) == 130
+    os.close(ours)
+    assert seen.count(b"\x1b[H\x1b[Jok       nothing to worry about") >= 1

@@ -1,0 +1,156 @@
+"""A crowded database: a million deliveries wait, almost all for paused installations, and the log of attempts is long."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, FromClause
+
+from dispatcher.database import Database
+from dispatcher.events import RESOURCE_UPDATED
+from dispatcher.policy import DeadLetterReason, PauseReason
+from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
+
+DELIVERIES = 10**6
+OF_ONE = DELIVERIES // 2
+"""Half of them belong to one installation, `icfg_0`; the others are spread evenly."""
+INSTALLATIONS = 10**5
+NOT_PAUSED = 1_000
+"""`icfg_0` and so on: their deliveries wait for a retry."""
+ATTEMPTS = 10**6
+DEAD_LETTERS = 10**5
+EVENTS = 10**5
+EVENTS_OF_ONE = 4
+"""Events in a row of the same installation, none of which is paused."""
+
+_KEYS = {
+    "postgresql": "md5(n::text) || md5('+' || n)",
+    "mysql": "sha2(n, 256)",
+    "sqlite": "lower(hex(randomblob(32)))",
+}
+
+
+def crowd(database: Database) -> None:
+    """A million deliveries that cannot be sent now, all that goes with them, and events that can."""
+    with unlimited(database) as connection:
+        now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
+        key: ColumnElement[str] = sa.literal_column(_KEYS[database.dialect.name], sa.String)
+        _fill(connection, installation, INSTALLATIONS, _installation(now))
+        _fill(connection, delivery, DELIVERIES, _delivery(now, key))
+        _fill(connection, attempt, ATTEMPTS, _attempt(now, key))
+        _fill(connection, dead_letter, DEAD_LETTERS, _dead_letter(now, key))
+        _fill(connection, outbox, EVENTS, _event())
+
+
+def write_events(database: Database, events: int) -> None:
+    """The first of the same events, and nothing else."""
+    with unlimited(database) as connection:
+        _fill(connection, outbox, events, _event())
+
+
+@contextmanager
+def unlimited(database: Database) -> Iterator[Connection]:
+    """A transaction without the dispatcher's limits of time."""
+    engine = sa.create_engine(database.engine.url)
+    with engine.execution_options(schema_translate_map={None: database.schema}).begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+def analyze(database: Database) -> None:
+    """Brings the planner's statistics up to date."""
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if database.dialect.name == "sqlite":
+            connection.exec_driver_sql("ANALYZE")
+        for table in (installation, delivery, attempt, dead_letter, outbox):
+            if database.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"VACUUM ANALYZE {database.schema or 'public'}.{table.name}")
+            if database.dialect.name == "mysql":
+                connection.exec_driver_sql(f"ANALYZE TABLE {table.name}")
+
+
+n: ColumnElement[int] = sa.literal_column("n", sa.Integer)
+_OWNER = sa.case((n < OF_ONE, 0), else_=(n - OF_ONE) // ((DELIVERIES - OF_ONE) // INSTALLATIONS))
+
+
+def _installation(now: datetime) -> Mapping[str, Any]:
+    tomorrow, paused = _time(now + timedelta(days=1)), n >= NOT_PAUSED
+    return {
+        "installation_id": named("icfg_", n),
+        "due_at": tomorrow,
+        "paused_until": sa.case((paused, tomorrow)),
+        "paused_since": sa.case((paused, _time(now))),
+        "pause_reason": sa.case((paused, PauseReason.UNAUTHORIZED.value)),
+    }
+
+
+def _subject(key: ColumnElement[str]) -> dict[str, Any]:
+    return {
+        "subject_key": key,
+        "installation_id": named("icfg_", _OWNER),
+        "type": sa.literal(RESOURCE_UPDATED),
+        "resource_id": named("db_", n),
+        "events": sa.literal(1),
+        "first_event_id": n,
+        "last_event_id": n,
+    }
+
+
+def _delivery(now: datetime, key: ColumnElement[str]) -> Mapping[str, Any]:
+    then, tomorrow = _time(now - timedelta(minutes=1)), _time(now + timedelta(days=1))
+    due_at = sa.case((_OWNER < NOT_PAUSED, tomorrow), else_=then)
+    return {**_subject(key), "first_created_at": then, "due_at": due_at, "attempts": sa.literal(1)}
+
+
+def _attempt(now: datetime, key: ColumnElement[str]) -> Mapping[str, Any]:
+    told = {"attempt": 1, "outcome": "delivered", "duration_ms": 12, "decision": "delivered"}
+    return {
+        **_subject(key),
+        "first_created_at": _time(now),
+        "at": _time(now),
+        **{name: sa.literal(value) for name, value in told.items()},
+    }
+
+
+def _dead_letter(now: datetime, key: ColumnElement[str]) -> Mapping[str, Any]:
+    then = _time(now)
+    reason = sa.literal(DeadLetterReason.EXHAUSTED.value)
+    return {**_subject(key), "died_at": then, "reason": reason, "first_created_at": then, "attempts": sa.literal(20)}
+
+
+def _event() -> Mapping[str, Any]:
+    return {
+        "installation_id": named("icfg_", n // EVENTS_OF_ONE % NOT_PAUSED),
+        "type": sa.literal(RESOURCE_UPDATED),
+        "resource_id": named("new_", n),
+    }
+
+
+def _fill(connection: Connection, table: sa.Table, rows: int, values: Mapping[str, Any]) -> None:
+    """In the order of the keys and with indexes made afterwards, which takes a third of the time."""
+    for index in table.indexes:
+        index.drop(connection)
+    selected = sa.select(*(value.label(name) for name, value in values.items())).select_from(numbers(rows))
+    ordered = selected.order_by("subject_key" if table is delivery else "n")
+    connection.execute(sa.insert(table).from_select(list(values), ordered))
+    for index in table.indexes:
+        index.create(connection)
+
+
+def numbers(rows: int) -> FromClause:
+    """`n` from 0 on; `rows` is a power of ten."""
+    digit = " UNION ALL ".join(f"SELECT {value} AS d" for value in range(10))
+    places = range(len(str(rows)) - 1)
+    number = " + ".join(f"{10**place} * t{place}.d" for place in places)
+    tables = ", ".join(f"({digit}) AS t{place}" for place in places)
+    return sa.text(f"SELECT {number} AS n FROM {tables}").columns(n=sa.Integer).subquery("numbers")
+
+
+def named(prefix: str, number: ColumnElement[int]) -> ColumnElement[str]:
+    return sa.literal(prefix).concat(sa.cast(number, sa.String(16)))
+
+
+def _time(value: datetime) -> ColumnElement[datetime]:
+    return sa.literal(value, installation.c.due_at.type)

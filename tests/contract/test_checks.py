@@ -1,0 +1,188 @@
+"""What `dispatcher check` finds in a database, on every database."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from dispatcher import schema
+from dispatcher.checks import Finding, Level, examine
+from dispatcher.checks.database import check_clock, check_isolation, check_tables, check_wakeup
+from dispatcher.checks.privileges import check_privileges
+from dispatcher.database import Database, open_database
+from dispatcher.settings import Settings, Wakeup
+from dispatcher.tables import VERSION_TABLE
+from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
+
+LIMITED = "dispatcher_limited"
+Role = tuple[Engine, Database]
+
+
+def levels(findings: Iterator[Finding]) -> dict[str, Level]:
+    return {one.check: one.level for one in findings}
+
+
+def said(findings: Iterator[Finding]) -> str:
+    (one,) = findings
+    return one.what
+
+
+def test_a_database_as_it_should_be_gives_no_problem(database: Database) -> None:
+    settings = Settings(
+        database_url=SecretStr(database.engine.url.render_as_string(hide_password=False)),
+        database_schema=database.schema,
+        vercel_token=SecretStr("t0ken"),
+        vercel_base_url="http://127.0.0.1:1",
+        allow_insecure_base_url=True,
+    )
+    found = levels(examine(settings))
+    assert found.pop("base_url") is Level.PROBLEM
+    assert found == dict.fromkeys(["database", "isolation", "clock", "privileges", "schema", "credentials"], Level.OK)
+
+
+def test_tables_that_are_missing_are_to_be_migrated(bare_database: Database) -> None:
+    assert next(check_privileges(bare_database)).level is Level.OK
+    assert "run `dispatcher migrate`" in said(check_tables(bare_database))
+
+
+def test_a_column_that_somebody_dropped_is_named(database: Database) -> None:
+    table = f"{database.schema}.vercel_attempt" if database.schema else "vercel_attempt"
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN vercel_id")
+    assert "vercel_attempt.vercel_id" in said(check_tables(database))
+
+
+@pytest.mark.parametrize(("hours", "expected"), [(0, "agree"), (-2, "2h ahead of"), (2, "2h behind")])
+def test_clocks_that_differ_are_told(
+    database: Database, monkeypatch: pytest.MonkeyPatch, hours: int, expected: str
+) -> None:
+    real = time.time
+    monkeypatch.setattr("dispatcher.checks.database.time.time", lambda: round(real() / 60) * 60 + hours * 3_600.0)
+    monkeypatch.setattr("dispatcher.checks.database.CLOCKS_APART", 61.0)
+    monkeypatch.setattr("dispatcher.checks.database.format_duration", lambda seconds: f"{round(seconds / 3_600)}h")
+    assert expected in said(check_clock(database))
+
+
+@pytest.fixture
+def limited(database: Database) -> Iterator[Role]:
+    """The owner's engine, and the database as a user sees it who may do nothing yet."""
+    user = {"postgresql": LIMITED, "mysql": f"'{LIMITED}'@'%%'"}[database.dialect.name]
+    create = {"postgresql": f"CREATE ROLE {user} LOGIN", "mysql": f"CREATE USER {user}"}[database.dialect.name]
+    drop = {"postgresql": f"DROP OWNED BY {user}; DROP ROLE {user}", "mysql": f"DROP USER {user}"}
+    owner = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with owner.connect() as connection:
+        if database.dialect.name == "mysql":
+            connection.exec_driver_sql(f"DROP USER IF EXISTS {user}")
+            connection.exec_driver_sql(create)
+            connection.exec_driver_sql(f"GRANT CREATE TEMPORARY TABLES ON {database.engine.url.database}.* TO {user}")
+        else:
+            exists = "SELECT 1 FROM pg_roles WHERE rolname = "
+            if connection.exec_driver_sql(f"{exists}'{user}'").first():
+                connection.exec_driver_sql(drop["postgresql"])
+            connection.exec_driver_sql(create)
+    url = database.engine.url.set(username=LIMITED).render_as_string(hide_password=False)
+    opened = open_database(url, database.schema)
+    yield owner, opened
+    opened.close()
+    with owner.connect() as connection:
+        for statement in drop[database.dialect.name].split("; "):
+            connection.exec_driver_sql(statement)
+
+
+@pytest.mark.parametrize(
+    "server", ["postgresql", "mysql", pytest.param("postgresql-schema", marks=pytest.mark.heavy)], indirect=True
+)
+def test_the_grants_that_are_missing_are_named_and_mend_it(limited: Role) -> None:
+    owner, database = limited
+    for _ in range(3):  # on PostgreSQL the schema first
+        found = list(check_privileges(database))
+        if found[0].level is Level.OK:
+            break
+        assert all(one.level is Level.PROBLEM for one in found)
+        with owner.connect() as connection:
+            for one in found:
+                connection.exec_driver_sql(one.what.partition(": ")[2].replace("%", "%%"))
+    assert "may do" in said(check_privileges(database))
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=True)
+def test_one_privilege_that_is_missing_is_the_only_one_named(limited: Role) -> None:
+    owner, database = limited
+    with owner.connect() as connection:
+        for one in list(check_privileges(database)):
+            connection.exec_driver_sql(one.what.partition(": ")[2].replace("%", "%%"))
+        revoke = said_grant(database).replace("GRANT", "REVOKE").replace(" TO ", " FROM ")
+        connection.exec_driver_sql(revoke.replace("%", "%%"))
+    assert said(check_privileges(database)).endswith(said_grant(database))
+
+
+def said_grant(database: Database) -> str:
+    """The statement that gives the limited user the right to empty the outbox."""
+    with database.read() as connection:
+        return database.dialect.grant(connection, "vercel_outbox", ["DELETE"], database.schema)
+
+
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_who_may_not_create_tables_is_told_before_migrating(limited: Role, database: Database) -> None:
+    owner, unprivileged = limited
+    schema.downgrade(database)
+    with owner.connect() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {VERSION_TABLE}")
+    found = list(check_tables(unprivileged))
+    schema.migrate(database)
+    assert "run `dispatcher migrate`" in found[0].what
+    assert f"GRANT USAGE, CREATE ON SCHEMA public TO {LIMITED};" in found[1].what
+
+
+@on_sqlite
+def test_a_file_that_may_not_be_written_is_named(database: Database) -> None:
+    path = database.engine.url.database
+    database.engine.dispose()
+    readable = open_database(f"sqlite:///file:{path}?mode=ro&uri=true")
+    found = list(check_privileges(readable))
+    readable.close()
+    assert found
+    assert "writable" in found[0].what
+
+
+@on_sqlite
+def test_a_journal_that_is_not_wal_is_a_warning(database: Database) -> None:
+    other = database.engine.url.database
+    assert other is not None
+    settings = Settings(
+        # A VFS without shared memory, as a network share has none.
+        database_url=SecretStr(f"sqlite:///file:{other}.other?vfs=unix-dotfile&uri=true"),
+        vercel_token=SecretStr("t0ken"),
+        vercel_base_url="http://127.0.0.1:1",
+        allow_insecure_base_url=True,
+    )
+    found = [one for one in examine(settings) if one.check == "durability"]
+    assert [one.level for one in found] == [Level.WARNING]
+    assert "WAL" in found[0].what
+
+
+@on_mysql
+def test_an_isolation_that_is_taken_back_is_a_problem(database: Database) -> None:
+    wrong = Database(database.engine.execution_options(isolation_level="REPEATABLE READ"), database.dialect)
+    (one,) = check_isolation(wrong)
+    assert one.level is Level.PROBLEM
+    assert "REPEATABLE-READ" in one.what
+
+
+@on_postgresql
+def test_an_isolation_that_is_taken_back_is_a_problem_on_postgresql_too(database: Database) -> None:
+    wrong = Database(database.engine.execution_options(isolation_level="SERIALIZABLE"), database.dialect)
+    (one,) = check_isolation(wrong)
+    assert one.level is Level.PROBLEM
+    assert "serializable" in one.what
+
+
+@on_postgresql
+async def test_what_keeps_commits_from_waking_us_is_a_warning(database: Database, server: str) -> None:
+    url = database.engine.url.render_as_string(hide_password=False)
+    settings = Settings(database_url=SecretStr(url), wakeup=Wakeup.NOTIFY)
+    (one,) = await check_wakeup(settings, database)
+    assert one.level is Level.WARNING
+    assert ("pgbouncer" if server == "pgbouncer" else "dispatcher schema --dialect postgresql --wakeup") in one.what

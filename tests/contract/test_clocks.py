@@ -1,0 +1,182 @@
+"""Clocks that lie: the database's is set an hour back or forward, a worker's own is a day off."""
+
+import ast
+import asyncio
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+import dispatcher
+from dispatcher import store
+from dispatcher.credentials import StaticCredentials
+from dispatcher.database import Database
+from dispatcher.policy import Action, Decision
+from dispatcher.settings import Settings
+from dispatcher.tables import delivery, installation, outbox
+from dispatcher.vercel import Vercel
+from dispatcher.worker import Worker
+from tests.contract.steps import ID, claim, collect, count, deliver, settle, write
+
+CLOCK = {
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now', '{:+d} hours')",
+    "postgresql": "(statement_timestamp() + interval '{} hours')",
+    "mysql": "(utc_timestamp(6) + interval {} hour)",
+}
+LONGEST = 30
+"""Seconds."""
+either_way = pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
+
+
+def moved(database: Database, hours: int) -> Database:
+    """The same database after its clock was moved."""
+    dialect = type(database.dialect)()
+    dialect.now = CLOCK[dialect.name].format(hours)
+    return Database(database.engine, dialect, database.schema)
+
+
+def resources(leased: tuple[store.Leased, ...]) -> list[str]:
+    return sorted(str(one.subject.resource_id) for lease in leased for one in lease.deliveries)
+
+
+@either_way
+def test_the_clock_moves_between_claim_and_settle(database: Database, partner: Engine, hours: int) -> None:
+    collect(database, partner, "db_1")
+    leased = claim(database)
+    with partner.begin() as connection:
+        write(connection, "db_1", "db_2")
+    after = moved(database, hours)
+    assert settle(after, *leased).lost == frozenset()
+    assert sorted(map(str, deliver(after))) == ["db_1", "db_2"]
+    assert store.mend(after) == 0
+    assert [count(database, table) for table in (outbox, delivery)] == [0, 0]
+
+
+@either_way
+def test_a_lease_that_was_taken_before_is_kept_or_taken_over_with_a_duplicate_at_worst(
+    database: Database, partner: Engine, hours: int
+) -> None:
+    collect(database, partner, "db_1")
+    leased = claim(database)
+    after = moved(database, hours)
+    taken_over = claim(after)
+    assert resources(taken_over) == (["db_1"] if hours > 0 else [])
+    assert settle(after, *leased).lost == ({ID} if taken_over else frozenset())
+    settle(after, *taken_over)
+    assert count(database, delivery) == 0
+
+
+def test_what_was_due_before_the_clock_was_set_back_waits_until_it_has_caught_up_or_something_new_happens(
+    database: Database, partner: Engine
+) -> None:
+    """Nothing is stranded: the row of the installation says the same as its deliveries."""
+    collect(database, partner, "db_1")
+    leased = claim(database)
+    collect(database, partner, "db_2")
+    after = moved(database, -1)
+    settle(after, *leased)
+    assert claim(after) == ()
+    assert store.mend(after) == 0
+    collect(after, partner, "db_3")
+    again = claim(after)
+    assert resources(again) == ["db_3"]
+    settle(after, *again)
+    collect(after, partner, "db_2")  # an event of the subject itself
+    again = claim(after)
+    assert resources(again) == ["db_2"]
+    settle(after, *again, decision=Decision(Action.RETRY, delay=0))
+    assert resources(claim(database)) == ["db_2"]
+
+
+@either_way
+async def test_a_running_worker_delivers_what_is_committed_after_the_clock_moved(
+    database: Database, partner: Engine, hours: int
+) -> None:
+    """Its floors, which follow the database's clock, hide nothing for long."""
+    requests = 0
+
+    async def receive(_request: httpx.Request) -> httpx.Response:
+        nonlocal requests
+        requests += 1
+        return httpx.Response(201)
+
+    worker = hire(database, httpx.MockTransport(receive))
+    for number in range(3):
+        with partner.begin() as connection:
+            write(connection, f"db_{number}")
+        async with asyncio.timeout(LONGEST):
+            while requests <= number:
+                await asyncio.sleep(min(await worker.tick(), 0.02))
+        worker._database = moved(database, hours)
+    await worker.stop(1)
+    worker.close()
+    assert (requests, count(database, delivery)) == (3, 0)
+
+
+def hire(database: Database, transport: httpx.AsyncBaseTransport, skew: float = 0.0) -> Worker:
+    """A worker whose own clock is `skew` seconds off."""
+    settings = Settings(vercel_token=SecretStr("t0ken"), poll_interval=0.02)
+    vercel = Vercel("https://vercel.test", transport, settings.request_timeout)
+    token = StaticCredentials(SecretStr("t0ken"))
+    return Worker(
+        database,
+        vercel,
+        token,
+        settings,
+        lambda _report: None,
+        name="one",
+        clock=lambda: time.monotonic() + skew,
+    )
+
+
+@pytest.mark.parametrize("skew", [-86_400.0, 86_400.0])
+async def test_a_worker_whose_own_clock_is_a_day_off_leases_by_the_clock_of_the_database(
+    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, skew: float
+) -> None:
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + skew)
+    leases: list[object] = []
+
+    async def receive(_request: httpx.Request) -> httpx.Response:
+        with database.read() as connection:
+            now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
+            leases.append(connection.execute(sa.select(installation.c.leased_until)).scalar_one() - now)
+        return httpx.Response(201)
+
+    worker = hire(database, httpx.MockTransport(receive), skew)
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    async with asyncio.timeout(LONGEST):
+        while not leases or not worker.idle:
+            await asyncio.sleep(min(await worker.tick(), 0.02))
+    worker.close()
+    assert [0 < lease.total_seconds() <= 60 for lease in leases] == [True]  # type: ignore[attr-defined]
+    assert count(database, delivery) == 0
+
+
+WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+MAY_READ_IT = {
+    "checks",  # compares it with the database's
+    "cli",
+    "demo.py",
+    "sandbox",
+    "scheduler.py",  # its library goes by the wall clock; it undoes jumps
+    "telemetry",
+    "vercel.py",  # for a Retry-After that is a date, in an answer without a Date
+}
+
+
+def test_no_decision_reads_the_wall_clock_of_this_machine() -> None:
+    package = Path(str(dispatcher.__file__)).parent
+    found = {
+        f"{path.relative_to(package)}:{node.lineno}"
+        for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] not in MAY_READ_IT
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in WALL_CLOCK
+    }
+    assert found == set()

@@ -1,0 +1,77 @@
+"""A row that could never be delivered is refused in the partner's own transaction, by a constraint whose name says why."""
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from dispatcher import store
+from dispatcher.database import Database
+from dispatcher.tables import outbox
+from tests.contract.steps import count
+
+GOOD: dict[str, object] = {"installation_id": "icfg_1", "type": "resource.updated", "resource_id": "db_1"}
+PLAN: dict[str, object] = {"installation_id": "icfg_1", "type": "installation.updated", "billing_plan_id": "pro"}
+LONG = "x" * 256
+
+
+def insert(partner: Engine, row: dict[str, object]) -> None:
+    columns, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+    with partner.begin() as connection:
+        connection.execute(sa.text(f"INSERT INTO vercel_outbox ({columns}) VALUES ({values})"), row)
+
+
+REFUSED = [
+    (GOOD | {"installation_id": "icfg 1"}, "vercel_outbox_installation_id_is_valid"),
+    (GOOD | {"installation_id": ""}, "vercel_outbox_installation_id_is_valid"),
+    (GOOD | {"installation_id": "icfg_1\n"}, "vercel_outbox_installation_id_is_valid"),
+    (GOOD | {"installation_id": "icfg_\u00e9"}, "vercel_outbox_installation_id_is_valid"),
+    (GOOD | {"installation_id": "icfg/../1"}, "vercel_outbox_installation_id_is_valid"),
+    (GOOD | {"installation_id": None}, "installation_id"),
+    (GOOD | {"type": None}, "type"),
+    ({"installation_id": "icfg_1", "type": "resource.deleted"}, "vercel_outbox_type_is_known"),
+    ({"installation_id": "icfg_1", "type": "INSTALLATION.UPDATED"}, "vercel_outbox_type_is_known"),
+    ({"installation_id": "icfg_1", "type": "installation.updated "}, "vercel_outbox_type_is_known"),
+    (GOOD | {"resource_id": None}, "vercel_outbox_resource_id_goes_with_resource_updated"),
+    (PLAN | {"resource_id": "db_1"}, "vercel_outbox_resource_id_goes_with_resource_updated"),
+    (PLAN | {"product_id": "pg"}, "vercel_outbox_product_id_goes_with_resource_updated"),
+    (GOOD | {"billing_plan_id": "pro"}, "vercel_outbox_billing_plan_id_goes_with_installation_updated"),
+    (GOOD | {"resource_id": ""}, "vercel_outbox_resource_id_length"),
+    (GOOD | {"product_id": ""}, "vercel_outbox_product_id_length"),
+    (PLAN | {"billing_plan_id": ""}, "vercel_outbox_billing_plan_id_length"),
+]
+
+
+@pytest.mark.parametrize(("row", "name"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
+def test_an_impossible_row_is_refused_by_name(
+    database: Database, partner: Engine, row: dict[str, object], name: str
+) -> None:
+    with pytest.raises(DBAPIError, match=name):
+        insert(partner, row)
+    assert count(database, outbox) == 0
+
+
+TOO_LONG = [GOOD | {"installation_id": LONG}, GOOD | {"resource_id": LONG}, PLAN | {"billing_plan_id": LONG}]
+
+
+@pytest.mark.parametrize("row", TOO_LONG, ids=["installation", "resource", "plan"])
+def test_what_is_too_long_is_refused(database: Database, partner: Engine, row: dict[str, object]) -> None:
+    """By the column's type, where the database has such; PostgreSQL names the length, the others the column."""
+    with pytest.raises(DBAPIError, match=r"too long|Data too long|_length|_is_valid"):
+        insert(partner, row)
+    assert count(database, outbox) == 0
+
+
+LONGEST = [
+    GOOD | {"installation_id": "x" * 128, "resource_id": "\u6c34" * 255, "product_id": "\u00e9" * 255},
+    PLAN | {"billing_plan_id": "\U0001f600" * 255},
+]
+
+
+@pytest.mark.parametrize("row", LONGEST, ids=["resource", "installation"])
+def test_the_longest_possible_row_is_taken_and_collected(
+    database: Database, partner: Engine, row: dict[str, object]
+) -> None:
+    insert(partner, row)
+    collected = store.collect(database, 9)
+    assert (collected.subjects, collected.malformed) == (1, 0)

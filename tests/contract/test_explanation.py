@@ -1,0 +1,226 @@
+"""The story of a resource or an installation, on every database."""
+
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from dispatcher import dead_letters, installations, store
+from dispatcher.database import Database
+from dispatcher.dead_letters import Filter, Signature
+from dispatcher.explanation import Entry, Explanation, explain
+from dispatcher.outlook import Graces
+from dispatcher.policy import Action, DeadLetterReason, Decision
+from dispatcher.tables import delivery, installation
+from tests.contract.databases import on_sqlite
+from tests.contract.steps import ID, REJECTED, claim, deliver, settle, write
+
+GRACES = Graces(timedelta(hours=24), timedelta(days=30))
+RETRY = Decision(Action.RETRY, delay=600)
+UNAUTHORIZED = Decision(Action.PAUSE, DeadLetterReason.UNAUTHORIZED, 600)
+
+
+def collect(database: Database, partner: Engine, *resources: str, installation_id: str = ID) -> None:
+    with partner.begin() as connection:
+        write(connection, *resources, installation_id=installation_id)
+    store.collect(database, 500)
+
+
+def tell(database: Database, name: str, most: int = 99, installation_id: str | None = None) -> Explanation:
+    found = explain(database, name, GRACES, most, installation_id)
+    assert found is not None
+    return found
+
+
+def whats(entries: list[Entry]) -> list[str]:
+    return [entry.what for entry in entries]
+
+
+def the_next(database: Database, name: str = "db_1") -> Entry:
+    (entry,) = tell(database, name).next
+    return entry
+
+
+def test_the_whole_life_of_a_resource_in_the_order_of_time(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1", "db_1")
+    settle(database, *claim(database), decision=Decision(Action.RETRY, delay=-1))
+    settle(database, *claim(database), decision=REJECTED)
+    until = dead_letters.plan(database, Filter()).last_id
+    dead_letters.replay(database, Filter(), until, Signature("ann", "mended"), lambda _: None)
+    found = tell(database, "db_1")
+    assert whats(found.happened) == ["event", "attempt", "attempt", "dead_letter", "resolution", "event"]
+    assert whats(found.next) == ["next"]
+    times = [entry.at for entry in found.happened if entry.at is not None]
+    assert times == sorted(times)
+    said = [entry.said for entry in found.happened]
+    assert said[0] == "event 1 was written"
+    assert "attempt 1 (2 events, up to 2): failed" in said[1]
+    assert "→ retry, due again at" in said[1]
+    assert "rejected, after 2 attempts" in said[3]
+    assert said[4].endswith("was replayed by ann: mended")
+    assert deliver(database) == ["db_1"]
+    found = tell(database, "db_1")
+    assert (found.happened[-1].decision, found.next) == ("delivered", [])
+    assert found.complete
+
+
+def test_an_event_that_is_not_collected_yet_is_next(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1", "db_1", "db_2")
+    found = tell(database, "db_1")
+    assert [entry.said for entry in found.happened] == ["event 1 was written, and 1 more up to 2"]
+    assert [entry.said for entry in found.next] == ["2 events up to 2: collected at the dispatcher's next tick"]
+
+
+def test_what_is_not_known_is_not_explained(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    assert explain(database, "db_2", GRACES, 9) is None
+    assert explain(database, "db_1 ", GRACES, 9) is None
+    assert explain(database, "DB_1", GRACES, 9) is None
+    assert explain(database, "db_1", GRACES, 9, "icfg_2") is None
+    assert explain(database, "db_2", GRACES, 9, ID) is None
+
+
+def test_an_installation_tells_of_all_its_resources(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1", "db_2")
+    collect(database, partner, "db_1", installation_id="icfg_2")
+    settle(database, *claim(database))
+    found = tell(database, ID)
+    assert {(entry.installation_id, entry.resource_id) for entry in found.happened} == {(ID, "db_1"), (ID, "db_2")}
+
+
+def test_a_resource_of_one_installation_or_of_all(database: Database, partner: Engine) -> None:
+    for id_ in (ID, "icfg_2"):
+        collect(database, partner, "db_1", installation_id=id_)
+    assert {entry.installation_id for entry in tell(database, "db_1").happened} == {ID, "icfg_2"}
+    assert {entry.installation_id for entry in tell(database, "db_1", installation_id=ID).happened} == {ID}
+
+
+def test_a_known_installation_of_which_nothing_waits(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    installations.purge(database, ID, lambda _: None)
+    installations.pause(database, ID)
+    assert "pause" in whats(tell(database, ID).happened)
+
+
+def test_of_much_the_newest_is_told_and_that_more_is_known(database: Database, partner: Engine) -> None:
+    for _ in range(3):
+        collect(database, partner, "db_1")
+        deliver(database)
+    found = tell(database, "db_1", most=2)
+    assert whats(found.happened) == ["event", "attempt"]
+    assert not found.complete
+    assert found.happened[-1].at == tell(database, "db_1").happened[-1].at
+
+
+# what happens next: decided without the database
+
+
+@on_sqlite
+def test_a_delivery_that_is_due_is_claimed_next(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    assert the_next(database).said == "attempt 1, as soon as a dispatcher claims it (1 event, up to 1)"
+
+
+@on_sqlite
+def test_a_delivery_that_has_been_due_for_long_hints_at_the_dispatcher(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(delivery).values(due_at=database.now() - timedelta(hours=1)))
+    assert "does `dispatcher run` run?" in the_next(database).said
+
+
+@on_sqlite
+def test_a_delivery_in_its_backoff_says_when(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    settle(database, *claim(database), decision=RETRY)
+    found = the_next(database)
+    assert found.at is not None
+    assert timedelta(seconds=500) < found.at - database.now() <= timedelta(seconds=600)
+    assert found.said.startswith("attempt 2, after the backoff")
+
+
+@on_sqlite
+def test_a_settle_delay_is_no_backoff(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500, settle_delay=timedelta(seconds=60))
+    assert the_next(database).said.startswith("attempt 1 (")
+
+
+@on_sqlite
+def test_a_delivery_under_a_lease_names_its_holder(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    claim(database)
+    assert "by test, which holds the lease" in the_next(database).said
+
+
+@on_sqlite
+def test_a_delivery_that_waits_for_the_rate_says_until_when(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    later = database.now() + timedelta(seconds=30)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(throttled_until=later, due_at=later))
+    found = the_next(database)
+    assert (found.at, "rate limit" in found.said) == (later, True)
+
+
+@on_sqlite
+@pytest.mark.parametrize(("reason", "grace"), [("unauthorized", GRACES.auth), ("disabled", GRACES.disabled)])
+def test_a_pause_says_when_it_is_probed_and_when_it_is_given_up(
+    database: Database, partner: Engine, reason: str, grace: timedelta
+) -> None:
+    collect(database, partner, "db_1")
+    settle(database, *claim(database), decision=Decision(Action.PAUSE, DeadLetterReason(reason), 600))
+    found = tell(database, "db_1")
+    (pause,) = [entry for entry in found.happened if entry.what == "pause"]
+    assert pause.at is not None
+    assert pause.reason == reason
+    (following,) = found.next
+    assert following.at is not None
+    assert following.at > database.now()
+    assert f"{pause.at + grace:%Y-%m-%d %H:%M:%S} UTC" in following.said
+    assert f"installations resume {ID}" in following.said
+
+
+@on_sqlite
+def test_an_operators_pause_has_no_end_but_theirs(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    installations.pause(database, ID)
+    found = the_next(database)
+    assert found.at is None
+    assert found.said.startswith(f"nothing is sent until `dispatcher installations resume {ID}`")
+
+
+@on_sqlite
+def test_an_unresolved_dead_letter_says_what_to_do(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    settle(database, *claim(database), decision=REJECTED)
+    assert dead_letters.ADVICE[DeadLetterReason.REJECTED] in the_next(database).said
+
+
+def test_where_no_index_leads_only_so_many_rows_are_looked_through(
+    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect(database, partner, "db_1", "db_2")
+    with partner.begin() as connection:
+        write(connection, "db_1", "db_2", "db_2")
+    assert tell(database, "db_1").complete
+    monkeypatch.setattr("dispatcher.explanation.LOOKED_AT", 1)
+    found = tell(database, "db_1")
+    assert not found.complete
+    assert "event 3 was written" in [entry.said for entry in found.happened]
+
+
+@on_sqlite
+def test_a_row_that_can_never_be_a_request_says_so(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        connection.exec_driver_sql("PRAGMA ignore_check_constraints = 1")
+        insert = "INSERT INTO vercel_outbox (installation_id, type, resource_id, product_id) VALUES (?, ?, ?, ?)"
+        connection.exec_driver_sql(insert, (ID, "resource.updated", "db_1", b"\xff"))
+    found = tell(database, "db_1")
+    assert "can never be a request" in found.happened[0].said
+    assert "becomes a dead letter" in found.next[0].said
+    store.collect(database, 500)
+    assert "malformed" in tell(database, "db_1").happened[0].said

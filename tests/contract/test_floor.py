@@ -1,0 +1,148 @@
+"""A transaction that stays open: what it commits late is found by the sweep, and the dead rows it pins cost little."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from dispatcher import floor, store
+from dispatcher.credentials import StaticCredentials
+from dispatcher.database import Database
+from dispatcher.floor import LAG, SWEEP_EVERY
+from dispatcher.settings import Settings
+from dispatcher.vercel import Vercel
+from dispatcher.worker import Worker
+from tests.contract.databases import on_servers
+from tests.contract.steps import LEASE, settle, write
+
+EVENTS, BATCH = 200_000, 1_000
+SAMPLE = 20
+INSERT_BATCH = sa.text(
+    "INSERT INTO vercel_outbox (installation_id, type, resource_id) "
+    f"SELECT 'icfg_' || n % 20000, 'resource.updated', 'db_' || n FROM generate_series(:first, :first + {BATCH} - 1) n"
+)
+
+
+class Moved:
+    """A worker whose monotonic clock the test moves, and the resources that it announced."""
+
+    def __init__(self, database: Database) -> None:
+        self.now = 1_000.0
+        self.announced: list[str] = []
+        self.worker = Worker(
+            database,
+            Vercel("https://vercel.test", httpx.MockTransport(self._receive), 10.0),
+            StaticCredentials(SecretStr("t0ken")),
+            Settings(vercel_token=SecretStr("t0ken"), rate_limit=None),
+            lambda _report: None,
+            name="moved",
+            clock=lambda: self.now,
+        )
+
+    def _receive(self, request: httpx.Request) -> httpx.Response:
+        self.announced.append(str(httpx.Response(200, content=request.content).json()["event"]["resourceId"]))
+        return httpx.Response(201)
+
+    async def tick(self, seconds: float) -> None:
+        """A tick after so many seconds, and what follows from it."""
+        self.now += seconds
+        await self.worker.tick()
+        while self.worker.in_flight:
+            await asyncio.sleep(0.001)
+        await self.worker.tick()
+
+
+async def commit_late(database: Database, partner: Engine) -> tuple[Moved, Callable[[], object]]:
+    """A lower id commits once the floor has passed it; the end of the worker."""
+    moved = Moved(database)
+    with partner.connect() as slow, slow.begin() as open_transaction:
+        write(slow, "late")
+        for number in range(4):
+            with partner.begin() as quick:
+                write(quick, f"early_{number}")
+            await moved.tick(LAG / 2)
+        open_transaction.commit()
+    assert moved.announced == [f"early_{number}" for number in range(4)]
+    return moved, moved.worker.close
+
+
+@on_servers
+async def test_what_commits_below_the_floor_is_found_by_the_sweep(database: Database, partner: Engine) -> None:
+    moved, close = await commit_late(database, partner)
+    await moved.tick(0.1)
+    assert "late" not in moved.announced  # the floor is really above it
+    await moved.tick(SWEEP_EVERY)
+    assert "late" in moved.announced
+    close()
+
+
+@on_servers
+async def test_without_the_sweep_it_would_be_lost(
+    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(floor, "SWEEP_EVERY", 1e9)
+    moved, close = await commit_late(database, partner)
+    for _ in range(10):
+        await moved.tick(SWEEP_EVERY)
+    assert "late" not in moved.announced
+    close()
+
+
+class Queue:
+    """Events on their way through all steps; each scan begins where the last round ended."""
+
+    def __init__(self, database: Database, partner: Engine) -> None:
+        self._database = database
+        self._partner = partner
+        self.floors = store.LOWEST_ID, store.LONG_AGO
+        self.events = 0
+
+    def round(self) -> float:
+        """A batch, from the INSERT to the settlement; the seconds that looking, collecting and claiming took."""
+        with self._partner.begin() as connection:
+            connection.execute(INSERT_BATCH, {"first": self.events})
+        self.events += BATCH
+        began = time.perf_counter()
+        self.look()
+        collected = store.collect(self._database, BATCH, self.floors[0])
+        claimed = store.claim(
+            self._database,
+            installations=BATCH,
+            deliveries=BATCH,
+            lease=LEASE,
+            leased_by="test",
+            max_attempts=20,
+            due_floor=self.floors[1],
+        )
+        taken = time.perf_counter() - began
+        assert collected.events == sum(len(lease.deliveries) for lease in claimed.leased) == BATCH
+        settle(self._database, *claimed.leased)
+        self.floors = collected.last_event_id, claimed.at
+        return taken
+
+    def look(self) -> float:
+        """The seconds that looking from the floors on takes."""
+        began = time.perf_counter()
+        store.look(self._database, *self.floors)
+        return time.perf_counter() - began
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_a_transaction_that_pins_vacuum_costs_at_most_twice_as_much(database: Database, partner: Engine) -> None:
+    queue = Queue(database, partner)
+    with partner.connect().execution_options(isolation_level="REPEATABLE READ") as pinning:
+        pinning.exec_driver_sql("SELECT count(*) FROM vercel_outbox")
+        taken = [queue.round() for _ in range(EVENTS // BATCH)]
+        with_floors = statistics.median(queue.look() for _ in range(SAMPLE))
+        queue.floors = store.LOWEST_ID, store.LONG_AGO
+        without = statistics.median(queue.look() for _ in range(SAMPLE))
+    assert statistics.median(taken[-SAMPLE:]) <= 2 * statistics.median(taken[:SAMPLE])
+    assert without > 2 * with_floors

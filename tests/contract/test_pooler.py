@@ -1,0 +1,15 @@
+"""pgbouncer in the way of WAKEUP=notify."""
+
+import pytest
+
+from dispatcher.bell import Bell, NoBell, trigger_sql
+from dispatcher.database import Database
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("server", ["pgbouncer"], indirect=True)
+async def test_behind_a_pooler_there_is_no_bell(database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(trigger_sql())
+    with pytest.raises(NoBell, match="pgbouncer"):
+        await Bell.hang(database)

@@ -1,0 +1,247 @@
+"""The GRANTs of the deployment guide: each user can do its work with just these, and nothing else."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from dispatcher import (
+    InstallationUpdated,
+    ResourceUpdated,
+    dead_letters,
+    installations,
+    publish,
+    schema,
+    service,
+    store,
+)
+from dispatcher.backlog import measure
+from dispatcher.bell import Bell, trigger_sql
+from dispatcher.checks import Level, examine
+from dispatcher.checks.database import check_tables
+from dispatcher.checks.privileges import check_privileges
+from dispatcher.database import Database
+from dispatcher.explanation import explain
+from dispatcher.outlook import Graces
+from dispatcher.policy import Action, DeadLetterReason, Decision
+from dispatcher.settings import Settings
+from dispatcher.status import read_status
+from dispatcher.tables import VERSION_TABLE, metadata, outbox
+from tests.contract.privileges import GUIDE, Users, assert_refused, documented, users_of
+from tests.contract.steps import DELIVERED, REJECTED, claim, count, expire_leases, settle, write
+
+RETRY = Decision(Action.RETRY, delay=0)
+SIGNATURE = dead_letters.Signature("test")
+TABLES = [*metadata.tables, VERSION_TABLE]
+PAYLOAD = "installation_id, type, resource_id"
+
+
+@pytest.fixture(
+    params=[
+        "postgresql",
+        "mysql",
+        pytest.param("postgresql-18", marks=pytest.mark.heavy),
+        pytest.param("postgresql-schema", marks=pytest.mark.heavy),
+    ]
+)
+def server(request: pytest.FixtureRequest) -> str:
+    """The name of the database that the test runs on; not one that takes everybody for the same user."""
+    return str(request.param)
+
+
+@pytest.fixture
+def users(bare_database: Database) -> Iterator[Users]:
+    with users_of(bare_database) as made:
+        yield made
+
+
+@pytest.fixture
+def application(users: Users) -> Iterator[Engine]:
+    """The application's own engine, as its user."""
+    options = {"options": f"-c search_path={users.application.schema}"} if users.application.schema else {}
+    engine = sa.create_engine(users.application.engine.url, connect_args=options)
+    yield engine
+    engine.dispose()
+
+
+def nothing(_: int) -> None:
+    """Nobody looks at the progress."""
+
+
+def commit(application: Engine, *resources: str, installation_id: str = "icfg_1") -> None:
+    with application.begin() as connection:
+        write(connection, *resources, installation_id=installation_id)
+
+
+def test_the_application_publishes_by_a_plain_insert_and_with_our_library(users: Users, application: Engine) -> None:
+    commit(application, "db_1")
+    with application.begin() as connection:
+        publish(connection, ResourceUpdated(installation_id="icfg_1", resource_id="db_2", product_id="pg"))
+        publish(connection, InstallationUpdated(installation_id="icfg_1", billing_plan_id="pro", traceparent=None))
+    driver = application.raw_connection()
+    publish(driver, ResourceUpdated(installation_id="icfg_1", resource_id="db_3"))
+    driver.commit()
+    driver.close()
+    assert count(users.dispatcher, outbox) == 4
+
+
+def test_the_application_can_do_nothing_else(users: Users) -> None:
+    values = "'icfg_1', 'resource.updated', 'db_1'"
+    anyway = "OVERRIDING SYSTEM VALUE " if users.application.dialect.name == "postgresql" else ""
+    assert_refused(
+        users.application,
+        f"INSERT INTO vercel_outbox (created_at, {PAYLOAD}) VALUES ('2026-01-01', {values})",
+        f"INSERT INTO vercel_outbox (id, {PAYLOAD}) {anyway}VALUES (1, {values})",
+        "UPDATE vercel_outbox SET resource_id = 'db_2'",
+        "DELETE FROM vercel_outbox",
+        "CREATE TABLE vercel_mine (id int)",
+        *(f"SELECT 1 FROM {table}" for table in TABLES),
+        *(f"DROP TABLE {table}" for table in TABLES),
+    )
+
+
+def test_the_dispatcher_does_its_whole_work(users: Users, application: Engine) -> None:
+    dispatcher = users.dispatcher
+    schema.check(dispatcher)
+    commit(application, "db_1", "db_2", "db_3")
+    commit(application, "db_4", installation_id="icfg_2")
+    assert store.look(dispatcher, store.LOWEST_ID, store.LONG_AGO).to_collect
+    assert store.collect(dispatcher, 500).events == 4
+    claim(dispatcher)
+    expire_leases(dispatcher)
+    claim(dispatcher)  # a lease that is taken over counts an attempt
+    expire_leases(dispatcher)
+    leased = claim(dispatcher)
+    store.pull(dispatcher, {one.installation_id: one.token for one in leased}, 9, timedelta(seconds=9))
+    assert settle(dispatcher, *leased, decision=RETRY).lost == frozenset()
+    assert settle(dispatcher, *claim(dispatcher), decision=REJECTED).buried == 4
+    commit(application, "db_1")
+    store.collect(dispatcher, 500)
+    assert settle(dispatcher, *claim(dispatcher), decision=DELIVERED).superseded == 1
+    store.mend(dispatcher)
+    assert store.prune(dispatcher, timedelta(days=-1), timedelta(days=-1)) == 10
+    assert measure(dispatcher).dead_letters == {"rejected": 3}
+
+
+def test_an_installation_that_died_with_its_dispatcher_and_a_sweep_are_its_work_too(
+    users: Users, application: Engine
+) -> None:
+    dispatcher = users.dispatcher
+    users.execute("DELETE FROM vercel_collector")  # as the partner's own migrations leave it
+    commit(application, "db_1")
+    assert store.collect(dispatcher, 500).events == 1
+    claim(dispatcher)
+    expire_leases(dispatcher)
+    assert claim(dispatcher, max_attempts=1)[0].deliveries == ()
+    users.execute("DELETE FROM vercel_installation")
+    commit(application, "db_2")
+    store.collect(dispatcher, 500)
+    users.execute("DELETE FROM vercel_installation")
+    assert store.mend(dispatcher) == 1
+
+
+def test_operators_do_their_work_as_the_dispatchers_user(users: Users, application: Engine) -> None:
+    dispatcher = users.dispatcher
+    commit(application, "db_1", "db_2")
+    assert installations.pause(dispatcher, "icfg_1")
+    assert installations.resume(dispatcher, "icfg_1")
+    store.collect(dispatcher, 500)
+    settle(dispatcher, *claim(dispatcher), decision=REJECTED)
+    everything = dead_letters.Filter()
+    found = dead_letters.list_dead_letters(dispatcher, everything, 9)
+    assert dead_letters.find_dead_letter(dispatcher, found[0].id) is not None
+    plan = dead_letters.plan(dispatcher, everything)
+    one = dead_letters.Filter(ids=[plan.last_id])
+    assert dead_letters.replay(dispatcher, one, plan.last_id, SIGNATURE, nothing) == 1
+    assert dead_letters.discard(dispatcher, everything, plan.last_id, SIGNATURE, nothing) == 1
+    assert installations.list_installations(dispatcher, 9)[0].state == "idle"
+    assert installations.count_waiting(dispatcher, "icfg_1") is not None
+    assert installations.purge(dispatcher, "icfg_1", nothing) == 1
+    assert explain(dispatcher, "icfg_1", Graces(timedelta(1), timedelta(30)), 9) is not None
+    assert read_status(dispatcher).backlog.dead_letters == {DeadLetterReason.PURGED: 1}
+    with dispatcher.engine.begin() as connection:
+        publish(connection, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
+
+
+def test_check_and_drain_run_as_the_dispatchers_user(users: Users, application: Engine) -> None:
+    (grant,) = re.findall(r"`(GRANT SELECT \(.*? TO dispatcher)`", GUIDE.read_text())
+    create = "CREATE TABLE installations (id varchar(128) PRIMARY KEY, token varchar(99))"
+    users.execute(
+        "DROP TABLE IF EXISTS installations", create, "INSERT INTO installations VALUES ('icfg_1', 't')", grant
+    )
+    commit(application, "db_1")
+    place = f"{users.dispatcher.schema}.installations" if users.dispatcher.schema else "installations"
+    settings = Settings(
+        database_url=SecretStr(users.dispatcher.engine.url.render_as_string(hide_password=False)),
+        database_schema=users.dispatcher.schema,
+        credentials_query=f"SELECT token FROM {place} WHERE id = :installation_id",
+        vercel_base_url="http://127.0.0.1:1",  # nothing listens there
+        allow_insecure_base_url=True,
+    )
+    try:
+        drained = asyncio.run(service.drain(settings))
+        wrong = [one for one in examine(settings) if one.level is not Level.OK]
+    finally:
+        users.execute("DROP TABLE installations")
+    assert (drained.events, drained.requests, drained.waiting) == (1, 1, 1)
+    assert {one.check for one in wrong} == {"base_url"}, wrong
+
+
+def test_the_dispatcher_makes_no_tables_and_keeps_to_its_own_rows(users: Users) -> None:
+    assert_refused(
+        users.dispatcher,
+        "CREATE TABLE vercel_mine (id int)",
+        "CREATE INDEX vercel_mine ON vercel_outbox (created_at)",
+        *(f"ALTER TABLE {table} ADD mine int" for table in TABLES),
+        *(f"DROP TABLE {table}" for table in TABLES),
+        *(f"TRUNCATE TABLE {table}" for table in TABLES),
+        "UPDATE vercel_outbox SET resource_id = 'db_2'",
+        "UPDATE vercel_attempt SET outcome = 'delivered'",
+        "DELETE FROM vercel_installation",
+        "DELETE FROM vercel_collector",
+        f"UPDATE {VERSION_TABLE} SET version_num = '0'",
+    )
+
+
+def test_the_migrator_migrates_up_and_down_and_up_again_and_reads_nothing_of_the_partners(users: Users) -> None:
+    users.execute("DROP TABLE IF EXISTS secrets_of_the_partner", "CREATE TABLE secrets_of_the_partner (id int)")
+    try:
+        schema.downgrade(users.migrator)
+        schema.migrate(users.migrator)
+        schema.check(users.migrator)
+        assert_refused(users.migrator, "SELECT id FROM secrets_of_the_partner", "DROP TABLE secrets_of_the_partner")
+    finally:
+        users.execute("DROP TABLE secrets_of_the_partner")
+
+
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+async def test_the_migrator_hangs_the_bell_and_the_dispatcher_listens(users: Users) -> None:
+    with users.migrator.engine.begin() as connection:
+        connection.exec_driver_sql(trigger_sql(users.migrator.schema).replace("%", "%%"))
+    bell = await Bell.hang(users.dispatcher)
+    assert await bell.arm()
+    await bell.close()
+    with users.migrator.engine.begin() as connection:
+        connection.exec_driver_sql("DROP FUNCTION vercel_outbox_wakeup CASCADE")
+
+
+def test_check_asks_for_what_the_guide_grants_and_for_nothing_else(users: Users) -> None:
+    assert [one.level for one in check_privileges(users.dispatcher)] == [Level.OK]
+    assert [one.level for one in check_tables(users.dispatcher)] == [Level.OK]
+    for privilege, table in granted_to_the_dispatcher():
+        users.execute(f"REVOKE {privilege} ON {table} FROM dispatcher")
+        (missing,) = check_privileges(users.dispatcher)
+        # To try out the others one must be allowed to read: without SELECT they are named as well.
+        assert re.search(rf": GRANT .*\b{privilege}\b.* ON \S*{table} TO ", missing.what), missing.what
+        users.execute(f"GRANT {privilege} ON {table} TO dispatcher")
+
+
+def granted_to_the_dispatcher() -> list[tuple[str, str]]:
+    """Each privilege by itself, and its table."""
+    grants = [re.fullmatch(r"GRANT (.*) ON (\w+) TO dispatcher", statement) for statement in documented("after")]
+    return [(privilege, one[2]) for one in grants if one for privilege in one[1].split(", ")]

@@ -1,0 +1,208 @@
+"""The producer's side on every kind of connection: the event is one with the partner's transaction, or it is refused."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+
+from dispatcher import InstallationUpdated, ResourceUpdated, apublish, insert_event, publish
+from dispatcher.outbox import NoTransaction
+from tests.contract.databases import POSTGRESQL
+
+EVENTS = (
+    ResourceUpdated(installation_id="icfg_1", resource_id="db_1", product_id="pg"),
+    InstallationUpdated(installation_id="icfg_1", billing_plan_id="pro"),
+)
+PUBLISHED = [
+    ("icfg_1", "resource.updated", "db_1", "pg", None),
+    ("icfg_1", "installation.updated", None, None, "pro"),
+]
+READ = "SELECT installation_id, type, resource_id, product_id, billing_plan_id FROM vercel_outbox ORDER BY id"
+
+
+def published(partner: Engine) -> list[tuple[Any, ...]]:
+    """What another connection sees."""
+    with partner.connect() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(READ)]
+
+
+# Each gives a connection in a transaction that nobody has begun by hand, and what commits and what rolls it back.
+Opened = tuple[Any, Callable[[], object], Callable[[], object]]
+
+
+@contextmanager
+def connection(partner: Engine) -> Iterator[Opened]:
+    with partner.connect() as opened:
+        yield opened, opened.commit, opened.rollback
+
+
+@contextmanager
+def session(partner: Engine) -> Iterator[Opened]:
+    with Session(partner) as opened:
+        yield opened, opened.commit, opened.rollback
+
+
+@contextmanager
+def registry(partner: Engine) -> Iterator[Opened]:
+    opened = scoped_session(sessionmaker(partner))
+    yield opened, opened.commit, opened.rollback
+    opened.remove()
+
+
+@contextmanager
+def driver(partner: Engine) -> Iterator[Opened]:
+    opened = partner.raw_connection()
+    yield opened.driver_connection, opened.commit, opened.rollback
+    opened.close()
+
+
+KINDS = pytest.mark.parametrize("kind", [connection, session, registry, driver])
+Kind = Callable[[Engine], AbstractContextManager[Opened]]
+
+
+@KINDS
+def test_the_event_is_committed_with_the_partners_transaction_and_not_before(partner: Engine, kind: Kind) -> None:
+    with kind(partner) as (opened, commit, _):
+        publish(opened, *EVENTS)
+        assert published(partner) == []
+        commit()
+    assert published(partner) == PUBLISHED
+
+
+@KINDS
+def test_the_event_is_rolled_back_with_the_partners_transaction(partner: Engine, kind: Kind) -> None:
+    with kind(partner) as (opened, commit, rollback):
+        publish(opened, *EVENTS)
+        rollback()
+        publish(opened, EVENTS[0])
+        commit()
+    assert published(partner) == PUBLISHED[:1]
+
+
+def test_the_bare_statement_is_the_same_insert(partner: Engine) -> None:
+    with partner.begin() as opened:
+        for event in EVENTS:
+            opened.execute(insert_event(event))
+    assert published(partner) == PUBLISHED
+
+
+def test_a_connection_that_commits_each_statement_is_refused(partner: Engine) -> None:
+    with (
+        partner.connect().execution_options(isolation_level="AUTOCOMMIT") as opened,
+        pytest.raises(NoTransaction, match="begin a transaction"),
+    ):
+        publish(opened, *EVENTS)
+    assert published(partner) == []
+
+
+def test_a_session_that_commits_each_statement_is_refused(partner: Engine) -> None:
+    with (
+        Session(partner.execution_options(isolation_level="AUTOCOMMIT")) as opened,
+        pytest.raises(NoTransaction, match="begin a transaction"),
+    ):
+        publish(opened, *EVENTS)
+    assert published(partner) == []
+
+
+def test_a_drivers_connection_that_commits_each_statement_is_refused_unless_a_transaction_was_begun(
+    partner: Engine,
+) -> None:
+    with partner.connect().execution_options(isolation_level="AUTOCOMMIT") as borrowed:
+        opened = borrowed.connection.driver_connection
+        assert opened is not None
+        with pytest.raises(NoTransaction, match="begin a transaction"):
+            publish(opened, *EVENTS)
+        assert published(partner) == []
+        opened.cursor().execute("BEGIN")
+        publish(opened, *EVENTS)
+        opened.cursor().execute("COMMIT")
+    assert published(partner) == PUBLISHED
+
+
+class Base(DeclarativeBase):
+    """The partner's."""
+
+
+class Resource(Base):
+    """Not in the database: a flush would fail."""
+
+    __tablename__ = "no_such_table"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+def test_it_does_not_flush(partner: Engine) -> None:
+    with Session(partner) as opened:
+        opened.add(Resource(id=1))
+        publish(opened, EVENTS[0])
+        assert list(opened.new)
+
+
+@pytest.mark.parametrize("unfit", [None, "connection", object()])
+async def test_what_is_no_connection_is_named(unfit: Any) -> None:
+    with pytest.raises(TypeError, match=f"not {type(unfit).__name__}"):
+        publish(unfit, EVENTS[0])
+    with pytest.raises(TypeError, match=f"not {type(unfit).__name__}"):
+        await apublish(unfit, EVENTS[0])
+
+
+# async ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# psycopg and aiosqlite: those drivers that speak both ways come with the project.
+on_async = pytest.mark.parametrize("server", ["sqlite", *POSTGRESQL], indirect=True)
+
+
+@pytest.fixture
+async def engine(partner: Engine, server: str) -> AsyncIterator[AsyncEngine]:
+    url = partner.url.set(drivername="sqlite+aiosqlite") if server == "sqlite" else partner.url
+    arguments: dict[str, Any] = {"timeout": 5} if server == "sqlite" else {"prepare_threshold": None}
+    if server == "postgresql-schema":
+        arguments["options"] = "-c search_path=vercel"
+    made = create_async_engine(url, connect_args=arguments)
+    yield made
+    await made.dispose()
+
+
+@on_async
+@pytest.mark.parametrize("kind", [AsyncConnection, AsyncSession])
+async def test_async_the_event_is_one_with_the_transaction(
+    partner: Engine, engine: AsyncEngine, kind: Callable[[AsyncEngine], Any]
+) -> None:
+    async with kind(engine) as opened:
+        await apublish(opened, *EVENTS)
+        assert published(partner) == []
+        await opened.rollback()
+        await apublish(opened, *EVENTS)
+        await opened.commit()
+    assert published(partner) == PUBLISHED
+
+
+@on_async
+@pytest.mark.parametrize("kind", [AsyncConnection, AsyncSession])
+async def test_async_a_connection_that_commits_each_statement_is_refused(
+    partner: Engine, engine: AsyncEngine, kind: Callable[[AsyncEngine], Any]
+) -> None:
+    async with kind(engine.execution_options(isolation_level="AUTOCOMMIT")) as opened:
+        with pytest.raises(NoTransaction, match="begin a transaction"):
+            await apublish(opened, *EVENTS)
+    assert published(partner) == []
+
+
+@on_async
+async def test_the_two_are_told_apart(engine: AsyncEngine, partner: Engine) -> None:
+    async with engine.connect() as awaited:
+        with pytest.raises(TypeError, match="await apublish"):
+            publish(awaited, EVENTS[0])  # type: ignore[arg-type] # that is what is tested
+    with partner.connect() as plain, pytest.raises(TypeError, match=r"use publish\(…\)"):
+        await apublish(plain, EVENTS[0])  # type: ignore[arg-type] # that is what is tested
+
+
+def test_an_event_of_the_session_carries_no_more_than_was_said(partner: Engine) -> None:
+    with partner.begin() as opened:
+        publish(opened, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
+        row = opened.execute(sa.text("SELECT product_id, billing_plan_id, traceparent FROM vercel_outbox")).one()
+    assert tuple(row) == (None, None, None)

@@ -1,0 +1,63 @@
+"""A lease that lasts: pull renews it and reads what has fallen due meanwhile."""
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from dispatcher import store
+from dispatcher.database import Database
+from dispatcher.policy import Action, Decision
+from dispatcher.tables import delivery, installation
+from tests.contract.steps import ID, LEASE, claim, collect, count, settle
+
+
+def leased_until(database: Database) -> datetime:
+    """When the only lease ends."""
+    with database.read() as connection:
+        found: datetime = connection.execute(sa.select(installation.c.leased_until)).scalar_one()
+    return found
+
+
+def test_it_renews_the_lease_and_reads_what_fell_due_meanwhile(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    until = leased_until(database)
+    collect(database, partner, "db_2", "db_3")
+    found = store.pull(database, {ID: leased.token}, 9, LEASE)
+    assert sorted(str(one.subject.resource_id) for one in found[ID]) == ["db_1", "db_2", "db_3"]
+    assert leased_until(database) > until
+
+
+def test_it_reads_no_more_than_is_asked_for(database: Database, partner: Engine) -> None:
+    collect(database, partner, *(f"db_{number}" for number in range(5)))
+    (leased,) = claim(database)
+    assert len(store.pull(database, {ID: leased.token}, 2, LEASE)[ID]) == 2
+
+
+def test_an_installation_with_nothing_due_is_ours_all_the_same(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    with database.engine.begin() as connection:
+        connection.execute(sa.delete(delivery))
+    assert store.pull(database, {ID: leased.token}, 9, LEASE) == {ID: []}
+
+
+def test_an_installation_under_another_token_is_left_out(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1", installation_id="a")
+    collect(database, partner, "db_1", installation_id="b")
+    tokens = {lease.installation_id: lease.token for lease in claim(database)}
+    found = store.pull(database, {"a": tokens["a"], "b": "another"}, 9, LEASE)
+    assert list(found) == ["a"]
+
+
+def test_a_takeover_counts_an_attempt_and_buries_only_what_has_used_up_all(database: Database, partner: Engine) -> None:
+    """What is due under an expired lease may be what ended its worker; what was tried less often goes on."""
+    collect(database, partner, "tried")
+    settle(database, *claim(database), decision=Decision(Action.RETRY, delay=-1))
+    collect(database, partner, "fresh")
+    store.claim(database, installations=9, deliveries=9, lease=-LEASE, leased_by="dies", max_attempts=2)
+    taken_over = store.claim(database, installations=9, deliveries=9, lease=LEASE, leased_by="heir", max_attempts=2)
+    ((fresh,),) = [lease.deliveries for lease in taken_over.leased]
+    assert (fresh.subject.resource_id, fresh.attempts, taken_over.buried) == ("fresh", 1, 1)
+    assert count(database, delivery) == 1

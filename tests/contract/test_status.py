@@ -1,0 +1,137 @@
+"""What `dispatcher status` reads, on every database."""
+
+from datetime import datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from dispatcher import store
+from dispatcher.database import Database
+from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
+from dispatcher.status import Failing, concerns, read_status
+from dispatcher.tables import attempt, delivery, installation
+from tests.contract.steps import LEASE, REJECTED, claim, deliver, expire_leases, settle, write
+
+
+def collect(database: Database, partner: Engine, *resources: str, installation_id: str = "icfg_1") -> None:
+    with partner.begin() as connection:
+        write(connection, *resources, installation_id=installation_id)
+    store.collect(database, 500)
+
+
+def clock(database: Database) -> datetime:
+    with database.read() as connection:
+        now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
+    return now
+
+
+def fail(database: Database, failures: int) -> None:
+    """Everything that is due fails; its installation has then failed so many times in a row."""
+    (leased,) = claim(database)
+    outcome, retry = Outcome(OutcomeKind.FAILED, 503), Decision(Action.RETRY, delay=3_600.0)
+    answers = [store.Answer(one, leased.token, outcome, retry) for one in leased.deliveries]
+    state = store.InstallationState(leased.installation_id, leased.token, failures=failures, release=True)
+    store.settle(database, answers, [state], LEASE)
+
+
+def urgent(database: Database) -> list[tuple[bool, str]]:
+    return [(concern.urgent, concern.what) for concern in concerns(read_status(database))]
+
+
+def test_an_empty_database_gives_no_concern(database: Database) -> None:
+    found = read_status(database)
+    assert concerns(found) == []
+    assert (found.last_request, found.recent.requests, found.recent.lag_max) == (None, 0, None)
+
+
+def test_rates_and_lag_are_those_of_recent_requests(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1", "db_2", "db_3")
+    with database.engine.begin() as connection:
+        old = delivery.c.resource_id == "db_1"
+        connection.execute(
+            sa.update(delivery).where(old).values(first_created_at=clock(database) - timedelta(minutes=2))
+        )
+    assert len(deliver(database)) == 3
+    collect(database, partner, "db_4")
+    fail(database, 1)
+    found = read_status(database)
+    assert found.recent.outcomes == {"delivered": 3, "failed": 1}
+    assert found.last_request is not None
+    assert found.last_request.age < 60
+    assert (found.last_request.outcome, found.last_request.status) == ("failed", 503)
+    assert found.recent.lag_median is not None
+    assert found.recent.lag_median < 60
+    assert found.recent.lag_max is not None
+    assert 120 <= found.recent.lag_max < 180
+    assert not [what for _, what in urgent(database) if "every recent request" in what]
+
+
+def test_a_request_of_an_hour_ago_is_the_last_one_but_not_recent(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    deliver(database)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(attempt).values(at=clock(database) - timedelta(hours=1)))
+    found = read_status(database)
+    assert found.recent.requests == 0
+    assert found.last_request is not None
+    assert 3_600 <= found.last_request.age < 3_700
+
+
+def test_the_installations_that_fail_most_are_named(database: Database, partner: Engine) -> None:
+    for n in range(1, 8):
+        collect(database, partner, "db_1", installation_id=f"icfg_{n}")
+        fail(database, failures=n)
+    found = read_status(database)
+    assert found.failing == tuple(Failing(f"icfg_{n}", n) for n in (7, 6, 5, 4, 3))
+    said = urgent(database)
+    assert said[0] == (True, "every recent request failed (7 failed)")
+    assert (False, "failing in a row: icfg_7 7×, icfg_6 6×, icfg_5 5×, icfg_4 4×, icfg_3 3×") in said
+
+
+def test_leases_are_held_or_expired(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    claim(database)
+    assert (read_status(database).leases.held, read_status(database).leases.expired) == (1, 0)
+    expire_leases(database)
+    assert (read_status(database).leases.held, read_status(database).leases.expired) == (0, 1)
+    assert "leases that have expired: 1" in urgent(database)[-1][1]
+
+
+def test_dead_letters_come_first_and_pauses_after_them(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1", "db_2")
+    settle(database, *claim(database), decision=REJECTED)
+    collect(database, partner, "db_1", installation_id="icfg_2")
+    later = clock(database) + timedelta(hours=1)
+    with database.engine.begin() as connection:
+        connection.execute(
+            sa.update(installation).values(
+                pause_reason="disabled", paused_since=later, paused_until=later, due_at=later
+            )
+        )
+    said = urgent(database)
+    assert said[0] == (True, "dead letters: 2 (2 rejected)")
+    assert (False, "paused installations: 2 (2 disabled)") in said
+    assert [is_urgent for is_urgent, _ in said] == sorted((is_urgent for is_urgent, _ in said), reverse=True)
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(5, True), (0, False)])
+def test_old_events_that_nobody_sends_are_urgent(
+    database: Database, partner: Engine, minutes: int, expected: bool
+) -> None:
+    collect(database, partner, "db_1")
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(delivery).values(first_created_at=clock(database) - timedelta(minutes=minutes)))
+    assert any("nothing is sent" in what for _, what in urgent(database)) is expected
+    assert any("the oldest event" in what for _, what in urgent(database)) is expected
+
+
+def test_silence_after_a_failure_is_laid_to_vercel_too(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    fail(database, failures=1)
+    collect(database, partner, "db_2")
+    with database.engine.begin() as connection:
+        long_ago = clock(database) - timedelta(minutes=10)
+        connection.execute(sa.update(attempt).values(at=long_ago))
+        connection.execute(sa.update(delivery).values(first_created_at=long_ago))
+    assert any("the last request failed (failed, 503), so Vercel may be down" in what for _, what in urgent(database))

@@ -1,0 +1,93 @@
+"""Subjects are compared byte for byte on every database, whatever the partner's own tables and connections are set to."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, make_url
+
+from dispatcher import schema, store
+from dispatcher.database import Database, open_database
+from dispatcher.tables import delivery, outbox
+from tests.contract.steps import claim, count, settle
+
+COMPOSED, DECOMPOSED = "db_\u00e9", "db_e\u0301"
+IDS = ["db_1", "DB_1", "db_1 ", COMPOSED, DECOMPOSED]
+INSERT = sa.text(
+    "INSERT INTO vercel_outbox (installation_id, type, resource_id, product_id) VALUES (:i, 'resource.updated', :r, :p)"
+)
+
+
+def write(connection: Connection, resource: str, installation_id: str = "icfg_1", product: str | None = None) -> None:
+    connection.execute(INSERT, {"i": installation_id, "r": resource, "p": product})
+
+
+def events(database: Database) -> dict[tuple[str, str | None, str | None], int]:
+    """Of each delivery that a claim finds, by its installation, resource and product."""
+    found = [one for lease in claim(database) for one in lease.deliveries]
+    return {(one.subject.installation_id, one.subject.resource_id, one.subject.product_id): one.events for one in found}
+
+
+def test_ids_that_only_look_alike_are_different_subjects(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        for resource in IDS * 2:
+            write(connection, resource)
+            write(connection, "db_1", product=resource)
+        write(connection, "db_1", installation_id="ICFG_1")
+    store.collect(database, 100)
+    expected: dict[tuple[str, str | None, str | None], int] = {("icfg_1", resource, None): 2 for resource in IDS}
+    expected |= {("icfg_1", "db_1", resource): 2 for resource in IDS}
+    assert events(database) == expected | {("ICFG_1", "db_1", None): 1}
+
+
+def test_the_answer_for_one_of_them_leaves_the_others(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        for resource in IDS:
+            write(connection, resource)
+    store.collect(database, 100)
+    (leased,) = claim(database)
+    only = tuple(one for one in leased.deliveries if one.subject.resource_id == "db_1")
+    settle(database, replace(leased, deliveries=only))
+    with database.read() as connection:
+        left = connection.execute(sa.select(delivery.c.resource_id).order_by(delivery.c.first_event_id)).scalars()
+        assert list(left) == IDS[1:]
+
+
+@pytest.fixture(params=["latin1_swedish_ci", "utf8mb4_unicode_ci"])
+def folding(request: pytest.FixtureRequest, mysql_url: str) -> Iterator[Database]:
+    """A MySQL database that by default takes `DB_É` for `db_e`."""
+    url = make_url(mysql_url)
+    name = f"{url.database}_folding"
+    server = open_database(mysql_url)
+    with server.engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
+        charset = str(request.param).partition("_")[0]
+        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET {charset} COLLATE {request.param}")
+    database = open_database(url.set(database=name).render_as_string(hide_password=False))
+    schema.migrate(database)
+    yield database
+    database.close()
+    with server.engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+    server.close()
+
+
+@pytest.mark.parametrize("charset", ["latin1", "utf8mb4"])
+def test_neither_the_default_collation_nor_a_partners_charset_matters(folding: Database, charset: str) -> None:
+    url = folding.engine.url
+    partner = sa.create_engine(url.update_query_dict({"charset": charset}))
+    other = sa.create_engine(url.update_query_dict({"charset": "utf8mb4"}))
+    in_latin1 = [resource for resource in IDS if resource != DECOMPOSED]
+    with partner.begin() as connection:
+        for resource in in_latin1:
+            write(connection, resource)
+    with other.begin() as connection:
+        for resource in IDS:
+            write(connection, resource)
+    partner.dispose()
+    other.dispose()
+    store.collect(folding, 100)
+    expected = {("icfg_1", resource, None): 2 for resource in in_latin1}
+    assert events(folding) == expected | {("icfg_1", DECOMPOSED, None): 1}
+    assert count(folding, outbox) == 0

@@ -1,0 +1,315 @@
+"""Transactions: their time limits and isolation take effect, and a conflict is tried again as a whole. Real conflicts, no mocks."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from dispatcher import service, store
+from dispatcher.credentials import StaticCredentials
+from dispatcher.database import Database, UnusableIsolation, open_database
+from dispatcher.dialects.mysql import Mysql
+from dispatcher.settings import Settings
+from dispatcher.tables import delivery, installation, outbox
+from dispatcher.vercel import Vercel
+from dispatcher.worker import Worker
+from tests.contract.databases import on_mysql, on_postgresql, on_servers, on_sqlite
+from tests.contract.steps import LEASE, claim, count, in_background, settle, stays_blocked, write
+
+SECONDS = {"statement": 2, "lock": 1}
+LONGEST = 15
+"""Seconds until a limit of one or two has surely struck, on a busy machine too."""
+
+
+@pytest.fixture
+def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """The same database with short time limits, and a single try."""
+    module = f"dispatcher.dialects.{database.dialect.name}"
+    monkeypatch.setattr(f"{module}.LOCK_TIMEOUT", SECONDS["lock"])
+    if database.dialect.name != "sqlite":
+        monkeypatch.setattr(f"{module}.STATEMENT_TIMEOUT", SECONDS["statement"])
+    opened = open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
+    yield opened
+    opened.close()
+
+
+def add_installations(database: Database, *ids: str) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(sa.insert(installation), [{"installation_id": id_} for id_ in ids])
+
+
+def touch(connection: Connection, id_: str) -> None:
+    row = sa.update(installation).where(installation.c.installation_id == id_)
+    connection.execute(row.values(failures=installation.c.failures + 1))
+
+
+def failures(database: Database) -> dict[str, int]:
+    with database.read() as connection:
+        rows = connection.execute(sa.select(installation.c.installation_id, installation.c.failures))
+        return {row.installation_id: row.failures for row in rows}
+
+
+@contextmanager
+def ends_within(seconds: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+# time limits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@on_servers
+def test_a_statement_that_takes_too_long_is_ended(hasty: Database) -> None:
+    sleep = "SELECT pg_sleep(60)" if hasty.dialect.name == "postgresql" else "SELECT SLEEP(60)"
+    with ends_within(LONGEST), pytest.raises(DBAPIError), hasty.engine.begin() as connection:
+        connection.exec_driver_sql(sleep)
+
+
+def test_who_waits_for_a_row_gives_up(
+    hasty: Database, database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.database.TRIES", 2)
+    add_installations(database, "a")
+    with partner.begin() as holder:
+        touch(holder, "a")
+        with ends_within(LONGEST), pytest.raises(DBAPIError) as failed:
+            hasty.transact(lambda connection: touch(connection, "a"))
+    assert hasty.dialect.is_transient(failed.value)
+
+
+@on_mysql
+def test_who_waits_for_a_table_gives_up(hasty: Database, database: Database) -> None:
+    """MySQL waits for a table by another clock than for a row: a year, if it isn't told."""
+    with database.engine.begin() as holder:
+        holder.execute(sa.select(outbox)).all()
+        with ends_within(LONGEST), pytest.raises(DBAPIError) as failed, hasty.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE vercel_outbox COMMENT 'x'")
+    assert hasty.dialect.is_transient(failed.value)
+
+
+@on_servers
+def test_a_dispatcher_that_freezes_within_a_transaction_keeps_its_locks_for_a_limited_time(
+    hasty: Database, database: Database
+) -> None:
+    add_installations(database, "a")
+    with hasty.engine.connect() as frozen:
+        frozen.begin()
+        touch(frozen, "a")
+        with ends_within(LONGEST):
+            database.transact(lambda connection: touch(connection, "a"))
+        frozen.invalidate()
+    assert failures(database) == {"a": 1}
+
+
+# isolation ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_service_is_content_with_the_isolation_that_it_asked_for(database: Database) -> None:
+    database.check_isolation()
+
+
+@on_mysql
+async def test_the_service_refuses_to_start_at_another_isolation(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a proxy that takes the session's settings back."""
+    options = Mysql().engine_options(database.engine.url)
+    repeatable = {**options, "isolation_level": "REPEATABLE READ"}
+    monkeypatch.setattr(Mysql, "engine_options", lambda *_: repeatable)
+    url = SecretStr(database.engine.url.render_as_string(hide_password=False))
+    settings = Settings(database_url=url, vercel_token=SecretStr("t0ken"))
+    with pytest.raises(UnusableIsolation, match="REPEATABLE-READ although READ-COMMITTED"):
+        await service.drain(settings)
+
+
+# conflicts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def code_of(error: BaseException) -> object:
+    """The database's own code of an error."""
+    original = getattr(error, "orig", None)
+    number = original.args[0] if original is not None else None
+    if isinstance(number, int):
+        return number
+    return getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
+
+
+@pytest.fixture
+def refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The codes of the errors that a transaction was tried again for."""
+    codes: list[object] = []
+    is_transient = type(database.dialect).is_transient
+
+    def watch(_dialect: object, error: BaseException) -> bool:
+        codes.append(code_of(error))
+        return is_transient(database.dialect, error)
+
+    monkeypatch.setattr(type(database.dialect), "is_transient", watch)
+    return codes
+
+
+@on_servers
+def test_the_victim_of_a_deadlock_tries_its_whole_transaction_again(database: Database, refused: list[object]) -> None:
+    add_installations(database, "a", "b", *"cdefgh")
+    with database.engine.begin() as other:
+        for id_ in "bcdefgh":  # MySQL ends the one that has written less
+            touch(other, id_)
+
+        def step(connection: Connection) -> None:
+            touch(connection, "a")
+            touch(connection, "b")
+
+        with in_background(lambda: database.transact(step)) as victim:
+            assert stays_blocked(victim, 0.2)  # it waits first, so PostgreSQL ends it first
+            touch(other, "a")
+            other.commit()
+            victim.result(LONGEST)
+    assert refused == ["40P01" if database.dialect.name == "postgresql" else 1213]
+    assert (failures(database)["a"], failures(database)["b"]) == (2, 2)
+
+
+@on_servers
+def test_a_lock_that_came_too_late_is_waited_for_again_with_the_whole_transaction(
+    hasty: Database, database: Database, partner: Engine, refused: list[object]
+) -> None:
+    add_installations(database, "a", "b")
+
+    def step(connection: Connection) -> None:
+        touch(connection, "a")
+        touch(connection, "b")
+
+    with partner.begin() as holder:
+        touch(holder, "b")
+        with in_background(lambda: hasty.transact(step)) as waiting:
+            until(lambda: refused)
+            holder.commit()
+            waiting.result(LONGEST)
+    assert set(refused) == {"55P03" if database.dialect.name == "postgresql" else 1205}
+    assert failures(database) == {"a": 1, "b": 2}
+
+
+@on_postgresql
+def test_a_serialization_failure_is_tried_again(database: Database, refused: list[object]) -> None:
+    """Not at READ COMMITTED; databases that speak PostgreSQL's protocol know nothing else."""
+    add_installations(database, "a")
+    engine = database.engine.execution_options(isolation_level="REPEATABLE READ")
+    tries: list[int] = []
+
+    def step(connection: Connection) -> None:
+        connection.execute(sa.select(installation)).all()
+        if not tries:
+            with database.engine.begin() as other:
+                touch(other, "a")
+        tries.append(1)
+        touch(connection, "a")
+
+    Database(engine, database.dialect, database.schema).transact(step)
+    assert (refused, len(tries)) == (["40001"], 2)
+    assert failures(database) == {"a": 2}
+
+
+@on_sqlite
+def test_a_busy_database_is_asked_again(hasty: Database, database: Database, refused: list[object]) -> None:
+    add_installations(database, "a")
+    with database.engine.begin() as holder:
+        touch(holder, "a")
+        with in_background(lambda: hasty.transact(lambda connection: touch(connection, "a"))) as waiting:
+            until(lambda: refused)
+            holder.commit()
+            waiting.result(LONGEST)
+    assert set(refused) == {"SQLITE_BUSY"}
+    assert failures(database) == {"a": 2}
+
+
+def test_what_is_no_conflict_is_not_tried_again(database: Database, refused: list[object]) -> None:
+    tries = []
+
+    def step(connection: Connection) -> None:
+        tries.append(1)
+        connection.execute(sa.insert(installation).values(installation_id=None))
+
+    with pytest.raises(DBAPIError):
+        database.transact(step)
+    assert (len(tries), len(refused)) == (1, 1)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LONGEST
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ALONE = {
+    "postgresql": ["LOCK TABLE {0}vercel_outbox, {0}vercel_delivery, {0}vercel_installation NOWAIT"],
+    "mysql": [
+        "SET SESSION lock_wait_timeout = 1",
+        "LOCK TABLES vercel_outbox WRITE, vercel_delivery WRITE, vercel_installation WRITE",
+        "UNLOCK TABLES",
+    ],
+    "sqlite": ["PRAGMA busy_timeout = 100", "BEGIN EXCLUSIVE"],
+}
+"""Succeeds only while no transaction at all has touched the tables."""
+
+
+async def test_no_request_is_made_inside_a_transaction(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1", "db_2")
+    alone = []
+
+    async def receive(_request: httpx.Request) -> httpx.Response:
+        with partner.connect() as connection:
+            for statement in ALONE[database.dialect.name]:
+                connection.exec_driver_sql(statement.format(f"{database.schema}." if database.schema else ""))
+            connection.rollback()
+        alone.append(database.engine.pool.checkedout())  # type: ignore[attr-defined]  # QueuePool has it
+        return httpx.Response(201)
+
+    settings = Settings(vercel_token=SecretStr("t0ken"))
+    vercel = Vercel("https://vercel.test", httpx.MockTransport(receive), settings.request_timeout)
+    token = StaticCredentials(SecretStr("t0ken"))
+    worker = Worker(database, vercel, token, settings, lambda _report: None, name="one")
+    await worker.tick()
+    async with asyncio.timeout(LONGEST):
+        while len(alone) < 2:
+            await asyncio.sleep(0.01)
+    await worker.stop(LONGEST)
+    worker.close()
+    assert alone == [0, 0]
+    assert [count(database, table) for table in (outbox, delivery)] == [0, 0]
+    assert claim(database) == ()
+
+
+@on_postgresql
+def test_only_a_settlement_waits_for_the_disk(database: Database, partner: Engine) -> None:
+    """What a crash of the database undoes of a collection or a claim is done again."""
+    waits: list[str] = []
+
+    def note(connection: Connection) -> None:
+        waits.append(connection.exec_driver_sql("SHOW synchronous_commit").scalar_one())
+
+    sa.event.listen(database.engine, "commit", note)
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    (lease,) = claim(database)
+    store.pull(database, {lease.installation_id: lease.token}, 8, LEASE)
+    settle(database, lease)
+    assert waits == ["off", "off", "off", "on"]
+
+
+@on_postgresql
+def test_no_statement_is_compiled(database: Database) -> None:
+    """A plan that avoids a scan at any price looks expensive enough to be compiled, for a hundred times its own time."""
+    with database.read() as reading, database.engine.begin() as writing:
+        assert [one.exec_driver_sql("SHOW jit").scalar_one() for one in (reading, writing)] == ["off", "off"]

@@ -1,0 +1,193 @@
+"""A partner's INSERT waits for nobody: each step's transaction is held open, fully done but not committed, while partners write."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine
+
+from dispatcher import dead_letters, installations, schema, store
+from dispatcher.backlog import measure
+from dispatcher.database import Database
+from dispatcher.dead_letters import Filter
+from dispatcher.policy import Action, Decision
+from dispatcher.store.sweep import OVERDUE
+from dispatcher.tables import delivery, installation, outbox
+from tests.contract.databases import on_servers, on_sqlite
+from tests.contract.steps import DELIVERED, ID, LEASE, REJECTED, claim, collect, count, deliver, settle, write
+
+Result = TypeVar("Result")
+Hook = Callable[[], None]
+
+
+class Held(Database):
+    """Calls `before_commit` when a transaction has done everything but its commit."""
+
+    def __init__(self, database: Database, before_commit: Hook) -> None:
+        super().__init__(database.engine, database.dialect, database.schema)
+        self._before_commit = before_commit
+
+    def transact(self, step: Callable[[Connection], Result], *, durable: bool = True) -> Result:
+        def held(connection: Connection) -> Result:
+            result = step(connection)
+            self._before_commit()
+            return result
+
+        return super().transact(held, durable=durable)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with super().read() as connection:
+            yield connection
+            self._before_commit()
+
+
+def write_without_waiting(partner: Engine) -> None:
+    """One more event of everything; raises if it has to wait for a lock."""
+    impatient = {"postgresql": "SET LOCAL lock_timeout = '1s'", "mysql": "SET innodb_lock_wait_timeout = 1"}
+    with partner.begin() as connection:
+        connection.exec_driver_sql(impatient[partner.dialect.name])
+        for id_ in (ID, "icfg_new"):
+            write(connection, "db_1", "db_new", installation_id=id_)
+
+
+def leased(database: Database, partner: Engine) -> tuple[store.Leased, ...]:
+    collect(database, partner, "db_1", "db_2")
+    return claim(database)
+
+
+def strand(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    with database.engine.begin() as connection:
+        now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
+        connection.execute(sa.update(delivery).values(due_at=now - 2 * OVERDUE))
+        connection.execute(sa.update(installation).values(due_at=None))
+
+
+def orphan(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    with database.engine.begin() as connection:
+        connection.execute(sa.delete(installation))
+
+
+def to_collect(_database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1", "db_2")
+
+
+def buried(database: Database, partner: Engine) -> None:
+    settle(database, *leased(database, partner), decision=REJECTED)
+
+
+def delivered(database: Database, partner: Engine) -> None:
+    to_collect(database, partner)
+    deliver(database)
+
+
+def paused(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    installations.pause(database, ID)
+
+
+Arrange = Callable[[Database, Engine], object]
+Act = Callable[[Database, tuple[store.Leased, ...]], object]
+ANY = Filter()
+STEPS: dict[str, tuple[Arrange, Act]] = {
+    "collect": (to_collect, lambda held, _: store.collect(held, 500)),
+    "claim": (lambda d, p: collect(d, p, "db_1"), lambda held, _: claim(held)),
+    "pull": (leased, lambda held, ours: store.pull(held, {ID: ours[0].token}, 9, LEASE)),
+    "settle what was delivered": (leased, lambda held, ours: settle(held, *ours, decision=DELIVERED)),
+    "settle a retry": (leased, lambda held, ours: settle(held, *ours, decision=Decision(Action.RETRY, delay=5))),
+    "bury": (leased, lambda held, ours: settle(held, *ours, decision=REJECTED)),
+    "look": (to_collect, lambda held, _: store.look(held, store.LOWEST_ID, store.LONG_AGO)),
+    "mend": (strand, lambda held, _: store.mend(held)),
+    "adopt": (orphan, lambda held, _: store.mend(held)),
+    "prune": (delivered, lambda held, _: store.prune(held, timedelta(), timedelta())),
+    "check the schema": (to_collect, lambda held, _: schema.check(held)),
+    "check the isolation": (to_collect, lambda held, _: held.check_isolation()),
+    "measure the backlog": (to_collect, lambda held, _: measure(held)),
+    "pause": (leased, lambda held, _: installations.pause(held, ID)),
+    "resume": (paused, lambda held, _: installations.resume(held, ID)),
+    "purge": (leased, lambda held, _: installations.purge(held, ID, lambda _: None)),
+    "list dead letters": (buried, lambda held, _: dead_letters.list_dead_letters(held, ANY, 9)),
+}
+
+
+@on_servers
+@pytest.mark.parametrize("step", STEPS)
+def test_a_partner_writes_while_a_step_holds_its_transaction(database: Database, partner: Engine, step: str) -> None:
+    arrange, act = STEPS[step]
+    arranged = arrange(database, partner)
+    written: list[int] = []
+
+    def before_commit() -> None:
+        if len(written) < 3:  # purge goes on for as long as there is something
+            write_without_waiting(partner)
+            written.append(count(database, outbox))
+
+    act(Held(database, before_commit), arranged)  # type: ignore[arg-type]  # what `arrange` gives is what `act` takes
+    assert written
+    assert count(database, outbox) >= 4
+
+
+@on_servers
+def test_a_partner_writes_while_a_migration_finds_nothing_to_do(
+    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade = command.upgrade
+
+    def upgrade_and_hold(config: Config, revision: str) -> None:
+        upgrade(config, revision)
+        write_without_waiting(partner)
+
+    monkeypatch.setattr(command, "upgrade", upgrade_and_hold)
+    assert schema.migrate(database) == schema.newest()
+    assert count(database, outbox) == 4
+
+
+@on_servers
+def test_partners_do_not_wait_for_one_another(database: Database, partner: Engine) -> None:
+    with partner.connect() as slow, slow.begin():
+        write(slow, "db_1", "db_new")
+        write_without_waiting(partner)
+        assert count(database, outbox) == 4
+    assert count(database, outbox) == 6
+
+
+LONGEST = 0.05
+"""Seconds of a processor: what a partner on SQLite may have to wait for one of our transactions on a machine that has one to spare."""
+ROUNDS = 5
+
+
+@on_sqlite
+def test_on_sqlite_a_partner_waits_for_50_ms_at_most(database: Database, partner: Engine) -> None:
+    """The largest transactions that a worker makes. Of several the quickest counts: the others measure the machine's other work."""
+    took: dict[str, list[float]] = {"collect": [], "claim": [], "settle": []}
+    events, installations = database.dialect.collected_at_once, database.dialect.claimed_at_once
+    began = 0.0
+
+    def begin(_connection: Connection) -> None:
+        nonlocal began
+        began = time.thread_time()
+
+    def done(step: str) -> None:
+        took[step].append(time.thread_time() - began)
+
+    sa.event.listen(database.engine, "begin", begin)
+    for _ in range(ROUNDS):
+        with partner.begin() as connection:
+            for number in range(events):
+                write(connection, f"db_{number}", installation_id=f"icfg_{number % installations}")
+        store.collect(database, events)
+        done("collect")
+        ours = claim(database, installations)
+        done("claim")
+        settle(database, *ours)
+        done("settle")
+    assert {step: min(times) for step, times in took.items() if min(times) > LONGEST} == {}

@@ -1,0 +1,209 @@
+"""WAKEUP=notify on PostgreSQL: a commit wakes who sleeps, and nothing rests on it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from dispatcher import schema
+from dispatcher.bell import TRIGGER, Bell, NoBell, trigger_sql
+from dispatcher.database import Database
+from dispatcher.wakeup import RECONNECT_AFTER, UNARMED_PAUSE, Sleeper
+from dispatcher.worker import BUSY_PAUSE
+from tests.contract.steps import write
+
+LONG = 60.0
+SOON = 20.0
+SERVERS = ["postgresql", pytest.param("postgresql-schema", marks=pytest.mark.heavy)]
+
+pytestmark = pytest.mark.parametrize("server", SERVERS, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def trigger(database: Database) -> None:
+    """As `dispatcher schema --wakeup` prints it."""
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(trigger_sql(database.schema))
+
+
+@pytest.fixture
+async def bells(database: Database) -> AsyncIterator[tuple[Bell, Bell]]:
+    """Those of two dispatchers."""
+    both = await Bell.hang(database), await Bell.hang(database)
+    yield both
+    for bell in both:
+        await bell.close()
+
+
+def commit(partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+
+
+async def test_a_commit_rings_and_a_rollback_does_not(bells: tuple[Bell, Bell], partner: Engine) -> None:
+    bell, _ = bells
+    assert await bell.arm()
+    with partner.connect() as connection:
+        write(connection, "db_1")
+        connection.rollback()
+    assert not await bell.rings(0.2)
+    commit(partner)
+    assert await bell.rings(SOON)
+
+
+async def test_nobody_is_notified_while_no_dispatcher_sleeps(bells: tuple[Bell, Bell], partner: Engine) -> None:
+    bell, _ = bells
+    await bell.arm()
+    await bell.disarm()
+    commit(partner)
+    assert not await bell.rings(0.2)
+
+
+async def test_the_bell_cannot_be_armed_while_a_commit_that_would_not_ring_is_outstanding(
+    bells: tuple[Bell, Bell], partner: Engine
+) -> None:
+    bell, _ = bells
+    with partner.begin() as connection:
+        write(connection, "db_1")
+        assert not await bell.arm()
+        assert not await bell.is_armed_by_another()
+    assert await bell.arm()
+
+
+async def test_one_sleeper_is_enough_to_wake_all(bells: tuple[Bell, Bell], partner: Engine) -> None:
+    first, second = bells
+    assert await first.arm()
+    assert not await second.arm()
+    assert await second.is_armed_by_another()
+    commit(partner)
+    assert await first.rings(SOON)
+    assert await second.rings(SOON)
+    await first.disarm()
+    assert not await second.is_armed_by_another()
+    assert await second.arm()
+
+
+async def test_who_dies_asleep_leaves_no_lock(bells: tuple[Bell, Bell]) -> None:
+    first, second = bells
+    await first.arm()
+    await first.close()
+    async with asyncio.timeout(SOON):
+        while not await second.arm():
+            await asyncio.sleep(0.02)
+
+
+async def test_without_the_trigger_there_is_no_bell(database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(sa.text(f"DROP TRIGGER {TRIGGER} ON {_outbox(database)}"))
+    with pytest.raises(NoBell, match=r"dispatcher schema --dialect postgresql --wakeup"):
+        await Bell.hang(database)
+
+
+async def test_tables_that_were_made_anew_are_noticed(bells: tuple[Bell, Bell], database: Database) -> None:
+    schema.downgrade(database)
+    schema.migrate(database)
+    with pytest.raises(NoBell, match="not the table"):
+        await bells[0].rings(0)
+
+
+class Night:
+    """A sleeper whose ticks find nothing, unless the test says otherwise, and a clock that the test moves."""
+
+    def __init__(self, database: Database) -> None:
+        self.now = 100.0
+        self.pause = LONG
+        self.ticks = 0
+        self.during_tick: Callable[[], None] = lambda: None
+        self.warnings: list[str] = []
+        self.sleeper = Sleeper(database, self._tick, self.warnings.append, clock=lambda: self.now)
+
+    async def _tick(self) -> float:
+        self.ticks += 1
+        pause = self.pause
+        self.during_tick()
+        return pause
+
+    async def tick(self) -> float:
+        """One, which must not take as long as a sleep."""
+        async with asyncio.timeout(SOON):
+            return await self.sleeper.tick()
+
+
+@pytest.fixture
+async def night(database: Database) -> AsyncIterator[Night]:
+    made = Night(database)
+    yield made
+    await made.sleeper.close()
+
+
+async def test_a_commit_ends_the_sleep_and_for_a_second_nobody_rings(night: Night, partner: Engine) -> None:
+    assert await night.tick() == 0.0  # armed
+    sleeping = asyncio.create_task(night.tick())
+    await asyncio.to_thread(commit, partner)
+    assert await sleeping == 0.0
+    assert await night.tick() == BUSY_PAUSE
+    commit(partner)
+    night.now += 1.0
+    assert await night.tick() == 0.0  # armed anew, so that commit is found by looking
+    sleeping = asyncio.create_task(night.tick())
+    done, _ = await asyncio.wait([sleeping], timeout=0.3)
+    assert not done, "the commit of one who need not ring has rung"
+    await asyncio.to_thread(commit, partner)
+    await sleeping
+
+
+async def test_what_is_committed_after_the_look_and_before_the_bell_is_armed_is_looked_for_again(
+    night: Night, partner: Engine
+) -> None:
+    night.during_tick = lambda: commit(partner)
+    assert await night.tick() == 0.0
+    assert night.ticks == 1  # and it did not sleep
+
+
+async def test_while_a_commit_is_outstanding_that_will_not_ring_pauses_stay_short(
+    night: Night, partner: Engine
+) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+        assert await night.tick() == UNARMED_PAUSE
+    assert await night.tick() == 0.0
+
+
+async def test_while_there_is_work_it_does_not_sleep(night: Night) -> None:
+    night.pause = BUSY_PAUSE
+    assert await night.tick() == BUSY_PAUSE
+
+
+async def test_a_broken_connection_only_means_polling_until_there_is_another(
+    night: Night, database: Database, partner: Engine
+) -> None:
+    await night.tick()
+    with database.engine.begin() as connection:
+        listeners = (
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+        )
+        connection.exec_driver_sql(listeners)
+    assert await night.tick() == LONG
+    assert await night.tick() == LONG
+    assert len(night.warnings) == 1
+    night.now += RECONNECT_AFTER
+    assert await night.tick() == 0.0
+    sleeping = asyncio.create_task(night.tick())
+    await asyncio.to_thread(commit, partner)
+    assert await sleeping == 0.0
+
+
+async def test_why_there_is_no_bell_is_said_once(night: Night, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(sa.text(f"DROP TRIGGER {TRIGGER} ON {_outbox(database)}"))
+    for _ in range(3):
+        assert await night.tick() == LONG
+        night.now += RECONNECT_AFTER
+    (said,) = night.warnings
+    assert TRIGGER in said
+
+
+def _outbox(database: Database) -> str:
+    return f"{database.schema}.vercel_outbox" if database.schema else "vercel_outbox"

@@ -1,0 +1,156 @@
+"""The manifests: valid by Kubernetes' own schemas, composed as `kubectl apply -k` does, and consistent with the code."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from dispatcher.settings import Settings
+from tests.deploy.documents import DEPLOY, IMAGE, VERSION, is_command, read_yaml
+
+MANIFESTS = DEPLOY / "kubernetes"
+VARIANTS = ("drain", "example", "migrate", "standalone")
+# The oldest with native sidecars, and the newest whose schemas are at hand.
+RELEASES = ("1.29", kubernetes_validate.latest_version())
+Resource = dict[str, Any]
+
+
+def compose(variant: str, manifests: Path = MANIFESTS) -> list[Resource]:
+    """What `kubectl apply -k` would apply."""
+    if (command := shutil.which("kubectl")) is None:
+        pytest.skip("NOT TESTED: kubectl is not installed")
+    done = subprocess.run([command, "kustomize", manifests / variant], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def find(resources: list[Resource], kind: str) -> Resource:
+    """The only one of this kind."""
+    (found,) = (resource for resource in resources if resource["kind"] == kind)
+    return found
+
+
+def pod_template(resource: Resource) -> Resource:
+    spec = resource["spec"]
+    template: Resource = (spec["jobTemplate"]["spec"] if resource["kind"] == "CronJob" else spec)["template"]
+    return template
+
+
+def pods(resources: list[Resource]) -> list[Resource]:
+    return [pod_template(one)["spec"] for one in resources if one["kind"] in {"CronJob", "Deployment", "Job"}]
+
+
+def dispatchers(pod: Resource) -> list[Resource]:
+    containers = [*pod.get("initContainers", []), *pod["containers"]]
+    return [container for container in containers if IMAGE in container["image"]]
+
+
+def selects(selector: dict[str, str], resource: Resource) -> bool:
+    labels: dict[str, str] = pod_template(resource)["metadata"]["labels"]
+    return selector.items() <= labels.items()
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_resource_is_valid(variant: str, release: str) -> None:
+    for resource in compose(variant):
+        if resource["kind"] != "PodMonitor":  # the Prometheus operator's own
+            kubernetes_validate.validate(resource, release, strict=True)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("path", [path for path in MANIFESTS.rglob("*.yaml") if path.parent.name != "sidecar"])
+def test_every_file_is_valid_as_it_stands(path: Path, release: str) -> None:
+    """Also where there is no kubectl to compose them. The sidecar is a patch."""
+    resource = read_yaml(path)
+    if resource["kind"] not in {"Kustomization", "Component", "PodMonitor"}:
+        kubernetes_validate.validate(resource, release, strict=True)
+
+
+@pytest.mark.parametrize("path", [path for path in MANIFESTS.rglob("*.yaml") if path.stem != "kustomization"])
+def test_every_manifest_is_part_of_its_kustomization(path: Path) -> None:
+    kustomization = read_yaml(path.with_name("kustomization.yaml"))
+    patches = [patch["path"] for patch in kustomization.get("patches", [])]
+    assert path.name in [*kustomization.get("resources", []), *patches]
+
+
+def test_the_sidecar_starts_before_the_application_and_stops_after_it() -> None:
+    pod = pod_template(find(compose("example"), "Deployment"))["spec"]
+    assert [one["name"] for one in pod["containers"]] == ["application"]
+    (sidecar,) = pod["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["startupProbe"]["httpGet"] == {"path": "/livez", "port": "ops"}
+    assert pod["terminationGracePeriodSeconds"] > Settings().shutdown_grace + 30
+
+
+def test_the_patch_is_for_labelled_deployments_only(tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS, tmp_path, dirs_exist_ok=True)
+    application = tmp_path / "example" / "application.yaml"
+    application.write_text(application.read_text().replace("vercel-outbox-dispatcher: sidecar", "another: label"))
+    (pod,) = pods(compose("example", tmp_path))
+    assert not dispatchers(pod)
+
+
+@pytest.mark.parametrize("variant", ["example", "standalone"])
+def test_liveness_asks_livez_and_only_the_standalone_is_taken_out_of_service(variant: str) -> None:
+    (pod,) = pods(compose(variant))
+    (container,) = dispatchers(pod)
+    assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "ops"}
+    assert container["ports"] == [{"name": "ops", "containerPort": Settings().ops_port}]
+    readiness = container.get("readinessProbe", {}).get("httpGet")
+    assert readiness == ({"path": "/readyz", "port": "ops"} if variant == "standalone" else None)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_dispatcher_may_as_little_as_possible(variant: str) -> None:
+    for pod in pods(compose(variant)):
+        for container in dispatchers(pod):
+            context = pod.get("securityContext", {}) | container["securityContext"]
+            assert context == {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "runAsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert "memory" in container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_dispatcher_runs_a_command_of_this_release_with_the_settings_of_the_secret(variant: str) -> None:
+    for pod in pods(compose(variant)):
+        for container in dispatchers(pod):
+            assert is_command(container["args"])
+            assert container["image"].endswith(f"{IMAGE}:{VERSION}")
+            assert container["envFrom"] == [{"secretRef": {"name": IMAGE}}]
+
+
+@pytest.mark.parametrize("variant", ["example", "standalone"])
+def test_a_dispatcher_has_time_to_end(variant: str) -> None:
+    (pod,) = pods(compose(variant))
+    assert pod["terminationGracePeriodSeconds"] >= Settings().shutdown_grace + 5
+
+
+def test_what_selects_the_standalone_dispatchers_selects_them() -> None:
+    resources = compose("standalone")
+    deployment = find(resources, "Deployment")
+    for kind in ("Deployment", "PodDisruptionBudget", "PodMonitor"):
+        assert selects(find(resources, kind)["spec"]["selector"]["matchLabels"], deployment)
+    assert selects(find(resources, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"], deployment)
+    (endpoint,) = find(resources, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    (container,) = pod_template(deployment)["spec"]["containers"]
+    assert [port["name"] for port in container["ports"]] == [endpoint["port"]]
+
+
+def test_a_drain_ends_before_the_next_one() -> None:
+    spec = find(compose("drain"), "CronJob")["spec"]
+    (container,) = dispatchers(pods(compose("drain"))[0])
+    assert int(container["args"][-1]) < 60
+    assert spec["concurrencyPolicy"] == "Forbid"

@@ -1,0 +1,142 @@
+"""The deployment guide: its tables are the code's, its snippets are valid, its commands name what exists."""
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+
+from dispatcher.settings import Settings, describe, load_settings
+from tests.deploy.documents import DEPLOY, IMAGE, ROOT, VERSION, blocks, commands, is_command, read, read_yaml, table
+
+KUBERNETES = DEPLOY / "kubernetes"
+PREFIX = "DISPATCHER_"
+
+
+def commands_of(tool: str) -> list[list[str]]:
+    return [words for words in commands("README.md") if words[0] == tool]
+
+
+def accept(settings: dict[str, str], database: str = "postgres://partner@database/partner") -> Settings:
+    """The settings, with a database where the platform's own secret is named."""
+    return load_settings({"DISPATCHER_DATABASE_URL": database} | settings)
+
+
+def test_the_table_of_settings_is_the_codes() -> None:
+    told = {f"{PREFIX}{name}": default.strip("`") for name, (default, _) in table("README.md", "Settings").items()}
+    assert told == {line.name: line.value or "" for line in describe(Settings())}
+
+
+def test_every_setting_is_explained() -> None:
+    assert all(meaning for _, meaning in table("README.md", "Settings").values())
+
+
+def test_the_table_of_log_lines_is_the_codes() -> None:
+    sources = "".join((ROOT / "dispatcher" / name).read_text() for name in ("service.py", "telemetry/log.py"))
+    written = re.findall(r'\b(?:info|warning|error)\(\s*"([^"]+)"|\(?logging\.[A-Z]+, "([^"]+)"', sources)
+    told = {name for row in table("README.md", "Logs") for name in row.split("`, `")}
+    assert told == {first or second for first, second in written}
+
+
+def test_every_file_it_names_exists() -> None:
+    for name in re.findall(r"`([\w./-]+\.(?:yaml|json|md|service|txt|toml))`", read("README.md")):
+        if not name.startswith("build/"):
+            assert (DEPLOY / name).exists() or (ROOT / name).exists(), name
+
+
+def test_every_tool_of_its_commands_is_looked_at_here() -> None:
+    assert {words[0] for words in commands("README.md")} == {"curl", "docker", "kubectl"}
+
+
+def test_the_make_commands_exist() -> None:
+    for target in re.findall(r"`make ([\w-]+)", read("README.md")):
+        done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=False, capture_output=True)
+        assert done.returncode == 0, target
+
+
+def test_docker_builds_and_runs_this_release() -> None:
+    build, run = (words for words in commands_of("docker") if words[1] != "compose")
+    assert build == ["docker", "build", "--tag", f"{IMAGE}:{VERSION}", "."]
+    image = run.index(f"{IMAGE}:{VERSION}")
+    assert is_command(run[image + 1 :])
+
+
+def test_compose_is_given_its_file_and_a_profile_and_asked_where_it_listens() -> None:
+    (up,) = (words for words in commands_of("docker") if words[1] == "compose")
+    services = read_yaml(ROOT / up[up.index("-f") + 1])["services"].values()
+    assert up[up.index("--profile") + 1] in {profile for one in services for profile in one.get("profiles", [])}
+    published = {port.rpartition(":")[0] for service in services for port in service.get("ports", [])}
+    for words in commands_of("curl"):
+        assert re.match(r"http://([\d.:]+)/", words[-1])[1] in published  # type: ignore[index]  # a URL
+
+
+@pytest.mark.parametrize("words", [words for words in commands_of("kubectl") if words[1] == "apply"], ids=" ".join)
+def test_what_kubectl_applies_can_be_composed(words: list[str]) -> None:
+    done = subprocess.run([kubectl(), "kustomize", words[-1]], cwd=ROOT, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_job_that_is_replaced_and_waited_for_is_the_migration() -> None:
+    job = read_yaml(KUBERNETES / "migrate" / "job.yaml")["metadata"]["name"]
+    others = [words for words in commands_of("kubectl") if words[1] in {"delete", "wait"}]
+    assert [words[1] for words in others] == ["delete", "wait"]
+    assert all(job in words or f"job/{job}" in words for words in others)
+
+
+def test_the_secret_holds_settings_and_is_the_one_that_the_manifests_name() -> None:
+    (create,) = (words for words in commands_of("kubectl") if words[1] == "create")
+    done = subprocess.run(
+        [kubectl(), *create[1:], "--dry-run=client", "--output=yaml"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["metadata"]["name"] == IMAGE
+    literals = [word.removeprefix("--from-literal=") for word in create if word.startswith("--from-literal=")]
+    load_settings(dict(literal.split("=", 1) for literal in literals))
+
+
+def test_ecs_starts_the_dispatcher_first_and_gives_it_time_to_end() -> None:
+    (task,) = (json.loads(block) for block in blocks("README.md", "json"))
+    application, dispatcher = task["containerDefinitions"]
+    assert application["dependsOn"] == [{"containerName": dispatcher["name"], "condition": "HEALTHY"}]
+    settings = accept({one["name"]: one["value"] for one in dispatcher["environment"]})
+    assert settings.shutdown_grace + 5 <= dispatcher["stopTimeout"] <= 120
+    assert_image_and_command(dispatcher["image"], dispatcher["command"])
+    assert dispatcher["healthCheck"]["command"] == ["CMD", "dispatcher", "health"]
+    assert {one["name"] for one in dispatcher["secrets"]} == {"DISPATCHER_DATABASE_URL"}
+
+
+def test_cloud_run_has_a_dispatcher_that_ends_within_its_ten_seconds() -> None:
+    (service,) = (yaml.safe_load(block) for block in blocks("README.md", "yaml"))
+    template = service["spec"]["template"]
+    application, dispatcher = template["spec"]["containers"]
+    waits = json.loads(template["metadata"]["annotations"]["run.googleapis.com/container-dependencies"])
+    assert waits == {application["name"]: [dispatcher["name"]]}
+    settings = accept({one["name"]: one["value"] for one in dispatcher["env"] if "value" in one})
+    assert settings.shutdown_grace < 10
+    assert_image_and_command(dispatcher["image"], dispatcher["args"])
+    for probe in ("startupProbe", "livenessProbe"):
+        assert dispatcher[probe]["httpGet"] == {"path": "/livez", "port": settings.ops_port}
+
+
+def test_fly_migrates_runs_and_watches_the_dispatcher() -> None:
+    (config,) = (tomllib.loads(block) for block in blocks("README.md", "toml"))
+    settings = accept(config["env"])
+    assert config["kill_timeout"] >= settings.shutdown_grace + 5
+    for command in (config["deploy"]["release_command"], config["processes"]["dispatcher"]):
+        assert_image_and_command(config["build"]["image"], [command])
+    live: dict[str, Any] = config["checks"]["live"]
+    assert (live["path"], live["port"]) == ("/livez", settings.ops_port)
+    assert config["metrics"] == {"port": settings.ops_port, "path": "/metrics"}
+
+
+def assert_image_and_command(image: str, arguments: list[str]) -> None:
+    assert image.endswith(f"/{IMAGE}:{VERSION}")
+    assert is_command(arguments)
+
+
+def kubectl() -> str:
+    return shutil.which("kubectl") or pytest.skip("NOT TESTED: kubectl is not installed")

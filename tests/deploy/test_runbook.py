@@ -1,0 +1,113 @@
+"""The runbook knows every alert, reason and exit code of the code; its commands and queries work on a database with trouble in it."""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dispatcher.cli.exits import Exit
+from dispatcher.policy import DeadLetterReason, PauseReason
+from dispatcher.settings import Settings, variable_name
+from tests.deploy.documents import DEPLOY, blocks, commands, read, read_yaml, sections
+from tests.processes.conftest import free_port, wait_until
+
+DISPATCHER = Path(sys.executable).with_name("dispatcher")
+INSERT = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', ?)"
+# Nothing runs here, and no row is malformed.
+EXITS = {"dispatcher health": Exit.UNHEALTHY, "dispatcher dead-letters list --reason malformed": Exit.NOTHING_MATCHED}
+ENTRIES = {
+    *(f"Dead letter `{reason}`" for reason in DeadLetterReason),
+    *(f"Pause `{reason}`" for reason in PauseReason),
+    *(f"Exit code {code.value}" for code in Exit),
+    *(rule["alert"] for group in read_yaml(DEPLOY / "prometheus" / "alerts.yaml")["groups"] for rule in group["rules"]),
+}
+CHAPTERS = {"Runbook", "Alerts", "Dead letters", "Pauses", "Exit codes"}
+COMMANDS = [shlex.join(words) for words in commands("runbook.md")]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A database with a dead letter and a paused installation, and the settings that lead to it."""
+
+    database: Path
+    environment: dict[str, str]
+
+    def run(self, directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        """The command on a copy of the database."""
+        if self.database.exists():
+            shutil.copy(self.database, directory / "dispatcher.db")
+        return subprocess.run(
+            [DISPATCHER, *words], check=False, env=self.environment, cwd=directory, capture_output=True, text=True
+        )
+
+
+@pytest.fixture(scope="module")
+def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
+    """Made by the commands themselves, against the sandbox."""
+    directory = tmp_path_factory.mktemp("trouble")
+    url = f"http://127.0.0.1:{free_port()}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
+    settings = {"VERCEL_BASE_URL": url, "ALLOW_INSECURE_BASE_URL": "true", "VERCEL_TOKEN": "t0ken", "OPS_PORT": "1"}
+    made = Trouble(directory / "trouble.db", kept | {f"DISPATCHER_{name}": value for name, value in settings.items()})
+    with subprocess.Popen([DISPATCHER, "sandbox", "--port", url.rpartition(":")[2]], env=kept) as sandbox:
+        wait_until(lambda: httpx.get(f"{url}/faults").status_code == 200)
+        assert made.run(directory, "migrate").returncode == 0
+        for resource, status in (("db_refused", 400), ("db_unauthorized", 401)):
+            httpx.post(f"{url}/faults", json={"resource_id": resource, "status": status})
+            with contextlib.closing(sqlite3.connect(directory / "dispatcher.db")) as connection, connection:
+                connection.execute(INSERT, (resource,))
+            made.run(directory, "drain")
+        (directory / "dispatcher.db").rename(made.database)
+        yield made
+        sandbox.terminate()
+
+
+def test_it_has_an_entry_for_everything_and_for_nothing_else() -> None:
+    titles = [section.title for section in sections("runbook.md")]
+    assert len(titles) == len(set(titles))
+    assert set(titles) == CHAPTERS | ENTRIES
+
+
+@pytest.mark.parametrize("entry", sorted(ENTRIES))
+def test_each_entry_says_what_it_means_what_to_check_and_how_to_mend_it(entry: str) -> None:
+    (section,) = (one for one in sections("runbook.md") if one.title == entry)
+    assert re.findall(r"(?m)^- \*\*(\w+):\*\* \w", section.text.replace("`", "")) == ["Means", "Check", "Mend"]
+
+
+def test_its_links_lead_to_its_own_headings() -> None:
+    anchors = {section.anchor for section in sections("runbook.md")}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", read("runbook.md"))) <= anchors
+
+
+def test_every_setting_it_names_exists() -> None:
+    named = set(re.findall(r"DISPATCHER_\w+", read("runbook.md")))
+    assert named <= {variable_name(field) for field in Settings.model_fields}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("command", sorted({line for line in COMMANDS if line.startswith("dispatcher ")}))
+def test_each_command_works(trouble: Trouble, tmp_path: Path, command: str) -> None:
+    done = trouble.run(tmp_path, *shlex.split(command)[1:])
+    assert done.returncode == EXITS.get(command, Exit.DONE), done.stdout + done.stderr
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("query", blocks("runbook.md", "sql"))
+def test_each_query_finds_the_trouble(trouble: Trouble, query: str) -> None:
+    with contextlib.closing(sqlite3.connect(trouble.database)) as connection:
+        assert connection.execute(query).fetchall()
+
+
+def test_whatever_else_is_asked_is_the_ops_port() -> None:
+    others = {line for line in COMMANDS if not line.startswith("dispatcher ")}
+    assert others == {f"curl http://127.0.0.1:{Settings().ops_port}/readyz"}

@@ -1,0 +1,166 @@
+"""The examples, run as they are: a change and its event are there together, or neither is."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from dispatcher import schema
+from dispatcher.database import Database, open_database
+from tests.conftest import not_tested
+from tests.processes.conftest import free_port
+
+CHECKOUT = Path(__file__).parents[2]
+EXAMPLES = CHECKOUT / "deploy" / "examples"
+SEED = "INSERT INTO databases (id, installation_id, name) VALUES ('db_1', 'icfg_1', 'first')"
+INSTALLING = 300
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(2 * INSTALLING)]
+
+
+@pytest.fixture
+def database(postgresql_url: str) -> Iterator[Database]:
+    """A PostgreSQL with the dispatcher's tables and none of the partner's."""
+    opened = open_database(postgresql_url)
+    with opened.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS databases, django_migrations")
+    schema.migrate(opened)
+    schema.downgrade(opened)
+    schema.migrate(opened)
+    yield opened
+    schema.downgrade(opened)
+    with opened.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS databases, django_migrations")
+    opened.close()
+
+
+def environ(database: Database, **others: str) -> dict[str, str]:
+    """What an example finds: the database, and the publishing side of this checkout."""
+    url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return {**os.environ, "DATABASE_URL": url, "PYTHONPATH": str(CHECKOUT), **others}
+
+
+def installed(example: str, directory: Path) -> Path:
+    """A Python with the example's locked requirements and nothing else."""
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, directory], check=True, timeout=INSTALLING)
+    lock = EXAMPLES / example / "requirements.txt"
+    python = directory / "bin" / "python"
+    install = [str(uv), "pip", "install", "-q", "--require-hashes", "-r", str(lock), "--python", str(python)]
+    subprocess.run(install, check=True, timeout=INSTALLING)
+    return python
+
+
+@contextmanager
+def running(command: list[object], where: Path, environment: Mapping[str, str], port: int) -> Iterator[str]:
+    """The application's address, for as long as it runs."""
+    application = subprocess.Popen([str(part) for part in command], cwd=where, env=environment)
+    try:
+        _wait_for(application, port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        application.terminate()
+        application.wait(20)
+
+
+def _wait_for(application: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and application.poll() is None:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/", timeout=5)
+        except httpx.HTTPError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("the example does not answer")
+
+
+def names(database: Database) -> list[str]:
+    """Of the partner's databases."""
+    with database.read() as connection:
+        return list(connection.exec_driver_sql("SELECT name FROM databases").scalars())
+
+
+def events(database: Database) -> list[tuple[str, str, str]]:
+    """What stands in the outbox."""
+    with database.read() as connection:
+        rows = connection.execute(sa.text("SELECT installation_id, type, resource_id FROM vercel_outbox"))
+        return [(row[0], row[1], row[2]) for row in rows]
+
+
+def seed(database: Database) -> None:
+    """One database of an installation's."""
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(SEED)
+
+
+def renames_or_takes_back(url: str, database: Database) -> None:
+    """What each application is to do."""
+    seed(database)
+    assert httpx.put(f"{url}/databases/db_1", params={"name": ""}, timeout=20).status_code == 422
+    assert (names(database), events(database)) == (["first"], [])
+    assert httpx.put(f"{url}/databases/db_2", params={"name": "x"}, timeout=20).status_code == 404
+    assert events(database) == []
+    assert httpx.put(f"{url}/databases/db_1", params={"name": "second"}, timeout=20).status_code == 200
+    assert (names(database), events(database)) == (["second"], [("icfg_1", "resource.updated", "db_1")])
+
+
+def test_sqlalchemy_and_fastapi(database: Database, tmp_path: Path) -> None:
+    python, port = installed("fastapi", tmp_path / "venv"), free_port()
+    command = [python, "-m", "uvicorn", "app:app", "--port", port]
+    with running(command, EXAMPLES / "fastapi", environ(database), port) as url:
+        renames_or_takes_back(url, database)
+
+
+def test_django(database: Database, tmp_path: Path) -> None:
+    python, port = installed("django", tmp_path / "venv"), free_port()
+    where, environment = EXAMPLES / "django", environ(database, PYTHONDONTWRITEBYTECODE="1")
+    subprocess.run([python, "manage.py", "migrate"], cwd=where, env=environment, check=True, timeout=60)
+    command = [python, "manage.py", "runserver", f"127.0.0.1:{port}", "--noreload"]
+    with running(command, where, environment, port) as url:
+        renames_or_takes_back(url, database)
+
+
+def test_node_and_typescript(database: Database, tmp_path: Path) -> None:
+    missing = [command for command in ("node", "npm") if shutil.which(command) is None]
+    if missing:
+        not_tested(f"install {' and '.join(missing)} to run the example for Node")
+    where, port = tmp_path / "node", free_port()
+    shutil.copytree(EXAMPLES / "node", where, ignore=shutil.ignore_patterns("node_modules", "app.js"))
+    install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    subprocess.run(install, cwd=where, check=True, timeout=INSTALLING)
+    subprocess.run(["npm", "run", "build"], cwd=where, check=True, timeout=120)
+    with running(["node", "app.js"], where, environ(database, PORT=str(port)), port) as url:
+        renames_or_takes_back(url, database)
+
+
+def test_plain_sql(database: Database) -> None:
+    psql = shutil.which("psql") or not_tested("install psql to run the example in plain SQL")
+
+    def run(name: str) -> int:
+        url = environ(database)["DATABASE_URL"]
+        command = [psql, url, "-v", "id=db_1", "-v", f"name={name}", "-f", "rename.sql"]
+        return subprocess.run(command, cwd=EXAMPLES / "sql", check=False, timeout=60).returncode
+
+    run("")
+    seed(database)
+    assert run("") != 0
+    assert (names(database), events(database)) == (["first"], [])
+    assert run("second") == 0
+    assert (names(database), events(database)) == (["second"], [("icfg_1", "resource.updated", "db_1")])
+
+
+def test_locks_name_no_registry() -> None:
+    locks = [*EXAMPLES.glob("*/requirements.txt"), EXAMPLES / "node" / "package-lock.json"]
+    assert len(locks) == 3
+    for lock in locks:
+        assert "://" not in lock.read_text()
+        assert "sha" in lock.read_text()

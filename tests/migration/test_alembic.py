@@ -1,0 +1,80 @@
+"""Alembic's own command in the checkout, as people who work on the migrations use it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dispatcher import schema
+from dispatcher.database import Database
+from dispatcher.tables import delivery
+from tests.contract.steps import count, deliver, write
+
+ROOT = Path(__file__).parents[2]
+# Each of Alembic's commands is a process of its own, which takes its time.
+servers = pytest.mark.parametrize(
+    "server",
+    ["sqlite", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("postgresql", "postgresql-schema", "mysql"))],
+    indirect=True,
+)
+ALEMBIC = Path(sys.executable).with_name("alembic")
+
+
+def alembic(directory: Path, database: Database, *arguments: str) -> str:
+    """Its output."""
+    ours = {"DISPATCHER_DATABASE_URL": database.engine.url.render_as_string(hide_password=False)}
+    if database.schema:
+        ours["DISPATCHER_SCHEMA"] = database.schema
+    others = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
+    done = subprocess.run(
+        [ALEMBIC, *arguments], cwd=directory, env=others | ours, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@servers
+def test_upgrade_from_the_checkout(bare_database: Database) -> None:
+    alembic(ROOT, bare_database, "upgrade", "head")
+    schema.check(bare_database)
+    assert schema.newest() in alembic(ROOT, bare_database, "current")
+    assert "CREATE TABLE" in alembic(ROOT, bare_database, "upgrade", "head", "--sql")
+    alembic(ROOT, bare_database, "downgrade", "base")
+    assert schema.newest() not in alembic(ROOT, bare_database, "current")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy to write revisions into."""
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "alembic.ini", tmp_path)
+    return tmp_path
+
+
+@servers
+def test_nobody_forgot_to_write_a_migration(database: Database) -> None:
+    alembic(ROOT, database, "check")
+
+
+@servers
+def test_the_next_revision_goes_up_and_down_on_data(database: Database, checkout: Path) -> None:
+    alembic(checkout, database, "revision", "--rev-id", "0099", "-m", "a note for each delivery")
+    (revision,) = (checkout / "migrations" / "versions").glob("0099*")
+    step = revision.read_text()
+    place = "schema=op.get_context().config.attributes['schema']" if database.schema else ""
+    up = f"op.add_column('vercel_delivery', sa.Column('note', sa.String(9)), {place})"
+    down = f"op.drop_column('vercel_delivery', 'note', {place})"
+    revision.write_text(step.replace("pass", up, 1).replace("pass", down, 1))
+    with database.engine.begin() as connection:
+        write(connection, "db_1", "db_2")
+    alembic(checkout, database, "upgrade", "head")
+    with pytest.raises(schema.UnusableSchema, match="0099, which this program does not know"):
+        schema.check(database)
+    # The old program, still running while the new one migrates, goes on with what it knows.
+    assert {*deliver(database)} == {"db_1", "db_2"}
+    alembic(checkout, database, "downgrade", "-1")
+    schema.check(database)
+    assert count(database, delivery) == 0

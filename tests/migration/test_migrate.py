@@ -1,0 +1,120 @@
+"""`dispatcher migrate`: up, down and up again on data, any number at once, and by Alembic's own command from the checkout."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+import sqlalchemy as sa
+
+from dispatcher import schema, store
+from dispatcher.database import Database, open_database
+from dispatcher.tables import VERSION_TABLE, attempt, dead_letter, delivery, installation, metadata, outbox
+from tests.contract.databases import on_mysql
+from tests.contract.steps import ID, REJECTED, claim, deliver, in_background, settle, stays_blocked, write
+
+AT_ONCE = 4
+EVERYTHING = (outbox, delivery, installation, attempt, dead_letter)
+
+
+def fill(database: Database) -> dict[str, list[object]]:
+    """Puts something into every table; returns what there is."""
+    with database.engine.begin() as connection:
+        write(connection, "dead", installation_id="icfg_0")
+    store.collect(database, 500)
+    settle(database, *claim(database), decision=REJECTED)
+    with database.engine.begin() as connection:
+        write(connection, "db_1", "db_2", installation_id=ID)
+    store.collect(database, 1)
+    return contents(database)
+
+
+def contents(database: Database) -> dict[str, list[object]]:
+    """Every row."""
+    with database.read() as connection:
+        return {table.name: list(connection.execute(sa.select(table))) for table in EVERYTHING}
+
+
+def versions(database: Database) -> list[str]:
+    """What the version table says."""
+    with database.read() as connection:
+        return list(
+            connection.execute(sa.select(sa.column("version_num")).select_from(version_table(database))).scalars()
+        )
+
+
+def version_table(database: Database) -> sa.TableClause:
+    return sa.table(VERSION_TABLE, sa.column("version_num"), schema=database.schema)
+
+
+def test_up_again_keeps_what_there_is_and_down_and_up_begins_anew(bare_database: Database) -> None:
+    schema.migrate(bare_database)
+    before = fill(bare_database)
+    assert all(before.values())
+    schema.migrate(bare_database)
+    assert contents(bare_database) == before
+    schema.downgrade(bare_database)
+    with bare_database.read() as connection:
+        left = set(sa.inspect(connection).get_table_names(bare_database.schema))
+    assert not left & metadata.tables.keys()
+    schema.migrate(bare_database)
+    assert not any(contents(bare_database).values())
+    with bare_database.engine.begin() as connection:
+        write(connection, "db_3")
+    assert deliver(bare_database) == ["db_3"]
+    schema.downgrade(bare_database)
+
+
+def test_replicas_that_start_at_once_migrate_once(bare_database: Database, database_url: str) -> None:
+    def start(_replica: int) -> str:
+        replica = open_database(database_url, bare_database.schema)
+        try:
+            return schema.migrate(replica)
+        finally:
+            replica.close()
+
+    with ThreadPoolExecutor(AT_ONCE) as replicas:
+        assert list(replicas.map(start, range(AT_ONCE))) == [schema.newest()] * AT_ONCE
+    assert versions(bare_database) == [schema.newest()]
+    schema.check(bare_database)
+    schema.downgrade(bare_database)
+
+
+def test_one_waits_until_the_other_has_migrated(bare_database: Database, database_url: str) -> None:
+    other = open_database(database_url, bare_database.schema)
+    with ExitStack() as ends_last, other.engine.connect() as connection:
+        with other.dialect.migration(connection):
+            waiting = ends_last.enter_context(in_background(lambda: schema.migrate(bare_database)))
+            assert stays_blocked(waiting)
+        assert waiting.result() == schema.newest()
+    other.close()
+    schema.downgrade(bare_database)
+
+
+@on_mysql
+def test_one_that_waits_too_long_says_so_and_changes_nothing(
+    bare_database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.dialects.mysql.LONGEST_MIGRATION", 0)
+    other = open_database(database_url)
+    with (
+        other.engine.connect() as connection,
+        other.dialect.migration(connection),
+        pytest.raises(schema.UnusableSchema, match="another program is migrating"),
+    ):
+        schema.migrate(bare_database)
+    other.close()
+    with bare_database.read() as connection:
+        assert not set(sa.inspect(connection).get_table_names()) & metadata.tables.keys()
+
+
+def test_a_schema_that_this_program_does_not_know_is_left_alone(database: Database) -> None:
+    before = fill(database)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(version_table(database)).values(version_num="9999"))
+    with pytest.raises(schema.UnusableSchema, match=r"9999, which this program does not know.*upgrade it"):
+        schema.check(database)
+    with pytest.raises(schema.UnusableSchema, match="9999"):
+        schema.migrate(database)
+    assert contents(database) == before
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(version_table(database)).values(version_num=schema.newest()))

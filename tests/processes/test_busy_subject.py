@@ -1,0 +1,49 @@
+"""A subject that is written 500 times a second for 20 s, as real processes."""
+
+import time
+
+import pytest
+
+from tests.processes.conftest import INSERT, Stage, wait_until
+
+pytestmark = pytest.mark.heavy
+
+RATE = 500
+SECONDS = 20
+WINDOW = 2.0
+LIMIT = 4
+SLACK = 8.0
+"""Seconds of a busy machine."""
+
+
+def write_for(stage: Stage) -> float:
+    """One commit after the other, as near to the rate as this database can; the time (epoch seconds) of the last."""
+    began = time.monotonic()
+    with stage.partner.connect() as connection:
+        for number in range(RATE * SECONDS):
+            with connection.begin():
+                connection.execute(INSERT, {"i": "icfg_1", "r": "db_busy"})
+                at = time.time()
+            if time.monotonic() - began > SECONDS:
+                break
+            time.sleep(max(0.0, began + number / RATE - time.monotonic()))
+    return at
+
+
+@pytest.mark.parametrize("server", ["sqlite", "postgresql", "mysql"], indirect=True)
+def test_requests_stay_within_the_rate_the_lag_is_bounded_and_the_last_commit_is_covered(bare: Stage) -> None:
+    stage = bare
+    with stage.playing(rate_limit=f"{LIMIT}/{WINDOW}s"):
+        stage.start_service(DISPATCHER_RATE_LIMIT=f"{LIMIT}/{WINDOW}s")
+        began = time.time()
+        last = write_for(stage)
+        written = stage.query("SELECT max(last_event_id) FROM vercel_attempt")[0][0]
+        wait_until(lambda: stage.received("db_busy", last))
+        wait_until(lambda: stage.count("vercel_delivery") + stage.count("vercel_outbox") == 0)
+        times = [one["received_at"] for one in stage.requests()]
+        assert stage.requests(429) == []
+        assert len(times) <= LIMIT * ((times[-1] - times[0]) / WINDOW + 1)
+        gaps = [after - before for before, after in zip([began, *times], times, strict=False)]
+        assert max(gaps) <= WINDOW + SLACK
+        assert written > SECONDS  # it really was busy
+        assert stage.count("vercel_dead_letter") == 0

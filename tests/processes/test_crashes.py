@@ -1,0 +1,164 @@
+"""Services that are killed or frozen at the nasty moment: the law holds, on every database."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.processes.conftest import Stage, free_port, on_every_database, wait_until
+
+pytestmark = on_every_database
+
+
+class TokenServer:
+    """An OAuth token endpoint that keeps a service waiting between claim and send."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+        self._asking = contextlib.ExitStack()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What makes a service ask here."""
+        return {
+            "DISPATCHER_OAUTH_TOKEN_URL": f"http://127.0.0.1:{self._listening.getsockname()[1]}",
+            "DISPATCHER_OAUTH_CLIENT_ID": "partner",
+            "DISPATCHER_OAUTH_CLIENT_SECRET": "s3cret",
+        }
+
+    def asked(self) -> socket.socket:
+        """The service's connection, once it has asked."""
+        connection = self._asking.enter_context(self._listening.accept()[0])
+        connection.settimeout(20)
+        connection.recv(65_536)
+        return connection
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self._asking.close()
+
+
+@pytest.fixture
+def token_server() -> Iterator[TokenServer]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(20)
+        server = TokenServer(listening)
+        yield server
+        server.close()
+
+
+def answer(connection: socket.socket) -> None:
+    body = json.dumps({"access_token": "t0ken-that-comes-late", "token_type": "bearer", "expires_in": 3600})
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall((head + body).encode())
+
+
+def waiting_for_its_token(stage: Stage, token_server: TokenServer) -> tuple[subprocess.Popen[str], socket.socket]:
+    """A service whose lease is committed, and whose request has not begun."""
+    token = stage.environment.pop("DISPATCHER_VERCEL_TOKEN")
+    service = stage.start_service(**token_server.settings)
+    stage.environment["DISPATCHER_VERCEL_TOKEN"] = token
+    stage.commit("db_1")
+    asking = token_server.asked()
+    assert stage.leased
+    return service, asking
+
+
+@contextlib.contextmanager
+def unsettled_answer(stage: Stage) -> Iterator[subprocess.Popen[str]]:
+    """A service that has Vercel's answer, and cannot settle it within the block."""
+    stage.script(delay=0.7, times=1)
+    service = stage.start_service()
+    stage.commit("db_1")
+    wait_until(stage.requests)
+    with stage.blocked():
+        wait_until(lambda: stage.metric('dispatcher_requests_total{outcome="delivered"} 1.0'))
+        yield service
+
+
+def kill(service: subprocess.Popen[str]) -> None:
+    service.send_signal(signal.SIGKILL)
+    service.wait()
+
+
+def start_another(stage: Stage) -> subprocess.Popen[str]:
+    return stage.start("run", DISPATCHER_OPS_PORT=str(free_port()))
+
+
+def test_killed_between_claim_and_send_nothing_is_lost(stage: Stage, token_server: TokenServer) -> None:
+    service, _asking = waiting_for_its_token(stage, token_server)
+    kill(service)
+    assert stage.requests(None) + stage.requests() == []
+    assert stage.count("vercel_delivery") == 1
+    at = stage.commit("db_1")
+    stage.expire_leases()
+    stage.start_service()
+    wait_until(lambda: stage.received("db_1", at))
+    wait_until(lambda: stage.count("vercel_delivery") == 0)
+
+
+def test_killed_between_answer_and_settle_the_event_is_sent_again(stage: Stage) -> None:
+    with unsettled_answer(stage) as service:
+        kill(service)
+    assert (stage.count("vercel_delivery"), stage.count("vercel_attempt")) == (1, 0)
+    at = stage.commit("db_1")
+    stage.start_service()  # it waits for the lease of the dead to end
+    wait_until(lambda: stage.count("vercel_delivery") + stage.count("vercel_outbox") == 0)
+    assert stage.received("db_1", at)
+    assert stage.query("SELECT attempt, outcome FROM vercel_attempt") == [(2, "delivered")]  # the death was the first
+
+
+def test_an_event_that_was_committed_while_no_service_ran_is_delivered_by_the_next(stage: Stage) -> None:
+    stage.script(cut="after", times=1)
+    service = stage.start_service()
+    stage.commit("db_1")
+    wait_until(stage.requests)  # Vercel has it, the service has no answer
+    kill(service)
+    at = stage.commit("db_1")
+    stage.expire_leases()
+    stage.start_service()
+    wait_until(lambda: stage.count("vercel_delivery") + stage.count("vercel_outbox") == 0)
+    assert stage.received("db_1", at)
+
+
+def test_frozen_between_claim_and_send_it_starts_no_request_when_it_wakes_too_late(
+    stage: Stage, token_server: TokenServer
+) -> None:
+    sleeper, asking = waiting_for_its_token(stage, token_server)
+    sleeper.send_signal(signal.SIGSTOP)
+    start_another(stage)
+    wait_until(lambda: stage.count("vercel_delivery") == 0)
+    at = stage.commit("db_1")
+    wait_until(lambda: stage.received("db_1", at))
+    sent = len(stage.requests())
+    answer(asking)
+    sleeper.send_signal(signal.SIGCONT)
+    wait_until(lambda: stage.metric("dispatcher_lease_lost_total 1.0"))
+    assert {one["token"] for one in stage.requests()} == {stage.requests()[0]["token"]}
+    assert len(stage.requests()) == sent
+    assert stage.count("vercel_dead_letter") == 0
+
+
+def test_frozen_between_answer_and_settle_it_changes_nothing_and_counts_it(stage: Stage) -> None:
+    with unsettled_answer(stage) as sleeper:
+        sleeper.send_signal(signal.SIGSTOP)
+    stage.commit("db_1")  # one more event: its answer covers it as little as the lease does
+    other = start_another(stage)
+    wait_until(lambda: stage.count("vercel_delivery") + stage.count("vercel_outbox") == 0)
+    stage.script(delay=2, times=1)
+    at = stage.commit("db_1")
+    wait_until(lambda: stage.leased and stage.count("vercel_delivery"))
+    before = stage.query("SELECT events FROM vercel_delivery")
+    sleeper.send_signal(signal.SIGCONT)
+    wait_until(lambda: stage.metric("dispatcher_lease_lost_total 1.0"))
+    assert stage.query("SELECT events FROM vercel_delivery") == before
+    wait_until(lambda: stage.received("db_1", at))
+    wait_until(lambda: stage.count("vercel_delivery") == 0)
+    assert stage.count("vercel_dead_letter") == 0
+    for service in (sleeper, other):
+        service.send_signal(signal.SIGTERM)
+        assert service.wait(20) == 0

@@ -1,0 +1,88 @@
+"""`dispatcher drain` while Vercel is out: it ends, says what is left, and nothing is lost."""
+
+import json
+import os
+import pty
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.processes.conftest import DISPATCHER, Stage, free_port
+
+INSTALLATIONS, RESOURCES = 30, 10
+LEFT = INSTALLATIONS * RESOURCES
+SOON = 30.0
+"""Seconds. A drain that waits for everything to become due again would take minutes."""
+
+
+def fails(stage: Stage) -> dict[str, str]:
+    stage.script(status=503)
+    return {}
+
+
+def hangs(stage: Stage) -> dict[str, str]:
+    stage.script(hang=True)
+    return {}
+
+
+def is_unreachable(_: Stage) -> dict[str, str]:
+    return {"DISPATCHER_VERCEL_BASE_URL": f"http://127.0.0.1:{free_port()}"}
+
+
+def commit(stage: Stage) -> None:
+    """A backlog of many installations."""
+    rows = [
+        f"('icfg_{installation}', 'resource.updated', 'db_{resource}')"
+        for installation in range(INSTALLATIONS)
+        for resource in range(RESOURCES)
+    ]
+    with stage.partner.begin() as connection:
+        connection.exec_driver_sql(
+            f"INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES {', '.join(rows)}"
+        )
+
+
+@pytest.mark.parametrize("outage", [fails, hangs, is_unreachable])
+def test_at_an_outage_it_ends_and_leaves_everything_to_the_next(
+    stage: Stage, outage: Callable[[Stage], dict[str, str]]
+) -> None:
+    commit(stage)
+    began = time.monotonic()
+    drained = stage.run("drain", "--json", **outage(stage))
+    assert time.monotonic() - began < SOON
+    said = json.loads(drained.stdout)
+    assert drained.returncode == 5, drained.stderr
+    assert (said["delivered"], said["dead_lettered"], said["waiting"]) == (0, 0, LEFT)
+    assert 0 < said["requests"] < LEFT
+    assert stage.query("SELECT count(*) FROM vercel_installation WHERE lease_token IS NOT NULL") == [(0,)]
+
+
+def test_after_the_outage_the_next_one_delivers_it_all(stage: Stage) -> None:
+    commit(stage)
+    assert stage.run("drain", **is_unreachable(stage)).returncode == 5
+    deadline = time.monotonic() + 60
+    while stage.run("drain", DISPATCHER_RATE_LIMIT="off").returncode != 0:
+        assert time.monotonic() < deadline
+    assert len({(one["installation_id"], one["body"]["event"]["resourceId"]) for one in stage.requests()}) == LEFT
+    assert stage.count("vercel_dead_letter") == 0
+
+
+def test_a_person_at_a_terminal_sees_how_far_it_is(stage: Stage) -> None:
+    stage.commit("db_1", "db_2", "db_2")
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "wb") as screen:
+        done = subprocess.run(
+            [DISPATCHER, "drain", "--json"],
+            env=stage.environment,
+            cwd=stage.directory,
+            stdout=subprocess.PIPE,
+            stderr=screen,
+            check=True,
+        )
+        os.set_blocking(controller, False)
+        shown = os.read(controller, 65_536).decode()
+    os.close(controller)
+    assert "\r3 events collected, 2 delivered, 0 dead letters\r\n" in shown
+    assert json.loads(done.stdout)["delivered"] == 2

@@ -1,0 +1,47 @@
+"""The log of a real service: one format, no secrets, and no forest."""
+
+import json
+import signal
+from collections import Counter
+from typing import Any
+
+from dispatcher.telemetry.repetition import MOST
+from tests.processes.conftest import Stage, wait_until
+
+DEAD = 300
+
+
+def stop(stage: Stage, service: Any) -> list[dict[str, Any]]:
+    """Its lines, once it has ended as it should."""
+    service.send_signal(signal.SIGTERM)
+    _, said = service.communicate(timeout=30)
+    assert service.returncode == 0, said
+    assert stage.environment["DISPATCHER_VERCEL_TOKEN"] not in said
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def test_every_line_is_json_and_at_debug_each_attempt_has_one(stage: Stage) -> None:
+    service = stage.start_service(DISPATCHER_LOG_LEVEL="debug")
+    stage.script(status=503, times=1)
+    stage.commit("db_1")
+    wait_until(stage.requests)
+    lines = stop(stage, service)
+    assert all({"timestamp", "level", "event", "logger"} <= line.keys() for line in lines)
+    assert {"dispatcher", "uvicorn.error"} <= {line["logger"] for line in lines}
+    attempts = [(line["outcome"], line["status"]) for line in lines if line["event"] == "attempt"]
+    assert attempts == [("failed", 503), ("delivered", 201)]
+    changes = [line["event"] for line in lines if line["logger"] == "dispatcher" and line["level"] == "info"]
+    assert changes == ["started", "draining", "stopped"]
+
+
+def test_a_storm_of_dead_letters_is_a_few_lines_and_their_sum(stage: Stage) -> None:
+    service = stage.start_service(DISPATCHER_RATE_LIMIT="off")
+    stage.script(status=400)
+    stage.commit(*(f"db_{number}" for number in range(DEAD)))
+    wait_until(lambda: stage.count("vercel_dead_letter") == DEAD)
+    lines = stop(stage, service)
+    found = Counter(line["event"] for line in lines)
+    windows = found["dead letter: more of them"]
+    assert 1 <= windows <= found["dead letter"] / MOST
+    assert found["dead letter"] + sum(line.get("more", 0) for line in lines) == DEAD
+    assert found.total() < 40

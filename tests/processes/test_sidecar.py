@@ -1,0 +1,123 @@
+"""`dispatcher run` beside an application: it stops after it, and the database may go away and come back meanwhile."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from tests.contract.servers import Server, own_postgresql
+from tests.processes.conftest import Stage, wait_until
+
+# It finishes its last piece of work after it was told to stop, as applications do.
+APPLICATION = """
+import signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=10)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("serving", flush=True)
+signal.sigwait([signal.SIGTERM])
+connection.execute("INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', 'last')")
+connection.commit()
+"""
+INSERT = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', :r)"
+
+
+@pytest.fixture
+def application(stage: Stage) -> Iterator[subprocess.Popen[str]]:
+    """Running, on the stage's SQLite database."""
+    command = [sys.executable, "-c", APPLICATION, str(stage.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "serving\n"
+        yield process
+        process.kill()
+
+
+def test_the_application_stops_and_its_last_commit_is_still_delivered(
+    stage: Stage, application: subprocess.Popen[str]
+) -> None:
+    """As Kubernetes ends a pod with a native sidecar. The next look at the outbox would be long after that."""
+    service = stage.start_service(DISPATCHER_POLL_INTERVAL="60s", DISPATCHER_SHUTDOWN_GRACE="10s")
+    application.send_signal(signal.SIGTERM)
+    assert application.wait(10) == 0
+    told = time.monotonic()
+    service.send_signal(signal.SIGTERM)
+    assert service.wait(15) == 0
+    assert time.monotonic() - told < 10
+    assert [one["body"]["event"]["resourceId"] for one in stage.requests()] == ["last"]
+    assert stage.query("SELECT count(*) FROM vercel_delivery") == [(0,)]
+
+
+def test_it_ends_within_the_grace_however_much_is_left(stage: Stage) -> None:
+    stage.script(delay=0.5)
+    service = stage.start_service(DISPATCHER_CONCURRENCY="1", DISPATCHER_SHUTDOWN_GRACE="3s")
+    stage.commit(*(f"db_{number}" for number in range(50)))
+    wait_until(stage.requests)
+    service.send_signal(signal.SIGTERM)
+    assert service.wait(10) == 0
+    ((left,),) = stage.query("SELECT count(*) FROM vercel_delivery")
+    assert 30 < left < 50
+    assert stage.query("SELECT lease_token FROM vercel_installation") == [(None,)]
+
+
+def test_a_loop_that_is_stuck_is_unhealthy(stage: Stage) -> None:
+    service = stage.start_service()
+    assert stage.run("health").returncode == 0
+    service.send_signal(signal.SIGSTOP)
+    stuck = stage.run("health")
+    assert (stuck.returncode, stuck.stdout) == (4, "")
+    service.send_signal(signal.SIGCONT)
+    assert stage.run("health").returncode == 0
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A PostgreSQL of this test's own."""
+    with own_postgresql() as made:
+        yield made
+
+
+@pytest.fixture
+def on_postgresql(stage: Stage, server: Server) -> Stage:
+    """The stage, with its database there."""
+    stage.environment["DISPATCHER_DATABASE_URL"] = server.get_uri()
+    assert stage.run("migrate").returncode == 0
+    return stage
+
+
+@pytest.mark.heavy
+def test_the_probes_follow_the_database_without_a_restart(on_postgresql: Stage, server: Server) -> None:
+    stage = on_postgresql
+
+    def probe(path: str) -> tuple[int, Any]:
+        answer = httpx.get(f"http://127.0.0.1:{stage.ops_port}{path}", timeout=5)
+        return answer.status_code, answer.json()
+
+    service = stage.start_service()
+    assert probe("/livez") == (200, {"live": True})
+    assert probe("/readyz") == (200, {"ready": True, "reason": None})
+
+    server.stop()
+    wait_until(lambda: probe("/readyz")[0] == 503)
+    ready = probe("/readyz")[1]
+    assert not ready["ready"]
+    assert "tick" in ready["reason"]
+    assert "t0ken" not in ready["reason"]
+    assert probe("/livez") == (200, {"live": True})
+    assert stage.run("health").returncode == 0
+
+    server.start()
+    wait_until(lambda: probe("/readyz") == (200, {"ready": True, "reason": None}), seconds=60)
+    engine = sa.create_engine(server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(sa.text(INSERT), {"r": "db_after"})
+    engine.dispose()
+    wait_until(lambda: [one["body"]["event"]["resourceId"] for one in stage.requests()] == ["db_after"])
+    assert service.poll() is None
+    service.send_signal(signal.SIGTERM)
+    assert service.wait(20) == 0

@@ -1,0 +1,338 @@
+"""Partners, workers and time take the real steps on a real database in any order; after each one the truth is checked.
+
+Time passes by moving every time in the tables into the past. What is put off is put off so long that only a long wait brings it
+back, so the seconds that a run takes by itself are of no matter.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from sqlalchemy import Engine, Row
+
+from dispatcher import InstallationUpdated, ResourceUpdated, dead_letters, installations, store
+from dispatcher.database import Database
+from dispatcher.dead_letters import Filter, Signature
+from dispatcher.events import Event, Subject
+from dispatcher.policy import Action
+from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
+from tests.protocol.players import LATER, REPLIES, Held, Reply, Writer
+from tests.protocol.truth import Snapshot, Truth
+
+LEASE = timedelta(seconds=60)
+A_WHILE = timedelta(seconds=70)
+"""Longer than a lease; all of a run's short waits together are shorter than `LATER`."""
+LONG = 2 * timedelta(seconds=LATER)
+MOST_WRITERS = 3
+MOST_HELD = 4
+ROUNDS = 2
+"""So many times a long wait and a round of deliveries leave nothing."""
+EVENTS: list[Event] = [
+    ResourceUpdated(installation_id="icfg_1", resource_id="db_1"),
+    ResourceUpdated(installation_id="icfg_1", resource_id="db_2"),
+    InstallationUpdated(installation_id="icfg_2", billing_plan_id="pro"),
+]
+TIMES = {
+    delivery: ["due_at"],
+    installation: ["due_at", "leased_until", "paused_until", "paused_since", "throttled_until"],
+}
+
+Choice = TypeVar("Choice")
+
+
+class Draw:
+    """Hypothesis' choices."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self._data = data
+
+    def __call__(self, choices: Sequence[Choice]) -> Choice:
+        """One of them."""
+        return self._data.draw(st.sampled_from(choices))
+
+
+Step = Callable[["Machine", Draw], None]
+Condition = Callable[["Machine"], object]
+STEPS: list[tuple[Step, Condition]] = []
+
+
+def step(*, when: Condition, shares: int = 1) -> Callable[[Step], Step]:
+    """A step that may be taken when the condition holds; with more shares it is taken more often."""
+
+    def enlist(taken: Step) -> Step:
+        STEPS.extend([(taken, when)] * shares)
+        return taken
+
+    return enlist
+
+
+class Machine(RuleBasedStateMachine):
+    """The steps, and what they must leave behind.
+
+    They are choices of one rule. As rules of their own, Hypothesis would switch about half of them off in each run, and hardly any
+    run would come as far as a settlement. It prefers the first choices, so the steps stand in the reverse order of an event's journey:
+    what can go on goes on.
+    """
+
+    def __init__(self, database: Database, partner: Engine) -> None:
+        super().__init__()
+        self.database = database
+        self.partner = partner
+        self.truth = Truth()
+        self.now = timedelta(0)
+        self.floor = store.LOWEST_ID
+        self.writers: list[Writer] = []
+        self.held: list[Held] = []
+
+    @initialize()
+    def begin_with_nothing(self) -> None:
+        with self.database.engine.begin() as connection:
+            for table in (outbox, installation, delivery, dead_letter, attempt):
+                connection.execute(sa.delete(table))
+        self.tables = Snapshot.of(self.database)
+
+    @rule(data=st.data())
+    def take_a_step(self, data: st.DataObject) -> None:
+        draw = Draw(data)
+        names = [taken.__name__ for taken, when in STEPS if when(self)]
+        getattr(self, draw(names))(draw)
+
+    @invariant()
+    def the_truth_holds(self) -> None:
+        self.tables = Snapshot.of(self.database)
+        self.truth.check(self.tables)
+        live = [held.installation_id for held in self.held if held.until > self.now]
+        assert len(live) == len(set(live)), "an installation under two live leases"
+
+    def teardown(self) -> None:
+        """Once the partners are done and Vercel answers, everything is delivered."""
+        for writer in self.writers:
+            writer.roll_back()
+        self.writers.clear()
+        if sys.exc_info()[1] is None:  # else the failure that was found is the one to report
+            for installation_id in self.tables.installations:
+                installations.resume(self.database, installation_id)
+            for _ in range(ROUNDS):
+                self.deliver_everything()
+            assert not self.tables.outbox, "events that nobody collects"
+            assert not self.tables.deliveries, "deliveries that nobody claims"
+
+    # workers
+
+    @step(when=lambda machine: any(held.planned for held in machine.held), shares=4)
+    def send(self, draw: Draw) -> None:
+        """Even under a lease that has expired: the worst that a worker can do."""
+        held = draw([held for held in self.held if held.planned])
+        self.request(held, REPLIES[draw(list(REPLIES))])
+
+    @step(when=lambda machine: machine.held and machine.may_write(), shares=3)
+    def settle(self, draw: Draw) -> None:
+        """What one lease has to say, or one of each installation."""
+        one = draw(self.held)
+        several = {held.installation_id: held for held in [*self.held, one]}
+        self.hand_in(draw([[one], list(several.values())]), release=draw([True, False]))
+
+    @step(when=lambda machine: machine.tables.any_due() and machine.may_write(), shares=2)
+    def claim(self, draw: Draw) -> None:
+        self.lease(draw([9, 1]), draw([20, 2]))
+
+    @step(when=lambda machine: machine.tables.outbox and machine.may_write(), shares=2)
+    def collect(self, draw: Draw) -> None:
+        """From the floor on, as between two sweeps, or from the lowest id on."""
+        floor, delay = draw([store.LOWEST_ID, self.floor]), timedelta(seconds=draw([0.0, LATER]))
+        collected = store.collect(self.database, draw([500, 1]), floor, delay)
+        self.floor = max(self.floor, collected.last_event_id or self.floor)
+
+    @step(when=lambda machine: machine.held and machine.may_write())
+    def pull(self, draw: Draw) -> None:
+        held = draw(self.held)
+
+        def renew() -> set[str]:
+            found = store.pull(self.database, {held.installation_id: held.token}, 9, LEASE)
+            held.plan(found.get(held.installation_id, []))
+            return {held.installation_id} - found.keys()
+
+        if not self.write_under([held], renew):
+            held.until = self.now + LEASE
+
+    @step(when=lambda machine: machine.held)
+    def crash(self, draw: Draw) -> None:
+        self.held.remove(draw(self.held))
+
+    # partners
+
+    @step(when=lambda machine: machine.may_write())
+    def change(self, draw: Draw) -> None:
+        """As most partners do: a short transaction."""
+        writer = Writer(self.partner)
+        writer.insert(draw(EVENTS))
+        self.truth.commit(writer.commit())
+
+    @step(when=lambda machine: machine.may_write() and len(machine.writers) < MOST_WRITERS)
+    def open_a_transaction(self, draw: Draw) -> None:
+        self.writers.append(Writer(self.partner))
+        self.writers[-1].insert(draw(EVENTS))
+
+    @step(when=lambda machine: machine.writers_without_savepoint())
+    def insert_after_a_savepoint(self, draw: Draw) -> None:
+        writer = draw(self.writers_without_savepoint())
+        writer.save()
+        writer.insert(draw(EVENTS))
+
+    @step(when=lambda machine: any(writer.savepoint for writer in machine.writers))
+    def roll_back_to_the_savepoint(self, draw: Draw) -> None:
+        draw([writer for writer in self.writers if writer.savepoint]).take_back()
+
+    @step(when=lambda machine: machine.writers)
+    def commit(self, draw: Draw) -> None:
+        writer = draw(self.writers)
+        self.writers.remove(writer)
+        self.truth.commit(writer.commit())
+
+    @step(when=lambda machine: machine.writers)
+    def roll_back(self, draw: Draw) -> None:
+        writer = draw(self.writers)
+        self.writers.remove(writer)
+        writer.roll_back()
+
+    # time
+
+    @step(when=lambda machine: machine.tables.installations and machine.may_write())
+    def let_time_pass(self, draw: Draw) -> None:
+        """Every lease expires; after a long time nothing waits for its time any more."""
+        self.wait(draw([A_WHILE, LONG]))
+
+    @step(when=lambda machine: machine.tables.attempts and machine.may_write())
+    def prune(self, _draw: Draw) -> None:
+        store.prune(self.database, timedelta(0), timedelta(0))
+        assert Snapshot.of(self.database).unresolved() == self.tables.unresolved()
+
+    # operators
+
+    @step(when=lambda machine: machine.tables.installations and machine.may_write())
+    def pause(self, draw: Draw) -> None:
+        assert installations.pause(self.database, draw(sorted(self.tables.installations)))
+
+    @step(when=lambda machine: machine.tables.installations and machine.may_write())
+    def resume(self, draw: Draw) -> None:
+        assert installations.resume(self.database, draw(sorted(self.tables.installations)))
+
+    @step(when=lambda machine: machine.tables.installations and machine.may_write())
+    def purge(self, draw: Draw) -> None:
+        installation_id = draw(sorted(self.tables.installations))
+        installations.purge(self.database, installation_id, lambda _: None)
+        after = Snapshot.of(self.database)
+        assert installation_id not in {row.installation_id for row in (*after.deliveries, *after.outbox)}
+
+    @step(when=lambda machine: machine.tables.unresolved() and machine.may_write())
+    def replay(self, draw: Draw) -> None:
+        """A commit of ours."""
+        dead = draw([row.id for row in self.tables.unresolved()])
+        assert self.resolve(dead_letters.replay, dead) == 1
+        assert self.resolve(dead_letters.replay, dead) == 0, "replayed twice"
+        known = {row.id for row in self.tables.outbox}
+        published = [row for row in Snapshot.of(self.database).outbox if row.id not in known]
+        self.truth.commit({row.id: key_of(row) for row in published})
+
+    @step(when=lambda machine: machine.tables.unresolved() and machine.may_write())
+    def discard(self, draw: Draw) -> None:
+        assert self.resolve(dead_letters.discard, draw([row.id for row in self.tables.unresolved()])) == 1
+
+    # how they are taken
+
+    def resolve(self, how: Callable[..., int], dead: int) -> int:
+        return how(self.database, Filter(ids=[dead]), dead, Signature("test"), lambda _: None)
+
+    def writers_without_savepoint(self) -> list[Writer]:
+        return [writer for writer in self.writers if not writer.savepoint]
+
+    def may_write(self) -> bool:
+        """SQLite has one writer at a time."""
+        return not (self.writers and self.database.dialect.name == "sqlite")
+
+    def wait(self, time: timedelta) -> None:
+        self.now += time
+        with self.database.engine.begin() as connection:
+            for table, names in TIMES.items():
+                (key,) = table.primary_key
+                for row in connection.execute(sa.select(table)).mappings().all():
+                    earlier = {name: _earlier(row[name], time) for name in names}
+                    connection.execute(sa.update(table).where(key == row[key.name]).values(earlier))
+        assert store.mend(self.database) == 0, "the sweep found a delivery that was stranded"
+
+    def lease(self, most: int = 9, max_attempts: int = 20) -> None:
+        before = Snapshot.of(self.database)
+        claimed = store.claim(
+            self.database,
+            installations=most,
+            deliveries=100,
+            lease=LEASE,
+            leased_by="test",
+            max_attempts=max_attempts,
+        )
+        leased = {one.installation_id for one in claimed.leased}
+        assert not [one for one in leased if before.hindered(one)], "claimed against a lease, a pause or the rate"
+        assert len(leased) == most or before.claimable() <= leased, "what is due and free was not claimed"
+        for one in claimed.leased:
+            self.held.append(Held(one.installation_id, one.token, self.now + LEASE))
+            self.held[-1].plan(one.deliveries)
+        del self.held[:-MOST_HELD]
+
+    def request(self, held: Held, reply: Reply) -> None:
+        """From its start to its end. That other steps come in between is what the number of commits at its start is for."""
+        commits = self.truth.commits
+        key = held.send(reply, commits)
+        if reply.looked:
+            self.truth.look(key, commits)
+
+    def hand_in(self, held: list[Held], *, release: bool) -> None:
+        """Settles their answers, and counts what was delivered."""
+        answers = [answer for one in held for answer in one.answers()]
+        states = [one.state(release=release) for one in held]
+        lost = self.write_under(held, lambda: set(store.settle(self.database, answers, states, LEASE).lost))
+        gone = self.tables.keys() - Snapshot.of(self.database).keys()
+        for answer in answers:
+            ours = answer.delivery.subject.installation_id not in lost and answer.delivery.subject_key in gone
+            if ours and answer.decision.action is Action.DELIVERED:
+                self.truth.delivered += answer.delivery.events
+        for one in held:
+            one.requests.clear()
+            one.until = self.now + LEASE
+        self.held = [one for one in self.held if one not in held or not (release or one.installation_id in lost)]
+
+    def write_under(self, held: list[Held], write: Callable[[], set[str]]) -> set[str]:
+        """Takes a step under these leases, which must lose exactly those that are no longer theirs, and write nothing there."""
+        before = Snapshot.of(self.database)
+        stale = {one.installation_id for one in held if before.token(one.installation_id) != one.token}
+        lost = write()
+        assert Snapshot.of(self.database).only(stale) == before.only(stale), "written under a lease that was lost"
+        assert lost == stale, "a lease that was lost was honoured, or one that was not lost was not"
+        return lost
+
+    def deliver_everything(self) -> None:
+        """A long wait, and one round in which every request succeeds."""
+        self.wait(LONG)
+        store.collect(self.database, 500)
+        self.held.clear()
+        self.lease()
+        for held in self.held:
+            while held.planned:
+                self.request(held, REPLIES["delivered"])
+        self.the_truth_holds()
+        if self.held:
+            self.hand_in(list(self.held), release=True)
+        self.the_truth_holds()
+
+
+def _earlier(moment: datetime | None, time: timedelta) -> datetime | None:
+    """An operator's pause lasts for ever."""
+    return moment if moment in (None, installations.FOREVER) else moment - time
+
+
+def key_of(row: Row[Any]) -> str:
+    """Of the subject of an outbox row."""
+    return Subject(row.installation_id, row.type, row.resource_id, row.product_id).key

@@ -1,0 +1,127 @@
+"""A partner's open transaction, and a lease as its worker remembers it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, NestedTransaction
+
+from dispatcher.events import Event, subject_of
+from dispatcher.outbox import row_of
+from dispatcher.policy import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.store import Answer, Delivery, InstallationState
+from dispatcher.tables import outbox
+
+LATER = 10_000.0
+
+
+class Reply(NamedTuple):
+    """How a request ends: whether Vercel looked, and what the worker decides."""
+
+    looked: bool
+    decision: Decision
+
+
+REPLIES = {
+    "delivered": Reply(True, Decision(Action.DELIVERED)),
+    "the answer is lost": Reply(True, Decision(Action.RETRY)),
+    "failed": Reply(False, Decision(Action.RETRY, delay=LATER)),
+    "throttled": Reply(False, Decision(Action.THROTTLE, delay=LATER)),
+    "unauthorized": Reply(False, Decision(Action.PAUSE, DeadLetterReason.UNAUTHORIZED, LATER)),
+    "rejected": Reply(False, Decision(Action.BURY, DeadLetterReason.REJECTED)),
+}
+
+
+class Writer:
+    """A partner's open transaction, maybe with a savepoint; its events (id → key of the subject) before and after that."""
+
+    def __init__(self, partner: Engine) -> None:
+        self.connection: Connection = partner.connect()
+        self.transaction = self.connection.begin()
+        self.savepoint: NestedTransaction | None = None
+        self.events: list[dict[int, str]] = [{}]
+
+    def __repr__(self) -> str:
+        return f"{[len(events) for events in self.events]} events"
+
+    def insert(self, event: Event) -> None:
+        """One more event."""
+        inserted = self.connection.execute(sa.insert(outbox).values(row_of(event))).inserted_primary_key
+        assert inserted is not None
+        self.events[-1][inserted.id] = subject_of(event).key
+
+    def save(self) -> None:
+        """What is inserted from now on can be taken back."""
+        self.savepoint = self.connection.begin_nested()
+        self.events.append({})
+
+    def take_back(self) -> None:
+        """Rolls back to the savepoint."""
+        if self.savepoint is not None:
+            self.savepoint.rollback()
+            self.savepoint = None
+            self.events.pop()
+
+    def commit(self) -> dict[int, str]:
+        """Ends it; the events that are committed now."""
+        self.transaction.commit()
+        self.connection.close()
+        return {event_id: key for events in self.events for event_id, key in events.items()}
+
+    def roll_back(self) -> None:
+        """Ends it as if it had never been."""
+        self.transaction.rollback()
+        self.connection.close()
+
+
+class Request(NamedTuple):
+    """A request that was made: about what, how it ended, and how many commits there were when it started."""
+
+    delivery: Delivery
+    reply: Reply
+    commits: int
+
+
+@dataclass(eq=False, repr=False)
+class Held:
+    """A lease as its worker remembers it; it may have expired, and been taken by another, without the worker's knowing."""
+
+    installation_id: str
+    token: str
+    until: timedelta
+    planned: dict[str, Delivery] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"{self.installation_id}: {len(self.planned)} planned, {len(self.requests)} requests, lease until {self.until}"
+
+    def plan(self, deliveries: Iterable[Delivery]) -> None:
+        """What is due, except the subjects whose answer is not settled yet."""
+        sent = {request.delivery.subject_key for request in self.requests}
+        self.planned |= {one.subject_key: one for one in deliveries if one.subject_key not in sent}
+
+    def send(self, reply: Reply, commits: int) -> str:
+        """Makes the next request; returns the key of its subject."""
+        key = next(iter(self.planned))
+        self.requests.append(Request(self.planned.pop(key), reply, commits))
+        return key
+
+    def state(self, *, release: bool) -> InstallationState:
+        """What its row shall say."""
+        throttled = any(request.reply.decision.action is Action.THROTTLE for request in self.requests)
+        return InstallationState(
+            self.installation_id, self.token, throttled_for=LATER if throttled else 0.0, release=release
+        )
+
+    def answers(self) -> list[Answer]:
+        """As the worker hands them in."""
+        return [
+            Answer(delivery, self.token, Outcome(_outcome(reply.decision.action)), reply.decision)
+            for delivery, reply, _ in self.requests
+        ]
+
+
+def _outcome(action: Action) -> OutcomeKind:
+    return OutcomeKind.DELIVERED if action is Action.DELIVERED else OutcomeKind.FAILED

@@ -1,0 +1,86 @@
+"""The real steps on real databases in any order, as Hypothesis thinks them up; and it does find what is wrong without a guard."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+from sqlalchemy import Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from dispatcher.database import Database
+from tests.contract.databases import on_sqlite
+from tests.contract.test_guards import SETTLING
+from tests.contract.test_guards import _without_token as without_token
+from tests.contract.test_guards import _without_version as without_version
+from tests.protocol.machine import Machine
+
+# The same examples in every run, so that none of them is a flake.
+STEADY = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    stateful_step_count=40,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+# What this is about is not durability: no waiting for the disk.
+NO_WAITING = {"sqlite": "PRAGMA synchronous = OFF", "postgresql": "SET synchronous_commit = off"}
+
+
+def search(database: Database, partner: Engine, examples: int, **options: Any) -> None:
+    """Raises AssertionError for the first order of steps after which something is wrong."""
+
+    class OnThisDatabase(Machine):
+        def __init__(self) -> None:
+            super().__init__(database, partner)
+
+    run_state_machine_as_test(OnThisDatabase, settings=settings(STEADY, max_examples=examples, **options))
+
+
+@pytest.fixture(autouse=True)
+def quick_commits(database: Database, partner: Engine) -> None:
+    """On every connection that is opened from now on."""
+    statement = NO_WAITING.get(database.dialect.name)
+
+    def execute(opened: DBAPIConnection, _record: object) -> None:
+        opened.cursor().execute(statement)
+        opened.commit()
+
+    for engine in (database.engine, partner) if statement else ():
+        engine.dispose()
+        sa.event.listen(engine, "connect", execute)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("server", "examples"),
+    [
+        ("sqlite", 40),
+        pytest.param("sqlite", 150, marks=pytest.mark.heavy),
+        pytest.param("postgresql", 100, marks=pytest.mark.heavy),
+        pytest.param("postgresql-18", 50, marks=pytest.mark.heavy),
+        pytest.param("mysql", 100, marks=pytest.mark.heavy),
+    ],
+    indirect=["server"],
+)
+def test_no_order_of_steps_loses_or_strands_anything(database: Database, partner: Engine, examples: int) -> None:
+    search(database, partner, examples)
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [("_delete", without_version), ("lock_ours", without_token)],
+    ids=["version", "token"],
+)
+def test_without_a_guard_it_finds_what_goes_wrong(
+    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, name: str, without: Any
+) -> None:
+    monkeypatch.setattr(SETTLING, name, cache(without))
+    with pytest.raises(AssertionError, match=r"last look is older|events appeared|under a lease"):
+        search(database, partner, 300, phases=[Phase.generate])

@@ -1,0 +1,140 @@
+"""What no database knows, and what must therefore hold: a plain model beside the real tables.
+
+It counts the partners' commits, and remembers which of them Vercel's last successful look covers and which a dead letter explains.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Row
+
+from dispatcher.database import Database
+from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
+
+Rows = list[Row[Any]]
+EVERYTHING = [
+    sa.select(table).order_by(*table.primary_key) for table in (outbox, delivery, installation, dead_letter, attempt)
+]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The tables at one moment, and the database's clock."""
+
+    now: datetime
+    outbox: Rows
+    deliveries: Rows
+    installations: dict[str, Row[Any]]
+    dead_letters: Rows
+    attempts: Rows
+
+    @classmethod
+    def of(cls, database: Database) -> "Snapshot":
+        """Reads them."""
+        with database.read() as connection:
+            now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
+            events, deliveries, installations, dead_letters, attempts = (
+                list(connection.execute(statement)) for statement in EVERYTHING
+            )
+        by_id = {row.installation_id: row for row in installations}
+        return cls(now, events, deliveries, by_id, dead_letters, attempts)
+
+    def only(self, installation_ids: set[str]) -> tuple[Rows, ...]:
+        """Everything that the dispatcher knows about these installations."""
+        tables = (self.deliveries, list(self.installations.values()), self.dead_letters, self.attempts)
+        return tuple([row for row in rows if row.installation_id in installation_ids] for rows in tables)
+
+    def keys(self) -> set[str]:
+        """The subjects that have a delivery."""
+        return {row.subject_key for row in self.deliveries}
+
+    def token(self, installation_id: str) -> str | None:
+        """Whose lease the installation is under."""
+        row = self.installations.get(installation_id)
+        return None if row is None else row.lease_token
+
+    def any_due(self) -> bool:
+        """Whether a claim has anything to look at."""
+        return any(row.due_at is not None and row.due_at <= self.now for row in self.installations.values())
+
+    def unresolved(self) -> Rows:
+        """The dead letters that a person must look at."""
+        return [row for row in self.dead_letters if row.resolved_at is None]
+
+    def claimable(self) -> set[str]:
+        """The installations that a claim may take: something is due, and neither a lease, a pause nor the rate is in the way."""
+        due = {row.installation_id for row in self.deliveries if row.due_at <= self.now}
+        return {one for one in due if one in self.installations and not self.hindered(one)}
+
+    def hindered(self, installation_id: str) -> bool:
+        """Whether somebody's lease, a pause or the rate is in the way."""
+        row = self.installations[installation_id]
+        times = (row.leased_until, row.paused_until, row.throttled_until)
+        return any(time is not None and time > self.now for time in times)
+
+    def next_look(self, installation_id: str) -> datetime:
+        """When the installation must be due at the latest, by what its deliveries and its own state say."""
+        row = self.installations[installation_id]
+        first = min(one.due_at for one in self.deliveries if one.installation_id == installation_id)
+        return max(time for time in (first, self.now, row.paused_until, row.throttled_until) if time is not None)
+
+
+@dataclass
+class Truth:
+    """The commits, numbered in the order in which they came; and what became of them."""
+
+    commits: int = 0
+    committed: dict[int, tuple[str, int]] = field(default_factory=dict)
+    """Of each event's id: the key of its subject, and the number of its commit."""
+    seen: dict[str, int] = field(default_factory=dict)
+    """Of each subject: how many commits there were when the last successful request about it started."""
+    explained: dict[str, int] = field(default_factory=dict)
+    """Of each subject: up to which commit a dead letter says why Vercel was not told."""
+    delivered: int = 0
+    dead: dict[int, int] = field(default_factory=dict)
+    """Of each dead letter's id: its events."""
+
+    def commit(self, events: dict[int, str]) -> None:
+        """A transaction with these events (id → key of the subject) is committed."""
+        self.commits += 1
+        self.committed |= {event_id: (key, self.commits) for event_id, key in events.items()}
+
+    def look(self, key: str, started: int) -> None:
+        """A request that started when there were so many commits has succeeded."""
+        self.seen[key] = max(started, self.seen.get(key, 0))
+
+    def last_commit(self, key: str) -> int:
+        """The number of the last commit that changed the subject."""
+        return max((number for found, number in self.committed.values() if found == key), default=0)
+
+    def explain(self, tables: Snapshot) -> None:
+        """Takes note of new dead letters: each explains what was collected of its subject by then."""
+        waiting = {row.id for row in tables.outbox}
+        for row in tables.dead_letters:
+            if row.id not in self.dead:
+                self.dead[row.id] = row.events
+                collected = [
+                    n for id_, (key, n) in self.committed.items() if key == row.subject_key and id_ not in waiting
+                ]
+                self.explained[row.subject_key] = max(collected)
+
+    def check(self, tables: Snapshot) -> None:
+        """Everything that must hold at every moment."""
+        self.explain(tables)
+        waiting = {row.id for row in tables.outbox}
+        assert waiting <= self.committed.keys(), "nobody committed these events"
+        under_way = tables.keys() | {self.committed[id_][0] for id_ in waiting}
+        for key in {key for key, _ in self.committed.values()} - under_way:
+            known = max(self.seen.get(key, 0), self.explained.get(key, 0))
+            assert known >= self.last_commit(key), "all is quiet, but Vercel's last look is older than the last commit"
+        for row in tables.deliveries:
+            assert row.installation_id in tables.installations, "a delivery whose installation is not known"
+            due_at = tables.installations[row.installation_id].due_at
+            assert due_at is not None, "a delivery waits, and nothing will ever look at it again"
+            assert due_at <= tables.next_look(row.installation_id), "a delivery waits longer than there is a reason for"
+        accounted = (
+            len(waiting) + sum(row.events for row in tables.deliveries) + self.delivered + sum(self.dead.values())
+        )
+        assert accounted == len(self.committed), "events appeared or vanished"

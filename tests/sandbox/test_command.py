@@ -1,0 +1,77 @@
+"""`dispatcher sandbox` as a process of its own."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+COMMAND = [str(Path(sys.executable).with_name("dispatcher")), "sandbox"]
+EVENT = {"event": {"type": "installation.updated"}}
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and the URL that it says at its start, in one line."""
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        said = re.search(r"DISPATCHER_VERCEL_BASE_URL=(\S+) DISPATCHER_ALLOW_INSECURE_BASE_URL=true\n", line)
+        assert said, line
+        yield process, said[1]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def post(url: str, token: str) -> httpx.Response:
+    headers = {"authorization": f"Bearer {token}"}
+    return httpx.post(f"{url}/v1/installations/icfg_1/events", json=EVENT, headers=headers, trust_env=False)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_how_to_use_it_and_ends_when_told(ending: signal.Signals) -> None:
+    arguments = ("--port", "0", "--token", "one", "--token", "two", "--rate-limit", "1/1m")
+    with running(*arguments) as (process, url):
+        assert [post(url, token).status_code for token in ("one", "two", "three")] == [201, 429, 401]
+        assert [one["status"] for one in httpx.get(f"{url}/requests", trust_env=False).json()] == [201, 429, 401]
+        httpx.post(f"{url}/faults", json={"hang": True}, trust_env=False)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/installations/icfg_1/events", timeout=0.2, trust_env=False)
+        address = httpx.URL(url)
+        with socket.create_connection((address.host, address.port or 0)):
+            process.send_signal(ending)
+            assert process.communicate(timeout=20) == ("", "")
+        assert process.returncode == 0
+
+
+def test_the_rate_limit_can_be_switched_off() -> None:
+    with running("--port", "0", "--rate-limit", "off") as (_, url):
+        assert "x-ratelimit-limit" not in post(url, "any").headers
+
+
+def test_a_port_in_use_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert re.fullmatch(rf"dispatcher: [^\n]*127\.0\.0\.1[^\n]*{port}[^\n]*--port[^\n]*\n", ended.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--rate-limit", "sixty"), ("--rate-limit", "0/60s"), ("--token", "a b"), ("--token", ""), ("--port", "65536")],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(arguments: tuple[str, str]) -> None:
+    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("dispatcher: ")
+    assert ended.stderr.count("\n") == 1
+    assert arguments[0] in ended.stderr

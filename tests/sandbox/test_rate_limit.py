@@ -1,0 +1,100 @@
+"""The sandbox's rate limit: exact, for each installation, and told as Vercel tells it."""
+
+import asyncio
+import time
+
+import pytest
+from pydantic import SecretStr
+
+from dispatcher.events import Subject
+from dispatcher.policy import OutcomeKind
+from dispatcher.sandbox import ReceivedRequest
+from dispatcher.sandbox.quota import Quota
+from dispatcher.settings import RateLimit
+from dispatcher.transport import open_transport
+from dispatcher.vercel import Vercel
+from tests.sandbox.conftest import TOKEN, Start
+
+
+async def test_sixty_a_minute_unless_told_otherwise(start: Start) -> None:
+    _, client = await start()
+    answers = [await client.post() for _ in range(61)]
+    assert [answer.status_code for answer in answers] == [201] * 60 + [429]
+    assert [answer.headers["x-ratelimit-limit"] for answer in answers] == ["60"] * 61
+    assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == [*map(str, reversed(range(60))), "0"]
+
+
+async def test_a_429_says_how_long_to_wait(start: Start) -> None:
+    sandbox, client = await start(rate_limit=RateLimit(1, 30.0))
+    await client.post()
+    answer = await client.post()
+    room_at = sandbox.requests[0].received_at + 30.0
+    reset = int(answer.headers["x-ratelimit-reset"])
+    assert room_at <= reset + 0.001 < room_at + 1.002
+    assert 28 <= int(answer.headers["retry-after"]) <= 30
+    error = answer.json()["error"]
+    assert room_at * 1_000 == pytest.approx(error["limit"].pop("resetMs"), abs=5)
+    assert error["message"]
+    assert (error["code"], error["limit"]) == ("rate_limited", {"remaining": 0, "reset": reset, "total": 1})
+
+
+async def test_each_installation_has_its_own(start: Start) -> None:
+    _, client = await start(rate_limit=RateLimit(1, 60.0))
+    answers = [await client.post(installation=name) for name in ("icfg_1", "icfg_2", "icfg_1", "icfg_2")]
+    assert [answer.status_code for answer in answers] == [201, 201, 429, 429]
+
+
+async def test_it_counts_what_is_authorized_even_if_it_is_wrong(start: Start) -> None:
+    _, client = await start(rate_limit=RateLimit(2, 60.0), tokens=frozenset({TOKEN}))
+    unauthorized = await client.post(token="unknown")
+    assert "x-ratelimit-limit" not in unauthorized.headers
+    answers = [await client.post(body) for body in ({}, {"event": {"type": "installation.updated"}}, {})]
+    assert [answer.status_code for answer in answers] == [400, 201, 429]
+
+
+async def test_it_can_be_switched_off(start: Start) -> None:
+    _, client = await start(rate_limit=None)
+    answers = [await client.post() for _ in range(80)]
+    assert {answer.status_code for answer in answers} == {201}
+    assert not [name for name in answers[0].headers if name.startswith("x-ratelimit")]
+
+
+async def test_no_window_lets_in_more_and_none_that_had_room_refuses(start: Start) -> None:
+    limit = RateLimit(7, 0.25)
+    sandbox, client = await start(rate_limit=limit)
+    deadline = time.monotonic() + 1.0
+
+    async def flood() -> None:
+        while time.monotonic() < deadline:
+            await client.post()
+
+    await asyncio.gather(*(flood() for _ in range(4)))
+    let_in = [one.monotonic for one in sandbox.requests if one.status == 201]
+
+    def in_window(request: ReceivedRequest) -> int:
+        return sum(request.monotonic - limit.seconds < at <= request.monotonic for at in let_in)
+
+    assert max(in_window(one) for one in sandbox.requests) == limit.requests
+    refused = [one for one in sandbox.requests if one.status == 429]
+    assert refused
+    assert {in_window(one) for one in refused} == {limit.requests}
+
+
+def test_the_window_slides() -> None:
+    quota = Quota(RateLimit(2, 10.0))
+    assert [quota.take(now) for now in (0.0, 9.0, 9.5)] == [True, True, False]
+    assert quota.reset_in(9.5) == 0.5
+    assert [quota.take(now) for now in (9.999, 10.0, 10.0, 18.999, 19.0)] == [False, True, False, False, True]
+
+
+async def test_the_dispatchers_own_client_understands_it(start: Start) -> None:
+    sandbox, _ = await start(rate_limit=RateLimit(1, 20.0))
+    transport = open_transport(1)
+    vercel = Vercel(sandbox.url, transport, 5.0)
+    body = Subject("icfg_1", "installation.updated").body()
+    let_in, refused = [await vercel.send("icfg_1", body, SecretStr(TOKEN)) for _ in range(2)]
+    await transport.aclose()
+    assert (let_in.kind, let_in.rate_remaining) == (OutcomeKind.DELIVERED, 0)
+    assert (refused.kind, refused.error_code) == (OutcomeKind.THROTTLED, "rate_limited")
+    assert refused.retry_after is not None
+    assert 15.0 < refused.retry_after <= 20.0

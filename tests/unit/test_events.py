@@ -1,0 +1,111 @@
+"""The two events refuse at construction what could never be delivered; a subject's key and body are those of its bytes."""
+
+import json
+import unicodedata
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dispatcher import InstallationUpdated, ResourceUpdated
+from dispatcher.events import Subject, parse_event, subject_of
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("installation_id", ""),
+        ("installation_id", "icfg 1"),
+        ("installation_id", "icfg_1\n"),
+        ("installation_id", "icfg_é"),
+        ("installation_id", "../icfg"),
+        ("installation_id", "i" * 129),
+        ("installation_id", 1),
+        ("installation_id", None),
+        ("resource_id", ""),
+        ("resource_id", "r" * 256),
+        ("resource_id", "db\x00"),
+        ("resource_id", "db\n1"),
+        ("resource_id", b"db_1"),
+        ("resource_id", None),
+        ("product_id", ""),
+        ("product_id", "\x7f"),
+        ("traceparent", "00-abc-def-01"),
+        ("traceparent", TRACEPARENT.upper()),
+        ("billing_plan_id", "pro"),
+        ("type", "resource.updated"),
+    ],
+)
+def test_what_could_never_be_delivered_is_refused_by_the_name_of_its_field(field: str, value: object) -> None:
+    values: dict[str, Any] = {"installation_id": "icfg_1", "resource_id": "db_1"} | {field: value}
+    with pytest.raises(ValidationError, match=field) as refused:
+        ResourceUpdated(**values)
+    assert refused.value.error_count() == 1
+    assert isinstance(refused.value, ValueError)
+
+
+def test_a_resource_is_required_and_refused_where_it_belongs() -> None:
+    with pytest.raises(ValidationError, match="resource_id"):
+        ResourceUpdated(installation_id="icfg_1")  # type: ignore[call-arg] # that is what is tested
+    with pytest.raises(ValidationError, match="resource_id"):
+        InstallationUpdated(installation_id="icfg_1", resource_id="db_1")  # type: ignore[call-arg] # that is what is tested
+
+
+def test_a_refusal_does_not_show_what_it_refused() -> None:
+    with pytest.raises(ValidationError) as refused:
+        ResourceUpdated(installation_id="s3cret value", resource_id="db_1")
+    assert "s3cret" not in str(refused.value)
+
+
+def test_an_event_does_not_change() -> None:
+    event = ResourceUpdated(installation_id="icfg_1", resource_id="db_1")
+    with pytest.raises(ValidationError):
+        event.resource_id = "db_2"
+
+
+def test_the_longest_ids_are_taken() -> None:
+    event = ResourceUpdated(installation_id="i" * 128, resource_id="é" * 255, product_id="p" * 255)
+    assert subject_of(event) == Subject("i" * 128, "resource.updated", "é" * 255, "p" * 255)
+
+
+def test_subjects_that_look_alike_have_different_keys() -> None:
+    alike = ["db_1", "DB_1", "db_1 ", "db_é", unicodedata.normalize("NFD", "db_é")]
+    subjects = [Subject("icfg_1", "resource.updated", resource) for resource in alike]
+    subjects += [Subject("icfg_1", "resource.updated", "db_", "1"), Subject("icfg_1", "installation.updated")]
+    assert len({subject.key for subject in subjects}) == len(subjects)
+
+
+def test_a_body_holds_what_there_is_and_never_a_null() -> None:
+    assert json.loads(Subject("icfg_1", "resource.updated", "db_1", "pg").body()) == {
+        "event": {"type": "resource.updated", "resourceId": "db_1", "productId": "pg"}
+    }
+    assert json.loads(Subject("icfg_1", "installation.updated").body("pro")) == {
+        "event": {"type": "installation.updated", "billingPlanId": "pro"}
+    }
+    assert json.loads(Subject("icfg_1", "installation.updated").body()) == {"event": {"type": "installation.updated"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (("icfg_1", "resource.deleted", "db_1", None, None), "type must be"),
+        (("icfg_1", "resource.updated", "db_1", None, "pro"), "billing_plan_id goes with"),
+        (("icfg_1", "installation.updated", "db_1", None, None), "resource_id and product_id go with"),
+        (("icfg_1", "resource.updated", None, None, None), "resource_id"),
+        ((None, "installation.updated", None, None, None), "installation_id"),
+    ],
+)
+def test_a_row_that_is_no_event_is_refused_in_words(row: tuple[Any, ...], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_event(*row)
+
+
+def test_a_row_is_the_event_that_was_published() -> None:
+    assert parse_event("icfg_1", "resource.updated", "db_1", "pg", None) == ResourceUpdated(
+        installation_id="icfg_1", resource_id="db_1", product_id="pg"
+    )
+    assert parse_event("icfg_1", "installation.updated", None, None, "pro") == InstallationUpdated(
+        installation_id="icfg_1", billing_plan_id="pro"
+    )

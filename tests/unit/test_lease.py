@@ -1,0 +1,148 @@
+"""A held lease: what it lets start, and what outcomes and decisions make of the rest of its installation."""
+
+import pytest
+
+from dispatcher.events import Subject
+from dispatcher.lease import FULL_SPEED, MARGIN, Clock, HeldLease
+from dispatcher.policy import BREAKER_FAULTS, Action, Decision, Outcome, OutcomeKind, PauseReason, Policy
+from dispatcher.rate_window import RateWindow
+from dispatcher.store import LONG_AGO, Delivery, Leased
+
+K = OutcomeKind
+TIMEOUT = 10.0
+DELIVERED = Decision(Action.DELIVERED)
+RETRY = Decision(Action.RETRY, delay=5.0)
+PAUSE = Decision(Action.PAUSE, PauseReason.UNAUTHORIZED, 30.0)
+
+
+def delivery(name: str) -> Delivery:
+    return Delivery(name, Subject("icfg_1", "resource.updated", name), None, 1, 1, 1, LONG_AGO, 0, None)
+
+
+def held(deliveries: int = 3, *, faults: int = 0, window: RateWindow | None = None, until: float = 60.0) -> HeldLease:
+    leased = Leased("icfg_1", "token", (), None, faults, faults, None)
+    lease = HeldLease.of(leased, until, Clock(1_000.0, 1_002.0), window)
+    lease.add([delivery(f"db_{number}") for number in range(deliveries)], 500, 0.0)
+    return lease
+
+
+def answer(lease: HeldLease, kind: OutcomeKind, decision: Decision, now: float = 0.0) -> None:
+    lease.end(now, sent=True)
+    lease.hear(Outcome(kind), now)
+    lease.follow(decision, now, Policy(), lambda: 1.0)
+
+
+def test_a_request_starts_only_if_the_lease_outlasts_it() -> None:
+    lease = held(until=TIMEOUT + MARGIN)
+    assert lease.next(0.001, TIMEOUT) is None
+    assert lease.next(0.0, TIMEOUT) == delivery("db_0")
+
+
+def test_a_full_window_stops_the_lease_until_its_next_place_by_the_cautious_clock() -> None:
+    window = RateWindow(1, 60.0)
+    lease = held(window=window)
+    assert lease.next(0.0, TIMEOUT) is not None
+    answer(lease, K.DELIVERED, DELIVERED, 2.0)  # at 1,004 by the clock that is ahead
+    assert lease.next(3.0, TIMEOUT) is None
+    assert lease.stopped_until == pytest.approx(64.0)  # 1,064 by the one behind
+    assert lease.state(3.0, release=True).throttled_for == pytest.approx(61.0)
+
+
+def test_subjects_that_are_under_way_are_not_queued_twice() -> None:
+    lease = held(2)
+    assert lease.next(0.0, TIMEOUT) == delivery("db_0")
+    lease.add([delivery("db_0"), delivery("db_1"), delivery("db_2")], 500, 1.0)
+    assert [one.subject_key for one in lease.queue] == ["db_1", "db_2"]
+
+
+def test_what_the_destination_says_of_its_window_is_heeded() -> None:
+    lease = held(window=RateWindow(60, 60.0))
+    lease.hear(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0)
+    assert lease.next(0.0, TIMEOUT) is None
+    assert lease.stopped_until is not None
+
+
+def test_several_faults_in_a_row_open_the_breaker_and_stop_the_installation_once() -> None:
+    lease = held(20)
+    for _ in range(BREAKER_FAULTS + 3):
+        lease.next(0.0, TIMEOUT)
+    for _ in range(BREAKER_FAULTS - 1):
+        answer(lease, K.FAILED, RETRY)
+        assert not lease.breaker_is_open
+    answer(lease, K.FAILED, RETRY)
+    assert lease.breaker_is_open
+    assert lease.stopped_until == 1.0
+    for _ in range(3):  # what was in flight meanwhile is no news
+        answer(lease, K.FAILED, RETRY)
+    assert lease.state(0.0, release=True).faults == BREAKER_FAULTS
+
+
+@pytest.mark.parametrize("kind", [K.DELIVERED, K.GONE, K.REJECTED, K.THROTTLED, K.UNAUTHORIZED])
+def test_an_answer_begins_the_count_of_faults_anew(kind: OutcomeKind) -> None:
+    lease = held(faults=BREAKER_FAULTS - 1)
+    lease.next(0.0, TIMEOUT)
+    lease.hear(Outcome(kind), 0.0)
+    assert lease.faults == 0
+
+
+@pytest.mark.parametrize("kind", [K.NO_CREDENTIAL, K.CREDENTIALS_UNAVAILABLE])
+def test_what_was_not_sent_is_no_fault_of_the_destination(kind: OutcomeKind) -> None:
+    lease = held(faults=2)
+    lease.hear(Outcome(kind), 0.0)
+    assert (lease.faults, lease.failures) == (2, 3)
+
+
+def test_an_open_breaker_lets_one_probe_through_and_then_twice_as_many_with_each_success() -> None:
+    lease = held(500, faults=BREAKER_FAULTS)
+    started = 0
+    for allowed in (1, 2, 4):
+        while lease.next(0.0, TIMEOUT) is not None:
+            started += 1
+        assert lease.in_flight == allowed
+        answer(lease, K.DELIVERED, DELIVERED)
+        assert not lease.probing
+    for _ in range(20):
+        lease.next(0.0, TIMEOUT)
+        answer(lease, K.DELIVERED, DELIVERED)
+    while lease.next(0.0, TIMEOUT) is not None:
+        pass
+    assert lease.in_flight > FULL_SPEED
+
+
+def test_a_probe_in_vain_makes_the_next_gap_longer() -> None:
+    lease = held(faults=BREAKER_FAULTS + 2)
+    lease.next(0.0, TIMEOUT)
+    answer(lease, K.FAILED, RETRY)
+    assert lease.stopped_until == 8.0
+
+
+def test_a_probe_of_a_paused_installation_that_meets_a_fault_waits_too() -> None:
+    lease = held()
+    lease.paused_for, lease.limit = 100.0, 1
+    lease.next(0.0, TIMEOUT)
+    answer(lease, K.FAILED, RETRY)
+    assert lease.stopped_until == 1.0
+
+
+def test_a_pause_stops_the_lease_and_a_success_ends_the_pause() -> None:
+    lease = held()
+    lease.next(0.0, TIMEOUT)
+    lease.next(0.0, TIMEOUT)
+    answer(lease, K.UNAUTHORIZED, PAUSE)
+    assert (lease.is_paused, list(lease.queue), lease.next(0.0, TIMEOUT)) == (True, [], None)
+    answer(lease, K.DELIVERED, DELIVERED)
+    assert not lease.is_paused
+
+
+def test_a_throttled_installation_waits_as_long_as_was_decided() -> None:
+    lease = held()
+    lease.next(0.0, TIMEOUT)
+    answer(lease, K.THROTTLED, Decision(Action.THROTTLE, delay=7.0))
+    assert lease.state(2.0, release=True).throttled_for == 5.0
+
+
+def test_a_burial_stops_nothing() -> None:
+    lease = held()
+    lease.next(0.0, TIMEOUT)
+    answer(lease, K.REJECTED, Decision(Action.BURY))
+    assert lease.next(0.0, TIMEOUT) == delivery("db_1")

@@ -1,0 +1,174 @@
+"""Which lines the log has, how many of them, and what they look like whoever writes them."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from dispatcher.events import Subject
+from dispatcher.policy import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
+from dispatcher.telemetry import (
+    Attempted,
+    BreakerTurned,
+    CrashBuried,
+    EventsCollected,
+    InstallationPaused,
+    InstallationResumed,
+    LeaseLost,
+    Log,
+    Report,
+    StepFailed,
+    Stranded,
+    Ticked,
+)
+from dispatcher.telemetry.log import WINDOW
+from dispatcher.telemetry.repetition import MOST
+from dispatcher.telemetry.retry_storm import FEWEST
+
+SUBJECT = Subject("icfg_1", "resource.updated", "db_1")
+DELIVERED = Attempted(SUBJECT, 1, 1, Outcome(OutcomeKind.DELIVERED, 201), Decision(Action.DELIVERED), 0.1)
+RETRIED = Attempted(SUBJECT, 1, 1, Outcome(OutcomeKind.FAILED, 503), Decision(Action.RETRY, delay=2.0), 0.1)
+REJECTED = Attempted(
+    SUBJECT, 1, 1, Outcome(OutcomeKind.REJECTED, 400), Decision(Action.BURY, DeadLetterReason.REJECTED), 0.1
+)
+
+# What others write through `logging`, in the process of the service.
+OTHERS = """
+import logging, sys, warnings
+from dispatcher.settings import LogFormat, LogLevel
+from dispatcher.telemetry import configure_logging
+
+configure_logging(LogFormat(sys.argv[1]), LogLevel.DEBUG)
+logging.getLogger("uvicorn.error").info("Started server process [%d]", 7)
+logging.getLogger("uvicorn.access").info("GET /livez")
+logging.getLogger("apscheduler.executors.default").error("Job raised an exception")
+logging.getLogger("apscheduler.scheduler").info("Added job")
+logging.getLogger("sqlalchemy.pool").error("Exception closing connection")
+logging.getLogger("sqlalchemy.engine.Engine").info("SELECT %s", "s3cret")
+warnings.warn("old", DeprecationWarning)
+try:
+    token = "s3cret"
+    raise ValueError("no")
+except ValueError:
+    logging.getLogger("asyncio").exception("Task exception was never retrieved \\x1b[2J")
+import structlog
+structlog.get_logger("dispatcher").info("attempt", resource_id="\\x1b[2J\\nforged")
+"""
+EXPECTED = ["uvicorn.error", "apscheduler.executors.default", "sqlalchemy.pool", "py.warnings", "asyncio", "dispatcher"]
+
+
+class Told:
+    """A log, told of reports at a time of our own, and its lines."""
+
+    def __init__(self, lines: list[Any]) -> None:
+        self.now = 0.0
+        self.lines = lines
+        self._log = Log(lambda: self.now)
+
+    def __call__(self, *reports: Report) -> None:
+        for report in reports:
+            self._log(report)
+
+    def end_of_window(self) -> None:
+        """Time passes, and a tick."""
+        self.now += WINDOW
+        self._log(Ticked(0))
+
+    def found(self, event: str) -> list[Any]:
+        return [line for line in self.lines if line["event"] == event]
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    with structlog.testing.capture_logs() as lines:
+        yield Told(lines)
+
+
+@pytest.mark.parametrize(
+    ("report", "level", "event"),
+    [
+        (REJECTED, "error", "dead letter"),
+        (EventsCollected(7, 2), "error", "dead letter"),
+        (CrashBuried(2), "error", "dead letter"),
+        (LeaseLost(1), "warning", "lease lost"),
+        (Stranded(1), "error", "stranded installations mended"),
+        (InstallationPaused("icfg_1", PauseReason.UNAUTHORIZED), "warning", "installation paused"),
+        (InstallationResumed("icfg_1"), "info", "installation resumed"),
+        (BreakerTurned(True), "warning", "breaker open"),
+        (BreakerTurned(False, "icfg_1"), "info", "breaker closed"),
+        (StepFailed("tick", "ValueError", "ValueError: no"), "error", "step failed, trying again"),
+    ],
+)
+def test_each_noteworthy_change_is_a_line(told: Told, report: Report, level: str, event: str) -> None:
+    told(report)
+    (line,) = told.lines
+    assert (line["log_level"], line["event"]) == (level, event)
+
+
+def test_what_goes_well_is_no_line(told: Told) -> None:
+    told(DELIVERED, RETRIED, EventsCollected(7, 0), Ticked(3))
+    told.end_of_window()
+    assert told.lines == []
+
+
+def test_a_thousand_dead_letters_are_a_few_lines_and_a_sum(told: Told) -> None:
+    told(*[REJECTED] * 1_000, *[CrashBuried(1)] * 3, *[InstallationPaused("icfg_1", PauseReason.DISABLED)] * 1_000)
+    assert len(told.found("dead letter")) == MOST + 3
+    assert len(told.found("installation paused")) == MOST
+    told.end_of_window()
+    (sum_,) = told.found("dead letter: more of them")
+    assert (sum_["reason"], sum_["more"], sum_["log_level"]) == ("rejected", 1_000 - MOST, "error")
+    (paused,) = told.found("installation paused: more of them")
+    assert (paused["reason"], paused["more"]) == ("disabled", 1_000 - MOST)
+    lines = len(told.lines)
+    told.end_of_window()
+    assert len(told.lines) == lines
+    told(REJECTED)
+    assert len(told.lines) == lines + 1
+
+
+def test_a_retry_storm_is_told_when_it_begins_and_when_it_is_over(told: Told) -> None:
+    told(*[RETRIED] * (FEWEST - 1))
+    told.end_of_window()
+    told(*[RETRIED] * FEWEST, *[DELIVERED] * (FEWEST + 1))  # many fail, most don't
+    told.end_of_window()
+    assert told.lines == []
+    for _ in range(3):
+        told(*[RETRIED] * FEWEST, DELIVERED)
+        told.end_of_window()
+    (storm,) = told.lines
+    assert (storm["event"], storm["log_level"]) == ("retry storm", "warning")
+    assert (storm["attempts"], storm["retry_failed"]) == (FEWEST + 1, FEWEST)
+    told.end_of_window()
+    told.end_of_window()
+    assert [line["event"] for line in told.lines] == ["retry storm", "retry storm over"]
+
+
+def test_the_lines_of_others_are_json_too_and_hold_no_secret() -> None:
+    done = subprocess.run([sys.executable, "-c", OTHERS, "auto"], check=True, capture_output=True, text=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["logger"] for line in lines] == EXPECTED
+    assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
+    assert lines[0]["event"] == "Started server process [7]"
+    assert lines[4]["exception"][0]["exc_type"] == "ValueError"
+    assert "s3cret" not in done.stderr
+
+
+def test_on_a_terminal_they_are_for_people_and_nobody_steers_it() -> None:
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "wb") as screen:
+        environment = {**os.environ, "TERM": "dumb", "NO_COLOR": "1"}
+        subprocess.run([sys.executable, "-c", OTHERS, "auto"], check=True, stderr=screen, env=environment)
+        os.set_blocking(controller, False)
+        shown = os.read(controller, 65_536).decode()
+    os.close(controller)
+    assert not shown.startswith("{")
+    assert "ValueError: no" in shown
+    assert "s3cret" not in shown
+    assert "\nforged" not in shown

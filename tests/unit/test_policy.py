@@ -1,0 +1,146 @@
+"""Outcome → decision and backoff: pure, so the tests are tables."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.policy import (
+    Action,
+    DeadLetterReason,
+    Decision,
+    Outcome,
+    OutcomeKind,
+    PauseReason,
+    Policy,
+    ThrottleReason,
+    backoff,
+    decide,
+    is_fault,
+    is_served,
+    probe_gap,
+    shows_life,
+)
+
+K = OutcomeKind
+R = DeadLetterReason
+POLICY = Policy(max_attempts=5, backoff_base=2.0, backoff_cap=100.0, auth_grace=1_000.0, disabled_grace=5_000.0)
+
+
+def judge(
+    kind: OutcomeKind,
+    *,
+    attempts: int = 0,
+    failures: int = 1,
+    paused_for: float | None = None,
+    retry_after: float | None = None,
+    outage: bool = False,
+    policy: Policy = POLICY,
+) -> Decision:
+    """With the longest possible jitter."""
+    return decide(
+        Outcome(kind, retry_after=retry_after),
+        attempts=attempts,
+        failures=failures,
+        paused_for=paused_for,
+        outage=outage,
+        policy=policy,
+        random=lambda: 1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "action", "reason"),
+    [
+        (K.DELIVERED, Action.DELIVERED, None),
+        (K.REJECTED, Action.BURY, R.REJECTED),
+        (K.UNAUTHORIZED, Action.PAUSE, PauseReason.UNAUTHORIZED),
+        (K.DISABLED, Action.PAUSE, PauseReason.DISABLED),
+        (K.NO_CREDENTIAL, Action.PAUSE, PauseReason.NO_CREDENTIAL),
+        (K.GONE, Action.RETRY, None),
+        (K.THROTTLED, Action.THROTTLE, ThrottleReason.RATE_LIMITED),
+        (K.CREDENTIALS_UNAVAILABLE, Action.THROTTLE, ThrottleReason.CREDENTIALS_UNAVAILABLE),
+        (K.FAILED, Action.RETRY, None),
+        (K.UNREACHABLE, Action.RETRY, None),
+        (K.TIMEOUT, Action.RETRY, None),
+    ],
+)
+def test_every_outcome_has_its_decision(kind: OutcomeKind, action: Action, reason: object) -> None:
+    decision = judge(kind)
+    assert (decision.action, decision.reason) == (action, reason)
+
+
+@pytest.mark.parametrize("kind", [K.FAILED, K.UNREACHABLE, K.TIMEOUT])
+def test_the_last_attempt_ends_in_the_dead_letters(kind: OutcomeKind) -> None:
+    assert judge(kind, attempts=3).action is Action.RETRY
+    assert judge(kind, attempts=4) == Decision(Action.BURY, R.EXHAUSTED)
+
+
+@pytest.mark.parametrize("kind", [K.FAILED, K.UNREACHABLE, K.TIMEOUT])
+def test_an_outage_uses_up_no_attempt_and_never_ends_in_the_dead_letters(kind: OutcomeKind) -> None:
+    decision = judge(kind, attempts=1_000, outage=True)
+    assert (decision.action, decision.reason) == (Action.THROTTLE, ThrottleReason.OUTAGE)
+    assert 0 < decision.delay <= 60.0
+    assert judge(K.REJECTED, outage=True).action is Action.BURY  # an answer is an answer
+
+
+def test_what_is_gone_is_tried_a_few_times_slowly() -> None:
+    assert [judge(K.GONE, attempts=n).action for n in range(4)] == [Action.RETRY] * 3 + [Action.BURY]
+    assert judge(K.GONE, policy=Policy(backoff_cap=3_600.0)).delay == 60.0
+    assert judge(K.GONE, attempts=1, policy=Policy(max_attempts=2)) == Decision(Action.BURY, R.GONE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "grace"), [(K.UNAUTHORIZED, 1_000.0), (K.NO_CREDENTIAL, 1_000.0), (K.DISABLED, 5_000.0)]
+)
+def test_a_pause_lasts_no_longer_than_its_grace(kind: OutcomeKind, grace: float) -> None:
+    assert judge(kind, paused_for=grace - 1).action is Action.PAUSE
+    assert judge(kind, paused_for=grace) == Decision(Action.BURY, DeadLetterReason(kind.value))
+
+
+def test_without_a_grace_a_refused_token_buries_at_once() -> None:
+    assert judge(K.UNAUTHORIZED, policy=Policy(auth_grace=0.0)) == Decision(Action.BURY, R.UNAUTHORIZED)
+
+
+def test_the_gaps_between_a_breakers_probes_grow_up_to_a_quarter_of_a_minute() -> None:
+    assert [probe_gap(n, Policy(), lambda: 1.0) for n in (1, 2, 3, 7, 1_000)] == [1.0, 2.0, 4.0, 15.0, 15.0]
+    assert probe_gap(7, Policy(), lambda: 0.0) == 7.5
+
+
+def test_the_gaps_between_a_breakers_probes_keep_within_the_backoff() -> None:
+    hasty = Policy(backoff_base=0.1, backoff_cap=0.5)
+    assert [probe_gap(n, hasty, lambda: 1.0) for n in (1, 2, 3, 4, 1_000)] == [0.1, 0.2, 0.4, 0.5, 0.5]
+
+
+def test_what_each_outcome_says_of_the_destination() -> None:
+    faults = {K.FAILED, K.UNREACHABLE, K.TIMEOUT}
+    unasked = {K.NO_CREDENTIAL, K.CREDENTIALS_UNAVAILABLE}
+    assert {kind for kind in K if is_fault(kind)} == faults
+    assert {kind for kind in K if shows_life(kind)} == set(K) - faults - unasked
+    assert {kind for kind in K if is_served(kind)} == {K.DELIVERED, K.REJECTED, K.GONE}
+
+
+def test_the_gaps_between_probes_grow() -> None:
+    gaps = [judge(K.UNAUTHORIZED, failures=n, policy=Policy()).delay for n in range(1, 6)]
+    assert gaps == sorted(set(gaps))
+    assert gaps[0] >= 30.0
+
+
+def test_a_hint_is_kept_to_however_long_the_backoff() -> None:
+    assert judge(K.THROTTLED, retry_after=50.0).delay == pytest.approx(55.0)  # a tenth of jitter
+    assert judge(K.THROTTLED, failures=4, retry_after=1.0).delay == 16.0
+    assert judge(K.THROTTLED, retry_after=1e9).delay <= 3_600.0 * 1.1
+
+
+@given(st.integers(1, 10**6), st.floats(0.001, 3_600), st.floats(0.001, 86_400), st.floats(0, 0.999))
+def test_backoff_stays_within_its_cap(attempt: int, base: float, cap: float, jitter: float) -> None:
+    assert 0 <= backoff(attempt, base, cap, lambda: jitter) <= cap
+
+
+def test_backoff_doubles_with_full_jitter() -> None:
+    assert [backoff(n, 2.0, 100.0, lambda: 1.0) for n in range(1, 8)] == [2, 4, 8, 16, 32, 64, 100]
+    assert backoff(3, 2.0, 100.0, lambda: 0.0) == 0.0
+
+
+@pytest.mark.parametrize("kind", K)
+def test_without_a_token_there_is_no_request(kind: OutcomeKind) -> None:
+    assert Outcome(kind).made_a_request is (kind not in {K.NO_CREDENTIAL, K.CREDENTIALS_UNAVAILABLE})

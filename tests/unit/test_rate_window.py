@@ -1,0 +1,97 @@
+"""The rate window: pure, and exact wherever in its flight a request arrives."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.rate_window import RateWindow
+
+
+def room(window: RateWindow, now: float) -> int:
+    """How many requests may start now; none of them does."""
+    count = 0
+    while window.take(now):
+        count += 1
+    for _ in range(count):
+        window.end(now, sent=False)
+    return count
+
+
+def test_a_request_holds_its_place_until_a_window_after_its_end() -> None:
+    window = RateWindow(2, 60.0)
+    assert [window.take(0.0), window.take(1.0), window.take(2.0)] == [True, True, False]
+    window.end(5.0)
+    window.end(7.0)
+    assert window.wait(10.0) == 55.0
+    assert not window.take(64.9)
+    assert window.take(65.0)
+    assert room(window, 65.0) == 0
+    assert room(window, 67.0) == 1
+
+
+def test_a_place_that_was_not_used_is_free_again() -> None:
+    window = RateWindow(1, 60.0)
+    window.take(0.0)
+    window.end(0.0, sent=False)
+    assert window.take(0.0)
+
+
+def test_the_window_outlives_its_holder() -> None:
+    window = RateWindow(3, 60.0)
+    for _ in range(2):
+        window.take(0.0)
+    window.end(10.0)
+    stored = window.stored(20.0)
+    assert stored == "[10.0,20.0]"  # what is in flight may end now
+    again = RateWindow(3, 60.0, stored)
+    assert room(again, 20.0) == 1
+    assert room(again, 70.0) == 2
+    assert again.stored(80.0) is None
+
+
+def test_the_destination_narrows_the_window_and_never_widens_it() -> None:
+    window = RateWindow(10, 60.0)
+    window.correct(remaining=3, reset=20.0, now=0.0)
+    assert room(window, 0.0) == 3
+    assert room(window, 20.0) == 10
+    window.correct(remaining=50, reset=20.0, now=20.0)
+    assert room(window, 20.0) == 10
+    window.correct(remaining=0, reset=600.0, now=20.0)  # another window than ours
+    assert room(window, 20.0) == 10
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 30)), max_size=200), st.integers(1, 10))
+def test_no_window_holds_more_than_the_limit_wherever_in_its_flight_a_request_arrives(
+    steps: list[tuple[float, float]], limit: int
+) -> None:
+    window, now, flights = RateWindow(limit, 60.0), 0.0, list[tuple[float, float]]()
+    arrivals: list[float] = []
+    for gap, duration in steps:
+        now += gap
+        for start, end in sorted((one for one in flights if one[1] <= now), key=lambda one: one[1]):
+            window.end(end)
+            arrivals.append(end if int(start) % 2 else start)
+            flights.remove((start, end))
+        if window.take(now):
+            flights.append((now, now + duration))
+    arrivals.sort()
+    assert all(later - first >= 60.0 - 1e-9 for first, later in zip(arrivals, arrivals[limit:], strict=False))
+
+
+def test_it_can_be_used_in_full() -> None:
+    window = RateWindow(60, 60.0)
+    for start in (0.0, 60.0, 120.0):
+        assert room(window, start) == 60
+        for _ in range(60):
+            assert window.take(start)
+            window.end(start)
+
+
+def test_whoever_knows_the_database_clock_less_well_never_shortens_it() -> None:
+    """A worker is sure of the database's clock only within the time its claim took: it remembers late and forgets late."""
+    window = RateWindow(1, 60.0)
+    window.take(0.0)
+    assert window.stored(10.0, 12.0) == "[12.0]"
+    window.end(12.0)
+    other = RateWindow(1, 60.0, window.stored(10.0, 12.0))
+    assert other.wait(71.0) == pytest.approx(1.0)

@@ -1,0 +1,134 @@
+"""The clock: when steps run, what a failure changes, and what a jump of the wall clock does not."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dispatcher.scheduler import Scheduler
+from dispatcher.telemetry import Report, StepFailed
+
+
+@pytest.fixture
+async def reports() -> list[Report]:
+    return []
+
+
+@pytest.fixture
+async def scheduler(reports: list[Report]) -> AsyncIterator[Scheduler]:
+    made = Scheduler(reports.append)
+    made.start()
+    yield made
+    made.stop()
+
+
+async def test_a_step_comes_again_after_as_many_seconds_as_it_says(scheduler: Scheduler) -> None:
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+    done = asyncio.Event()
+
+    async def step() -> float:
+        times.append(loop.time())
+        if len(times) == 3:
+            done.set()
+        return 0.1
+
+    scheduler.repeat("tick", step)
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert all(later - before >= 0.09 for before, later in itertools.pairwise(times))
+
+
+async def test_a_step_that_is_due_again_at_once_comes_again(scheduler: Scheduler) -> None:
+    runs = itertools.count(1)
+    done = asyncio.Event()
+
+    async def step() -> float:
+        if next(runs) == 10:
+            done.set()
+        return 0.0
+
+    scheduler.repeat("tick", step)
+    async with asyncio.timeout(5):
+        await done.wait()
+
+
+async def test_a_step_never_runs_twice_at_once(scheduler: Scheduler) -> None:
+    running, most, runs = 0, 0, 0
+    done = asyncio.Event()
+
+    async def step() -> None:
+        nonlocal running, most, runs
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.03)
+        running -= 1
+        runs += 1
+        if runs == 4:
+            done.set()
+
+    scheduler.every("gauges", 0.001, step)
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert most == 1
+
+
+async def test_a_step_that_fails_is_reported_and_comes_again(
+    scheduler: Scheduler, reports: list[Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.scheduler.AFTER_FAILURE", 0.01)
+    again = asyncio.Event()
+
+    async def step() -> float:
+        if reports:
+            again.set()
+            return 60.0
+        raise ValueError("no luck")
+
+    scheduler.repeat("tick", step)
+    async with asyncio.timeout(5):
+        await again.wait()
+    assert reports == [StepFailed("tick", "ValueError", "ValueError: no luck")]
+
+
+async def test_a_wall_clock_that_is_set_back_stops_nothing(scheduler: Scheduler) -> None:
+    runs = 0
+    again = asyncio.Event()
+
+    async def step() -> float:
+        nonlocal runs
+        runs += 1
+        if runs == 2:
+            again.set()
+        return 0.05
+
+    scheduler.repeat("tick", step)
+    # As it looks to the scheduler when the clock jumps: what was due in a moment is due in an hour.
+    scheduler._scheduler.get_job("tick").modify(next_run_time=datetime.now(UTC) + timedelta(hours=1))
+    async with asyncio.timeout(5):
+        await again.wait()
+    assert runs == 2
+
+
+async def test_stopping_in_the_middle_of_a_step_is_no_error(
+    reports: list[Report], caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler, sleeping = Scheduler(reports.append), asyncio.Event()
+
+    async def step() -> float:
+        sleeping.set()
+        await asyncio.sleep(60)
+        return 0.0
+
+    scheduler.repeat("tick", step)
+    scheduler.start()
+    async with asyncio.timeout(5):
+        await sleeping.wait()
+    scheduler.stop()
+    while len(asyncio.all_tasks()) > 1:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    assert reports == []

@@ -1,0 +1,112 @@
+"""Hours in seconds: a real worker on a real database, both by a clock that the test moves, against a destination that it scripts."""
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from dispatcher import ResourceUpdated, publish, schema
+from dispatcher.credentials import StaticCredentials
+from dispatcher.database import Database
+from dispatcher.dialects import open_engine
+from dispatcher.dialects.sqlite import Sqlite
+from dispatcher.settings import Settings
+from dispatcher.telemetry import Report
+from dispatcher.vercel import Vercel
+from dispatcher.worker import Worker
+
+Destination = Callable[[float], httpx.Response]
+"""What the destination answers so many seconds after the beginning; it may raise what a transport raises."""
+
+
+IDLE_STEP = 5.0
+"""Seconds that pass between two ticks with nothing under way: six hours would have too many others."""
+
+
+class _SimulatedSqlite(Sqlite):
+    now = "simulated_now()"
+
+
+class Simulation:
+    """`now`: seconds since the beginning. `requests`: when each was sent, and whether it was answered with success."""
+
+    def __init__(self, directory: Path, destination: Destination) -> None:
+        self.now = 0.0
+        self.destination = destination
+        self.requests: list[tuple[float, bool]] = []
+        self.delivered_at: dict[str, float] = {}
+        self.changed_at: dict[str, float] = {}
+        self.reports: Counter[type[Report]] = Counter()
+        self._epoch = datetime.now(UTC).timestamp()
+        engine = open_engine(f"sqlite:///{directory}/simulation.db")
+        sa.event.listen(engine, "connect", self._set_clock)
+        self.database = Database(engine, _SimulatedSqlite())
+        schema.migrate(self.database)
+        self.worker = Worker(
+            self.database,
+            Vercel("https://vercel.test", httpx.MockTransport(self._receive), 10.0),
+            StaticCredentials(SecretStr("t0ken")),
+            Settings(vercel_token=SecretStr("t0ken"), poll_interval=5.0, attempt_retention=0.0),
+            lambda report: self.reports.update([type(report)]),
+            name="simulated",
+            clock=lambda: self.now,
+            chance=lambda: 0.5,
+        )
+
+    def _set_clock(self, connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF")  # nobody pulls the plug here
+        connection.create_function("simulated_now", 0, self._tell_time, deterministic=True)
+
+    def _tell_time(self) -> str:
+        return datetime.fromtimestamp(self._epoch + self.now, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+    def _receive(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append((self.now, False))
+        answer = self.destination(self.now)
+        if answer.is_success:
+            self.requests[-1] = (self.now, True)
+            self.delivered_at[str(httpx.Response(200, content=request.content).json()["event"]["resourceId"])] = (
+                self.now
+            )
+        return answer
+
+    def change(self, subjects: Iterable[int], installations: int) -> None:
+        """Commits a change of each of these resources."""
+        events = [
+            ResourceUpdated(installation_id=f"icfg_{number % installations}", resource_id=f"db_{number}")
+            for number in subjects
+        ]
+        with self.database.engine.begin() as connection:
+            publish(connection, *events)
+        self.changed_at |= {event.resource_id: self.now for event in events}
+
+    async def run_until(self, end: float, each: Callable[[], None] = lambda: None) -> None:
+        """Goes on until then; `each` is called before every tick."""
+        while self.now < end:
+            each()
+            pause = await self.worker.tick()
+            await asyncio.sleep(0)  # what the tick began begins
+            while self.worker.in_flight:
+                await asyncio.sleep(0)
+            self.now = min(end, self.now + (max(pause, IDLE_STEP) if self.worker.idle else pause))
+
+    @property
+    def undelivered(self) -> list[str]:
+        """Resources without a success since their last change."""
+        return [one for one, at in self.changed_at.items() if self.delivered_at.get(one, -1.0) < at]
+
+    def started_between(self, begin: float, end: float) -> int:
+        """Requests in this span."""
+        return sum(begin <= at < end for at, _ in self.requests)
+
+    async def close(self) -> None:
+        """Ends the worker and the database."""
+        await self.worker.stop(0)
+        self.worker.close()
+        self.database.close()

@@ -1,0 +1,127 @@
+"""Six hours without Vercel, by a clock that the test moves: no dead letter, no herd afterwards, everything delivered."""
+
+import math
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from dispatcher import breaker
+from dispatcher.breaker import BURST_SECONDS, FAULTS, RAMP_SECONDS, ramp_rate
+from dispatcher.tables import dead_letter
+from tests.worker.simulation import Destination, Simulation
+
+HOUR = 3_600.0
+OUTAGE = 6 * HOUR
+CALM = 100.0
+"""Seconds before the outage begins."""
+CONCURRENCY = 64
+OK = httpx.Response(201)
+
+
+def unreachable(_now: float) -> httpx.Response:
+    raise httpx.ConnectError("connection refused")
+
+
+def storm(_now: float) -> httpx.Response:
+    return httpx.Response(503)
+
+
+def silence(_now: float) -> httpx.Response:
+    raise httpx.ReadTimeout("no answer")
+
+
+def out(down: Destination) -> Destination:
+    """Down for six hours."""
+    return lambda now: down(now) if CALM <= now < CALM + OUTAGE else OK
+
+
+def flapping(down: Destination) -> Destination:
+    """For six hours, down for five minutes and up for half a minute, in turn."""
+    return lambda now: down(now) if CALM <= now < CALM + OUTAGE and (now - CALM) % 330 < 300 else OK
+
+
+@pytest.fixture
+async def simulation(tmp_path: Path) -> AsyncIterator[Simulation]:
+    made = Simulation(tmp_path, lambda _now: OK)
+    yield made
+    await made.close()
+
+
+def dead_letters(simulation: Simulation) -> int:
+    with simulation.database.read() as connection:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(dead_letter)).scalar_one())
+
+
+async def live_through(simulation: Simulation, subjects: int, installations: int) -> None:
+    """Half of the subjects change as the outage begins, the others in the course of it."""
+    simulation.change(range(installations), installations)
+    await simulation.run_until(CALM)
+    simulation.change(range(subjects // 2), installations)
+    changed = [subjects // 2]
+
+    def change_some() -> None:
+        due = subjects // 2 + math.floor((simulation.now - CALM) / OUTAGE * (subjects - subjects // 2))
+        simulation.change(range(changed[0], min(due, subjects)), installations)
+        changed[0] = max(changed[0], due)
+
+    await simulation.run_until(CALM + OUTAGE, change_some)
+    simulation.change(range(changed[0], subjects), installations)
+    await simulation.run_until(CALM + OUTAGE + 1.1 * HOUR)  # the longest backoff is an hour
+
+
+def assert_no_herd(simulation: Simulation) -> None:
+    """From each success that ended an outage on, no second holds more requests than the ramp lets through."""
+    answers = simulation.requests
+    for (_, before), (began, after) in pairwise(answers):
+        if after and not before and began >= CALM:
+            for second in range(int(RAMP_SECONDS)):
+                allowed = ramp_rate(second + 1) * (1 + BURST_SECONDS) + 1
+                assert simulation.started_between(began + second, began + second + 1) <= allowed
+
+
+FLEET = [pytest.mark.heavy, pytest.mark.timeout(900)]
+
+
+@pytest.mark.parametrize(
+    ("down", "subjects", "installations"),
+    [
+        pytest.param(unreachable, 200, 10, id="few"),
+        pytest.param(unreachable, 10_000, 500, id="unreachable", marks=FLEET),
+        pytest.param(storm, 10_000, 500, id="503 storm", marks=FLEET),
+        pytest.param(silence, 10_000, 500, id="timeouts", marks=FLEET),
+    ],
+)
+async def test_six_hours_down_end_without_a_dead_letter_and_without_a_herd(
+    simulation: Simulation, down: Destination, subjects: int, installations: int
+) -> None:
+    simulation.destination = out(down)
+    await live_through(simulation, subjects, installations)
+    assert dead_letters(simulation) == 0
+    assert simulation.undelivered == []
+    opened = simulation.started_between(CALM, CALM + 10)
+    assert FAULTS <= opened <= FAULTS + CONCURRENCY + 10
+    assert simulation.started_between(CALM + 120, CALM + OUTAGE) <= OUTAGE / 7  # a probe now and then
+    assert_no_herd(simulation)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+async def test_six_hours_of_flapping_end_without_a_dead_letter(simulation: Simulation) -> None:
+    simulation.destination = flapping(storm)
+    await live_through(simulation, 10_000, 500)
+    assert dead_letters(simulation) == 0
+    assert simulation.undelivered == []
+    assert_no_herd(simulation)
+
+
+async def test_without_the_breaker_the_same_outage_ends_in_dead_letters(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "FAULTS", math.inf)
+    simulation.destination = out(unreachable)
+    await live_through(simulation, 20, 5)
+    assert dead_letters(simulation) > 0

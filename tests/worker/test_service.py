@@ -1,0 +1,67 @@
+"""The service within this process, where a test can hold a step of it."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from dispatcher import service, store
+from dispatcher.database import Database
+from dispatcher.settings import Settings
+from tests.processes.conftest import free_port
+
+
+@asynccontextmanager
+async def running(database: Database) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of its ops port, once it is ready."""
+    settings = Settings(
+        database_url=SecretStr(database.engine.url.render_as_string(hide_password=False)),
+        vercel_token=SecretStr("t0ken"),
+        vercel_base_url=f"http://127.0.0.1:{free_port()}",
+        allow_insecure_base_url=True,
+        ops_host="127.0.0.1",
+        ops_port=free_port(),
+    )
+    stop = asyncio.Event()
+    serving = asyncio.create_task(service.run(settings, stop))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.ops_port}") as client:
+        await answers(client, "/readyz", 200)
+        yield client
+    stop.set()
+    await serving
+
+
+async def answers(client: httpx.AsyncClient, path: str, status: int) -> None:
+    """Returns as soon as it does."""
+    async with asyncio.timeout(10):
+        while not await _is(client, path, status):
+            await asyncio.sleep(0.02)
+
+
+async def _is(client: httpx.AsyncClient, path: str, status: int) -> bool:
+    try:
+        return (await client.get(path)).status_code == status
+    except httpx.ConnectError:
+        return False
+
+
+async def test_livez_is_red_while_a_tick_is_stuck_and_green_again_after_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, look = threading.Event(), store.look
+
+    def stuck(*arguments: object) -> store.Work:
+        go_on.wait(30)
+        return look(*arguments)  # type: ignore[arg-type]  # whatever they are
+
+    async with running(database) as client:
+        monkeypatch.setattr("dispatcher.health.LIVE_FOR", 0.5)
+        await answers(client, "/livez", 200)
+        monkeypatch.setattr(store, "look", stuck)
+        await answers(client, "/livez", 503)
+        go_on.set()
+        await answers(client, "/livez", 200)

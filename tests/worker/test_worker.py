@@ -1,0 +1,253 @@
+"""The pipeline, tick by tick, on a real database."""
+
+import asyncio
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from dispatcher import installations, store
+from dispatcher.policy import Action, OutcomeKind
+from dispatcher.settings import RateLimit, Settings
+from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.telemetry import Attempted, CrashBuried, LeaseLost
+from tests.worker.conftest import Rig
+
+
+async def test_committed_changes_are_delivered_once_a_subject(rig: Rig) -> None:
+    rig.commit("db_1", "db_1", "db_2")
+    await rig.settle_all()
+    assert sorted(rig.bodies()) == ["db_1", "db_2"]
+    assert [rig.rows(table) for table in (outbox, delivery, dead_letter)] == [[], [], []]
+    assert [row.due_at for row in rig.rows(installation)] == [None]
+    assert {row.outcome for row in rig.rows(attempt)} == {"delivered"}
+
+
+async def test_a_transient_failure_is_sent_again_after_its_backoff(rig: Rig) -> None:
+    answers = iter([503, 500, 201])
+    rig.answer = lambda _request: httpx.Response(next(answers))
+    rig.commit("db_1")
+    await rig.until(lambda: len(rig.requests) == 3 and rig.worker.idle)
+    assert [(row.attempt, row.status, row.decision) for row in rig.rows(attempt)] == [
+        (1, 503, "retry"),
+        (2, 500, "retry"),
+        (3, 201, "delivered"),
+    ]
+    assert rig.rows(delivery) == []
+
+
+async def test_a_rejected_event_is_a_dead_letter_with_its_reason(rig: Rig) -> None:
+    rig.answer = lambda _request: httpx.Response(400, json={"error": {"code": "bad_request", "message": "no"}})
+    rig.commit("db_1")
+    await rig.settle_all()
+    ((reason, status, error),) = [(row.reason, row.last_status, row.last_error) for row in rig.rows(dead_letter)]
+    assert (reason, status, error) == ("rejected", 400, "no")
+    assert rig.rows(delivery) == []
+
+
+async def test_a_change_during_its_request_is_announced_by_another(rig: Rig) -> None:
+    arrived, answered = asyncio.Event(), asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        arrived.set()
+        await answered.wait()
+        return httpx.Response(201)
+
+    rig.answer = answer
+    rig.commit("db_1")
+    await rig.until(arrived.is_set)
+    rig.commit("db_1")
+    await rig.until(lambda: not rig.rows(outbox))
+    assert len(rig.requests) == 1  # one at a time for a subject
+    answered.set()
+    await rig.until(lambda: len(rig.requests) == 2 and rig.worker.idle)
+    assert rig.rows(delivery) == []
+
+
+async def test_a_refused_token_is_read_again_once_and_then_the_installation_is_paused(rig: Rig) -> None:
+    rig.answer = lambda _request: httpx.Response(401)
+    rig.commit("db_1")
+    await rig.settle_all()
+    rig.commit("db_2")
+    await rig.settle_all()
+    assert len(rig.requests) == 2
+    (row,) = rig.rows(installation)
+    assert row.pause_reason == "unauthorized"
+    assert row.due_at == row.paused_until
+    assert [one.attempts for one in rig.rows(delivery)] == [0, 0]
+    assert rig.rows(dead_letter) == []
+
+
+async def test_a_new_token_works_at_once_and_nothing_is_paused(rig: Rig) -> None:
+    answers = iter([401, 201])
+    rig.answer = lambda _request: httpx.Response(next(answers))
+    rig.commit("db_1")
+    await rig.settle_all()
+    assert [row.decision for row in rig.rows(attempt)] == ["refresh", "delivered"]
+    assert [row.pause_reason for row in rig.rows(installation)] == [None]
+    assert rig.rows(delivery) == []
+
+
+async def test_a_probe_that_succeeds_resumes_the_installation(rig: Rig) -> None:
+    rig.answer = lambda _request: httpx.Response(401)
+    rig.commit("db_1", "db_2", "db_3")
+    await rig.settle_all()
+    past = sa.literal(store.LONG_AGO, installation.c.due_at.type)
+    with rig.database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(paused_until=past, due_at=past))
+    rig.requests.clear()
+    rig.answer = lambda _request: httpx.Response(201)
+    await rig.settle_all()
+    assert sorted(rig.bodies()) == ["db_1", "db_2", "db_3"]
+    assert [row.pause_reason for row in rig.rows(installation)] == [None]
+
+
+async def test_a_429_uses_up_no_attempt_and_makes_the_installation_wait(rig: Rig) -> None:
+    rig.answer = lambda _request: httpx.Response(429, headers={"retry-after": "30"})
+    rig.commit("db_1")
+    await rig.settle_all()
+    (row,) = rig.rows(installation)
+    assert row.throttled_until == row.due_at
+    assert [one.attempts for one in rig.rows(delivery)] == [0]
+    await rig.worker.tick()
+    assert len(rig.requests) == 1
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=RateLimit(3, 60.0))])
+async def test_no_more_requests_start_than_the_rate_window_allows_whoever_holds_the_lease(rig: Rig) -> None:
+    rig.commit(*(f"db_{number}" for number in range(10)))
+    await rig.settle_all()
+    other = rig.another("two")
+    with rig.database.engine.begin() as connection:  # as if the wait were over: the window itself must refuse
+        past = sa.literal(store.LONG_AGO, installation.c.due_at.type)
+        connection.execute(sa.update(installation).values(throttled_until=None, due_at=past))
+    await rig.settle_all(other)
+    assert len(rig.requests) == 3
+    other.close()
+
+
+async def test_installations_take_turns(rig: Rig) -> None:
+    rig.commit(*(f"a_{number}" for number in range(200)), installation_id="icfg_a")
+    rig.commit("b_1", installation_id="icfg_b")
+    await rig.settle_all()
+    assert rig.bodies().index("b_1") < 5
+
+
+async def test_a_worker_that_stops_lets_its_requests_end_and_gives_its_leases_back(rig: Rig) -> None:
+    arrived, answered = asyncio.Event(), asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        arrived.set()
+        await answered.wait()
+        return httpx.Response(201)
+
+    rig.answer = answer
+    rig.commit("db_1")
+    await rig.until(arrived.is_set)
+    stopping = asyncio.create_task(rig.worker.stop(10))
+    await asyncio.sleep(0)  # it begins
+    rig.commit("db_2")
+    await rig.worker.tick()
+    answered.set()
+    await stopping
+    assert [row.resource_id for row in rig.rows(outbox)] == ["db_2"]
+    assert rig.rows(delivery) == []
+    assert [row.lease_token for row in rig.rows(installation)] == [None]
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=None, concurrency=8)])
+async def test_a_pause_by_an_operator_stops_what_is_queued_at_the_next_settlement(rig: Rig) -> None:
+    turns = asyncio.Semaphore(0)
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        await turns.acquire()
+        return httpx.Response(201)
+
+    rig.answer = answer
+    in_flight, waiting = rig.settings.concurrency, 90
+    rig.commit(*(f"db_{number}" for number in range(in_flight + waiting)), installation_id="icfg_1")
+    await rig.until(lambda: len(rig.requests) == in_flight)
+    installations.pause(rig.database, "icfg_1")
+    turns.release()
+    await rig.until(lambda: len(rig.rows(delivery)) == in_flight + waiting - 1)
+    begun = len(rig.requests)
+    for _ in range(in_flight + waiting):
+        turns.release()
+    await rig.until(lambda: rig.worker.idle)
+    assert len(rig.requests) == begun == in_flight + 1
+    assert len(rig.rows(delivery)) == waiting - 1
+    assert [(row.pause_reason, row.lease_token) for row in rig.rows(installation)] == [("operator", None)]
+
+
+async def test_what_is_late_when_the_grace_ends_stays_due_for_the_next_worker(rig: Rig) -> None:
+    arrived = asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        arrived.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    rig.answer = answer
+    rig.commit("db_1")
+    await rig.until(arrived.is_set)
+    await rig.worker.stop(0.05)
+    rig.answer = lambda _request: httpx.Response(201)
+    other = rig.another("two")
+    await rig.settle_all(other)
+    assert rig.bodies() == ["db_1", "db_1"]
+    assert rig.rows(delivery) == []
+    other.close()
+
+
+async def test_an_answer_under_a_lost_lease_changes_nothing_and_is_counted(rig: Rig) -> None:
+    arrived, answered = asyncio.Event(), asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        arrived.set()
+        await answered.wait()
+        return httpx.Response(400)
+
+    rig.answer = answer
+    rig.commit("db_1")
+    await rig.until(arrived.is_set)
+    with rig.database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(lease_token="another"))
+    answered.set()
+    await rig.until(lambda: rig.worker.idle)
+    assert LeaseLost(1) in rig.reports
+    assert rig.rows(dead_letter) == []
+    assert len(rig.rows(delivery)) == 1
+
+
+async def test_no_request_starts_under_a_lease_that_ends_before_its_deadline(rig: Rig) -> None:
+    rig.commit("db_1")
+    store.collect(rig.database, 10)
+    rig.worker._clock = clock = lambda: rig.now
+    rig.worker._sender._clock = clock
+    await rig.worker.tick()  # claimed; the sender has not run yet
+    rig.now = rig.settings.lease - rig.settings.request_timeout - 0.5
+    await asyncio.sleep(0.01)
+    assert rig.requests == []
+
+
+async def test_a_delivery_that_ends_its_worker_each_time_is_a_dead_letter(rig: Rig) -> None:
+    rig.commit("db_1")
+    store.collect(rig.database, 10)
+    past = sa.literal(store.LONG_AGO, installation.c.leased_until.type)
+    with rig.database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(lease_token="dead", leased_until=past))
+        connection.execute(sa.update(delivery).values(attempts=rig.settings.max_attempts - 1))
+    await rig.settle_all()
+    assert rig.requests == []
+    assert CrashBuried(1) in rig.reports
+    assert [row.reason for row in rig.rows(dead_letter)] == ["exhausted"]
+
+
+async def test_what_it_reports_tells_outcome_decision_and_lag(rig: Rig) -> None:
+    rig.commit("db_1")
+    await rig.settle_all()
+    (attempted,) = [report for report in rig.reports if isinstance(report, Attempted)]
+    assert attempted.outcome.kind is OutcomeKind.DELIVERED
+    assert attempted.decision.action is Action.DELIVERED
+    assert 0 <= attempted.lag < 10
