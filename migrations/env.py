@@ -19,6 +19,7 @@ def configure(**options: Any) -> None:
         target_metadata=metadata,
         version_table=VERSION_TABLE,
         version_table_schema=attributes.get("schema"),
+        include_name=lambda name, kind, _: (kind, name) != ("table", VERSION_TABLE),
         **options,
     )
     with context.begin_transaction():
@@ -47,5 +48,7 @@ else:
         write_sql(database.dialect.name)
     else:
         with database.engine.connect() as own, database.dialect.migration(own):
+            if database.schema:  # `alembic check` looks for the tables where unqualified names lead
+                own.exec_driver_sql(f"SET LOCAL search_path = {own.dialect.identifier_preparer.quote(database.schema)}")
             run_on(own)
     database.close()

@@ -18,11 +18,11 @@ from tests.contract.steps import deliver
 COLUMNS = '("id" VARCHAR(40), "inst of" VARCHAR(40), "Name" VARCHAR(40), note VARCHAR(40))'
 
 
-def execute(database: Database, sql: str) -> None:
+def execute(database: Database, partner: Engine, sql: str) -> None:
     """As a person would: with what the database's own client understands."""
     match database.dialect.name:
         case "postgresql":
-            with database.engine.begin() as connection:
+            with partner.begin() as connection:
                 connection.exec_driver_sql(sql)
         case "sqlite":
             with contextlib.closing(sqlite3.connect(str(database.engine.url.database))) as connection:
@@ -61,7 +61,7 @@ class Table:
     def watch(self, *when_changed: str) -> None:
         """Makes the trigger, or makes it anew."""
         watched = Watched(self.name, "inst of", "id", when_changed, self.database.schema)
-        execute(self.database, trigger_sql(self.database.dialect.name, watched))
+        execute(self.database, self.partner, trigger_sql(self.database.dialect.name, watched))
 
     def events(self) -> list[tuple[str, str]]:
         """Installations and resources in the outbox, which is then emptied."""
