@@ -178,8 +178,9 @@ def _write_states(
             due_at = _next_look(first_due[state.installation_id], row.now, columns)
             rows.append({**columns, "due_at": due_at, "lease_token": None, "leased_until": None, "leased_by": None})
         else:
-            # Should the lease expire, whoever takes it over keeps to the pause and the rate as well.
-            due_at = _next_look(row.due_at, row.now, columns)
+            # Should the lease expire, whoever takes it over keeps to the pause and the rate as well, but not to what an earlier
+            # settlement said of them: its row's due_at may stand for a pause that is over.
+            due_at = _next_look(row.now, row.now, columns)
             held = {"due_at": due_at, "lease_token": row.lease_token, "leased_by": row.leased_by}
             rows.append({**columns, **held, "leased_until": row.now + lease})
     connection.execute(_write(dialect), dialect.encode(rows))

@@ -9,7 +9,7 @@ from dispatcher import store
 from dispatcher.database import Database
 from dispatcher.policy import Action, Decision
 from dispatcher.tables import delivery, installation
-from tests.contract.steps import ID, LEASE, claim, collect, count, settle
+from tests.contract.steps import ID, LEASE, claim, collect, count, expire_leases, settle
 
 
 def leased_until(database: Database) -> datetime:
@@ -61,3 +61,16 @@ def test_a_takeover_counts_an_attempt_and_buries_only_what_has_used_up_all(datab
     ((fresh,),) = [lease.deliveries for lease in taken_over.leased]
     assert (fresh.subject.resource_id, fresh.attempts, taken_over.buried) == ("fresh", 1, 1)
     assert count(database, delivery) == 1
+
+
+def test_the_heir_of_a_lease_does_not_wait_for_a_pause_that_its_holder_saw_end(
+    database: Database, partner: Engine
+) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    for throttled_for in (10_000, 0):
+        kept = store.InstallationState(ID, leased.token, throttled_for=throttled_for, release=False)
+        store.settle(database, [], [kept], LEASE)
+        expire_leases(database)
+        heirs = claim(database)
+        assert bool(heirs) == (not throttled_for)
