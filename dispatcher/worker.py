@@ -232,19 +232,26 @@ class Worker:
 
     async def _settle(self, *, release_all: bool = False) -> None:
         """Writes the answers so far, and gives the leases back under which nothing remains to be sent."""
+        most = self._database.dialect.settled_at_once
+        while len(self._sender.answers) > most:
+            await self._settle_first(most, lambda _: False)
+        await self._settle_first(most, lambda lease: release_all or self._is_done(lease))
+
+    async def _settle_first(self, most: int, releases: Callable[[HeldLease], bool]) -> None:
+        """In one transaction. A lease under which other answers wait is not given back."""
         now = self._clock()
-        taken = len(self._sender.answers)
-        answers = [answer for answer in self._sender.answers if self._is_held(answer)]
+        taken = self._sender.answers[:most]
+        answers = [answer for answer in taken if self._is_held(answer)]
         for answer in answers:
             answer.age = now - answer.answered_at
         touched = {answer.delivery.subject.installation_id for answer in answers}
         states = [
-            lease.state(now, release=release_all or self._is_done(lease))
+            lease.state(now, release=releases(lease))
             for installation_id, lease in sorted(self._leases.items())
-            if installation_id in touched or release_all or self._is_done(lease)
+            if installation_id in touched or releases(lease)
         ]
         if not states:
-            self._sender.answers.clear()
+            del self._sender.answers[: len(taken)]
             return
         settled = await self._in_thread(
             store.settle,
@@ -254,7 +261,7 @@ class Worker:
             self._lease_time,
             failures_only=not self._settings.attempt_retention,
         )
-        del self._sender.answers[:taken]
+        del self._sender.answers[: len(taken)]
         for answer in answers:
             self._leases[answer.delivery.subject.installation_id].held.discard(answer.delivery.subject_key)
         for state in states:

@@ -41,6 +41,8 @@ class Dialect(ABC):
     """Events that one collection moves at most: a statement costs the same for many."""
     claimed_at_once: ClassVar[int] = 512
     """Installations that one claim leases at most."""
+    settled_at_once: ClassVar[int] = 2_000
+    """Answers that one settlement writes at most."""
     now: str
     """SQL for the database's clock. Constant within a statement, so that an index can serve a comparison with it."""
 
@@ -72,9 +74,9 @@ class Dialect(ABC):
         """Whether the database's user lacks a privilege."""
         return False
 
+    @abstractmethod
     def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
         """What to run, as the tables' owner, so that this connection's user has the privileges."""
-        raise NotImplementedError
 
     def grant_to_create(self, connection: Connection, schema: str | None) -> str | None:
         """The same so that it may create tables; None if it may, or if nobody can tell."""

@@ -29,6 +29,7 @@ class Sqlite(Dialect):
     # Whoever writes waits for the whole of our transaction: none of them may take long.
     collected_at_once = 250
     claimed_at_once = 128
+    settled_at_once = 250
     now = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
     @override

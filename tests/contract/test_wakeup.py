@@ -87,11 +87,13 @@ async def test_one_sleeper_is_enough_to_wake_all(bells: tuple[Bell, Bell], partn
 
 async def test_who_dies_asleep_leaves_no_lock(bells: tuple[Bell, Bell]) -> None:
     first, second = bells
-    await first.arm()
+    assert await first.arm()
+    assert not await second.arm()
     await first.close()
     async with asyncio.timeout(SOON):
         while not await second.arm():
             await asyncio.sleep(0.02)
+    assert second.armed
 
 
 async def test_without_the_trigger_there_is_no_bell(database: Database) -> None:
