@@ -5,12 +5,12 @@ compare byte for byte.
 """
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 INSTALLATION_ID_LENGTH = 128
 PARTNER_ID_LENGTH = 255
@@ -73,7 +73,7 @@ class Subject:
             event["productId"] = self.product_id
         if billing_plan_id is not None:
             event["billingPlanId"] = billing_plan_id
-        return json.dumps({"event": event}, ensure_ascii=False, separators=(",", ":")).encode()
+        return to_json({"event": event})
 
 
 class _Event(BaseModel):

@@ -43,7 +43,12 @@ class Outcome:
     @property
     def made_a_request(self) -> bool:
         """Whether there was a request at all."""
-        return self.kind not in {OutcomeKind.NO_CREDENTIAL, OutcomeKind.CREDENTIALS_UNAVAILABLE}
+        return self.kind not in _NO_REQUEST
+
+
+_NO_REQUEST = frozenset({OutcomeKind.NO_CREDENTIAL, OutcomeKind.CREDENTIALS_UNAVAILABLE})
+_FAULTS = frozenset({OutcomeKind.FAILED, OutcomeKind.UNREACHABLE, OutcomeKind.TIMEOUT})
+_SERVED = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REJECTED, OutcomeKind.GONE})
 
 
 class Action(StrEnum):
@@ -104,6 +109,9 @@ class Decision:
     delay: float = 0.0
 
 
+_DELIVERED = Decision(Action.DELIVERED)
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The limits that decisions keep to; times in seconds."""
@@ -143,17 +151,17 @@ def probe_gap(probes: int, policy: Policy, random: Callable[[], float]) -> float
 
 def is_fault(kind: OutcomeKind) -> bool:
     """Whether the destination is to blame: what breakers count."""
-    return kind in {OutcomeKind.FAILED, OutcomeKind.UNREACHABLE, OutcomeKind.TIMEOUT}
+    return kind in _FAULTS
 
 
 def shows_life(kind: OutcomeKind) -> bool:
     """Whether the destination is up: it answered, and knew what it said."""
-    return not is_fault(kind) and kind not in {OutcomeKind.NO_CREDENTIAL, OutcomeKind.CREDENTIALS_UNAVAILABLE}
+    return kind not in _FAULTS and kind not in _NO_REQUEST
 
 
 def is_served(kind: OutcomeKind) -> bool:
     """Whether the installation's requests get through, whatever became of this one."""
-    return kind in {OutcomeKind.DELIVERED, OutcomeKind.REJECTED, OutcomeKind.GONE}
+    return kind in _SERVED
 
 
 def decide(
@@ -171,7 +179,7 @@ def decide(
     """
     match outcome.kind:
         case OutcomeKind.DELIVERED:
-            return Decision(Action.DELIVERED)
+            return _DELIVERED
         case OutcomeKind.REJECTED:
             return Decision(Action.BURY, DeadLetterReason.REJECTED)
         case OutcomeKind.UNAUTHORIZED | OutcomeKind.DISABLED | OutcomeKind.NO_CREDENTIAL:

@@ -65,6 +65,11 @@ class Sender:
         """Whether the host's breaker is open."""
         return self._breaker.is_open
 
+    @property
+    def saturated(self) -> bool:
+        """Whether as many requests are in flight as may be, and others wait for their turn."""
+        return len(self._in_flight) >= self._settings.concurrency and bool(self._rota)
+
     def wait(self) -> float:
         """Seconds until any request may start, whatever its installation."""
         now = self._clock()

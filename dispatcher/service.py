@@ -1,6 +1,7 @@
 """The service: puts the parts together, runs until it is told to stop, and takes them apart in order."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -52,6 +53,8 @@ GAUGE_EVERY = 15.0
 MEND_EVERY = 600.0
 PRUNE_EVERY = 600.0
 DRAIN_PAUSE = 0.02
+GARBAGE = (10_000, 20, 20)
+"""Objects more than before at which the garbage collector looks at the new ones, and how often it looks further."""
 LAST_ROUND = 0.5
 """The share of the grace in which a service that was told to stop still begins requests."""
 
@@ -90,7 +93,14 @@ class Tally:
 
 
 def run_in_loop(main: Coroutine[Any, Any, Result]) -> Result:
-    """Runs it in the fastest event loop that this machine has."""
+    """Runs it in the fastest event loop that this machine has.
+
+    What is loaded by now stays, and what comes after hardly ever forms cycles: the garbage collector need not look at the one at all,
+    nor as often as usual at the other, which would take a tenth of the time of each delivery.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if sys.platform != "win32":
         import uvloop

@@ -1,8 +1,8 @@
 """The HTTP edge: one `httpx.Request` in, one streamed `httpx.Response` out, over the fastest client that is installed.
 
-Both transports keep connections alive, never follow a redirect, never decompress, take a proxy from the environment
-only when asked, and raise nothing but `httpx.TransportError` (or `asyncio.CancelledError`). Neither has timeouts of its
-own: a deadline over a whole request belongs around the call. Only `httpx.ConnectError` proves that nothing was sent.
+Both transports say how long a body is, keep connections alive, never follow a redirect, never decompress, take a proxy
+from the environment only when asked, and raise nothing but `httpx.TransportError` (or `asyncio.CancelledError`). Neither
+has timeouts of its own: a deadline over a whole request belongs around the call. Only `httpx.ConnectError` proves that nothing was sent.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _HEADERS_READ = (
     "x-ratelimit-reset",
     "x-vercel-id",
 )
-_SET_BY_PYREQWEST = {b"host", b"content-length"}
+_SET_BY_PYREQWEST = frozenset({b"host", b"content-length"})
 _IDLE_CONNECTION = timedelta(seconds=30)
 _FORM_HEADERS = {
     "content-type": "application/x-www-form-urlencoded",
@@ -149,6 +149,8 @@ class PortableTransport(httpx.AsyncBaseTransport):
         self._idle: defaultdict[str, list[httpx.AsyncHTTPTransport]] = defaultdict(list)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if "content-length" not in request.headers:
+            request.headers["content-length"] = str(len(await _body(request)))
         idle = self._idle[f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"]
         line = idle.pop() if idle else self._open(request.url)
         try:

@@ -75,7 +75,6 @@ class Vercel:
         if isinstance(prepared, Outcome):
             return prepared
         request = httpx.Request("POST", prepared.url, headers=prepared.headers, stream=httpx.ByteStream(event_body))
-        request.headers["content-length"] = str(len(event_body))
         started = self._clock()
         try:
             answer = await self._exchange(request)

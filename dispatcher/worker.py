@@ -31,6 +31,10 @@ COLLECT_FOR = 20.0
 """Seconds after which a collection that finds ever more gives way to a claim."""
 ANSWERS_WAIT = 64
 """Answers that wait for a settlement while there is more to collect."""
+SETTLED_TOGETHER = 256
+"""Answers that are settled together, while every sender has more to do …"""
+SETTLED_WITHIN = 0.25
+"""… and the seconds within which they are settled all the same."""
 BUSY_PAUSE = 0.01
 ACTIVE_FOR = 1.0
 """Seconds for which ticks stay short after there was something to do."""
@@ -97,7 +101,8 @@ class Worker:
                 more = await self._take_in()
                 await self._pull()
                 self._sender.send()
-            await self._settle()  # last, so that what was just committed does not wait for it
+            if self._settlement_is_due():
+                await self._settle()  # last, so that what was just committed does not wait for it
             self._report(Ticked(self.in_flight))
             return self._next_pause(more)
 
@@ -229,6 +234,13 @@ class Worker:
         return bool(lease.in_flight) and now - lease.pulled_at >= self._settings.poll_interval
 
     # settle ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _settlement_is_due(self) -> bool:
+        """A settlement costs nearly the same for few answers as for many, and nobody waits for it while there is enough to send."""
+        answers = self._sender.answers
+        if not self._sender.saturated or not answers or len(answers) >= SETTLED_TOGETHER:
+            return True
+        return self._clock() - answers[0].answered_at >= SETTLED_WITHIN
 
     async def _settle(self, *, release_all: bool = False) -> None:
         """Writes the answers so far, and gives the leases back under which nothing remains to be sent."""

@@ -130,7 +130,7 @@ def _add_to_deliveries(
 ) -> None:
     rows = [
         {
-            "subject_key": change.subject.key,
+            "subject_key": change.subject_key,
             "installation_id": change.subject.installation_id,
             "type": change.subject.type,
             "resource_id": change.subject.resource_id,

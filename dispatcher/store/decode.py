@@ -33,6 +33,7 @@ LONGEST = 4 * PARTNER_ID_LENGTH
 class Changes:
     """The events of one subject in one collection."""
 
+    subject_key: str
     subject: Subject
     first_event_id: int
     first_created_at: datetime
@@ -75,7 +76,8 @@ def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malfo
             except ValueError as error:
                 malformed.append(_malformed(row.id, raw, instant(row.created_at, now), error))
                 continue
-            found = changes.setdefault(subject.key, Changes(subject, row.id, instant(row.created_at, now)))
+            key = subject.key
+            found = changes.setdefault(key, Changes(key, subject, row.id, instant(row.created_at, now)))
             if texts[-1] is None:
                 known[raw] = found
         found.add(row.id, _text(raw[-1]), _traceparent(row.traceparent))

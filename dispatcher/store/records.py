@@ -45,7 +45,7 @@ class Delivery:
     @property
     def version(self) -> dict[str, str | int]:
         """The values of `VERSION`."""
-        return {name: getattr(self, name) for name in VERSION}
+        return {"subject_key": self.subject_key, "events": self.events, "first_event_id": self.first_event_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,9 @@ class Claimed:
     buried: int = 0
 
 
+_USES_UP = frozenset({Action.RETRY, Action.BURY})
+
+
 @dataclass(slots=True)
 class Answer:
     """A request that came to an outcome, and what was decided. `answered_at`: when, by the worker's monotonic clock;
@@ -98,7 +101,7 @@ class Answer:
     @property
     def attempts_after(self) -> int:
         """Attempts used up once this answer is settled; waiting for the rate or a credential uses up none."""
-        return self.delivery.attempts + (self.decision.action in {Action.RETRY, Action.BURY})
+        return self.delivery.attempts + (self.decision.action in _USES_UP)
 
     def due_after(self, now: datetime) -> datetime:
         """When the delivery is due again, should it stay. Where its installation waits, the delivery itself needn't."""

@@ -49,10 +49,11 @@ def settle(
         now = next(iter(ours.values())).now
         valid = [answer for answer in answers if answer.delivery.subject.installation_id in ours]
         delivered = [answer for answer in valid if answer.decision.action is Action.DELIVERED]
-        _delete_delivered(connection, dialect, delivered)
+        versions = dialect.encode([answer.delivery.version for answer in delivered])
+        _delete_delivered(connection, dialect, delivered, versions)
         _put_off(connection, dialect, [answer for answer in valid if answer.decision.action in _PUT_OFF], now)
         buried = _bury(connection, dialect, [answer for answer in valid if answer.decision.action is Action.BURY], now)
-        superseded = _supersede(connection, dialect, delivered, now)
+        superseded = _supersede(connection, dialect, versions, now) if delivered else 0
         logged = [answer for answer in valid if not failures_only or answer.decision.action is not Action.DELIVERED]
         record(connection, dialect, logged, now)
         kept = [state for state in states if state.installation_id in ours]
@@ -68,14 +69,14 @@ def _lock(connection: Connection, dialect: Dialect, states: Sequence[Installatio
     return {row.installation_id: row for row in connection.execute(lock_ours(dialect), dialect.encode(tokens))}
 
 
-def _delete_delivered(connection: Connection, dialect: Dialect, delivered: Sequence[Answer]) -> None:
-    rows = [answer.delivery.version for answer in delivered]
-    if rows and connection.execute(_delete(dialect), dialect.encode(rows)).rowcount < len(rows):
+def _delete_delivered(
+    connection: Connection, dialect: Dialect, delivered: Sequence[Answer], versions: Mapping[str, str]
+) -> None:
+    if delivered and connection.execute(_delete(dialect), versions).rowcount < len(delivered):
         # More events were collected while the request was in flight: those stay due, and begin with a clean record.
-        clean = [
-            {"subject_key": row["subject_key"], "attempts": 0, "last_status": None, "last_error": None} for row in rows
-        ]
-        connection.execute(_reset(dialect), dialect.encode(clean))
+        clean = {"attempts": 0, "last_status": None, "last_error": None}
+        rows = [{"subject_key": answer.delivery.subject_key, **clean} for answer in delivered]
+        connection.execute(_reset(dialect), dialect.encode(rows))
 
 
 @cache
@@ -122,12 +123,9 @@ def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now:
     return bury(connection, dialect, burials, now)
 
 
-def _supersede(connection: Connection, dialect: Dialect, delivered: Sequence[Answer], now: datetime) -> int:
+def _supersede(connection: Connection, dialect: Dialect, delivered: Mapping[str, str], now: datetime) -> int:
     """A dead letter of a subject that Vercel has now been told about matters no more."""
-    if not delivered:
-        return 0
-    keys = dialect.encode([{"subject_key": answer.delivery.subject_key} for answer in delivered])
-    ids = connection.execute(_unresolved(dialect), keys).scalars().all()
+    ids = connection.execute(_unresolved(dialect), delivered).scalars().all()
     if ids:
         resolved = [{"id": id_, "resolved_at": now, "resolution": Resolution.SUPERSEDED} for id_ in ids]
         connection.execute(_resolve(dialect), dialect.encode(resolved))

@@ -8,6 +8,7 @@ from dispatcher.telemetry.reports import Attempted
 FEWEST = 50
 """Fewer retries than that in a window are no storm, whatever their share."""
 SHARE = 0.5
+_AGAIN = frozenset({Action.RETRY, Action.THROTTLE})
 
 
 class RetryStorm:
@@ -22,7 +23,7 @@ class RetryStorm:
     def count(self, attempted: Attempted) -> None:
         """One more."""
         self.attempts += 1
-        if attempted.decision.action in {Action.RETRY, Action.THROTTLE}:
+        if attempted.decision.action in _AGAIN:
             self.retries[attempted.outcome.kind] += 1
 
     def end(self) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import installations, store
+from dispatcher import installations, store, worker
 from dispatcher.policy import Action, OutcomeKind
 from dispatcher.settings import RateLimit, Settings
 from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
@@ -132,6 +132,32 @@ async def test_installations_take_turns(rig: Rig) -> None:
     rig.commit("b_1", installation_id="icfg_b")
     await rig.settle_all()
     assert rig.bodies().index("b_1") < 5
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=2)])
+async def test_while_every_sender_has_more_to_do_few_answers_wait_for_others(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "SETTLED_WITHIN", 3_600)
+    gate = asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        if len(rig.requests) > 1:
+            await gate.wait()
+        return httpx.Response(201)
+
+    rig.answer = answer
+    rig.commit(*(f"db_{number}" for number in range(9)))
+    await rig.until(lambda: len(rig.requests) == 3)
+    await rig.worker.tick()
+    assert len(rig.rows(delivery)) == 9
+    monkeypatch.setattr(worker, "SETTLED_WITHIN", 0)
+    await rig.worker.tick()
+    assert len(rig.rows(delivery)) == 8
+    monkeypatch.setattr(worker, "SETTLED_WITHIN", 3_600)
+    gate.set()
+    await rig.settle_all()
+    assert rig.rows(delivery) == []
 
 
 async def test_a_worker_that_stops_lets_its_requests_end_and_gives_its_leases_back(rig: Rig) -> None:
