@@ -1,16 +1,19 @@
 """Producer side: the INSERT that makes a change and its event one transaction. It never begins, flushes or commits."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import Session, scoped_session
 
 from dispatcher.events import Event, subject_of
 from dispatcher.tables import outbox
 from dispatcher.tracing import current_traceparent
+
+if TYPE_CHECKING:
+    # Who has a session has imported this; the service need not: it takes a tenth of its start and of its memory.
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.orm import Session
 
 
 class DBAPIConnection(Protocol):
@@ -30,26 +33,32 @@ def insert_event(event: Event) -> Insert:
     return sa.insert(outbox).values(row_of(event)).inline()
 
 
-def publish(connection: Session | Connection | DBAPIConnection, *events: Event) -> None:
+def publish(connection: "Session | Connection | DBAPIConnection", *events: Event) -> None:
     """Inserts the events into the outbox in the transaction that `connection` is in. Commits nothing: that is for the caller.
 
     `connection` is a SQLAlchemy Session or Connection, or a connection of a database driver (sqlite3, psycopg, PyMySQL, Django's).
     Publish after the change that the event announces. Raises NoTransaction on a connection that commits by itself.
     """
+    if isinstance(connection, Connection):
+        _insert(connection, events)
+        return
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.orm import Session, scoped_session
+
     if isinstance(connection, AsyncSession | AsyncConnection):
         raise TypeError("this is an async session or connection: await apublish(…) instead")
-    if isinstance(connection, Session | scoped_session | Connection):
-        _insert(
-            connection if isinstance(connection, Connection) else connection.connection(bind_arguments=_BIND), events
-        )
+    if isinstance(connection, Session | scoped_session):
+        _insert(connection.connection(bind_arguments=_BIND), events)
         return
     if not hasattr(connection, "cursor"):
         raise TypeError(f"expected a session or a database connection, not {type(connection).__name__}")
     _insert_by_driver(connection, events)
 
 
-async def apublish(connection: AsyncSession | AsyncConnection, *events: Event) -> None:
+async def apublish(connection: "AsyncSession | AsyncConnection", *events: Event) -> None:
     """As `publish`, for SQLAlchemy's AsyncSession and AsyncConnection."""
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
     if not isinstance(connection, AsyncSession | AsyncConnection):
         raise TypeError(f"expected an AsyncSession or AsyncConnection, not {type(connection).__name__}: use publish(…)")
     own = await connection.connection(bind_arguments=_BIND) if isinstance(connection, AsyncSession) else connection

@@ -2,16 +2,17 @@
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dispatcher.database import Database
 from dispatcher.dialects import MigrationUnderWay, dialect_of
 from dispatcher.tables import VERSION_TABLE, attach_tables, metadata
+
+if TYPE_CHECKING:
+    from alembic.config import Config  # where it is not needed it need not fill the memory
 
 _HERE = Path(__file__).parent
 _FOREIGN = "the tables are not of `dispatcher migrate`: what made them, such as your own migrations, must bring them up to date"
@@ -34,6 +35,8 @@ def migrate(database: Database) -> str:
                 raise UnusableSchema(_newer(found))
             if found is None and _has_tables(connection, database.schema):
                 raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
+            from alembic import command
+
             command.upgrade(_config(connection=connection, schema=database.schema), "head")
     except MigrationUnderWay:
         raise UnusableSchema(
@@ -44,6 +47,8 @@ def migrate(database: Database) -> str:
 
 def downgrade(database: Database, revision: str = "base") -> None:
     """Back to an older revision (`base`: no tables at all). What is not delivered yet may be lost with the tables."""
+    from alembic import command
+
     with database.engine.connect() as connection, database.dialect.migration(connection):
         command.downgrade(_config(connection=connection, schema=database.schema), revision)
 
@@ -75,11 +80,13 @@ def missing_columns(database: Database) -> list[str]:
 
 def newest() -> str:
     """The revision that this program was written for."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    return max(_known())
 
 
 def migration_sql(dialect: str, schema: str | None = None) -> str:
     """What `migrate` would run on an empty database, as SQL."""
+    from alembic import command
+
     output = io.StringIO()
     command.upgrade(_config(output=output, dialect=dialect, schema=schema), "head", sql=True)
     return output.getvalue()
@@ -101,16 +108,23 @@ def _in_order(table: sa.Table) -> list[sa.Index]:
     return sorted(table.indexes, key=lambda index: str(index.name))
 
 
-def _config(output: io.StringIO | None = None, **attributes: object) -> Config:
-    packaged = _HERE / "migrations"
+def _config(output: io.StringIO | None = None, **attributes: object) -> "Config":
+    from alembic.config import Config
+
     config = Config(output_buffer=output, attributes=attributes)
-    config.set_main_option("script_location", str(packaged if packaged.is_dir() else _HERE.parent / "migrations"))
+    config.set_main_option("script_location", str(_migrations()))
     config.set_main_option("path_separator", "os")
     return config
 
 
+def _migrations() -> Path:
+    packaged = _HERE / "migrations"
+    return packaged if packaged.is_dir() else _HERE.parent / "migrations"
+
+
 def _known() -> set[str]:
-    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    """The revisions, in whose files' names they stand first; so they also sort."""
+    return {path.name.partition("_")[0] for path in (_migrations() / "versions").glob("[0-9]*.py")}
 
 
 def _newer(found: str) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 
 from dispatcher import schema
 from dispatcher.database import Database
@@ -52,6 +53,12 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "alembic.ini", tmp_path)
     return tmp_path
+
+
+def test_revisions_are_known_by_the_names_of_their_files() -> None:
+    scripts = ScriptDirectory.from_config(schema._config())
+    assert {script.revision for script in scripts.walk_revisions()} == schema._known()
+    assert scripts.get_current_head() == schema.newest()
 
 
 @servers
