@@ -77,7 +77,7 @@ class Bell:
         _, arguments = database.engine.dialect.create_connect_args(database.engine.url)
         options = database.dialect.engine_options(database.engine.url)["connect_args"]
         with _broken():
-            connection = await AsyncConnection.connect(**{**arguments, **options}, autocommit=True)
+            connection = await AsyncConnection.connect(**{**arguments, **options})
         table = f'"{database.schema}".{outbox.name}' if database.schema else outbox.name
         try:
             return await cls._listen(connection, table)

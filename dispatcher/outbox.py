@@ -92,9 +92,17 @@ def _insert(connection: Connection, events: Sequence[Event]) -> None:
 def _refuse_autocommit(connection: Connection) -> None:
     opened = connection.connection
     dbapi = opened.dbapi_connection
-    begun = getattr(opened.driver_connection, "in_transaction", False)  # sqlite3 under an explicit BEGIN
-    if dbapi is not None and connection.dialect.detect_autocommit_setting(dbapi) and not begun:
+    commits = dbapi is not None and connection.dialect.detect_autocommit_setting(dbapi)
+    if commits and not _has_begun(opened.driver_connection):
         raise NoTransaction(_NO_TRANSACTION)
+
+
+def _has_begun(connection: Any) -> bool:
+    """Whether there was an explicit BEGIN, as far as the driver says so."""
+    if hasattr(connection, "in_transaction"):  # sqlite3
+        return bool(connection.in_transaction)
+    status = getattr(getattr(connection, "info", None), "transaction_status", _PSYCOPG_IDLE)
+    return bool(status != _PSYCOPG_IDLE)
 
 
 _NO_TRANSACTION = (

@@ -1,8 +1,12 @@
 """Every difference between SQLite, PostgreSQL and MySQL/MariaDB; the only package that asks for the database's name."""
 
+import time
+
 import sqlalchemy as sa
-from sqlalchemy import Engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from dispatcher.dialects.dialect import Dialect, MigrationUnderWay
 from dispatcher.dialects.mysql import Mysql
@@ -17,6 +21,9 @@ _OF_SCHEME: dict[str, type[Dialect]] = {
     "mariadb": Mysql,
 }
 
+
+IDLE = 5.0
+"""Seconds after which a connection is asked whether it still works: each time would take as long as many a transaction does."""
 
 __all__ = ["Dialect", "MigrationUnderWay", "UnusableDatabaseUrl", "dialect_of", "open_engine"]
 
@@ -54,10 +61,29 @@ def open_engine(url: str, schema: str | None = None) -> Engine:
             "an in-memory SQLite database is seen by one process only: name a file, sqlite:///dispatcher.db"
         )
     try:
-        engine = sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True, **dialect.engine_options(parsed))
+        engine = sa.create_engine(parsed, hide_parameters=True, **dialect.engine_options(parsed))
     except ModuleNotFoundError as missing:
         raise UnusableDatabaseUrl(
             f"the driver {missing.name} is not installed: pip install 'vercel-outbox-dispatcher[{dialect.extra}]'"
         ) from None
     dialect.prepare(engine)
+    _replace_what_broke_idle(engine)
     return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
+
+
+def _replace_what_broke_idle(engine: Engine) -> None:
+    """A server or a firewall may have closed it meanwhile, which is no fault."""
+
+    def note(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        entry.info["idle_since"] = time.monotonic()
+
+    def ask(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        if time.monotonic() - entry.info.get("idle_since", time.monotonic()) < IDLE:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error:
+            raise DisconnectionError from None
+
+    event.listen(engine, "checkin", note)
+    event.listen(engine, "checkout", ask)

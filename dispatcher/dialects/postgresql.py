@@ -20,6 +20,7 @@ _TRANSIENT = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, loc
 
 _DENIED = "42501"
 _ISOLATION = "read committed"
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 _MIGRATION_LOCK = int.from_bytes(b"vercel")
 
@@ -38,8 +39,8 @@ class Postgresql(Dialect):
     @override
     def engine_options(self, url: URL) -> dict[str, Any]:
         return {
-            "isolation_level": "READ COMMITTED",
             "connect_args": {
+                "autocommit": True,  # so that the driver begins nothing by itself: see _begin
                 "connect_timeout": CONNECT_TIMEOUT,
                 "prepare_threshold": None,
                 "application_name": "dispatcher",
@@ -160,6 +161,7 @@ def _may(connection: Connection, schema: str, privilege: str) -> bool:
 
 
 def _begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
     # For this transaction only: through pgbouncer a session's settings would stay with whoever comes next.
     limits = {
         "statement_timeout": f"{STATEMENT_TIMEOUT}s",
@@ -167,10 +169,12 @@ def _begin(connection: Connection) -> None:
         "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT}s",
         "jit": "off",  # compiling one of our short statements takes a hundred times as long as running it
     }
-    if not connection.get_execution_options().get("reads_only"):
+    if not options.get("reads_only"):
         # All that writes finds its rows by an index. Where a queue was empty when the statistics were taken, the planner
         # would think that a scan and a sort of it cost little.
         limits |= {"enable_seqscan": "off", "enable_bitmapscan": "off"}
-    if connection.get_execution_options().get("not_durable"):
+    if options.get("not_durable"):
         limits["synchronous_commit"] = "off"
-    connection.exec_driver_sql("; ".join(f"SET LOCAL {name} = '{value}'" for name, value in limits.items()))
+    begin = [] if "isolation_level" in options else [_BEGIN]  # whoever names another has the driver begin
+    settings = [f"SET LOCAL {name} = '{value}'" for name, value in limits.items()]
+    connection.exec_driver_sql("; ".join([*begin, *settings]))  # in one round trip

@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher import service, store
+from dispatcher import dialects, service, store
 from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database, UnusableIsolation, open_database
+from dispatcher.database import Database, UnusableIsolation, is_unreachable, open_database
 from dispatcher.dialects.mysql import Mysql
 from dispatcher.settings import Settings
 from dispatcher.tables import delivery, installation, outbox
@@ -128,6 +128,29 @@ async def test_the_service_refuses_to_start_at_another_isolation(
     settings = Settings(database_url=url, vercel_token=SecretStr("t0ken"))
     with pytest.raises(UnusableIsolation, match="REPEATABLE-READ although READ-COMMITTED"):
         await service.drain(settings)
+
+
+# connections ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SESSION = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT CONNECTION_ID()"}
+END = {"postgresql": "SELECT pg_terminate_backend({}, 5000)", "mysql": "KILL {}"}
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=True)
+@pytest.mark.parametrize("idle_after", [0.0, 3_600.0])
+def test_a_connection_that_the_server_closed_while_it_was_idle_is_replaced(
+    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, idle_after: float
+) -> None:
+    monkeypatch.setattr(dialects, "IDLE", idle_after)
+    with database.read() as connection:
+        session = connection.exec_driver_sql(SESSION[database.dialect.name]).scalar_one()
+    with partner.connect() as connection:
+        connection.exec_driver_sql(END[database.dialect.name].format(session))
+    if idle_after:  # it was used a moment ago: whoever asks for it is told, and the next gets a new one
+        with pytest.raises(DBAPIError) as raised:
+            database.now()
+        assert is_unreachable(raised.value)
+    assert database.now().year > 2000
 
 
 # conflicts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
