@@ -34,6 +34,12 @@ class Database:
         with self.engine.connect().execution_options(reads_only=True) as connection, connection.begin():
             yield connection
 
+    @contextmanager
+    def peek(self) -> Iterator[Connection]:
+        """For one statement that reads, locks nothing and is over at once: without a transaction's beginning, limits and end."""
+        with self.engine.connect().execution_options(single_statement=True) as connection:
+            yield connection
+
     def transact(self, step: Callable[[Connection], Result], *, durable: bool = True) -> Result:
         """The step in one short transaction; as a whole again, with jitter, after a serialization failure, deadlock or lock timeout.
 

@@ -225,7 +225,7 @@ def _schedule(database: Database, tick: Tick, settings: Settings, report: Listen
         await asyncio.to_thread(store.prune, database, *kept_for)
 
     scheduler = Scheduler(report)
-    scheduler.repeat("tick", tick)
+    scheduler.every("tick", settings.poll_interval, tick)
     scheduler.every("gauges", GAUGE_EVERY, gauge)
     scheduler.every("mend", MEND_EVERY, mend)
     scheduler.every("prune", PRUNE_EVERY, prune)

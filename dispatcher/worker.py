@@ -35,7 +35,7 @@ SETTLED_TOGETHER = 256
 """Answers that are settled together, while every sender has more to do …"""
 SETTLED_WITHIN = 0.25
 """… and the seconds within which they are settled all the same."""
-BUSY_PAUSE = 0.01
+BUSY_PAUSE = 0.005
 ACTIVE_FOR = 1.0
 """Seconds for which ticks stay short after there was something to do."""
 
@@ -92,7 +92,11 @@ class Worker:
         return self._sender.outage
 
     async def tick(self) -> float:
-        """One round of the pipeline; returns in how many seconds the next is wanted. Raises what the database raises."""
+        """One round of the pipeline; returns in how many seconds the next is wanted, which is the sooner the longer this one took.
+
+        Raises what the database raises.
+        """
+        began = self._clock()
         async with self._ticking:
             more = False
             if self._sender.outage:
@@ -104,7 +108,7 @@ class Worker:
             if self._settlement_is_due():
                 await self._settle()  # last, so that what was just committed does not wait for it
             self._report(Ticked(self.in_flight))
-            return self._next_pause(more)
+            return max(0.0, self._next_pause(more) - (self._clock() - began))
 
     async def stop(self, grace: float) -> None:
         """Claims nothing more, lets what is in flight finish for up to `grace` seconds, settles it, gives all leases back.

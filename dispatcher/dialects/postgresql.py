@@ -162,6 +162,8 @@ def _may(connection: Connection, schema: str, privilege: str) -> bool:
 
 def _begin(connection: Connection) -> None:
     options = connection.get_execution_options()
+    if options.get("single_statement"):
+        return
     # For this transaction only: through pgbouncer a session's settings would stay with whoever comes next.
     limits = {
         "statement_timeout": f"{STATEMENT_TIMEOUT}s",

@@ -138,4 +138,7 @@ def _set_durability(connection: sqlite3.Connection, _record: object) -> None:
 
 def _begin(connection: Connection) -> None:
     # A transaction that reads first and writes later is refused at once, without waiting, when another wrote in between.
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reads_only") else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if not options.get("single_statement"):
+        connection.exec_driver_sql(f"PRAGMA synchronous = {'NORMAL' if options.get('not_durable') else 'FULL'}")
+        connection.exec_driver_sql("BEGIN" if options.get("reads_only") else "BEGIN IMMEDIATE")

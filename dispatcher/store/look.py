@@ -23,7 +23,7 @@ class Work:
 
 def look(database: Database, floor: int, due_floor: datetime) -> Work:
     """Looks above the floors only: an id of the outbox, a due time of an installation."""
-    with database.read() as connection:
+    with database.peek() as connection:
         row = connection.execute(_look(database.dialect), {"floor": floor, "due_floor": due_floor}).one()
     return Work(row.event is not None, row.due is not None)
 

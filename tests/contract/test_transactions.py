@@ -20,7 +20,7 @@ from dispatcher.settings import Settings
 from dispatcher.tables import delivery, installation, outbox
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
-from tests.contract.databases import on_mysql, on_postgresql, on_servers, on_sqlite
+from tests.contract.databases import POSTGRESQL, on_mysql, on_postgresql, on_servers, on_sqlite
 from tests.contract.steps import LEASE, claim, count, in_background, settle, stays_blocked, write
 
 SECONDS = {"statement": 2, "lock": 1}
@@ -313,13 +313,17 @@ async def test_no_request_is_made_inside_a_transaction(database: Database, partn
     assert claim(database) == ()
 
 
-@on_postgresql
+DURABILITY = {"postgresql": "SHOW synchronous_commit", "sqlite": "PRAGMA synchronous"}
+WAITS = {"on", 2}
+
+
+@pytest.mark.parametrize("server", ["sqlite", *POSTGRESQL], indirect=True)
 def test_only_a_settlement_waits_for_the_disk(database: Database, partner: Engine) -> None:
     """What a crash of the database undoes of a collection or a claim is done again."""
-    waits: list[str] = []
+    waits: list[bool] = []
 
     def note(connection: Connection) -> None:
-        waits.append(connection.exec_driver_sql("SHOW synchronous_commit").scalar_one())
+        waits.append(connection.exec_driver_sql(DURABILITY[database.dialect.name]).scalar_one() in WAITS)
 
     sa.event.listen(database.engine, "commit", note)
     with partner.begin() as connection:
@@ -328,7 +332,7 @@ def test_only_a_settlement_waits_for_the_disk(database: Database, partner: Engin
     (lease,) = claim(database)
     store.pull(database, {lease.installation_id: lease.token}, 8, LEASE)
     settle(database, lease)
-    assert waits == ["off", "off", "off", "on"]
+    assert waits == [False, False, False, True]
 
 
 @on_postgresql

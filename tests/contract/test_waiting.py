@@ -47,6 +47,12 @@ class Held(Database):
             yield connection
             self._before_commit()
 
+    @contextmanager
+    def peek(self) -> Iterator[Connection]:
+        with super().peek() as connection:
+            yield connection
+            self._before_commit()
+
 
 def write_without_waiting(partner: Engine) -> None:
     """One more event of everything; raises if it has to wait for a lock."""

@@ -37,7 +37,7 @@ def listening(database: Database) -> Iterator[Spoken]:
         spoken.transactions += 1
 
     def execute(_connection: Connection, _cursor: object, statement: str, *_rest: object) -> None:
-        spoken.statements += not statement.startswith("BEGIN")
+        spoken.statements += not statement.startswith(("BEGIN", "PRAGMA"))
 
     listeners: tuple[tuple[str, Callable[..., None]], ...] = (("begin", begin), ("before_cursor_execute", execute))
     for name, listener in listeners:
