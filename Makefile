@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # make test TESTS="tests/unit -k settings", or TESTS= for all of them, the heavy ones too.
 TESTS ?= -m "not heavy"
+# Processes that share the tests; 0: this one alone.
+WORKERS ?= auto
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
@@ -33,7 +35,7 @@ demo: $(READY) ## the whole journey of some events on SQLite, against a stand-in
 	@$(BIN)/dispatcher demo
 
 test: $(READY) ## the tests that need nothing but this machine
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 check: $(READY) ## format, lint, types, layers, tests: what has to pass before a change is done
 	@echo "── format" && $(BIN)/ruff format --check .
@@ -41,7 +43,7 @@ check: $(READY) ## format, lint, types, layers, tests: what has to pass before a
 	@echo "── types" && $(BIN)/mypy
 	@echo "── layers" && $(BIN)/lint-imports
 	@echo "── secrets" && .ci/scan_secrets
-	@echo "── tests" && $(BIN)/python -m pytest $(TESTS)
+	@echo "── tests" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 bench: $(READY) ## measure the speed (Debian: postgresql, mariadb-server, nginx-light); BENCH="drain latency" for some of it
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
@@ -57,7 +59,7 @@ lock: $(READY) ## pin every dependency anew, with hashes (LOCK_FLAGS=--upgrade f
 	@$(LOCK) $(LOCK_FLAGS) pyproject.toml --extra postgres --extra mysql --output-file requirements.txt
 	@$(LOCK) $(LOCK_FLAGS) pyproject.toml --all-extras --group dev --constraints requirements.txt --output-file requirements-dev.txt
 	@$(LOCK) $(LOCK_FLAGS) --group build --constraints requirements-dev.txt --output-file requirements-build.txt
-	@cd tests/benchmarks/peers/adapters && $(abspath $(LOCK)) $(LOCK_FLAGS) requirements.in --output-file requirements.txt
+	@cd tests/benchmarks/peers/adapters && $(CURDIR)/$(LOCK) $(LOCK_FLAGS) requirements.in --output-file requirements.txt
 
 build: $(READY) ## the wheel and the source archive, in dist/
 	@$(BIN)/hatchling build

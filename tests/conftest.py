@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from dispatcher import schema
 from dispatcher.database import Database, open_database
 from tests.contract.databases import EVERY
-from tests.contract.servers import PGBOUNCER, own_postgresql, pgbouncer_before
+from tests.contract.servers import PGBOUNCER, for_this_worker, own_postgresql, pgbouncer_before
 
 SCHEMA = "vercel"
 
@@ -40,7 +40,8 @@ def own_postgresql_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgresql_url(request: pytest.FixtureRequest) -> str:
     """The PostgreSQL that this machine offers, or our own."""
-    return os.environ.get("DISPATCHER_TEST_POSTGRES_URL") or str(request.getfixturevalue("own_postgresql_url"))
+    given = os.environ.get("DISPATCHER_TEST_POSTGRES_URL")
+    return for_this_worker(given) if given else str(request.getfixturevalue("own_postgresql_url"))
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +56,8 @@ def pgbouncer_url(postgresql_url: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def mysql_url() -> str:
     """The MariaDB or MySQL that this machine offers."""
-    return os.environ.get("DISPATCHER_TEST_MYSQL_URL") or not_tested("set DISPATCHER_TEST_MYSQL_URL")
+    given = os.environ.get("DISPATCHER_TEST_MYSQL_URL")
+    return for_this_worker(given) if given else not_tested("set DISPATCHER_TEST_MYSQL_URL")
 
 
 URL_OF = {

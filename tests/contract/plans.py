@@ -52,7 +52,7 @@ def _explain_on_postgresql(raw: Any, statement: str, parameters: dict[str, Any])
     numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement).replace("%%", "%")
     analyze = "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "
     execute = f"{analyze} EXECUTE explained" + (f"({', '.join(f'%({name})s' for name in names)})" if names else "")
-    with raw.cursor() as cursor, psycopg.ClientCursor(raw) as literal:
+    with raw.cursor() as cursor, psycopg.ClientCursor(raw) as literal, _transaction(raw):
         cursor.execute("SAVEPOINT explained")
         yield _plan_of_postgresql(statement, cursor.execute(analyze + statement, parameters).fetchone()[0])
         cursor.execute("ROLLBACK TO SAVEPOINT explained")
@@ -61,6 +61,17 @@ def _explain_on_postgresql(raw: Any, statement: str, parameters: dict[str, Any])
         yield _plan_of_postgresql(statement, literal.execute(execute, parameters).fetchone()[0])  # type: ignore[index]
         cursor.execute("DEALLOCATE explained")
         cursor.execute("ROLLBACK TO SAVEPOINT explained")
+
+
+@contextmanager
+def _transaction(raw: Any) -> Iterator[None]:
+    """For a statement that is executed without one."""
+    alone = raw.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    if alone:
+        raw.execute("BEGIN")
+    yield
+    if alone:
+        raw.execute("ROLLBACK")
 
 
 def _plan_of_postgresql(statement: str, found: Any) -> Plan:

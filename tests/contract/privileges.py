@@ -1,5 +1,6 @@
 """Database users with exactly the privileges that the deployment guide grants."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,8 +51,8 @@ def in_test(statement: str, schema_name: str | None) -> str:
 
 
 def user_of(role: str) -> str:
-    """The test's user in this role."""
-    return f"outbox_test_{role}"
+    """The test's user in this role. A server's users are the same for all of its databases."""
+    return f"outbox_test_{role}_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
 
 
 @contextmanager

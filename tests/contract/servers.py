@@ -1,5 +1,6 @@
 """The servers that the tests start for themselves: a PostgreSQL that comes as a Python package, and pgbouncer."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import DBAPIError
+
+from dispatcher.dialects import open_engine
 
 SETTINGS = """
 max_connections = 200
@@ -47,6 +51,19 @@ class Server(Protocol):
 
     def get_uri(self) -> str:
         """Where it is, whenever it runs."""
+
+
+def for_this_worker(url: str) -> str:
+    """The given database; for one of several processes that share the tests, one of its own beside it."""
+    worker, given = os.environ.get("PYTEST_XDIST_WORKER"), make_url(url)
+    if worker is None:
+        return url
+    own = given.set(database=f"{given.database}_{worker}")
+    engine = open_engine(url).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection, contextlib.suppress(DBAPIError):  # it is there since the last time
+        connection.exec_driver_sql(f"CREATE DATABASE {own.database}")
+    engine.dispose()
+    return own.render_as_string(hide_password=False)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What `dispatcher check` finds in a database, on every database."""
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from dispatcher.settings import Settings, Wakeup
 from dispatcher.tables import VERSION_TABLE
 from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
 
-LIMITED = "dispatcher_limited"
+LIMITED = f"dispatcher_limited_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
 Role = tuple[Engine, Database]
 
 
