@@ -133,6 +133,11 @@ class Queue:
         return time.perf_counter() - began
 
 
+def undisturbed(seconds: list[float]) -> float:
+    """The first quartile: what slows down more than half of them is the machine's other work."""
+    return statistics.quantiles(seconds)[0]
+
+
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
@@ -144,5 +149,5 @@ def test_a_transaction_that_pins_vacuum_costs_at_most_twice_as_much(database: Da
         with_floors = statistics.median(queue.look() for _ in range(SAMPLE))
         queue.floors = store.LOWEST_ID, store.LONG_AGO
         without = statistics.median(queue.look() for _ in range(SAMPLE))
-    assert statistics.median(taken[-SAMPLE:]) <= 2 * statistics.median(taken[:SAMPLE])
+    assert undisturbed(taken[-SAMPLE:]) <= 2 * undisturbed(taken[:SAMPLE])
     assert without > 2 * with_floors
