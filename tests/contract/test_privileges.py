@@ -188,7 +188,8 @@ def test_check_and_drain_run_as_the_dispatchers_user(users: Users, application: 
         wrong = [one for one in examine(settings) if one.level is not Level.OK]
     finally:
         users.execute("DROP TABLE installations")
-    assert (drained.events, drained.requests, drained.waiting) == (1, 1, 1)
+    assert (drained.events, drained.waiting) == (1, 1)
+    assert drained.requests  # the first backoff may be over at once
     assert {one.check for one in wrong} == {"base_url"}, wrong
 
 

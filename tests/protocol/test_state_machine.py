@@ -72,6 +72,7 @@ def test_no_order_of_steps_loses_or_strands_anything(database: Database, partner
     search(database, partner, examples)
 
 
+@pytest.mark.timeout(600)
 @on_sqlite
 @pytest.mark.parametrize(
     ("name", "without"),
