@@ -25,6 +25,8 @@ Destination = Callable[[float], httpx.Response]
 """What the destination answers so many seconds after the beginning; it may raise what a transport raises."""
 
 
+BUSY_STEP = 0.01
+"""Seconds that a tick with something to do takes, with its pause."""
 IDLE_STEP = 5.0
 """Seconds that pass between two ticks with nothing under way: six hours would have too many others."""
 
@@ -94,7 +96,7 @@ class Simulation:
             await asyncio.sleep(0)  # what the tick began begins
             while self.worker.in_flight:
                 await asyncio.sleep(0)
-            self.now = min(end, self.now + (max(pause, IDLE_STEP) if self.worker.idle else pause))
+            self.now = min(end, self.now + max(pause, IDLE_STEP if self.worker.idle else BUSY_STEP))
 
     @property
     def undelivered(self) -> list[str]:
