@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dispatcher.settings import Settings
+from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY, IMAGE, VERSION, is_command, read_yaml
 
 MANIFESTS = DEPLOY / "kubernetes"
@@ -22,7 +23,7 @@ Resource = dict[str, Any]
 def compose(variant: str, manifests: Path = MANIFESTS) -> list[Resource]:
     """What `kubectl apply -k` would apply."""
     if (command := shutil.which("kubectl")) is None:
-        pytest.skip("NOT TESTED: kubectl is not installed")
+        not_tested("kubectl is not installed")
     done = subprocess.run([command, "kustomize", manifests / variant], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))

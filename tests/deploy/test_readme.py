@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dispatcher.settings import Settings, describe, load_settings
+from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY, IMAGE, ROOT, VERSION, blocks, commands, is_command, read, read_yaml, table
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -139,4 +140,4 @@ def assert_image_and_command(image: str, arguments: list[str]) -> None:
 
 
 def kubectl() -> str:
-    return shutil.which("kubectl") or pytest.skip("NOT TESTED: kubectl is not installed")
+    return shutil.which("kubectl") or not_tested("kubectl is not installed")

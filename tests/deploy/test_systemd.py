@@ -9,6 +9,7 @@ import pytest
 
 from dispatcher.cli.exits import Exit
 from dispatcher.settings import Settings
+from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY
 
 UNIT = DEPLOY / "systemd" / "dispatcher.service"
@@ -25,7 +26,7 @@ def unit(tmp_path: Path) -> Path:
 
 def analyze(*arguments: object) -> str:
     if (command := shutil.which("systemd-analyze")) is None:
-        pytest.skip("NOT TESTED: systemd-analyze is not installed")
+        not_tested("systemd-analyze is not installed (Debian: apt-get install systemd)")
     done = subprocess.run([command, *map(str, arguments)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
