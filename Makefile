@@ -9,7 +9,7 @@ TESTS ?= -m "not heavy"
 # Processes that share the tests; 0: this one alone.
 WORKERS ?= auto
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --custom-compile-command "make lock"
+	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench bench-peers format lock build sbom image-test clean

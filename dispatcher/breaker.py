@@ -8,14 +8,17 @@ import math
 from collections.abc import Callable
 from enum import StrEnum
 
-from dispatcher.policy import OutcomeKind, Policy, is_fault, probe_gap, shows_life
+from dispatcher.policy import Outcome, Policy, is_fault, probe_gap, shows_life
 
 FAULTS = 10
 """Faults in a row that open it."""
 FAULTS_ON_RAMP = 3
 """… and as long as the ramp lasts."""
 SUBJECTS = 3
-"""Different subjects that must have met a fault, unless the host cannot even be reached: a single one may itself be the cause."""
+"""Different subjects that must have met a fault, unless there was not even a connection: a single one may itself be the cause.
+
+Without a connection it cannot be, and the breaker opens before the first delivery could have used up its attempts.
+"""
 RAMP_START = 10.0
 """Requests a second after the first success."""
 RAMP_DOUBLES = 2.0
@@ -68,17 +71,17 @@ class Breaker:
         if self._state is State.RAMP:
             self._next_at = max(self._next_at, now - BURST_SECONDS) + 1 / ramp_rate(now - self._ramp_since)
 
-    def end(self, kind: OutcomeKind | None, subject_key: str, now: float) -> None:
+    def end(self, outcome: Outcome | None, subject_key: str, now: float) -> None:
         """It came to this; None: it was not sent after all."""
         self._in_flight -= 1
-        if kind is None:
+        if outcome is None:
             return
-        if is_fault(kind):
-            self._count_fault(kind, subject_key, now)
-        elif shows_life(kind):
+        if is_fault(outcome.kind):
+            self._count_fault(subject_key, now, connected=outcome.connected)
+        elif shows_life(outcome.kind):
             self._see_life(now)
 
-    def _count_fault(self, kind: OutcomeKind, subject_key: str, now: float) -> None:
+    def _count_fault(self, subject_key: str, now: float, *, connected: bool) -> None:
         if self._state is State.OPEN:
             if now >= self._next_at:  # the probe's; what was in flight when it opened comes in before
                 self._put_off_probe(now)
@@ -87,7 +90,9 @@ class Breaker:
         if len(self._faulty) < SUBJECTS:
             self._faulty.add(subject_key)
         enough = FAULTS_ON_RAMP if self._state is State.RAMP else FAULTS
-        if self._faults >= enough and (kind is OutcomeKind.UNREACHABLE or len(self._faulty) == SUBJECTS):
+        if not connected:
+            enough = min(enough, max(1, self._policy.max_attempts - 1))
+        if self._faults >= enough and (not connected or len(self._faulty) == SUBJECTS):
             self._state = State.OPEN
             self._put_off_probe(now)
 

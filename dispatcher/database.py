@@ -27,17 +27,20 @@ class Database:
         self.engine = engine
         self.dialect = dialect
         self.schema = schema
+        self._reading = engine.execution_options(reads_only=True)
+        self._peeking = engine.execution_options(single_statement=True)
+        self._not_durable = engine.execution_options(not_durable=True)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that writes nothing; on SQLite it waits for no writer."""
-        with self.engine.connect().execution_options(reads_only=True) as connection, connection.begin():
+        with self._reading.begin() as connection:
             yield connection
 
     @contextmanager
     def peek(self) -> Iterator[Connection]:
         """For one statement that reads, locks nothing and is over at once: without a transaction's beginning, limits and end."""
-        with self.engine.connect().execution_options(single_statement=True) as connection:
+        with self._peeking.connect() as connection:
             yield connection
 
     def transact(self, step: Callable[[Connection], Result], *, durable: bool = True) -> Result:
@@ -56,7 +59,7 @@ class Database:
         return result
 
     def _once(self, step: Callable[[Connection], Result], durable: bool) -> Result:
-        with self.engine.connect().execution_options(not_durable=not durable) as connection, connection.begin():
+        with (self.engine if durable else self._not_durable).begin() as connection:
             return step(connection)
 
     def check_isolation(self) -> None:

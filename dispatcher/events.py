@@ -6,8 +6,7 @@ compare byte for byte.
 
 import hashlib
 import re
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import to_json
@@ -40,8 +39,7 @@ _TRACEPARENT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 Traceparent = Annotated[str, Field(strict=True, pattern=_TRACEPARENT)]
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """What an event is about: one resource of one installation, or the installation itself (then `resource_id` is None)."""
 
     installation_id: str
@@ -55,14 +53,9 @@ class Subject:
 
         Computed over bytes, because the default collations of some databases merge `db_1`, `DB_1` and `db_1 `.
         """
-        digest = hashlib.sha256()
-        for part in (self.installation_id, self.type, self.resource_id, self.product_id):
-            if part is None:
-                digest.update(b"-")
-            else:
-                encoded = part.encode()
-                digest.update(b"%d:" % len(encoded) + encoded)
-        return digest.hexdigest()
+        return hashlib.sha256(
+            b"".join([b"-" if part is None else _measured(part.encode()) for part in self])
+        ).hexdigest()
 
     def body(self, billing_plan_id: str | None = None) -> bytes:
         """The request body that announces this subject; an absent optional field is left out, never sent as null."""
@@ -74,6 +67,10 @@ class Subject:
         if billing_plan_id is not None:
             event["billingPlanId"] = billing_plan_id
         return to_json({"event": event})
+
+
+def _measured(part: bytes) -> bytes:
+    return b"%d:%b" % (len(part), part)
 
 
 class _Event(BaseModel):

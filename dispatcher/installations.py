@@ -192,7 +192,8 @@ def _bury(connection: Connection, dialect: Dialect, installation_id: str) -> int
     if row is None:
         return 0
     of_it = delivery.c.installation_id == installation_id
-    found = connection.execute(sa.select(delivery).where(of_it).order_by(delivery.c.due_at).limit(CHUNK)).all()
+    columns = (delivery.c[name] for name in (*store.READ, "last_status", "last_error"))
+    found = connection.execute(sa.select(*columns).where(of_it).order_by(delivery.c.due_at).limit(CHUNK)).all()
     burials = [
         Burial(store.Delivery.of(one), DeadLetterReason.PURGED, one.attempts, one.last_status, one.last_error)
         for one in found

@@ -62,6 +62,8 @@ class HeldLease:
     stopped_until: float | None = None
     """Nothing is sent before; the lease is given back."""
     in_rota: bool = False
+    written: InstallationState | None = None
+    """What its row says by now."""
 
     @classmethod
     def of(cls, leased: Leased, until: float, clock: Clock, window: RateWindow | None) -> "HeldLease":
@@ -71,6 +73,9 @@ class HeldLease:
             leased.installation_id, leased.token, until, clock, window, leased.failures, leased.faults, paused_for
         )
         lease.limit = 1 if lease.probing else None
+        lease.written = InstallationState(
+            leased.installation_id, leased.token, leased.rate_window, leased.failures, leased.faults
+        )
         return lease
 
     @property
@@ -120,10 +125,11 @@ class HeldLease:
         if self.window is not None:
             self.window.end(now + self.clock.ahead, sent=sent)
 
-    def hear(self, outcome: Outcome, now: float) -> None:
-        """What an outcome says about the installation. Of those that come in after a stop, failures are no news."""
+    def hear(self, outcome: Outcome, now: float, began: float) -> None:
+        """What the outcome of a request that began then says about the installation. After a stop, failures are no news."""
         if self.window is not None and outcome.rate_remaining is not None and outcome.rate_reset is not None:
-            self.window.correct(outcome.rate_remaining, outcome.rate_reset, now + self.clock.ahead)
+            began_by_window = began + self.clock.behind
+            self.window.correct(outcome.rate_remaining, outcome.rate_reset, now + self.clock.ahead, began_by_window)
         news = self.stopped_until is None
         if is_fault(outcome.kind):
             self.faults += news
@@ -164,9 +170,13 @@ class HeldLease:
         self.held.difference_update(delivery.subject_key for delivery in self.queue)
         self.queue.clear()
 
-    def state(self, now: float, *, release: bool) -> InstallationState:
-        """What the installation's row shall say."""
-        return InstallationState(
+    def renew(self, until: float, written: InstallationState) -> None:
+        """The row says this by now, and that the lease is ours until then."""
+        self.until, self.written = until, written
+
+    def state(self, now: float, *, release: bool, fresh: bool) -> InstallationState:
+        """What the installation's row shall say. A fresh lease has so long to go that it need not be renewed."""
+        state = InstallationState(
             self.installation_id,
             self.token,
             rate_window=self.window.stored(now + self.clock.behind, now + self.clock.ahead) if self.window else None,
@@ -175,3 +185,5 @@ class HeldLease:
             throttled_for=max(0.0, self.stopped_until - now) if self.stopped_until is not None else 0.0,
             release=release,
         )
+        state.as_written = fresh and self.stopped_until is None and state == self.written
+        return state

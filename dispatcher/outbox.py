@@ -39,20 +39,30 @@ def publish(connection: "Session | Connection | DBAPIConnection", *events: Event
     `connection` is a SQLAlchemy Session or Connection, or a connection of a database driver (sqlite3, psycopg, PyMySQL, Django's).
     Publish after the change that the event announces. Raises NoTransaction on a connection that commits by itself.
     """
+    own = connection_of(connection)
+    if own is None:
+        _insert_by_driver(connection, events)
+    else:
+        _insert(own, events)
+
+
+def connection_of(connection: "Session | Connection | DBAPIConnection") -> Connection | None:
+    """SQLAlchemy's own connection in the transaction that `connection` is in; None: it is a database driver's.
+
+    Raises TypeError for anything else.
+    """
     if isinstance(connection, Connection):
-        _insert(connection, events)
-        return
+        return connection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session, scoped_session
 
     if isinstance(connection, AsyncSession | AsyncConnection):
-        raise TypeError("this is an async session or connection: await apublish(…) instead")
+        raise TypeError("this is an async session or connection: await apublish(…), or run_sync(…) what reads")
     if isinstance(connection, Session | scoped_session):
-        _insert(connection.connection(bind_arguments=_BIND), events)
-        return
+        return connection.connection(bind_arguments=_BIND)
     if not hasattr(connection, "cursor"):
         raise TypeError(f"expected a session or a database connection, not {type(connection).__name__}")
-    _insert_by_driver(connection, events)
+    return None
 
 
 async def apublish(connection: "AsyncSession | AsyncConnection", *events: Event) -> None:
@@ -111,7 +121,7 @@ _NO_TRANSACTION = (
 )
 
 
-def _insert_by_driver(connection: DBAPIConnection, events: Sequence[Event]) -> None:
+def _insert_by_driver(connection: Any, events: Sequence[Event]) -> None:
     _refuse_driver_autocommit(connection)
     mark = "?" if type(connection).__module__.partition(".")[0] in _QUESTION_MARKS else "%s"
     cursor = connection.cursor()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class OutcomeKind(StrEnum):
@@ -21,13 +22,13 @@ class OutcomeKind(StrEnum):
     TIMEOUT = "timeout"  # the total deadline passed
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What one request came to, as a value.
 
     `retry_after` is the destination's own hint in seconds (from `Retry-After`, the error body or the rate headers), already
     validated and clamped. `error` is redacted and at most 2,000 characters. `duration` is in seconds. `rate_remaining` (requests)
-    and `rate_reset` (seconds from the answer on) are the destination's view of the rate window, if it sent one.
+    and `rate_reset` (seconds from the answer on) are the destination's view of the rate window, if it sent one. `connected` is False
+    if there was not even a connection.
     """
 
     kind: OutcomeKind
@@ -39,6 +40,7 @@ class Outcome:
     retry_after: float | None = None
     rate_remaining: int | None = None
     rate_reset: float | None = None
+    connected: bool = True
 
     @property
     def made_a_request(self) -> bool:

@@ -1,7 +1,11 @@
 """The rate window: at most so many requests in any span of so many seconds. Pure: the clock is an argument."""
 
 import json
+from bisect import bisect_right
 from collections import deque
+
+ROUNDING = 2.0
+"""Seconds by which a reset may lie beyond the window that it ends: it and the answer's date come in whole seconds."""
 
 
 class RateWindow:
@@ -14,42 +18,45 @@ class RateWindow:
     def __init__(self, requests: int, seconds: float, stored: str | None = None) -> None:
         self.requests = requests
         self.seconds = seconds
-        self._in_flight = 0
+        self._started: list[float] = []
         self._ended: deque[float] = deque(sorted(json.loads(stored)) if stored else ())
 
     def take(self, now: float) -> bool:
         """Whether a request may start now; if so, it counts."""
         if self.wait(now) > 0:
             return False
-        self._in_flight += 1
+        self._started.append(now)
         return True
 
     def end(self, now: float, *, sent: bool = True) -> None:
         """A request that was to start has ended; one that was not sent after all gives its place back."""
-        self._in_flight -= 1
+        self._started.pop(0)  # as if it were the oldest: the number counts, and `correct` needs no more
         if sent:
             self._ended.append(now)
 
     def wait(self, now: float) -> float:
         """Seconds until the next request may start; while only requests in flight are in the way, as if they ended now."""
         self._forget(now)
-        over = self._in_flight + len(self._ended) - self.requests
+        over = len(self._started) + len(self._ended) - self.requests
         if over < 0:
             return 0.0
         return (self._ended[over] if over < len(self._ended) else now) + self.seconds - now
 
-    def correct(self, remaining: int, reset: float, now: float) -> None:
-        """The destination says that only so many more may come in the next `reset` seconds; what it says never widens the window."""
+    def correct(self, remaining: int, reset: float, now: float, began: float) -> None:
+        """In the answer to a request that began then, the destination says that only so many more may come in the next `reset` seconds.
+
+        It is taken to know nothing of the requests that began later. What it says never widens the window.
+        """
         self._forget(now)
-        unknown = self.requests - self._in_flight - len(self._ended) - remaining
-        if unknown > 0 and 0 < reset <= self.seconds:
-            self._ended = deque(sorted([*self._ended, *[now + reset - self.seconds] * unknown]))
+        unknown = self.requests - bisect_right(self._started, began) - len(self._ended) - remaining
+        if unknown > 0 and 0 < reset <= self.seconds + ROUNDING:
+            self._ended = deque(sorted([*self._ended, *[now + min(reset, self.seconds) - self.seconds] * unknown]))
 
     def stored(self, now: float, latest: float | None = None) -> str | None:
         """As it stands in the row; None when nothing in it matters any more. It may be as late as `latest` for what is in flight."""
         self._forget(now)
         in_flight = now if latest is None else latest
-        recent = [*(round(at, 3) for at in self._ended), *[round(in_flight, 3)] * self._in_flight]
+        recent = [*(round(at, 3) for at in self._ended), *[round(in_flight, 3)] * len(self._started)]
         return json.dumps(recent, separators=(",", ":")) if recent else None
 
     def _forget(self, now: float) -> None:

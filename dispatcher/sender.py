@@ -20,7 +20,7 @@ from dispatcher.telemetry import (
     Listener,
     StepFailed,
 )
-from dispatcher.tracing import delivery_span
+from dispatcher.tracing import delivery_spans
 from dispatcher.vercel import Vercel
 
 
@@ -58,6 +58,7 @@ class Sender:
         self._rota: deque[HeldLease] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._span = delivery_spans()
         self.answers: list[Answer] = []
 
     @property
@@ -111,8 +112,8 @@ class Sender:
         while (picked := self._pick()) is not None:
             await self._attempt(*picked)
 
-    def _pick(self) -> tuple[HeldLease, Delivery] | None:
-        """The next in turn: one delivery of each installation, then round again."""
+    def _pick(self) -> tuple[HeldLease, Delivery, float] | None:
+        """The next in turn, and when its request began: one delivery of each installation, then round again."""
         now = self._clock()
         while self._rota and not self._stopping and self.wait() <= 0:
             lease = self._rota.popleft()
@@ -122,7 +123,7 @@ class Sender:
                 self._rota.append(lease)
             if delivery is not None:
                 self._start(now)
-                return lease, delivery
+                return lease, delivery, now
         return None
 
     def _start(self, now: float) -> None:
@@ -130,7 +131,7 @@ class Sender:
         if self._overall is not None:
             self._overall.take(now)
 
-    async def _attempt(self, lease: HeldLease, delivery: Delivery) -> None:
+    async def _attempt(self, lease: HeldLease, delivery: Delivery, began: float) -> None:
         outcome = await self._request(lease, delivery, refresh=False)
         if outcome is not None and outcome.kind is OutcomeKind.UNAUTHORIZED:
             self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
@@ -138,7 +139,7 @@ class Sender:
         if outcome is None:
             lease.held.discard(delivery.subject_key)
         else:
-            self._conclude(lease, delivery, outcome)
+            self._conclude(lease, delivery, outcome, began)
         self.queue(lease)  # what waited for this answer may have its turn again
 
     async def _repeat(self, lease: HeldLease, delivery: Delivery) -> Outcome | None:
@@ -151,17 +152,16 @@ class Sender:
 
     async def _request(self, lease: HeldLease, delivery: Delivery, *, refresh: bool) -> Outcome | None:
         """One request, which has been started; None if the lease has grown too short for it meanwhile."""
-        subject, sent, kind = delivery.subject, False, None
+        subject, sent, outcome = delivery.subject, False, None
         try:
             token = await self._credentials.token(subject.installation_id, refresh=refresh)
             if not lease.outlasts(self._clock(), self._settings.request_timeout):
                 return None
             sent = True
-            with delivery_span(subject, delivery.events, delivery.traceparent) as conclude:
+            with self._span(subject, delivery.events, delivery.traceparent) as conclude:
                 body = subject.body(delivery.billing_plan_id)
                 outcome = await self._vercel.send(subject.installation_id, body, token)
                 conclude(outcome)
-            kind = outcome.kind
         except NoCredential as error:
             return Outcome(OutcomeKind.NO_CREDENTIAL, error=str(error))
         except CredentialsUnavailable as error:
@@ -169,20 +169,20 @@ class Sender:
         else:
             return outcome
         finally:
-            self._end(lease, delivery, kind, sent=sent)
+            self._end(lease, delivery, outcome, sent=sent)
 
-    def _end(self, lease: HeldLease, delivery: Delivery, kind: OutcomeKind | None, *, sent: bool) -> None:
+    def _end(self, lease: HeldLease, delivery: Delivery, outcome: Outcome | None, *, sent: bool) -> None:
         now, was_open = self._clock(), self._breaker.is_open
         lease.end(now, sent=sent)
         if self._overall is not None:
             self._overall.end(now, sent=sent)
-        self._breaker.end(kind, delivery.subject_key, now)
+        self._breaker.end(outcome, delivery.subject_key, now)
         if self._breaker.is_open is not was_open:
             self._report(BreakerTurned(self._breaker.is_open))
 
-    def _conclude(self, lease: HeldLease, delivery: Delivery, outcome: Outcome) -> None:
+    def _conclude(self, lease: HeldLease, delivery: Delivery, outcome: Outcome, began: float) -> None:
         was_paused, was_open = lease.is_paused, lease.breaker_is_open
-        lease.hear(outcome, self._clock())
+        lease.hear(outcome, self._clock(), began)
         decision = decide(
             outcome,
             attempts=delivery.attempts,

@@ -1,23 +1,21 @@
 """Vercel's "Create Event" endpoint: one request → one `Outcome`."""
 
-import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-import httpx
 from pydantic import SecretStr
 
 from dispatcher.error_body import LONGEST_BODY, ErrorBody, read_error_body
 from dispatcher.hints import rate_remaining, rate_reset, rate_wait, retry_after
 from dispatcher.policy import Outcome, OutcomeKind
 from dispatcher.redaction import clean
-from dispatcher.transport import describe_failure, read_start
+from dispatcher.transport import NotConnected, Reply, Request, Transport, describe_failure
 
 _INSTALLATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _SENDABLE_TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
@@ -30,15 +28,8 @@ _RETRYABLE = {408, 409, 423, 425}
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    url: httpx.URL
-    headers: httpx.Headers
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes = b""
+    url: str
+    headers: Mapping[str, str]
 
 
 class Vercel:
@@ -51,13 +42,14 @@ class Vercel:
     def __init__(
         self,
         base_url: str,
-        transport: httpx.AsyncBaseTransport,
+        transport: Transport,
         request_timeout: float,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._base_url = httpx.URL(base_url.rstrip("/"))
+        self._base_url = base_url.rstrip("/")
+        self._host = urlsplit(base_url).hostname or ""
         self._transport = transport
         self._request_timeout = request_timeout
         self._clock = clock
@@ -74,13 +66,14 @@ class Vercel:
         prepared = self._prepare(installation_id, secret)
         if isinstance(prepared, Outcome):
             return prepared
-        request = httpx.Request("POST", prepared.url, headers=prepared.headers, stream=httpx.ByteStream(event_body))
         started = self._clock()
         try:
-            answer = await self._exchange(request)
+            reply = await self._transport.post(
+                Request(prepared.url, prepared.headers, event_body, self._request_timeout, LONGEST_BODY)
+            )
         except Exception as error:  # noqa: BLE001 - whatever a transport raises, the request came to nothing that is known
             return self._judge_failure(error, secret, self._clock() - started)
-        return self._judge(answer, secret, self._clock() - started)
+        return self._judge(reply, secret, self._clock() - started)
 
     def _prepare_anew(self, installation_id: str, secret: str) -> _Prepared | Outcome:
         if not _INSTALLATION_ID.fullmatch(installation_id):
@@ -92,52 +85,33 @@ class Vercel:
                 f"the credential of {installation_id} is no bearer token: it must be 1 to 512 visible ASCII characters"
             )
             return Outcome(OutcomeKind.NO_CREDENTIAL, error=error)
-        path = f"{self._base_url}/v1/installations/{quote(installation_id, safe='')}/events"
+        url = f"{self._base_url}/v1/installations/{quote(installation_id, safe='')}/events"
         headers = {
-            "host": self._base_url.netloc.decode("ascii"),
             "authorization": f"Bearer {secret}",
             "content-type": "application/json",
             "accept": "application/json",
             "accept-encoding": "identity",
             "user-agent": self._user_agent,
         }
-        return _Prepared(httpx.URL(path), httpx.Headers(headers))
-
-    async def _exchange(self, request: httpx.Request) -> _Answer:
-        """The answer as far as it came: once the status is known, nothing that befalls the body changes it."""
-        answer = None
-        try:
-            async with asyncio.timeout(self._request_timeout):
-                response = await self._transport.handle_async_request(request)
-                answer = _Answer(response.status_code, _plain_headers(response))
-                try:
-                    if not 200 <= answer.status < 300:
-                        answer = _Answer(answer.status, answer.headers, await read_start(response, LONGEST_BODY))
-                finally:
-                    await response.aclose()
-        except Exception:
-            if answer is None:
-                raise
-        return answer
+        return _Prepared(url, headers)
 
     def _judge_failure(self, error: Exception, secret: str, duration: float) -> Outcome:
-        host = self._base_url.host
-        if isinstance(error, TimeoutError | httpx.TimeoutException):
-            text = f"no answer from {host} within {self._request_timeout:g} s"
-            return Outcome(OutcomeKind.TIMEOUT, error=text, duration=duration)
-        return Outcome(OutcomeKind.UNREACHABLE, error=clean(describe_failure(error, host), secret), duration=duration)
+        kind = OutcomeKind.TIMEOUT if isinstance(error, TimeoutError) else OutcomeKind.UNREACHABLE
+        why = describe_failure(error, self._host, self._request_timeout)
+        connected = not isinstance(error, NotConnected)
+        return Outcome(kind, error=clean(why, secret), duration=duration, connected=connected)
 
-    def _judge(self, answer: _Answer, secret: str, duration: float) -> Outcome:
+    def _judge(self, reply: Reply, secret: str, duration: float) -> Outcome:
         now = self._wall_clock()
-        headers = answer.headers
-        body = read_error_body(answer.body, headers.get("content-encoding", "")) if answer.body else ErrorBody()
-        kind = classify(answer.status, body.code)
+        headers = reply.headers
+        body = read_error_body(reply.body, headers.get("content-encoding", "")) if reply.body else ErrorBody()
+        kind = classify(reply.status, body.code)
         vercel_id = headers.get("x-vercel-id")
         return Outcome(
             kind,
-            status=answer.status,
+            status=reply.status,
             error_code=clean(body.code, secret, _LONGEST_ID) if body.code else None,
-            error=None if kind is OutcomeKind.DELIVERED else self._explain(answer, body, secret),
+            error=None if kind is OutcomeKind.DELIVERED else self._explain(reply, body, secret),
             duration=duration,
             vercel_id=clean(vercel_id, secret, _LONGEST_ID) if vercel_id else None,
             retry_after=_hint(kind, headers, body, now),
@@ -145,17 +119,17 @@ class Vercel:
             rate_reset=rate_reset(headers, now),
         )
 
-    def _explain(self, answer: _Answer, body: ErrorBody, secret: str) -> str:
-        if 300 <= answer.status < 400:
-            location = clean(answer.headers.get("location", "nowhere"), secret, _LONGEST_LOCATION)
+    def _explain(self, reply: Reply, body: ErrorBody, secret: str) -> str:
+        if 300 <= reply.status < 400:
+            location = clean(reply.headers.get("location", "nowhere"), secret, _LONGEST_LOCATION)
             return (
                 f"redirected to {location}; redirects are never followed, the credential would travel: "
                 f"correct DISPATCHER_VERCEL_BASE_URL (now {self._base_url})"
             )
-        if not 200 <= answer.status < 600:
-            return f"{self._base_url.host} answered with status {answer.status}, which is no answer to a request"
-        said = clean(body.message or "", secret, cut=len(answer.body) >= LONGEST_BODY)
-        return said or f"{_phrase(answer.status)} (the answer says nothing more)"
+        if not 200 <= reply.status < 600:
+            return f"{self._host} answered with status {reply.status}, which is no answer to a request"
+        said = clean(body.message or "", secret, cut=len(reply.body) >= LONGEST_BODY)
+        return said or f"{_phrase(reply.status)} (the answer says nothing more)"
 
 
 def classify(status: int, error_code: str | None = None) -> OutcomeKind:
@@ -178,12 +152,7 @@ def classify(status: int, error_code: str | None = None) -> OutcomeKind:
     return OutcomeKind.UNREACHABLE
 
 
-def _plain_headers(response: httpx.Response) -> dict[str, str]:
-    """By lower-case name; asking httpx for each of them would take longer than all the rest of the judgement."""
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
-
-
-def _hint(kind: OutcomeKind, headers: dict[str, str], body: ErrorBody, now: float) -> float | None:
+def _hint(kind: OutcomeKind, headers: Mapping[str, str], body: ErrorBody, now: float) -> float | None:
     match kind:
         case OutcomeKind.THROTTLED:
             return rate_wait(headers, body.limit, now)

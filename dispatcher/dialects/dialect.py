@@ -4,9 +4,8 @@ Its statements are set-based: they take a whole batch as one JSON parameter (`:r
 `r`. So a batch costs one round trip, and the text of a statement never changes.
 """
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -97,9 +96,11 @@ class Dialect(ABC):
         # Not strftime: it writes the year 44 as `44`, which databases read as 2044 or refuse.
         return value.astimezone(UTC).isoformat(" ", "microseconds")[: -len("+00:00")]
 
-    def encode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    def encode(self, rows: list[dict[str, Any]]) -> dict[str, str]:
         """The parameter `:rows`."""
-        return {"rows": json.dumps(rows, default=self.instant, ensure_ascii=False)}
+        import orjson
+
+        return {"rows": orjson.dumps(rows, self.instant, orjson.OPT_PASSTHROUGH_DATETIME).decode()}
 
     def rows(self, *columns: Column[Any]) -> Subquery:
         """`:rows` as a table `r` with the names and types of these columns."""
@@ -124,7 +125,10 @@ class Dialect(ABC):
 
     @abstractmethod
     def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
-        """INSERT … SELECT; a row whose key exists gets the assignments, which see the new row as their argument."""
+        """INSERT … SELECT; a row whose key exists gets the assignments, which see the new row as their argument.
+
+        One that they leave as it is, is locked all the same, but no new version of it is written.
+        """
 
     @abstractmethod
     def update(self, table: Table, on: Sequence[Column[Any]], columns: Sequence[Column[Any]]) -> Executable:
@@ -135,8 +139,8 @@ class Dialect(ABC):
         """Deletes the rows whose `on` columns are equal to those of a row in `:rows`."""
 
     @abstractmethod
-    def first_due(self, delivery: Table, installations: int) -> Executable:
-        """Of each of so many installations the `:most` deliveries that have been due longest."""
+    def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
+        """These columns of the `:most` deliveries that have been due longest, of each of so many installations."""
 
     @abstractmethod
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:

@@ -152,13 +152,14 @@ class Mysql(Dialect):
 
     @override
     @cache  # noqa: B019 (one instance lives as long as the program)
-    def first_due(self, delivery: Table, installations: int) -> Executable:
+    def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
         # MariaDB has neither LATERAL nor LIMIT in a subquery of IN: one bounded range of the index for each installation.
-        return sa.union_all(*(self._first_due_of(delivery, f"installation_{n}") for n in range(installations)))
+        each = (self._first_due_of(delivery, names, f"installation_{n}") for n in range(installations))
+        return sa.union_all(*each)
 
-    def _first_due_of(self, delivery: Table, parameter: str) -> Select[Any]:
+    def _first_due_of(self, delivery: Table, names: Sequence[str], parameter: str) -> Select[Any]:
         return (
-            sa.select(delivery)
+            sa.select(*(delivery.c[name] for name in names))
             .where(
                 delivery.c.installation_id == sa.bindparam(parameter, type_=delivery.c.installation_id.type),
                 delivery.c.due_at <= self.clock(),

@@ -1,12 +1,11 @@
 """PostgreSQL 13 and newer, also through pgbouncer in transaction mode: no session state, no prepared statements."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic_core import to_json
 from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine.interfaces import Dialect as EngineDialect
@@ -98,8 +97,10 @@ class Postgresql(Dialect):
         return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRANSIENT
 
     @override
-    def encode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        return {"rows": to_json(rows).decode()}  # times as they are: with their zone
+    def encode(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+        import orjson
+
+        return {"rows": orjson.dumps(rows).decode()}  # times as they are: with their zone
 
     @override
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
@@ -118,7 +119,9 @@ class Postgresql(Dialect):
     @override
     def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
         insert = postgresql.insert(table).from_select([c.name for c in source.selected_columns], source)
-        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=assignments(insert.excluded))
+        values = assignments(insert.excluded)
+        changes = sa.or_(*(table.c[name].is_distinct_from(value) for name, value in values.items()))
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=values, where=changes)
 
     @override
     def update(self, table: Table, on: Sequence[Column[Any]], columns: Sequence[Column[Any]]) -> Executable:
@@ -133,10 +136,10 @@ class Postgresql(Dialect):
 
     @override
     @cache  # noqa: B019 (one instance lives as long as the program)
-    def first_due(self, delivery: Table, installations: int) -> Executable:
+    def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
         rows = self.rows(delivery.c.installation_id)
         due = (
-            sa.select(delivery)
+            sa.select(*(delivery.c[name] for name in names))
             .where(delivery.c.installation_id == rows.c.installation_id, delivery.c.due_at <= self.clock())
             .order_by(delivery.c.due_at)
             .limit(sa.bindparam("most", type_=sa.Integer))

@@ -68,8 +68,7 @@ class Sqlite(Dialect):
 
     @override
     def is_transient(self, error: BaseException) -> bool:
-        code = getattr(error.orig, "sqlite_errorcode", None) if isinstance(error, DBAPIError) else None
-        return code is not None and code & _PRIMARY_CODE in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+        return isinstance(error, DBAPIError) and error.orig is not None and _is_locked(error.orig)
 
     @override
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
@@ -93,7 +92,9 @@ class Sqlite(Dialect):
     def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
         # Without a WHERE, SQLite reads the ON of ON CONFLICT as the ON of a join.
         insert = sqlite.insert(table).from_select([c.name for c in source.selected_columns], source.where(sa.true()))
-        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=assignments(insert.excluded))
+        values = assignments(insert.excluded)
+        changes = sa.or_(*(table.c[name].is_distinct_from(value) for name, value in values.items()))
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=values, where=changes)
 
     @override
     def update(self, table: Table, on: Sequence[Column[Any]], columns: Sequence[Column[Any]]) -> Executable:
@@ -110,7 +111,7 @@ class Sqlite(Dialect):
 
     @override
     @cache  # noqa: B019 (one instance lives as long as the program)
-    def first_due(self, delivery: Table, installations: int) -> Executable:
+    def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
         rows, other = self.rows(delivery.c.installation_id), delivery.alias("other")
         due = (
             sa.select(other.c.subject_key)
@@ -119,7 +120,8 @@ class Sqlite(Dialect):
             .limit(sa.bindparam("most", type_=sa.Integer))
             .correlate(rows)
         )
-        return sa.select(delivery).select_from(rows.join(delivery, delivery.c.subject_key.in_(due)))
+        found = rows.join(delivery, delivery.c.subject_key.in_(due))
+        return sa.select(*(delivery.c[name] for name in names)).select_from(found)
 
     @override
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
@@ -127,13 +129,26 @@ class Sqlite(Dialect):
 
 
 def _set_durability(connection: sqlite3.Connection, _record: object) -> None:
+    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+    # Of connections that turn a new file's journal into a WAL at once, all but one may be refused without waiting.
+    turning = Retrying(
+        retry=retry_if_exception(_is_locked),
+        stop=stop_after_delay(LOCK_TIMEOUT),
+        wait=wait_random_exponential(multiplier=0.01, max=0.5),
+        reraise=True,
+    )
+    turning(connection.execute, "PRAGMA journal_mode = WAL")
     for pragma in (
-        "journal_mode = WAL",
         "synchronous = FULL",
         f"cache_size = -{CACHE_KIB}",
         f"busy_timeout = {LOCK_TIMEOUT * 1000}",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _is_locked(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _begin(connection: Connection) -> None:

@@ -6,13 +6,14 @@ One lock order everywhere: the collector's row, installations, deliveries; each 
 from dispatcher.store.claim import LONG_AGO, claim, fair_share, pull
 from dispatcher.store.collect import LOWEST_ID, collect, collect_installation
 from dispatcher.store.look import Work, look
-from dispatcher.store.records import Answer, Claimed, Collected, Delivery, InstallationState, Leased, Settled
+from dispatcher.store.records import READ, Answer, Claimed, Collected, Delivery, InstallationState, Leased, Settled
 from dispatcher.store.settle import settle
 from dispatcher.store.sweep import mend, prune
 
 __all__ = [
     "LONG_AGO",
     "LOWEST_ID",
+    "READ",
     "Answer",
     "Claimed",
     "Collected",

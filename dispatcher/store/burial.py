@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Executable
 
 from dispatcher.dialects import Dialect
 from dispatcher.policy import DeadLetterReason
-from dispatcher.store.records import VERSION, Delivery
+from dispatcher.store.records import ANNOUNCED, VERSION, Delivery
 from dispatcher.tables import dead_letter, delivery
 
 
@@ -50,21 +50,9 @@ def bury(connection: Connection, dialect: Dialect, burials: Sequence[Burial], no
 def _insert(dialect: Dialect) -> Executable:
     told = ("died_at", "reason", "attempts", "last_status", "last_error")
     rows = dialect.rows(*(delivery.c[name] for name in VERSION), *(dead_letter.c[name] for name in told))
-    kept = (
-        "subject_key",
-        "installation_id",
-        "type",
-        "resource_id",
-        "product_id",
-        "billing_plan_id",
-        "events",
-        "first_event_id",
-        "last_event_id",
-        "first_created_at",
-    )
     same = sa.and_(*(delivery.c[name] == rows.c[name] for name in VERSION))
-    values = sa.select(*(rows.c[name] for name in told), *(delivery.c[name] for name in kept))
-    return sa.insert(dead_letter).from_select([*told, *kept], values.select_from(rows.join(delivery, same)))
+    values = sa.select(*(rows.c[name] for name in told), *(delivery.c[name] for name in ANNOUNCED))
+    return sa.insert(dead_letter).from_select([*told, *ANNOUNCED], values.select_from(rows.join(delivery, same)))
 
 
 @cache

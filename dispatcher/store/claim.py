@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -15,10 +14,21 @@ from dispatcher.dialects import Dialect
 from dispatcher.policy import DeadLetterReason
 from dispatcher.store.burial import Burial, bury
 from dispatcher.store.look import is_free_and_due
-from dispatcher.store.records import Claimed, Delivery, Leased
+from dispatcher.store.records import READ, Claimed, Delivery, Leased
 from dispatcher.tables import delivery, installation
 
 LONG_AGO = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+LOCKED = (
+    "installation_id",
+    "due_at",
+    "lease_token",
+    "leased_by",
+    "pause_reason",
+    "paused_until",
+    "paused_since",
+    "last_delivered_at",
+)
+"""What is read of an installation that is ours, besides the time."""
 FEWEST = 8
 """Deliveries of each installation that a claim reads at least, however many installations there are."""
 
@@ -84,8 +94,9 @@ def pull(database: Database, leases: dict[str, str], most: int, lease: timedelta
 
 @cache
 def _lock(dialect: Dialect) -> Executable:
+    names = ("installation_id", "lease_token", "rate_window", "failures", "faults", "paused_since")
     return (
-        sa.select(installation, dialect.clock().label("now"))
+        sa.select(*(installation.c[name] for name in names), dialect.clock().label("now"))
         .where(*is_free_and_due(dialect))
         .order_by(installation.c.due_at)
         .limit(sa.bindparam("limit"))
@@ -101,7 +112,7 @@ def lock_ours(dialect: Dialect) -> Executable:
         installation.c.installation_id == rows.c.installation_id, installation.c.lease_token == rows.c.lease_token
     )
     return (
-        sa.select(installation, dialect.clock().label("now"))
+        sa.select(*(installation.c[name] for name in LOCKED), dialect.clock().label("now"))
         .select_from(rows.join(installation, ours))
         .order_by(installation.c.installation_id)
         .with_for_update(of=installation)
@@ -139,7 +150,7 @@ def _renew(dialect: Dialect) -> Executable:
 
 def _due(connection: Connection, dialect: Dialect, ids: Sequence[str], most: int) -> dict[str, list[Delivery]]:
     found: dict[str, list[Delivery]] = {}
-    statement = dialect.first_due(delivery, len(ids))
+    statement = dialect.first_due(delivery, READ, len(ids))
     for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "most": most}).all():
         found.setdefault(row.installation_id, []).append(Delivery.of(row))
     return found
@@ -176,7 +187,7 @@ def _count_crash(
     gone = {one.subject_key for one in dead}
     for installation_id in expired:
         kept = [one for one in found.get(installation_id, ()) if one.subject_key not in gone]
-        found[installation_id] = [replace(one, attempts=one.attempts + 1) for one in kept]
+        found[installation_id] = [one._replace(attempts=one.attempts + 1) for one in kept]
     return len(dead)
 
 

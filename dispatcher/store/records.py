@@ -1,8 +1,8 @@
 """What the store and the worker hand to each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
@@ -13,8 +13,24 @@ VERSION = ("subject_key", "events", "first_event_id")
 """What a settlement must still find. `events` alone would not tell a row from one that was buried and collected anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+ANNOUNCED = (
+    "subject_key",
+    "installation_id",
+    "type",
+    "resource_id",
+    "product_id",
+    "billing_plan_id",
+    "events",
+    "first_event_id",
+    "last_event_id",
+    "first_created_at",
+)
+"""The columns of `vercel_delivery` that say what is announced."""
+READ = (*ANNOUNCED, "attempts", "traceparent")
+"""Those that a request is planned with, in the order in which `Delivery.of` expects them."""
+
+
+class Delivery(NamedTuple):
     """A row of `vercel_delivery` as it was when a request was planned."""
 
     subject_key: str
@@ -29,18 +45,9 @@ class Delivery:
 
     @classmethod
     def of(cls, row: Row[Any]) -> "Delivery":
-        """From the row."""
-        return cls(
-            row.subject_key,
-            Subject(row.installation_id, row.type, row.resource_id, row.product_id),
-            row.billing_plan_id,
-            row.events,
-            row.first_event_id,
-            row.last_event_id,
-            row.first_created_at,
-            row.attempts,
-            row.traceparent,
-        )
+        """From a row that begins with the columns of `READ`."""
+        key, installation_id, type_, resource_id, product_id, *others = row[: len(READ)]
+        return cls(key, Subject(installation_id, type_, resource_id, product_id), *others)
 
     @property
     def version(self) -> dict[str, str | int]:
@@ -109,9 +116,13 @@ class Answer:
         return now + timedelta(seconds=delay)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InstallationState:
-    """What an installation's row shall say after a settlement. `throttled_for` in seconds; `release`: give the lease back."""
+    """What an installation's row shall say after a settlement. `throttled_for` in seconds; `release`: give the lease back.
+
+    `as_written`: the row says all this already, and its lease has long to go. Then it is left alone, its time of the last delivery
+    too: each version of a row that is written makes every look for it slower until the database has cleaned up.
+    """
 
     installation_id: str
     token: str
@@ -120,6 +131,7 @@ class InstallationState:
     faults: int = 0
     throttled_for: float = 0.0
     release: bool = False
+    as_written: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

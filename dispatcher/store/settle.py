@@ -66,7 +66,7 @@ def settle(
 
 def _lock(connection: Connection, dialect: Dialect, states: Sequence[InstallationState]) -> Rows:
     tokens = [{"installation_id": state.installation_id, "lease_token": state.token} for state in states]
-    return {row.installation_id: row for row in connection.execute(lock_ours(dialect), dialect.encode(tokens))}
+    return {row.installation_id: row for row in connection.execute(lock_ours(dialect), dialect.encode(tokens)).all()}
 
 
 def _delete_delivered(
@@ -160,28 +160,45 @@ def _write_states(
     first_due = _read_first_due(connection, dialect, released)
     last = {answer.delivery.subject.installation_id: answer for answer in answers}
     succeeded = {a.delivery.subject.installation_id for a in answers if a.decision.action is Action.DELIVERED}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for state in states:
-        row = ours[state.installation_id]
-        columns = {
-            "installation_id": state.installation_id,
-            "rate_window": state.rate_window,
-            "failures": state.failures,
-            "faults": state.faults,
-            "throttled_until": row.now + timedelta(seconds=state.throttled_for) if state.throttled_for else None,
-            "last_delivered_at": row.now if state.installation_id in succeeded else row.last_delivered_at,
-            **_pause(row, last.get(state.installation_id)),
-        }
-        if state.release:
-            due_at = _next_look(first_due[state.installation_id], row.now, columns)
-            rows.append({**columns, "due_at": due_at, "lease_token": None, "leased_until": None, "leased_by": None})
-        else:
-            # Should the lease expire, whoever takes it over keeps to the pause and the rate as well, but not to what an earlier
-            # settlement said of them: its row's due_at may stand for a pause that is over.
-            due_at = _next_look(row.now, row.now, columns)
-            held = {"due_at": due_at, "lease_token": row.lease_token, "leased_by": row.leased_by}
-            rows.append({**columns, **held, "leased_until": row.now + lease})
-    connection.execute(_write(dialect), dialect.encode(rows))
+        id_, row = state.installation_id, ours[state.installation_id]
+        if state.as_written and _goes_on(row):
+            continue
+        said = _state(state, row, last.get(id_), first_due.get(id_))
+        until = None if state.release else row.now + lease
+        delivered_at = row.now if id_ in succeeded else row.last_delivered_at
+        rows.append({"installation_id": id_, **said, "leased_until": until, "last_delivered_at": delivered_at})
+    if rows:
+        connection.execute(_write(dialect), dialect.encode(rows))
+
+
+def _state(state: InstallationState, row: Row[Any], last: Answer | None, first_due: datetime | None) -> dict[str, Any]:
+    """What the installation's row shall say, besides the times of its lease and of the last delivery."""
+    now = row.now
+    reason, paused_until, paused_since = _pause(row, last)
+    throttled_until = now + timedelta(seconds=state.throttled_for) if state.throttled_for else None
+    # Should a lease that is kept expire, whoever takes it over keeps to the pause and the rate as well, but not to what an earlier
+    # settlement said of them: its row's due_at may stand for a pause that is over. Else it stays, and so does the index on it.
+    # One that is given back comes after those that have waited longer.
+    first, earliest = (first_due, now) if state.release else (min(row.due_at or now, now), None)
+    return {
+        "due_at": _next_look(first, earliest, paused_until, throttled_until),
+        "lease_token": None if state.release else row.lease_token,
+        "leased_by": None if state.release else row.leased_by,
+        "paused_until": paused_until,
+        "pause_reason": reason,
+        "paused_since": paused_since,
+        "throttled_until": throttled_until,
+        "rate_window": state.rate_window,
+        "failures": state.failures,
+        "faults": state.faults,
+    }
+
+
+def _goes_on(row: Row[Any]) -> bool:
+    """Whether it is neither paused nor, should its lease expire, to be left alone."""
+    return row.pause_reason is None and row.due_at is not None and row.due_at <= row.now
 
 
 @cache
@@ -190,32 +207,24 @@ def _write(dialect: Dialect) -> Executable:
     return dialect.update(installation, [key], others)
 
 
-def _pause(row: Row[Any], last: Answer | None) -> dict[str, Any]:
-    """The pause after the last answer. One that an operator ordered is the operator's to end."""
-    paused = {"pause_reason": row.pause_reason, "paused_until": row.paused_until, "paused_since": row.paused_since}
+def _pause(row: Row[Any], last: Answer | None) -> tuple[str | None, datetime | None, datetime | None]:
+    """Reason, end and beginning of the pause after the last answer. One that an operator ordered is the operator's to end."""
+    paused = row.pause_reason, row.paused_until, row.paused_since
     if last is None or row.pause_reason == PauseReason.OPERATOR:
         return paused
     match last.decision.action:
         case Action.DELIVERED:
-            return dict.fromkeys(paused)
+            return None, None, None
         case Action.PAUSE:
             until = row.now + timedelta(seconds=last.decision.delay)
-            return {
-                "pause_reason": last.decision.reason,
-                "paused_until": until,
-                "paused_since": row.paused_since or row.now,
-            }
+            return last.decision.reason, until, row.paused_since or row.now
         case _:
             return paused
 
 
-def _next_look(first_due: datetime | None, now: datetime, columns: Mapping[str, Any]) -> datetime | None:
-    """When to look at the installation again; None: nothing waits. Never before now, so that the others get their turn first."""
-    if first_due is None:
-        return None
-    return max(
-        time for time in (first_due, now, columns["paused_until"], columns["throttled_until"]) if time is not None
-    )
+def _next_look(first: datetime | None, *others: datetime | None) -> datetime | None:
+    """When to look at the installation again: at the last of these times. None: nothing waits."""
+    return None if first is None else max(filter(None, (first, *others)))
 
 
 def _read_first_due(connection: Connection, dialect: Dialect, ids: Sequence[str]) -> dict[str, datetime | None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dispatcher.events import Subject
 from dispatcher.policy import Decision, Outcome, PauseReason
@@ -15,8 +16,7 @@ class EventsCollected:
     malformed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Attempted:
+class Attempted(NamedTuple):
     """A request came to an outcome. `lag`: seconds from the first event's `created_at` to now."""
 
     subject: Subject

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -94,7 +93,7 @@ def pgbouncer_before(url: str) -> Iterator[str]:
         config.write_text(POOLS.format(database=behind.database, target=_target(behind), port=port))
         log = Path(directory, "log")
         with log.open("w") as output:
-            command = [PGBOUNCER or "pgbouncer", *_as_nobody(), str(config)]
+            command = [PGBOUNCER or "pgbouncer", *_as_another_user(behind), str(config)]
             running = subprocess.Popen(command, stdout=output, stderr=output)
         _wait_for(port, running, log)
         yield f"postgresql://anyone@127.0.0.1:{port}/{behind.database}"
@@ -113,9 +112,12 @@ def _target(url: URL) -> str:
     return " ".join(f"{name}={value}" for name, value in parts.items() if value)
 
 
-def _as_nobody() -> list[str]:
-    """pgbouncer does not run as root."""
-    return ["-u", pwd.getpwnam("nobody").pw_name] if os.geteuid() == 0 else []
+def _as_another_user(behind: URL) -> list[str]:
+    """pgbouncer does not run as root. A server's socket may be its owner's alone."""
+    if os.geteuid() != 0:
+        return []
+    directory = behind.query.get("host")
+    return ["-u", Path(directory).owner() if isinstance(directory, str) else "nobody"]
 
 
 def _wait_for(port: int, running: subprocess.Popen[bytes], log: Path) -> None:

@@ -18,6 +18,8 @@ from dispatcher.database import Database
 from dispatcher.policy import Action, Decision
 from dispatcher.settings import Settings
 from dispatcher.tables import delivery, installation, outbox
+from dispatcher.transport import Transport
+from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
 from tests.contract.steps import ID, claim, collect, count, deliver, settle, write
@@ -104,20 +106,20 @@ async def test_a_running_worker_delivers_what_is_committed_after_the_clock_moved
         requests += 1
         return httpx.Response(201)
 
-    worker = hire(database, httpx.MockTransport(receive))
+    worker = hire(database, HttpxTransport(httpx.MockTransport(receive)))
     for number in range(3):
         with partner.begin() as connection:
             write(connection, f"db_{number}")
         async with asyncio.timeout(LONGEST):
             while requests <= number:
                 await asyncio.sleep(min(await worker.tick(), 0.02))
-        worker._database = moved(database, hours)
+        worker._thread.database = moved(database, hours)
     await worker.stop(1)
     worker.close()
     assert (requests, count(database, delivery)) == (3, 0)
 
 
-def hire(database: Database, transport: httpx.AsyncBaseTransport, skew: float = 0.0) -> Worker:
+def hire(database: Database, transport: Transport, skew: float = 0.0) -> Worker:
     """A worker whose own clock is `skew` seconds off."""
     settings = Settings(vercel_token=SecretStr("t0ken"), poll_interval=0.02)
     vercel = Vercel("https://vercel.test", transport, settings.request_timeout)
@@ -147,7 +149,7 @@ async def test_a_worker_whose_own_clock_is_a_day_off_leases_by_the_clock_of_the_
             leases.append(connection.execute(sa.select(installation.c.leased_until)).scalar_one() - now)
         return httpx.Response(201)
 
-    worker = hire(database, httpx.MockTransport(receive), skew)
+    worker = hire(database, HttpxTransport(httpx.MockTransport(receive)), skew)
     with partner.begin() as connection:
         write(connection, "db_1")
     async with asyncio.timeout(LONGEST):

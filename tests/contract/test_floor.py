@@ -16,6 +16,7 @@ from dispatcher.credentials import StaticCredentials
 from dispatcher.database import Database
 from dispatcher.floor import LAG, SWEEP_EVERY
 from dispatcher.settings import Settings
+from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
 from tests.contract.databases import on_servers
@@ -37,7 +38,7 @@ class Moved:
         self.announced: list[str] = []
         self.worker = Worker(
             database,
-            Vercel("https://vercel.test", httpx.MockTransport(self._receive), 10.0),
+            Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), 10.0),
             StaticCredentials(SecretStr("t0ken")),
             Settings(vercel_token=SecretStr("t0ken"), rate_limit=None),
             lambda _report: None,

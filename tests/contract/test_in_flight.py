@@ -13,6 +13,7 @@ from dispatcher.credentials import StaticCredentials
 from dispatcher.database import Database
 from dispatcher.settings import Settings
 from dispatcher.tables import delivery, outbox
+from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
 from tests.contract.steps import count, write
@@ -65,7 +66,9 @@ async def test_a_commit_while_a_request_is_in_flight_is_followed_by_another_requ
 ) -> None:
     receiver = Receiver(database, partner, reads_first=reads_first, wait_for_collection=collected)
     settings = Settings(vercel_token=SecretStr("t0ken"), poll_interval=0.02)
-    vercel = Vercel("https://vercel.test", httpx.MockTransport(receiver.receive), settings.request_timeout)
+    vercel = Vercel(
+        "https://vercel.test", HttpxTransport(httpx.MockTransport(receiver.receive)), settings.request_timeout
+    )
     token = StaticCredentials(SecretStr("t0ken"))
     worker = Worker(database, vercel, token, settings, lambda _report: None, name="one")
     receiver.commit()

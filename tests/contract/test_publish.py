@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from psycopg.rows import dict_row, tuple_row
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from dispatcher import InstallationUpdated, ResourceUpdated, apublish, insert_event, publish
 from dispatcher.outbox import NoTransaction
-from tests.contract.databases import POSTGRESQL
+from dispatcher.tables import outbox
+from dispatcher.testing import announced
+from tests.contract.databases import POSTGRESQL, on_postgresql
 
 EVENTS = (
     ResourceUpdated(installation_id="icfg_1", resource_id="db_1", product_id="pg"),
@@ -82,6 +85,34 @@ def test_the_event_is_rolled_back_with_the_partners_transaction(partner: Engine,
         publish(opened, EVENTS[0])
         commit()
     assert published(partner) == PUBLISHED[:1]
+
+
+@KINDS
+def test_a_partners_test_reads_what_its_own_transaction_announced(partner: Engine, kind: Kind) -> None:
+    with kind(partner) as (opened, _, rollback):
+        assert announced(opened) == []
+        publish(opened, *EVENTS)
+        assert announced(opened) == list(EVENTS)
+        rollback()
+        assert announced(opened) == []
+
+
+def test_a_partners_test_is_told_of_a_row_that_could_not_be_delivered(partner: Engine) -> None:
+    with partner.connect() as opened:
+        row = {"installation_id": "icfg_1", "type": "resource.updated", "resource_id": "db\n1"}
+        opened.execute(sa.insert(outbox).values(row).inline())
+        with pytest.raises(ValueError, match="control characters"):
+            announced(opened)
+
+
+@on_postgresql
+def test_a_partners_test_reads_through_a_driver_that_gives_dictionaries(partner: Engine) -> None:
+    with partner.connect() as borrowed:
+        opened: Any = borrowed.connection.driver_connection
+        opened.row_factory = dict_row
+        publish(opened, *EVENTS)
+        assert announced(opened) == list(EVENTS)
+        opened.row_factory = tuple_row
 
 
 def test_the_bare_statement_is_the_same_insert(partner: Engine) -> None:
@@ -177,6 +208,7 @@ async def test_async_the_event_is_one_with_the_transaction(
         assert published(partner) == []
         await opened.rollback()
         await apublish(opened, *EVENTS)
+        assert await opened.run_sync(announced) == list(EVENTS)
         await opened.commit()
     assert published(partner) == PUBLISHED
 

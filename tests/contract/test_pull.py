@@ -1,15 +1,16 @@
-"""A lease that lasts: pull renews it and reads what has fallen due meanwhile."""
+"""A lease that lasts: pull renews it and reads what has fallen due meanwhile, a settlement renews it when it must write anyway."""
 
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher import store
 from dispatcher.database import Database
-from dispatcher.policy import Action, Decision
+from dispatcher.policy import Action, Decision, Outcome, OutcomeKind, PauseReason
 from dispatcher.tables import delivery, installation
-from tests.contract.steps import ID, LEASE, claim, collect, count, expire_leases, settle
+from tests.contract.steps import DELIVERED, ID, LEASE, claim, collect, count, expire_leases, settle
 
 
 def leased_until(database: Database) -> datetime:
@@ -74,3 +75,44 @@ def test_the_heir_of_a_lease_does_not_wait_for_a_pause_that_its_holder_saw_end(
         expire_leases(database)
         heirs = claim(database)
         assert bool(heirs) == (not throttled_for)
+
+
+def as_row(database: Database) -> sa.Row[Any]:
+    """The only installation, as it stands."""
+    with database.read() as connection:
+        return connection.execute(sa.select(installation)).one()
+
+
+def test_a_settlement_leaves_a_row_alone_that_says_so_already(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1", "db_2")
+    (leased,) = claim(database)
+    for delivered, as_written in zip(leased.deliveries, (True, False), strict=True):
+        before = as_row(database)
+        answer = store.Answer(delivered, leased.token, Outcome(OutcomeKind.DELIVERED), DELIVERED)
+        state = store.InstallationState(ID, leased.token, as_written=as_written)
+        assert store.settle(database, [answer], [state], LEASE) == store.Settled()
+        assert (as_row(database) == before) == as_written
+    assert count(database, delivery) == 0
+
+
+def test_it_leaves_no_row_alone_whose_heir_would_not_find_it(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    for due_at in (None, datetime.max.replace(tzinfo=UTC)):
+        with database.engine.begin() as connection:
+            connection.execute(sa.update(installation).values(due_at=due_at))
+        store.settle(database, [], [store.InstallationState(ID, leased.token, as_written=True)], LEASE)
+        expire_leases(database)
+        heirs = claim(database)
+        assert [heir.installation_id for heir in heirs] == [ID]
+        (leased,) = heirs
+
+
+def test_it_leaves_no_row_alone_whose_pause_was_probed(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    settle(database, *claim(database), decision=Decision(Action.PAUSE, PauseReason.UNAUTHORIZED, delay=-1))
+    (leased,) = claim(database)
+    assert as_row(database).pause_reason == PauseReason.UNAUTHORIZED
+    answers = [store.Answer(one, leased.token, Outcome(OutcomeKind.DELIVERED), DELIVERED) for one in leased.deliveries]
+    store.settle(database, answers, [store.InstallationState(ID, leased.token, as_written=True)], LEASE)
+    assert as_row(database).pause_reason is None

@@ -18,6 +18,7 @@ from dispatcher.database import Database, UnusableIsolation, is_unreachable, ope
 from dispatcher.dialects.mysql import Mysql
 from dispatcher.settings import Settings
 from dispatcher.tables import delivery, installation, outbox
+from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
 from tests.contract.databases import POSTGRESQL, on_mysql, on_postgresql, on_servers, on_sqlite
@@ -299,7 +300,7 @@ async def test_no_request_is_made_inside_a_transaction(database: Database, partn
         return httpx.Response(201)
 
     settings = Settings(vercel_token=SecretStr("t0ken"))
-    vercel = Vercel("https://vercel.test", httpx.MockTransport(receive), settings.request_timeout)
+    vercel = Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(receive)), settings.request_timeout)
     token = StaticCredentials(SecretStr("t0ken"))
     worker = Worker(database, vercel, token, settings, lambda _report: None, name="one")
     await worker.tick()

@@ -22,11 +22,12 @@ SERIES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_cou
 SHARED = "backlog|oldest_event_age_seconds|dead_letters|installations_paused|breaker_open"
 
 
-def promtool(*arguments: object) -> None:
+def promtool(*arguments: object) -> str:
     if (command := shutil.which("promtool")) is None:
         not_tested("promtool is not installed (Debian: apt-get install prometheus)")
     done = subprocess.run([command, *map(str, arguments)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def alerts() -> dict[str, Any]:
@@ -56,7 +57,7 @@ def named(expression: str) -> set[str]:
 
 
 def test_the_alerts_pass_their_unit_tests() -> None:
-    promtool("test", "rules", RULES.with_name("alerts_test.yaml"))
+    assert "SUCCESS" in promtool("test", "rules", RULES.with_name("alerts_test.yaml"))
 
 
 def test_each_alert_has_been_seen_firing() -> None:
@@ -66,7 +67,7 @@ def test_each_alert_has_been_seen_firing() -> None:
 
 
 def test_the_configuration_of_compose_is_valid() -> None:
-    promtool("check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+    assert "SUCCESS" in promtool("check", "config", DEPLOY / "prometheus" / "prometheus.yml")
 
 
 @pytest.mark.parametrize("alert", alerts())
@@ -93,7 +94,7 @@ def test_the_queries_of_the_dashboard_are_promql(tmp_path: Path) -> None:
     ]
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    promtool("check", "rules", path)
+    assert f"SUCCESS: {len(rules)} rules found" in promtool("check", "rules", path)
 
 
 def test_figures_of_the_whole_database_are_not_added_up() -> None:

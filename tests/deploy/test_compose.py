@@ -60,7 +60,8 @@ def test_our_services_run_this_release_and_may_as_little_as_possible(name: str) 
 
 @pytest.mark.parametrize("name", ["dispatcher", "migrate"])
 def test_the_settings_are_accepted(name: str) -> None:
-    load_settings(OURS[name]["environment"])
+    environment = OURS[name]["environment"]
+    assert load_settings(environment).database_url.get_secret_value() == environment["DISPATCHER_DATABASE_URL"]
 
 
 def test_the_dispatcher_has_time_to_end() -> None:

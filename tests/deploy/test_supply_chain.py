@@ -19,7 +19,7 @@ def name_of(requirement: str) -> str:
 
 def pinned(lock: str) -> dict[str, str]:
     """The versions by the names of a lock file."""
-    return dict(re.findall(r"(?m)^([\w.-]+)==([\w.]+)", (ROOT / lock).read_text()))
+    return dict(re.findall(r"(?m)^([\w.-]+)(?:\[[\w, -]+\])?==([\w.]+)", (ROOT / lock).read_text()))
 
 
 @pytest.mark.parametrize("lock", ["requirements.txt", "requirements-build.txt", "requirements-dev.txt"])
@@ -32,6 +32,15 @@ def test_the_lock_files_agree() -> None:
     everything = pinned("requirements-dev.txt")
     for lock in ("requirements.txt", "requirements-build.txt"):
         assert pinned(lock).items() <= everything.items()
+
+
+def test_the_extras_that_are_asked_for_are_pinned_too() -> None:
+    """Without them, pip 23 takes the newest release for the extra, and then refuses it: it has no hash."""
+    lock = (ROOT / "requirements-dev.txt").read_text()
+    assert re.search(r"(?m)^coverage\[toml\]==", lock), "pytest-cov asks for coverage[toml]"
+    extras = (one for name in ("postgres", "mysql") for one in PROJECT["optional-dependencies"][name])
+    for requirement in (one for one in [*PROJECT["dependencies"], *extras] if "[" in one):
+        assert re.search(rf"(?m)^{re.escape(requirement.partition(']')[0])}\]==", lock), requirement
 
 
 def test_every_dependency_is_pinned_and_used() -> None:

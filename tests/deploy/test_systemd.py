@@ -37,7 +37,7 @@ def test_it_is_valid(unit: Path) -> None:
 
 
 def test_it_is_locked_down(unit: Path) -> None:
-    analyze("security", "--offline=true", "--threshold=20", unit)
+    assert "Overall exposure level" in analyze("security", "--offline=true", "--threshold=20", unit)
 
 
 def test_it_ends_in_time_and_is_not_restarted_for_nothing() -> None:

@@ -1,7 +1,9 @@
 """`dispatcher migrate`: up, down and up again on data, any number at once, and by Alembic's own command from the checkout."""
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -88,6 +90,22 @@ def test_one_waits_until_the_other_has_migrated(bare_database: Database, databas
         assert waiting.result() == schema.newest()
     other.close()
     schema.downgrade(bare_database)
+
+
+def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path) -> None:
+    file = tmp_path / "new.db"
+    first = sqlite3.connect(file, isolation_level=None)
+    first.execute(
+        "BEGIN IMMEDIATE"
+    )  # nobody may turn the journal into a WAL now, and SQLite refuses that without waiting
+    database = open_database(f"sqlite:///{file}")
+    with in_background(database.now) as waiting:
+        assert stays_blocked(waiting)
+        first.execute("COMMIT")
+    waiting.result()
+    assert first.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    first.close()
+    database.close()
 
 
 @on_mysql

@@ -42,11 +42,13 @@ def another_sandbox(stage: Stage, rate_limit: str) -> None:
     wait_until(lambda: stage.ask(f"{stage.sandbox_url}/faults") == [])
 
 
-def post_event(stage: Stage, installation: str, resource: str) -> None:
-    """Another client of Vercel's than ours."""
-    body = {"event": {"type": "resource.updated", "resourceId": resource}}
+def post_events(stage: Stage, installation: str, number: int) -> None:
+    """Another client of Vercel's than ours: all within a moment, so that they leave the window together."""
     url = f"{stage.sandbox_url}/v1/installations/{installation}/events"
-    httpx.post(url, json=body, headers={"authorization": "Bearer another"}).raise_for_status()
+    with httpx.Client(headers={"authorization": "Bearer another"}) as client:
+        for one in range(number):
+            body = {"event": {"type": "resource.updated", "resourceId": f"by hand {one}"}}
+            client.post(url, json=body).raise_for_status()
 
 
 def everything_is_delivered(stage: Stage) -> bool:
@@ -57,8 +59,7 @@ def everything_is_delivered(stage: Stage) -> bool:
 def test_three_dispatchers_use_a_rate_window_in_full_and_never_exceed_it(stage: Stage) -> None:
     """Another client has used up a part of the window already: the headers of the first answers say so."""
     another_sandbox(stage, "200/4s")
-    for number in range(100):
-        post_event(stage, "icfg_0", f"by hand {number}")
+    post_events(stage, "icfg_0", 100)
     for _ in range(3):
         stage.start("run", DISPATCHER_RATE_LIMIT="200/4s", DISPATCHER_OPS_PORT="0")
     commit_many(stage, "icfg_", events=1_000, resources=1_000)

@@ -78,10 +78,11 @@ class Machine(RuleBasedStateMachine):
     what can go on goes on.
     """
 
-    def __init__(self, database: Database, partner: Engine) -> None:
+    def __init__(self, database: Database, partner: Engine, events: Sequence[Event] = EVENTS) -> None:
         super().__init__()
         self.database = database
         self.partner = partner
+        self.events = events
         self.truth = Truth()
         self.now = timedelta(0)
         self.floor = store.LOWEST_ID
@@ -169,19 +170,19 @@ class Machine(RuleBasedStateMachine):
     def change(self, draw: Draw) -> None:
         """As most partners do: a short transaction."""
         writer = Writer(self.partner)
-        writer.insert(draw(EVENTS))
+        writer.insert(draw(self.events))
         self.truth.commit(writer.commit())
 
     @step(when=lambda machine: machine.may_write() and len(machine.writers) < MOST_WRITERS)
     def open_a_transaction(self, draw: Draw) -> None:
         self.writers.append(Writer(self.partner))
-        self.writers[-1].insert(draw(EVENTS))
+        self.writers[-1].insert(draw(self.events))
 
     @step(when=lambda machine: machine.writers_without_savepoint())
     def insert_after_a_savepoint(self, draw: Draw) -> None:
         writer = draw(self.writers_without_savepoint())
         writer.save()
-        writer.insert(draw(EVENTS))
+        writer.insert(draw(self.events))
 
     @step(when=lambda machine: any(writer.savepoint for writer in machine.writers))
     def roll_back_to_the_savepoint(self, draw: Draw) -> None:
@@ -292,7 +293,7 @@ class Machine(RuleBasedStateMachine):
     def hand_in(self, held: list[Held], *, release: bool) -> None:
         """Settles their answers, and counts what was delivered."""
         answers = [answer for one in held for answer in one.answers()]
-        states = [one.state(release=release) for one in held]
+        states = [one.state(release=release, fresh=one.until == self.now + LEASE) for one in held]
         lost = self.write_under(held, lambda: set(store.settle(self.database, answers, states, LEASE).lost))
         gone = self.tables.keys() - Snapshot.of(self.database).keys()
         for answer in answers:

@@ -93,6 +93,7 @@ class Held:
     until: timedelta
     planned: dict[str, Delivery] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    stopped: bool = False
 
     def __repr__(self) -> str:
         return f"{self.installation_id}: {len(self.planned)} planned, {len(self.requests)} requests, lease until {self.until}"
@@ -108,11 +109,16 @@ class Held:
         self.requests.append(Request(self.planned.pop(key), reply, commits))
         return key
 
-    def state(self, *, release: bool) -> InstallationState:
-        """What its row shall say."""
-        throttled = any(request.reply.decision.action is Action.THROTTLE for request in self.requests)
+    def state(self, *, release: bool, fresh: bool) -> InstallationState:
+        """What its row shall say; that it need not be written, if everything went well under a fresh lease."""
+        actions = {request.reply.decision.action for request in self.requests}
+        self.stopped |= bool(actions - {Action.DELIVERED, Action.BURY})
         return InstallationState(
-            self.installation_id, self.token, throttled_for=LATER if throttled else 0.0, release=release
+            self.installation_id,
+            self.token,
+            throttled_for=LATER if Action.THROTTLE in actions else 0.0,
+            release=release,
+            as_written=fresh and not release and not self.stopped,
         )
 
     def answers(self) -> list[Answer]:

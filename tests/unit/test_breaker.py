@@ -6,7 +6,7 @@ from itertools import count
 import pytest
 
 from dispatcher.breaker import BURST_SECONDS, FAULTS, FAULTS_ON_RAMP, RAMP_SECONDS, SUBJECTS, Breaker, ramp_rate
-from dispatcher.policy import OutcomeKind, Policy
+from dispatcher.policy import Outcome, OutcomeKind, Policy
 
 K = OutcomeKind
 
@@ -15,16 +15,22 @@ def made() -> Breaker:
     return Breaker(Policy(), lambda: 1.0)
 
 
-def ask(breaker: Breaker, kind: OutcomeKind | None, now: float, subject: str = "db_1") -> None:
+DELIVERED = Outcome(K.DELIVERED)
+FAILED = Outcome(K.FAILED)
+NOT_CONNECTED = Outcome(K.UNREACHABLE, connected=False)
+BROKEN = Outcome(K.UNREACHABLE)
+
+
+def ask(breaker: Breaker, outcome: Outcome | None, now: float, subject: str = "db_1") -> None:
     """One request that comes to this at once."""
     assert breaker.wait(now) == 0.0
     breaker.start(now)
-    breaker.end(kind, subject, now)
+    breaker.end(outcome, subject, now)
 
 
-def fail(breaker: Breaker, times: int, now: float = 0.0, kind: OutcomeKind = K.FAILED, subjects: int = 99) -> None:
+def fail(breaker: Breaker, times: int, now: float = 0.0, outcome: Outcome = FAILED, subjects: int = 99) -> None:
     for number in range(times):
-        ask(breaker, kind, now, f"db_{number % subjects}")
+        ask(breaker, outcome, now, f"db_{number % subjects}")
 
 
 def opened(now: float = 0.0) -> Breaker:
@@ -36,24 +42,24 @@ def opened(now: float = 0.0) -> Breaker:
 
 def closing(now: float = 100.0) -> Breaker:
     breaker = opened()
-    ask(breaker, K.DELIVERED, now)
+    ask(breaker, DELIVERED, now)
     assert not breaker.is_open
     return breaker
 
 
-@pytest.mark.parametrize("kind", [K.FAILED, K.TIMEOUT, K.UNREACHABLE])
-def test_it_opens_after_several_faults_in_a_row(kind: OutcomeKind) -> None:
+@pytest.mark.parametrize("outcome", [FAILED, Outcome(K.TIMEOUT), BROKEN, NOT_CONNECTED])
+def test_it_opens_after_several_faults_in_a_row(outcome: Outcome) -> None:
     breaker = made()
-    fail(breaker, FAULTS - 1, kind=kind)
+    fail(breaker, FAULTS - 1, outcome=outcome)
     assert not breaker.is_open
-    fail(breaker, 1, kind=kind)
+    fail(breaker, 1, outcome=outcome)
     assert breaker.is_open
 
 
 def test_a_success_between_them_begins_the_count_anew() -> None:
     breaker = made()
     fail(breaker, FAULTS - 1)
-    ask(breaker, K.DELIVERED, 0.0)
+    ask(breaker, DELIVERED, 0.0)
     fail(breaker, FAULTS - 1)
     assert not breaker.is_open
 
@@ -61,23 +67,34 @@ def test_a_success_between_them_begins_the_count_anew() -> None:
 @pytest.mark.parametrize("kind", [K.REJECTED, K.GONE, K.UNAUTHORIZED, K.DISABLED, K.THROTTLED])
 def test_any_answer_that_makes_sense_shows_life(kind: OutcomeKind) -> None:
     breaker = opened()
-    ask(breaker, kind, 10.0)
+    ask(breaker, Outcome(kind), 10.0)
     assert not breaker.is_open
 
 
-@pytest.mark.parametrize("kind", [K.NO_CREDENTIAL, K.CREDENTIALS_UNAVAILABLE, None])
-def test_what_was_not_sent_says_nothing(kind: OutcomeKind | None) -> None:
+@pytest.mark.parametrize(("attempts", "faults"), [(1, 1), (2, 1), (3, 2), (11, 10), (20, FAULTS)])
+def test_a_host_out_of_reach_uses_up_the_attempts_of_no_delivery(attempts: int, faults: int) -> None:
+    breaker = Breaker(Policy(max_attempts=attempts), lambda: 1.0)
+    fail(breaker, faults - 1, outcome=NOT_CONNECTED, subjects=1)
+    assert not breaker.is_open
+    fail(breaker, 1, outcome=NOT_CONNECTED, subjects=1)
+    assert breaker.is_open
+
+
+@pytest.mark.parametrize("outcome", [Outcome(K.NO_CREDENTIAL), Outcome(K.CREDENTIALS_UNAVAILABLE), None])
+def test_what_was_not_sent_says_nothing(outcome: Outcome | None) -> None:
     breaker = opened()
-    ask(breaker, kind, 10.0)
+    ask(breaker, outcome, 10.0)
     assert breaker.is_open
     assert breaker.wait(10.0) == 0.0
 
 
-def test_a_single_subject_may_itself_be_the_cause() -> None:
-    breaker = made()
-    fail(breaker, 10 * FAULTS, subjects=SUBJECTS - 1)
+@pytest.mark.parametrize("attempts", [2, 20])
+@pytest.mark.parametrize("outcome", [FAILED, Outcome(K.TIMEOUT), BROKEN])
+def test_a_single_subject_may_itself_be_the_cause(outcome: Outcome, attempts: int) -> None:
+    breaker = Breaker(Policy(max_attempts=attempts), lambda: 1.0)
+    fail(breaker, 10 * FAULTS, outcome=outcome, subjects=SUBJECTS - 1)
     assert not breaker.is_open
-    fail(breaker, 1, kind=K.UNREACHABLE, subjects=1)  # but a host that cannot be reached is out for all
+    fail(breaker, 1, outcome=NOT_CONNECTED, subjects=1)  # but a host without a connection is out for all
     assert breaker.is_open
 
 
@@ -88,7 +105,7 @@ def test_while_it_is_open_one_probe_at_a_time_is_let_through_with_growing_gaps()
         now += gaps[-1]
         breaker.start(now)
         assert breaker.wait(now) == math.inf
-        breaker.end(K.TIMEOUT, "db_1", now)
+        breaker.end(Outcome(K.TIMEOUT), "db_1", now)
     assert gaps == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0, 15.0]
 
 
@@ -98,7 +115,7 @@ def test_what_was_in_flight_when_it_opened_does_not_put_off_the_probe() -> None:
         breaker.start(0.0)
     fail(breaker, FAULTS, 0.0)
     for _ in range(5):
-        breaker.end(K.FAILED, "late", 0.5)
+        breaker.end(FAILED, "late", 0.5)
     assert breaker.wait(1.0) == 0.0
 
 
@@ -110,7 +127,7 @@ def test_it_closes_over_a_ramp() -> None:
             break
         while breaker.wait(now) == 0.0:
             breaker.start(now)
-            breaker.end(K.DELIVERED, "db_1", now)
+            breaker.end(DELIVERED, "db_1", now)
             started.append(now)
     for second in range(10):
         in_it = sum(100.0 + second <= at < 101.0 + second for at in started)
@@ -121,13 +138,14 @@ def test_it_closes_over_a_ramp() -> None:
 def test_after_the_ramp_nothing_holds_it_back() -> None:
     breaker = closing(100.0)
     for _ in range(1_000):
-        ask(breaker, K.DELIVERED, 100.0 + RAMP_SECONDS)
+        breaker.start(100.0 + RAMP_SECONDS)
+        assert breaker.wait(100.0 + RAMP_SECONDS) == 0.0
 
 
 def test_a_fault_or_two_on_the_ramp_are_borne_and_a_third_opens_it_again() -> None:
     breaker, now = closing(100.0), 105.0
     for number in range(FAULTS_ON_RAMP):
         assert not breaker.is_open
-        ask(breaker, K.FAILED, now + number, f"db_{number}")
+        ask(breaker, FAILED, now + number, f"db_{number}")
     assert breaker.is_open
     assert breaker.wait(now + FAULTS_ON_RAMP - 1) == 1.0  # the gaps begin anew

@@ -18,6 +18,7 @@ from dispatcher.credentials import (
     StaticCredentials,
 )
 from dispatcher.oauth import Grant
+from dispatcher.transport.portable import HttpxTransport
 
 
 async def test_a_static_token_is_read_again_from_its_file(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def open_oauth(*statuses: int) -> tuple[OAuthCredentials, list[bytes]]:
     async def sleep(_seconds: float) -> None:
         pass
 
-    return OAuthCredentials(httpx.MockTransport(reply), grant, timeout=5, ttl=60, sleep=sleep), asked
+    return OAuthCredentials(HttpxTransport(httpx.MockTransport(reply)), grant, timeout=5, ttl=60, sleep=sleep), asked
 
 
 async def test_oauth_asks_once_for_all_that_wait() -> None:

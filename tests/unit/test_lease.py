@@ -28,7 +28,7 @@ def held(deliveries: int = 3, *, faults: int = 0, window: RateWindow | None = No
 
 def answer(lease: HeldLease, kind: OutcomeKind, decision: Decision, now: float = 0.0) -> None:
     lease.end(now, sent=True)
-    lease.hear(Outcome(kind), now)
+    lease.hear(Outcome(kind), now, now)
     lease.follow(decision, now, Policy(), lambda: 1.0)
 
 
@@ -45,7 +45,7 @@ def test_a_full_window_stops_the_lease_until_its_next_place_by_the_cautious_cloc
     answer(lease, K.DELIVERED, DELIVERED, 2.0)  # at 1,004 by the clock that is ahead
     assert lease.next(3.0, TIMEOUT) is None
     assert lease.stopped_until == pytest.approx(64.0)  # 1,064 by the one behind
-    assert lease.state(3.0, release=True).throttled_for == pytest.approx(61.0)
+    assert lease.state(3.0, release=True, fresh=False).throttled_for == pytest.approx(61.0)
 
 
 def test_subjects_that_are_under_way_are_not_queued_twice() -> None:
@@ -57,7 +57,7 @@ def test_subjects_that_are_under_way_are_not_queued_twice() -> None:
 
 def test_what_the_destination_says_of_its_window_is_heeded() -> None:
     lease = held(window=RateWindow(60, 60.0))
-    lease.hear(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0)
+    lease.hear(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0, 0.0)
     assert lease.next(0.0, TIMEOUT) is None
     assert lease.stopped_until is not None
 
@@ -74,21 +74,21 @@ def test_several_faults_in_a_row_open_the_breaker_and_stop_the_installation_once
     assert lease.stopped_until == 1.0
     for _ in range(3):  # what was in flight meanwhile is no news
         answer(lease, K.FAILED, RETRY)
-    assert lease.state(0.0, release=True).faults == BREAKER_FAULTS
+    assert lease.state(0.0, release=True, fresh=False).faults == BREAKER_FAULTS
 
 
 @pytest.mark.parametrize("kind", [K.DELIVERED, K.GONE, K.REJECTED, K.THROTTLED, K.UNAUTHORIZED])
 def test_an_answer_begins_the_count_of_faults_anew(kind: OutcomeKind) -> None:
     lease = held(faults=BREAKER_FAULTS - 1)
     lease.next(0.0, TIMEOUT)
-    lease.hear(Outcome(kind), 0.0)
+    lease.hear(Outcome(kind), 0.0, 0.0)
     assert lease.faults == 0
 
 
 @pytest.mark.parametrize("kind", [K.NO_CREDENTIAL, K.CREDENTIALS_UNAVAILABLE])
 def test_what_was_not_sent_is_no_fault_of_the_destination(kind: OutcomeKind) -> None:
     lease = held(faults=2)
-    lease.hear(Outcome(kind), 0.0)
+    lease.hear(Outcome(kind), 0.0, 0.0)
     assert (lease.faults, lease.failures) == (2, 3)
 
 
@@ -138,7 +138,7 @@ def test_a_throttled_installation_waits_as_long_as_was_decided() -> None:
     lease = held()
     lease.next(0.0, TIMEOUT)
     answer(lease, K.THROTTLED, Decision(Action.THROTTLE, delay=7.0))
-    assert lease.state(2.0, release=True).throttled_for == 5.0
+    assert lease.state(2.0, release=True, fresh=False).throttled_for == 5.0
 
 
 def test_a_burial_stops_nothing() -> None:
@@ -146,3 +146,32 @@ def test_a_burial_stops_nothing() -> None:
     lease.next(0.0, TIMEOUT)
     answer(lease, K.REJECTED, Decision(Action.BURY))
     assert lease.next(0.0, TIMEOUT) == delivery("db_1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "decision", "as_written"),
+    [(K.DELIVERED, DELIVERED, True), (K.FAILED, RETRY, False), (K.UNAUTHORIZED, PAUSE, False)],
+)
+def test_its_row_need_not_be_written_while_all_goes_well(kind: K, decision: Decision, as_written: bool) -> None:
+    lease = held()
+    assert lease.next(0.0, TIMEOUT) is not None
+    answer(lease, kind, decision)
+    assert lease.state(0.0, release=False, fresh=True).as_written is as_written
+    assert not lease.state(0.0, release=False, fresh=False).as_written
+    assert not lease.state(0.0, release=True, fresh=True).as_written
+
+
+def test_once_its_row_is_written_it_says_so() -> None:
+    lease = held(window=RateWindow(60, 60.0))
+    assert lease.next(0.0, TIMEOUT) is not None
+    answer(lease, K.DELIVERED, DELIVERED)
+    state = lease.state(0.0, release=False, fresh=True)
+    assert not state.as_written
+    lease.renew(90.0, state)
+    assert lease.state(0.0, release=False, fresh=True).as_written
+
+
+def test_what_is_stopped_without_a_failure_is_news() -> None:
+    lease = held()
+    lease.stop(0.0)
+    assert not lease.state(0.0, release=False, fresh=True).as_written

@@ -51,13 +51,29 @@ def test_the_window_outlives_its_holder() -> None:
 
 def test_the_destination_narrows_the_window_and_never_widens_it() -> None:
     window = RateWindow(10, 60.0)
-    window.correct(remaining=3, reset=20.0, now=0.0)
+    window.correct(remaining=3, reset=20.0, now=0.0, began=0.0)
     assert room(window, 0.0) == 3
     assert room(window, 20.0) == 10
-    window.correct(remaining=50, reset=20.0, now=20.0)
+    window.correct(remaining=50, reset=20.0, now=20.0, began=20.0)
     assert room(window, 20.0) == 10
-    window.correct(remaining=0, reset=600.0, now=20.0)  # another window than ours
+    window.correct(remaining=0, reset=600.0, now=20.0, began=20.0)  # another window than ours
     assert room(window, 20.0) == 10
+    window.correct(remaining=3, reset=62.0, now=20.0, began=20.0)  # ours, whose times are rounded
+    assert room(window, 79.9) == 3
+    assert room(window, 80.0) == 10
+
+
+def test_what_an_answer_leaves_is_less_what_began_after_its_request() -> None:
+    """Another client has used four of ten; three requests are under way when the first answer says so."""
+    window = RateWindow(10, 60.0)
+    for start in (0.0, 1.0, 2.0, 3.0):
+        window.take(start)
+    window.end(4.0)
+    window.correct(remaining=5, reset=20.0, now=4.0, began=0.0)
+    assert room(window, 4.0) == 2
+    window.end(5.0)
+    window.correct(remaining=4, reset=19.0, now=5.0, began=1.0)
+    assert room(window, 5.0) == 2
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 30)), max_size=200), st.integers(1, 10))

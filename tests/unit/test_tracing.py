@@ -86,8 +86,9 @@ def test_it_travels_through_a_driver_too() -> None:
 EXPORT = f"""
 from dispatcher.events import Subject
 from dispatcher.policy import Outcome, OutcomeKind
-from dispatcher.tracing import delivery_span, export_traces
+from dispatcher.tracing import delivery_spans, export_traces
 end = export_traces()
+delivery_span = delivery_spans()
 for traceparent, kind, status in (({TRACEPARENT!r}, OutcomeKind.DELIVERED, 201), (None, OutcomeKind.TIMEOUT, None)):
     with delivery_span(Subject("icfg_1", "resource.updated", "db_1"), 3, traceparent) as conclude:
         conclude(Outcome(kind, status=status))
@@ -122,6 +123,6 @@ def test_nothing_is_exported_unless_an_endpoint_is_named(monkeypatch: pytest.Mon
 def test_without_opentelemetry_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "_INSTALLED", False)
     assert tracing.current_traceparent() is None
-    with tracing.delivery_span(SUBJECT, 1, TRACEPARENT) as conclude:
+    with tracing.delivery_spans()(SUBJECT, 1, TRACEPARENT) as conclude:
         conclude(Outcome(OutcomeKind.DELIVERED))
     tracing.export_traces()()

@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from dispatcher.policy import Outcome, OutcomeKind
+from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 
 TOKEN = "t0ken-7f3a+9/with=signs"
@@ -21,7 +22,11 @@ async def send(response: httpx.Response | Exception, installation_id: str = "icf
 
     ticks = iter((10.0, 10.25))
     vercel = Vercel(
-        "https://api.example", httpx.MockTransport(reply), 5.0, clock=lambda: next(ticks), wall_clock=lambda: 0.0
+        "https://api.example",
+        HttpxTransport(httpx.MockTransport(reply)),
+        5.0,
+        clock=lambda: next(ticks),
+        wall_clock=lambda: 0.0,
     )
     return await vercel.send(installation_id, b"{}", SecretStr(token))
 
@@ -103,16 +108,17 @@ async def test_only_tokens_travel(token: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "kind", "connected"),
     [
-        (httpx.ConnectError(f"no {TOKEN}"), OutcomeKind.UNREACHABLE),
-        (httpx.ReadTimeout("slow"), OutcomeKind.TIMEOUT),
-        (RuntimeError(f"odd {TOKEN}"), OutcomeKind.UNREACHABLE),
+        (httpx.ConnectError(f"no {TOKEN}"), OutcomeKind.UNREACHABLE, False),
+        (httpx.ReadError(f"broke {TOKEN}"), OutcomeKind.UNREACHABLE, True),
+        (httpx.ReadTimeout("slow"), OutcomeKind.TIMEOUT, True),
+        (RuntimeError(f"odd {TOKEN}"), OutcomeKind.UNREACHABLE, True),
     ],
 )
-async def test_an_error_of_the_transport(error: Exception, kind: OutcomeKind) -> None:
+async def test_an_error_of_the_transport(error: Exception, kind: OutcomeKind, connected: bool) -> None:
     outcome = await send(error)
-    assert outcome.kind is kind
+    assert (outcome.kind, outcome.connected) == (kind, connected)
     assert TOKEN not in repr(outcome)
 
 

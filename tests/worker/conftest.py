@@ -1,6 +1,7 @@
 """A worker on a database file, with answers that the test decides."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dispatcher.credentials import StaticCredentials
 from dispatcher.database import Database, open_database
 from dispatcher.settings import Settings
 from dispatcher.telemetry import Report
+from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
 
@@ -33,11 +35,22 @@ class Rig:
         self.now = 0.0
         self.worker = self.another()
 
-    def another(self, name: str = "one") -> Worker:
+    def another(self, name: str = "one", clock: Callable[[], float] = time.monotonic) -> Worker:
         """Another worker on the same database."""
-        vercel = Vercel("https://vercel.test", httpx.MockTransport(self._receive), self.settings.request_timeout)
+        vercel = Vercel(
+            "https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), self.settings.request_timeout
+        )
         token = StaticCredentials(SecretStr("t0ken"))
-        return Worker(self.database, vercel, token, self.settings, self.reports.append, name=name, chance=lambda: 0.999)
+        return Worker(
+            self.database,
+            vercel,
+            token,
+            self.settings,
+            self.reports.append,
+            name=name,
+            clock=clock,
+            chance=lambda: 0.999,
+        )
 
     async def _receive(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)

@@ -18,6 +18,7 @@ from dispatcher.dialects import open_engine
 from dispatcher.dialects.sqlite import Sqlite
 from dispatcher.settings import Settings
 from dispatcher.telemetry import Report
+from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
 
@@ -52,7 +53,7 @@ class Simulation:
         schema.migrate(self.database)
         self.worker = Worker(
             self.database,
-            Vercel("https://vercel.test", httpx.MockTransport(self._receive), 10.0),
+            Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), 10.0),
             StaticCredentials(SecretStr("t0ken")),
             Settings(vercel_token=SecretStr("t0ken"), poll_interval=5.0, attempt_retention=0.0),
             lambda report: self.reports.update([type(report)]),

@@ -122,6 +122,6 @@ async def test_without_the_breaker_the_same_outage_ends_in_dead_letters(
     simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "FAULTS", math.inf)
-    simulation.destination = out(unreachable)
+    simulation.destination = out(storm)
     await live_through(simulation, 20, 5)
     assert dead_letters(simulation) > 0

@@ -1,13 +1,14 @@
 """The pipeline, tick by tick, on a real database."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import installations, store, worker
+from dispatcher import installations, leases, store
 from dispatcher.policy import Action, OutcomeKind
 from dispatcher.settings import RateLimit, Settings
 from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
@@ -134,11 +135,40 @@ async def test_installations_take_turns(rig: Rig) -> None:
     assert rig.bodies().index("b_1") < 5
 
 
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=16, rate_limit=None)])
+async def test_nothing_more_is_read_while_plenty_is_queued(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reading would read again what is queued already."""
+    turns, pulled = asyncio.Semaphore(0), 0
+    pull = store.pull
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        await turns.acquire()
+        return httpx.Response(201)
+
+    def counting(*arguments: Any) -> dict[str, list[store.Delivery]]:
+        nonlocal pulled
+        pulled += 1
+        return pull(*arguments)
+
+    monkeypatch.setattr(store, "pull", counting)
+    rig.answer = answer
+    for one in range(64):  # of each of which a claim reads 8
+        rig.commit(*(f"db_{number}" for number in range(10)), installation_id=f"icfg_{one}")
+    await rig.until(lambda: rig.worker.in_flight == 16)
+    for _ in range(3):
+        await rig.worker.tick()
+    assert pulled == 0
+    for _ in range(64 * 10):
+        turns.release()
+    await rig.until(lambda: len(rig.requests) == 64 * 10)
+    assert pulled > 0
+
+
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=2)])
 async def test_while_every_sender_has_more_to_do_few_answers_wait_for_others(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "SETTLED_WITHIN", 3_600)
+    monkeypatch.setattr(leases, "SETTLED_WITHIN", 3_600)
     gate = asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -151,10 +181,10 @@ async def test_while_every_sender_has_more_to_do_few_answers_wait_for_others(
     await rig.until(lambda: len(rig.requests) == 3)
     await rig.worker.tick()
     assert len(rig.rows(delivery)) == 9
-    monkeypatch.setattr(worker, "SETTLED_WITHIN", 0)
+    monkeypatch.setattr(leases, "SETTLED_WITHIN", 0)
     await rig.worker.tick()
     assert len(rig.rows(delivery)) == 8
-    monkeypatch.setattr(worker, "SETTLED_WITHIN", 3_600)
+    monkeypatch.setattr(leases, "SETTLED_WITHIN", 3_600)
     gate.set()
     await rig.settle_all()
     assert rig.rows(delivery) == []
@@ -249,12 +279,13 @@ async def test_an_answer_under_a_lost_lease_changes_nothing_and_is_counted(rig: 
 async def test_no_request_starts_under_a_lease_that_ends_before_its_deadline(rig: Rig) -> None:
     rig.commit("db_1")
     store.collect(rig.database, 10)
-    rig.worker._clock = clock = lambda: rig.now
-    rig.worker._sender._clock = clock
-    await rig.worker.tick()  # claimed; the sender has not run yet
+    worker = rig.another(clock=lambda: rig.now)
+    await worker.tick()  # claimed; the sender has not run yet
     rig.now = rig.settings.lease - rig.settings.request_timeout - 0.5
     await asyncio.sleep(0.01)
     assert rig.requests == []
+    await worker.stop(0)
+    worker.close()
 
 
 async def test_a_delivery_that_ends_its_worker_each_time_is_a_dead_letter(rig: Rig) -> None:

@@ -1,0 +1,205 @@
+"""All leases that a worker holds: claimed, filled, written to the database with their answers, given back."""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+from dispatcher import store
+from dispatcher.database_thread import DatabaseThread
+from dispatcher.floor import Floor
+from dispatcher.lease import Clock, HeldLease
+from dispatcher.rate_window import RateWindow
+from dispatcher.sender import Sender
+from dispatcher.settings import Settings
+from dispatcher.store import Answer, Delivery
+from dispatcher.telemetry import CrashBuried, LeaseLost, Listener
+
+SETTLED_TOGETHER = 256
+"""Answers that are settled together, while every sender has more to do …"""
+SETTLED_WITHIN = 0.25
+"""… and the seconds within which they are settled all the same."""
+
+
+class Leases:
+    """Fills the sender's queues and settles its answers. `name` is who holds them; `clock` gives monotonic seconds."""
+
+    def __init__(
+        self,
+        thread: DatabaseThread,
+        sender: Sender,
+        settings: Settings,
+        report: Listener,
+        name: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._thread = thread
+        self._sender = sender
+        self._settings = settings
+        self._report = report
+        self._name = name
+        self._clock = clock
+        self._lease_time = timedelta(seconds=settings.lease)
+        self._buffer = max(512, 32 * settings.concurrency)
+        self._held: dict[str, HeldLease] = {}
+        self._others_wait = False
+        self.due_floor = Floor(store.LONG_AGO)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return sum(lease.in_flight for lease in self._held.values())
+
+    # claim ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def claim(self) -> bool:
+        """Takes over installations for which something is due; whether more may be due."""
+        if self._has_plenty():
+            return False
+        began, probing = self._clock(), self._sender.outage
+        claimed = await self._thread.run(
+            store.claim,
+            installations=1 if probing else self._thread.database.dialect.claimed_at_once,
+            deliveries=1 if probing else self._buffer,
+            lease=self._lease_time,
+            leased_by=self._name,
+            max_attempts=self._settings.max_attempts,
+            due_floor=self.due_floor.at(began),
+        )
+        clock = Clock(claimed.at.timestamp() - self._clock(), claimed.at.timestamp() - began)
+        most = store.fair_share(self._buffer, len(claimed.leased))
+        for leased in claimed.leased:
+            lease = HeldLease.of(leased, began + self._settings.lease, clock, self._window(leased.rate_window))
+            self._held[leased.installation_id] = lease
+            self._queue(lease, leased.deliveries, most)
+        if claimed.buried:
+            self._report(CrashBuried(claimed.buried))
+        self._others_wait = claimed.full
+        if not claimed.full:
+            self.due_floor.swept(began)
+            self.due_floor.passed(began, claimed.at)
+        return claimed.full
+
+    def _window(self, stored: str | None) -> RateWindow | None:
+        limit = self._settings.rate_limit
+        return RateWindow(limit.requests, limit.seconds, stored) if limit else None
+
+    def _queue(self, lease: HeldLease, deliveries: Iterable[Delivery], asked: int) -> None:
+        lease.add(deliveries, asked, self._clock())
+        self._sender.queue(lease)
+
+    async def pull(self) -> None:
+        """Renews leases that have grown short, and reads more for installations that can send more."""
+        now, plenty = self._clock(), self._has_plenty()
+        low = [lease for lease in self._held.values() if self._wants_more(lease, now, plenty)]
+        if not low:
+            return
+        most = store.fair_share(self._buffer, len(low))
+        asked = most + max(len(lease.held) for lease in low)
+        tokens = {lease.installation_id: lease.token for lease in low}
+        found = await self._thread.run(store.pull, tokens, asked, self._lease_time)
+        for lease in low:
+            if lease.installation_id in found:
+                lease.until = now + self._settings.lease
+                self._queue(lease, found[lease.installation_id], asked)
+        self._forget(frozenset(tokens) - found.keys())
+
+    def _has_plenty(self) -> bool:
+        """Whether so much is queued that reading more can wait; a claim or pull costs nearly the same for little as for much."""
+        return sum(len(lease.queue) for lease in self._held.values()) > self._buffer // 4
+
+    def _wants_more(self, lease: HeldLease, now: float, plenty: bool) -> bool:
+        if lease.stopped_until is not None or lease.probing or self._sender.outage:
+            return False
+        if lease.until - now < self._settings.lease / 2:
+            return True
+        if plenty or len(lease.queue) > self._settings.concurrency:
+            return False
+        if lease.more:
+            return bool(lease.in_flight) or not self._others_wait
+        return bool(lease.in_flight) and now - lease.pulled_at >= self._settings.poll_interval
+
+    # settle ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def settlement_is_due(self) -> bool:
+        """A settlement costs nearly the same for few answers as for many, and nobody waits for it while there is enough to send."""
+        answers = self._sender.answers
+        if not self._sender.saturated or not answers or len(answers) >= SETTLED_TOGETHER:
+            return True
+        return self._clock() - answers[0].answered_at >= SETTLED_WITHIN
+
+    async def settle(self, *, release_all: bool = False) -> bool:
+        """Writes the answers so far, and gives the leases back under which nothing remains to be sent; whether there was any answer."""
+        most, any_answer = self._thread.database.dialect.settled_at_once, bool(self._sender.answers)
+        while len(self._sender.answers) > most:
+            await self._settle_first(most, lambda _: False)
+        await self._settle_first(most, lambda lease: release_all or self._is_done(lease))
+        return any_answer
+
+    async def _settle_first(self, most: int, releases: Callable[[HeldLease], bool]) -> None:
+        """In one transaction. A lease under which other answers wait is not given back."""
+        now = self._clock()
+        taken = self._sender.answers[:most]
+        answers = [answer for answer in taken if self._is_ours(answer)]
+        for answer in answers:
+            answer.age = now - answer.answered_at
+        touched = {answer.delivery.subject.installation_id for answer in answers}
+        states = [
+            lease.state(now, release=releases(lease), fresh=self._is_fresh(lease, now))
+            for installation_id, lease in sorted(self._held.items())
+            if installation_id in touched or releases(lease)
+        ]
+        if not states:
+            del self._sender.answers[: len(taken)]
+            return
+        settled = await self._thread.run(
+            store.settle, answers, states, self._lease_time, failures_only=not self._settings.attempt_retention
+        )
+        del self._sender.answers[: len(taken)]
+        for answer in answers:
+            self._held[answer.delivery.subject.installation_id].held.discard(answer.delivery.subject_key)
+        for state in states:
+            if state.release:
+                del self._held[state.installation_id]
+            elif not state.as_written:
+                self._held[state.installation_id].renew(now + self._settings.lease, state)
+        for installation_id in settled.paused & self._held.keys():
+            self._held[installation_id].stop(now)
+        self._forget(settled.lost)
+
+    def _is_fresh(self, lease: HeldLease, now: float) -> bool:
+        """Whether it need not be renewed: requests may start under it long after this, too."""
+        quarter = self._settings.lease / 4
+        return lease.until - now > 3 * quarter and lease.outlasts(now + quarter, self._settings.request_timeout)
+
+    def _is_ours(self, answer: Answer) -> bool:
+        lease = self._held.get(answer.delivery.subject.installation_id)
+        return lease is not None and lease.token == answer.token
+
+    def _is_done(self, lease: HeldLease) -> bool:
+        """Nothing is in flight, and nothing more can be sent, or others have waited longer."""
+        if lease.in_flight or (lease.queue and lease.stopped_until is None):
+            return False
+        return not lease.more or lease.stopped_until is not None or self._others_wait
+
+    def _forget(self, lost: frozenset[str]) -> None:
+        """Leases that are another's by now: what was planned under them is theirs."""
+        for installation_id in lost:
+            if (lease := self._held.pop(installation_id, None)) is not None:
+                lease.drop_queue()
+        if lost:
+            self._report(LeaseLost(len(lost)))
+
+    # stop ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stop_idle(self) -> None:
+        """While the host is out, nothing is held back from other dispatchers, and nothing is due under a lease that may expire."""
+        for lease in self._held.values():
+            if not lease.in_flight:
+                lease.stop(self._clock())
+
+    def drop_queues(self) -> None:
+        """Forgets everything that is not sent yet."""
+        for lease in self._held.values():
+            lease.drop_queue()

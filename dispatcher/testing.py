@@ -1,0 +1,42 @@
+"""For your own tests: what a change has announced.
+
+rename(session, "db_1", "second")
+assert announced(session) == [ResourceUpdated(installation_id="icfg_1", resource_id="db_1")]
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from dispatcher.events import Event, parse_event
+from dispatcher.outbox import DBAPIConnection, connection_of
+from dispatcher.tables import outbox
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+_COLUMNS = ("installation_id", "type", "resource_id", "product_id", "billing_plan_id")
+_ROWS = sa.select(*(outbox.c[name] for name in _COLUMNS)).order_by(outbox.c.id)
+
+
+def announced(connection: "Session | Connection | DBAPIConnection") -> list[Event]:
+    """The events in the outbox as the transaction of `connection` sees them, oldest first, without their trace contexts.
+
+    `connection` is what `publish` takes; of an async session or connection: `await session.run_sync(announced)`. It writes nothing,
+    and a dispatcher that runs on the same database takes the rows away. Raises ValueError for a row that could not be delivered.
+    """
+    own = connection_of(connection)
+    rows = _read_by_driver(connection) if own is None else own.execute(_ROWS).all()
+    return [parse_event(*row) for row in rows]
+
+
+def _read_by_driver(connection: Any) -> Sequence[Sequence[Any]]:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(str(_ROWS))
+        # Some drivers can be told to give each row as a dictionary.
+        return [tuple(row.values()) if isinstance(row, dict) else row for row in cursor.fetchall()]
+    finally:
+        cursor.close()

@@ -1,0 +1,27 @@
+"""A form, as token endpoints want it."""
+
+from collections.abc import Mapping
+from urllib.parse import urlencode, urlsplit
+
+from dispatcher.transport.reply import Broken, NotConnected, Request, Transport, TransportFailed, describe_failure
+
+_HEADERS = {
+    "content-type": "application/x-www-form-urlencoded",
+    "accept": "application/json",
+    "accept-encoding": "identity",
+}
+
+
+async def post_form(
+    transport: Transport, url: str, fields: Mapping[str, str], *, timeout: float, limit: int
+) -> tuple[int, bytes]:
+    """Posts a form and gives the status and the first `limit` bytes of the body, all within `timeout` seconds.
+
+    Raises TransportFailed when there is no answer.
+    """
+    request = Request(url, _HEADERS, urlencode(fields).encode("ascii"), timeout, limit, read_success=True)
+    try:
+        reply = await transport.post(request)
+    except (TimeoutError, NotConnected, Broken) as error:
+        raise TransportFailed(describe_failure(error, urlsplit(url).hostname or "", timeout)) from None
+    return reply.status, reply.body

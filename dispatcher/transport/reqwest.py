@@ -1,0 +1,82 @@
+"""The fast transport: pyreqwest, a client in Rust."""
+
+from contextlib import suppress
+from datetime import timedelta
+
+from pyreqwest.client import ClientBuilder
+from pyreqwest.request import StreamRequest
+from pyreqwest.response import Response
+
+from dispatcher.transport.reply import Broken, NotConnected, Reply, Request
+
+# All that is ever read of an answer's head: each name costs time.
+_READ_OF_SUCCESS = ("date", "x-ratelimit-remaining", "x-ratelimit-reset", "x-vercel-id")
+_READ = (*_READ_OF_SUCCESS, "content-encoding", "location", "retry-after")
+_IDLE_CONNECTION = timedelta(seconds=30)
+
+
+class PyreqwestTransport:
+    """See `Transport`. The deadline is the client's own: it covers everything from the connection to the end of the body."""
+
+    def __init__(self, concurrency: int, *, trust_env: bool = False) -> None:
+        builder = ClientBuilder().http1_only().follow_redirects(False).referer(False)
+        builder = builder.gzip(False).brotli(False).zstd(False).deflate(False)
+        builder = builder.pool_max_idle_per_host(concurrency).pool_idle_timeout(_IDLE_CONNECTION)
+        self._client = (builder if trust_env else builder.no_proxy()).build()
+
+    async def post(self, request: Request) -> Reply:
+        try:
+            builder = self._client.post(request.url).headers(request.headers).body_bytes(request.body)
+            builder = builder.timeout(timedelta(seconds=request.timeout))
+            # Without this limit the head of an answer is held back until its first 64 KiB, or their end, are here.
+            exchange = builder.streamed_read_buffer_limit(0).build_streamed()
+            answer = await exchange.__aenter__()
+        except Exception as error:  # noqa: BLE001 - beside its own errors the extension raises ValueError and RuntimeError
+            raise _translate(error) from None
+        return await _read(exchange, answer, request)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+
+async def _read(exchange: StreamRequest, answer: Response, request: Request) -> Reply:
+    try:
+        status = answer.status
+        if 200 <= status < 300 and not request.read_success:
+            return Reply(status, _copy_headers(answer, _READ_OF_SUCCESS), b"")
+        return Reply(status, _copy_headers(answer, _READ), await _read_start(answer, request.limit))
+    finally:
+        with suppress(Exception):
+            await exchange.__aexit__(None, None, None)
+
+
+def _copy_headers(answer: Response, names: tuple[str, ...]) -> dict[str, str]:
+    copied = {}
+    for name in names:
+        try:
+            value = answer.get_header(name)
+        except ValueError:  # bytes beyond ASCII: as good as absent
+            continue
+        if value is not None:
+            copied[name] = value
+    return copied
+
+
+async def _read_start(answer: Response, limit: int) -> bytes:
+    start = bytearray()
+    with suppress(Exception):  # what came before it broke off is all there is
+        while len(start) < limit and (chunk := await answer.body_reader.read_chunk()) is not None:
+            start += bytes(chunk)[: limit - len(start)]
+    return bytes(start)
+
+
+def _translate(error: Exception) -> Exception:
+    details = getattr(error, "details", None) or {}
+    causes = [cause["message"] for cause in details.get("causes") or ()]
+    spoken = [cause for cause in causes if not cause.startswith(("error sending request for url", "client error ("))]
+    reason = ": ".join(spoken) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        return TimeoutError(reason)
+    if "client error (Connect)" in causes:
+        return NotConnected(reason)
+    return Broken(reason)
