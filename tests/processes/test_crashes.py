@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -85,6 +86,12 @@ def kill(service: subprocess.Popen[str]) -> None:
     service.wait()
 
 
+def freeze(service: subprocess.Popen[str]) -> None:
+    """Returns when every thread of it stands still."""
+    service.send_signal(signal.SIGSTOP)
+    os.waitpid(service.pid, os.WUNTRACED)
+
+
 def start_another(stage: Stage) -> subprocess.Popen[str]:
     return stage.start("run", DISPATCHER_OPS_PORT=str(free_port()))
 
@@ -129,7 +136,7 @@ def test_frozen_between_claim_and_send_it_starts_no_request_when_it_wakes_too_la
     stage: Stage, token_server: TokenServer
 ) -> None:
     sleeper, asking = waiting_for_its_token(stage, token_server)
-    sleeper.send_signal(signal.SIGSTOP)
+    freeze(sleeper)
     start_another(stage)
     wait_until(lambda: stage.count("vercel_delivery") == 0)
     at = stage.commit("db_1")
@@ -145,7 +152,7 @@ def test_frozen_between_claim_and_send_it_starts_no_request_when_it_wakes_too_la
 
 def test_frozen_between_answer_and_settle_it_changes_nothing_and_counts_it(stage: Stage) -> None:
     with unsettled_answer(stage) as sleeper:
-        sleeper.send_signal(signal.SIGSTOP)
+        freeze(sleeper)
     stage.commit("db_1")  # one more event: its answer covers it as little as the lease does
     other = start_another(stage)
     wait_until(lambda: stage.count("vercel_delivery") + stage.count("vercel_outbox") == 0)
