@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from dispatcher import store
+from dispatcher.burst import Burst
 from dispatcher.credentials import Credentials
 from dispatcher.database import Database
 from dispatcher.database_thread import DatabaseThread
@@ -54,6 +55,7 @@ class Worker:
         self._sender = Sender(vercel, credentials, settings, report, clock, chance)
         self._leases = Leases(self._thread, self._sender, settings, report, name, clock)
         self._outbox_floor = Floor(store.LOWEST_ID)
+        self._burst = Burst()
         self._active_until = 0.0
         self._pause = BUSY_PAUSE
         self._stopping = False
@@ -116,7 +118,7 @@ class Worker:
         floors = self._outbox_floor.at(began), self._leases.due_floor.at(began)
         work = await self._thread.run(store.look, *floors)
         if not work.to_collect:
-            self._outbox_floor.swept(began)
+            self._end_burst(began)
         if not work.to_claim:
             self._leases.due_floor.swept(began)
         more = work.to_collect and await self._collect()
@@ -124,7 +126,7 @@ class Worker:
         return (may_claim and await self._leases.claim()) or more
 
     async def _collect(self) -> bool:
-        """Whether more may wait. What waits in the outbox comes first, or a subject would be announced once for each collection."""
+        """Whether more may wait. A burst comes first as a whole, or a subject would be announced once for each collection."""
         at_once = self._thread.database.dialect.collected_at_once
         delay = timedelta(seconds=self._settings.settle_delay)
         until = self._clock() + COLLECT_FOR
@@ -136,13 +138,18 @@ class Worker:
                 self._outbox_floor.passed(began, collected.last_event_id)
                 self._report(EventsCollected(collected.events, collected.malformed))
             if not collected.full:
-                self._outbox_floor.swept(began)
+                self._end_burst(began)
                 return False
-            if began >= until:
+            self._burst.add(collected)
+            if self._burst.saves_no_requests or began >= until:
                 break
             if len(self._sender.answers) >= ANSWERS_WAIT:
                 await self._settle()
         return True
+
+    def _end_burst(self, began: float) -> None:
+        self._outbox_floor.swept(began)
+        self._burst = Burst()
 
     async def _settle(self) -> None:
         began = self._clock()

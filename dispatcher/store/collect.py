@@ -67,17 +67,22 @@ def _collect(
         _add_to_deliveries(connection, dialect, changes, now, settle_delay)
     _bury(connection, malformed, now)
     connection.execute(_delete(dialect), dialect.encode([{"id": row.id} for row in rows]))
-    return Collected(len(rows), len(changes), len(malformed), rows[-1].id, full=len(rows) == limit)
+    subject_keys = frozenset(change.subject_key for change in changes)
+    return Collected(len(rows), subject_keys, len(malformed), rows[-1].id, full=len(rows) == limit)
 
 
 def _exclude_others(connection: Connection, dialect: Dialect) -> datetime | None:
     """The database's clock once the collector's row is ours; None while it is another's."""
-    row = sa.select(dialect.clock()).select_from(collector)
-    now: datetime | None = connection.execute(row.with_for_update(skip_locked=True)).scalar()
-    if now is None and connection.execute(row).scalar() is None:
+    now: datetime | None = connection.execute(_lock_collector(dialect)).scalar()
+    if now is None and connection.execute(sa.select(collector)).first() is None:
         connection.execute(sa.insert(collector).values(id=1))  # the partner's own migrations created an empty table
         now = connection.execute(sa.select(dialect.clock())).scalar_one()
     return now
+
+
+@cache
+def _lock_collector(dialect: Dialect) -> Executable:
+    return sa.select(dialect.clock()).select_from(collector).with_for_update(skip_locked=True)
 
 
 @cache

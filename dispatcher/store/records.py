@@ -60,7 +60,7 @@ class Collected:
     """What one collection moved. `full`: more may wait. `last_event_id`: 0 if it moved nothing."""
 
     events: int = 0
-    subjects: int = 0
+    subject_keys: frozenset[str] = frozenset()
     malformed: int = 0
     last_event_id: int = 0
     full: bool = False

@@ -134,7 +134,7 @@ def test_a_collection_of_nothing_but_malformed_rows_leaves_no_delivery(database:
         drop_constraints(connection)
         insert(connection, "icfg_1", "resource.deleted", "db_1")
     moved = store.collect(database, 100)
-    assert (moved.events, moved.subjects, moved.malformed) == (1, 0, 1)
+    assert (moved.events, len(moved.subject_keys), moved.malformed) == (1, 0, 1)
     assert collected(database)[0] == []
 
 

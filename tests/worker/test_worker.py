@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import installations, leases, store
+from dispatcher import burst, installations, leases, store
 from dispatcher.policy import Action, OutcomeKind
 from dispatcher.settings import RateLimit, Settings
 from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
@@ -133,6 +133,35 @@ async def test_installations_take_turns(rig: Rig) -> None:
     rig.commit("b_1", installation_id="icfg_b")
     await rig.settle_all()
     assert rig.bodies().index("b_1") < 5
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=None)])
+@pytest.mark.parametrize(("subjects", "left"), [(250, 0), (1_000, 500)])
+async def test_a_burst_is_collected_before_any_of_it_is_sent_if_that_saves_requests(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, subjects: int, left: int
+) -> None:
+    monkeypatch.setattr(burst, "JUDGED_BY", rig.database.dialect.collected_at_once + 1)
+    rig.commit(*(f"db_{number % subjects}" for number in range(1_000)))
+    await rig.worker.tick()
+    assert len(rig.rows(outbox)) == left
+    assert [bool(row.lease_token) for row in rig.rows(installation)] == [True]
+    await rig.until(lambda: rig.worker.idle and not rig.rows(outbox))
+    assert len(rig.requests) == len(set(rig.bodies())) == subjects
+
+
+@pytest.mark.parametrize(("events", "looks"), [(1_000, 1), (1_001, 0)])  # its last collection was full, or was not
+async def test_each_burst_is_judged_by_itself(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, events: int, looks: int
+) -> None:
+    monkeypatch.setattr(burst, "JUDGED_BY", rig.database.dialect.collected_at_once + 1)
+    rig.commit(*(f"db_{number}" for number in range(events)))
+    while rig.rows(outbox):
+        await rig.worker.tick()
+    for _ in range(looks):
+        await rig.worker.tick()
+    rig.commit(*["db_1"] * 1_000)
+    await rig.worker.tick()
+    assert rig.rows(outbox) == []
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=16, rate_limit=None)])
