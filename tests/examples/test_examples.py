@@ -102,7 +102,7 @@ def seed(database: Database) -> None:
         connection.exec_driver_sql(SEED)
 
 
-def renames_or_takes_back(url: str, database: Database) -> None:
+def assert_it_renames_or_takes_back(url: str, database: Database) -> None:
     """What each application is to do."""
     seed(database)
     assert httpx.put(f"{url}/databases/db_1", params={"name": ""}, timeout=20).status_code == 422
@@ -117,7 +117,7 @@ def test_sqlalchemy_and_fastapi(database: Database, tmp_path: Path) -> None:
     python, port = installed("fastapi", tmp_path / "venv"), free_port()
     command = [python, "-m", "uvicorn", "app:app", "--port", port]
     with running(command, EXAMPLES / "fastapi", environ(database), port) as url:
-        renames_or_takes_back(url, database)
+        assert_it_renames_or_takes_back(url, database)
 
 
 def test_django(database: Database, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_django(database: Database, tmp_path: Path) -> None:
     subprocess.run([python, "manage.py", "migrate"], cwd=where, env=environment, check=True, timeout=60)
     command = [python, "manage.py", "runserver", f"127.0.0.1:{port}", "--noreload"]
     with running(command, where, environment, port) as url:
-        renames_or_takes_back(url, database)
+        assert_it_renames_or_takes_back(url, database)
 
 
 def test_node_and_typescript(database: Database, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_node_and_typescript(database: Database, tmp_path: Path) -> None:
     subprocess.run(install, cwd=where, check=True, timeout=INSTALLING)
     subprocess.run(["npm", "run", "build"], cwd=where, check=True, timeout=120)
     with running(["node", "app.js"], where, environ(database, PORT=str(port)), port) as url:
-        renames_or_takes_back(url, database)
+        assert_it_renames_or_takes_back(url, database)
 
 
 def test_plain_sql(database: Database) -> None:
