@@ -58,7 +58,9 @@ def selects(selector: dict[str, str], resource: Resource) -> bool:
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_resource_is_valid(variant: str, release: str) -> None:
-    resources = [one for one in compose(variant) if one["kind"] != "PodMonitor"]  # that is the Prometheus operator's own
+    resources = [
+        one for one in compose(variant) if one["kind"] != "PodMonitor"
+    ]  # that is the Prometheus operator's own
     assert pods(resources)
     for resource in resources:
         kubernetes_validate.validate(resource, release, strict=True)
