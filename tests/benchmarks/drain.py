@@ -3,7 +3,7 @@
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -23,12 +23,14 @@ class Case:
     database: str
     installations: int
     at_least: float | None = None
+    on_one_core: bool = False
 
 
 CASES = (
     Case("postgresql", 1, 0.65),
     Case("postgresql", 2_000, 0.80),
     Case("postgresql", 40_000, 0.65),
+    Case("postgresql", 2_000, on_one_core=True),
     Case("mysql", 1),
     Case("mysql", 2_000),
     Case("mysql", 40_000),
@@ -49,7 +51,8 @@ def measure(machine: Machine) -> Iterator[Line]:
         bare.append(_bare(machine.sink, events))
         for case in cases:
             url, installations = machine.urls[case.database], min(case.installations, events)
-            rate, spent = drain(url, machine.sink, events, installations=installations)
+            command = dispatcher("run", on_one_core=case.on_one_core)
+            rate, spent = drain(url, machine.sink, events, installations=installations, command=command)
             rates[case].append(rate)
             used[case].append(spent)
     yield Line("drain", "bare client", f"{statistics.median(bare):,.0f}/s")
@@ -57,12 +60,19 @@ def measure(machine: Machine) -> Iterator[Line]:
         processor = statistics.median(one.processor for one in used[case]) / events * 1000
         memory = max(one.memory for one in used[case])
         value = f"{statistics.median(rates[case]):,.0f}/s, {processor:.2f} s CPU/1,000, {memory:.0f} MB"
-        name = f"{case.database}, installations: {case.installations:,}"
+        name = f"{case.database}, installations: {case.installations:,}{', on one core' * case.on_one_core}"
         yield Line("drain", name, value, median_ratio(rates[case], bare), "× the bare client", at_least=case.at_least)
 
 
 def drain(
-    url: str, sink: Sink, events: int, *, installations: int, subjects: int | None = None, replicas: int = 1
+    url: str,
+    sink: Sink,
+    events: int,
+    *,
+    installations: int,
+    subjects: int | None = None,
+    replicas: int = 1,
+    command: Sequence[str] = (),
 ) -> tuple[float, Used]:
     """Events per second, from their commit to the last request, and what the dispatchers used meanwhile.
 
@@ -72,7 +82,8 @@ def drain(
     database = open_database(url)
     fresh(database)
     with ExitStack() as stack:
-        workers = [stack.enter_context(running(dispatcher("run"), settings(url, sink.url))) for _ in range(replicas)]
+        started = (running(command or dispatcher("run"), settings(url, sink.url)) for _ in range(replicas))
+        workers = [stack.enter_context(one) for one in started]
         commit(database, replicas, subjects=replicas, installations=replicas)
         wait_until_delivered(database)
         sink.forget()

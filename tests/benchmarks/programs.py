@@ -87,9 +87,10 @@ class Running:
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def dispatcher(command: str) -> list[str]:
-    """A command of the project's."""
-    return [str(Path(sys.executable).with_name("dispatcher")), command]
+def dispatcher(command: str, *, on_one_core: bool = False) -> list[str]:
+    """A command of the project's, which may use every core, or one of them only."""
+    confined = ["taskset", "--cpu-list", "0"] if on_one_core else []
+    return [*confined, str(Path(sys.executable).with_name("dispatcher")), command]
 
 
 def settings(database_url: str, sink_url: str, **others: str) -> dict[str, str]:

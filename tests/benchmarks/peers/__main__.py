@@ -104,14 +104,18 @@ def _latencies(connection: psycopg.Connection, peer: Peer, at: Sink, after: int)
 
 
 def _lines(figures: dict[Peer, list[Figures]]) -> Iterator[Line]:
-    ours, ours_found = next(iter(figures.items()))
-    ours_rates = [rate for rate, *_ in ours_found]
-    for peer, found in figures.items():
-        rates = [rate for rate, *_ in found]
-        least = None if peer is ours else 1.5 if peer.is_python else 1.0
-        ratio = None if peer is ours else median_ratio(ours_rates, rates)
-        name = f"{peer.name} {peer.version()}"
-        yield Line("drain", name, f"{statistics.median(rates):,.0f}/s", ratio, "dispatcher ÷ peer", at_least=least)
+    rates = {peer: [rate for rate, *_ in found] for peer, found in figures.items()}
+    ours = [peer for peer in figures if not peer.program]
+    for peer in figures:
+        name, value = f"{peer.name} {peer.version()}", f"{statistics.median(rates[peer]):,.0f}/s"
+        if peer in ours:
+            yield Line("drain", name, value)
+            continue
+        for one in ours:
+            least = 1.5 if peer.is_python else 1.0
+            yield Line(
+                "drain", name, value, median_ratio(rates[one], rates[peer]), f"{one.name} ÷ peer", at_least=least
+            )
     for peer, found in figures.items():
         p50, p99 = (statistics.median(one[at] for one in found) for at in (1, 2))
         yield Line("latency", f"{peer.name} {peer.version()}", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms")
