@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.benchmarks.machine import find
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -88,8 +90,8 @@ class Running:
 
 
 def dispatcher(command: str, *, on_one_core: bool = False) -> list[str]:
-    """A command of the project's, which may use every core, or one of them only."""
-    confined = ["taskset", "--cpu-list", "0"] if on_one_core else []
+    """A command of the project's, which may use every core, or one of them only. Raises MissingProgram."""
+    confined = [find("taskset", "util-linux"), "--cpu-list", "0"] if on_one_core else []
     return [*confined, str(Path(sys.executable).with_name("dispatcher")), command]
 
 
