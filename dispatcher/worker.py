@@ -126,7 +126,10 @@ class Worker:
         return (may_claim and await self._leases.claim()) or more
 
     async def _collect(self) -> bool:
-        """Whether more may wait. A burst comes first as a whole, or a subject would be announced once for each collection."""
+        """Whether more may wait.
+
+        A burst comes first as a whole if that saves requests: a subject would be announced once for each collection.
+        """
         at_once = self._thread.database.dialect.collected_at_once
         delay = timedelta(seconds=self._settings.settle_delay)
         until = self._clock() + COLLECT_FOR
