@@ -59,6 +59,8 @@ SWITCH_INTERVAL = 0.00002
 """Seconds for which the database's thread may compute while the event loop waits to: an answer takes less time than Python's own 5 ms."""
 LAST_ROUND = 0.5
 """The share of the grace in which a service that was told to stop still begins requests."""
+OVERTIME_SECONDS = 5.0
+"""What is left after the grace for taking the rest apart. A service that needs longer waits for a database that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     Raises SettingsError, UnusableSchema, UnusableIsolation, PortUnavailable or the database's error if it cannot begin.
     """
     stop = stop or asyncio.Event()
-    _stop_on_signals(stop)
+    _stop_on_signals(stop, settings.shutdown_grace)
     log, noteworthy = structlog.get_logger("dispatcher"), Log()
     health, metrics = Health(pause=settings.poll_interval), Metrics(version("vercel-outbox-dispatcher"))
     report = listen(health, metrics, noteworthy)
@@ -150,7 +152,7 @@ async def drain(
     `progress` is told after each tick how far it is. Raises as `run` does, and what the database raises.
     """
     stop, tally, noteworthy = asyncio.Event(), Tally(), Log()
-    _stop_on_signals(stop)
+    _stop_on_signals(stop, settings.shutdown_grace)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
 
     def enough() -> bool:
@@ -264,7 +266,8 @@ def _anything_due(database: Database) -> bool:
     return work.to_collect or work.to_claim
 
 
-def _stop_on_signals(stop: asyncio.Event) -> None:
+def _stop_on_signals(stop: asyncio.Event, grace: float) -> None:
+    """Stops at the first signal. A second one, or the end of the grace and the overtime, ends the process at once."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
 
@@ -272,7 +275,17 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
         stop.set()
         for number in signals:
             loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, _end_at_once)
+        signal.signal(signal.SIGALRM, _end_at_once)
+        signal.setitimer(signal.ITIMER_REAL, grace + OVERTIME_SECONDS)
 
     for number in signals:
         loop.add_signal_handler(number, first)
+
+
+def _end_at_once(number: int, _frame: object) -> None:
+    """Ends the process with an exit code of its own: for process 1 of a container the default action of a signal does not exist."""
+    if number == signal.SIGALRM:
+        structlog.get_logger("dispatcher").error("not stopped in time", why="the database does not answer")
+        os._exit(os.EX_TEMPFAIL)  # the code of a database that cannot be reached
+    os._exit(128 + number)
