@@ -3,10 +3,15 @@
 import asyncio
 import logging
 import random
+import shutil
+import signal
+import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +72,7 @@ class Application:
 
     database: Database
     changes: list[Change] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def set_up(self) -> None:
         """Its own table."""
@@ -94,12 +100,44 @@ class Application:
 
 
 async def run_demo(say: Say) -> Account:
-    """Runs it, telling `say` what happens; the account says whether the law was kept."""
+    """Runs it, telling `say` what happens; the account says whether the law was kept.
+
+    Its database stays for whoever wants to look further. Raises KeyboardInterrupt if SIGINT or SIGTERM ended it: then nothing stays.
+    """
     configure_logging(LogFormat.AUTO, LogLevel.ERROR)
     logging.getLogger("dispatcher").disabled = True  # its lines would drown the story
-    path = Path(tempfile.mkdtemp(prefix="dispatcher-demo-")) / "demo.db"
-    database = open_database(f"sqlite:///{path}")
-    await asyncio.to_thread(schema.migrate, database)
+    with _directory() as directory:
+        path = directory / "demo.db"
+        database = open_database(f"sqlite:///{path}")
+        try:
+            return await _run(path, database, say)
+        except asyncio.CancelledError:  # before the service handled signals
+            raise KeyboardInterrupt from None
+        finally:
+            database.close()
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    """One for the demo alone, which is gone if the demo does not come to its end."""
+    _interrupt_on_sigterm()
+    directory = Path(tempfile.mkdtemp(prefix="dispatcher-demo-"))
+    try:
+        yield directory
+    except BaseException:
+        shutil.rmtree(directory)
+        raise
+
+
+def _interrupt_on_sigterm() -> None:
+    """SIGTERM is as good as SIGINT, until the service handles both."""
+    task = asyncio.current_task()
+    if task is not None and sys.platform != "win32":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+async def _run(path: Path, database: Database, say: Say) -> Account:
+    schema.migrate(database)
     application = Application(database)
     application.set_up()
     async with Sandbox() as sandbox:
@@ -108,15 +146,19 @@ async def run_demo(say: Say) -> Account:
         stop = asyncio.Event()
         running = asyncio.create_task(service.run(_settings(path, sandbox.url), stop))
         watching = asyncio.create_task(_watch(application, sandbox, database, say))
-        await asyncio.wait(
-            {running, asyncio.create_task(_play(application, database, say))}, return_when=asyncio.FIRST_COMPLETED
-        )
-        watching.cancel()
-        stop.set()
-        await running
-        account = await asyncio.to_thread(_settle_account, application, sandbox.requests, database)
-    database.close()
-    return account
+        playing = asyncio.create_task(_play(application, database, say))
+        try:
+            await asyncio.wait({running, playing}, return_when=asyncio.FIRST_COMPLETED)
+            interrupted = not playing.done()
+        finally:
+            application.stopped.set()
+            stop.set()
+            watching.cancel()
+            await asyncio.wait({running, playing, watching})
+        running.result()
+        if interrupted:
+            raise KeyboardInterrupt
+        return await asyncio.to_thread(_settle_account, application, sandbox.requests, database)
 
 
 def tell(account: Account, command: str, say: Say) -> None:
@@ -143,6 +185,7 @@ def tell(account: Account, command: str, say: Say) -> None:
     say(f"  export DISPATCHER_DATABASE_URL=sqlite:///{account.database}")
     for arguments in ("status", "dead-letters list", f"explain {UNKNOWN}", "installations list"):
         say(f"  {command} {arguments}")
+    say(f"  rm -r {Path(account.database).parent}")
 
 
 def _settings(path: Path, url: str) -> Settings:
@@ -171,7 +214,7 @@ async def _play(application: Application, database: Database, say: Say) -> None:
     """What the application does, in a few seconds, then waits until everything has gone out."""
     await asyncio.to_thread(_change_everything, application, say)
     deadline = time.monotonic() + LONGEST
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not application.stopped.is_set():
         left = await asyncio.to_thread(measure, database)
         if not left.left - left.paused:
             return
@@ -186,7 +229,8 @@ def _change_everything(application: Application, say: Say) -> None:
         application.change(choose.choice(INSTALLATIONS), f"db_{choose.randrange(30)}")
         if number % 50 == 0:
             application.change(REVOKED, f"db_revoked_{number}")
-        time.sleep(0.01)
+        if application.stopped.wait(0.01):
+            return
     say("a burst: 100 changes of one resource")
     for _ in range(100):
         application.change(INSTALLATIONS[3], BURST)
