@@ -4,15 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# make test TESTS="tests/unit -k settings", or TESTS= for all of them, the heavy ones too.
-TESTS ?= -m "not heavy"
+# make test TESTS="tests/unit -k settings"
+TESTS ?= -m "not gate and not nightly and not variant"
 # Processes that share the tests; 0: this one alone.
 WORKERS ?= auto
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-peers format lock build sbom image-test clean
+.PHONY: help setup demo unit test lint check ci bench bench-peers format lock build sbom image-test clean
 
 help: ## show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -34,16 +34,23 @@ $(READY): requirements-dev.txt pyproject.toml
 demo: $(READY) ## the whole journey of some events on SQLite, against a stand-in for Vercel
 	@$(BIN)/dispatcher demo
 
-test: $(READY) ## the tests that need nothing but this machine
+unit: $(READY) ## the tests that need no database, in seconds
+	@$(BIN)/python -m pytest tests/unit
+
+test: $(READY) ## the tests that need nothing but this machine, in minutes
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
-check: $(READY) ## format, lint, types, layers, tests: what has to pass before a change is done
+lint: $(READY) ## format, lint, types, layers, secrets
 	@echo "── format" && $(BIN)/ruff format --check .
 	@echo "── lint" && $(BIN)/ruff check .
 	@echo "── types" && $(BIN)/mypy
 	@echo "── layers" && $(BIN)/lint-imports
 	@echo "── secrets" && .ci/scan_secrets
-	@echo "── tests" && $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+
+check: lint test ## both: what has to pass before a change is done
+
+ci: ## what CI does, in a fresh clone of HEAD (Debian); build/ci-passed names the last commit that passed
+	@.ci/in_fresh_clone
 
 bench: $(READY) ## measure the speed (Debian: postgresql, mariadb-server, nginx-light); BENCH="drain latency" for some of it
 	@$(BIN)/python -m tests.benchmarks $(BENCH)

@@ -5,6 +5,7 @@ DISPATCHER_TEST_MYSQL_URL.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -12,13 +13,24 @@ from typing import NoReturn
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from dispatcher import schema
 from dispatcher.database import Database, open_database
 from tests.contract.databases import EVERY
-from tests.contract.servers import PGBOUNCER, for_this_worker, own_postgresql, pgbouncer_before
+from tests.contract.servers import PGBOUNCER, database_of_this_worker, own_postgresql, pgbouncer_before
+from tests.second_try import (  # noqa: F401 (hooks)
+    pytest_collection_modifyitems,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 
 SCHEMA = "vercel"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As for whatever a shell has in its background. The commands would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def not_tested(why: str) -> NoReturn:
@@ -38,10 +50,14 @@ def own_postgresql_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(request: pytest.FixtureRequest) -> str:
+def postgresql_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The PostgreSQL that this machine offers, or our own."""
     given = os.environ.get("DISPATCHER_TEST_POSTGRES_URL")
-    return for_this_worker(given) if given else str(request.getfixturevalue("own_postgresql_url"))
+    if given is None:
+        yield str(request.getfixturevalue("own_postgresql_url"))
+        return
+    with database_of_this_worker(given) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +70,13 @@ def pgbouncer_url(postgresql_url: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def mysql_url() -> str:
+def mysql_url() -> Iterator[str]:
     """The MariaDB or MySQL that this machine offers."""
     given = os.environ.get("DISPATCHER_TEST_MYSQL_URL")
-    return for_this_worker(given) if given else not_tested("set DISPATCHER_TEST_MYSQL_URL")
+    if given is None:
+        not_tested("set DISPATCHER_TEST_MYSQL_URL")
+    with database_of_this_worker(given) as url:
+        yield url
 
 
 URL_OF = {
@@ -96,7 +115,7 @@ def bare_database(server: str, database_url: str, cleaned: set[str]) -> Iterator
             connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
     if server in URL_OF and server not in cleaned:
         schema.migrate(opened)
-        schema.downgrade(opened)
+        drop_tables(opened)
         cleaned.add(server)
     yield opened
     opened.close()
@@ -107,7 +126,13 @@ def database(bare_database: Database) -> Iterator[Database]:
     """The same with fresh tables."""
     schema.migrate(bare_database)
     yield bare_database
-    schema.downgrade(bare_database)
+    drop_tables(bare_database)
+
+
+@retry(retry=retry_if_exception_type(OperationalError), stop=stop_after_delay(60), wait=wait_fixed(0.1), reraise=True)
+def drop_tables(database: Database) -> None:
+    """Waits for an autovacuum or a session that is about to end; `downgrade` gives way to them after a second."""
+    schema.downgrade(database)
 
 
 @pytest.fixture

@@ -51,13 +51,17 @@ def test_every_command_exists(document: str) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_exists(document: str) -> None:
     named = re.findall(r"`([\w.-]+(?:/[\w.-]*)+|[\w-]+\.(?:py|md|toml|txt))`", (ROOT / document).read_text())
-    assert named  # what `make build` makes is not there yet
+    made = ("dist/", "build/")  # by make, and not there yet
+    assert named
     places = ("", "dispatcher", "tests", "tests/contract", "deploy")
     assert [
-        name for name in named if name != "dist/" and not any((ROOT / place / name).exists() for place in places)
+        name
+        for name in named
+        if not name.startswith(made) and not any((ROOT / place / name).exists() for place in places)
     ] == []
 
 
+@pytest.mark.gate
 def test_the_commands_deliver_an_event(tmp_path: Path) -> None:
     (_, block) = snippets("sh")
     done = bash(block, tmp_path)
@@ -65,6 +69,7 @@ def test_the_commands_deliver_an_event(tmp_path: Path) -> None:
     assert "1 delivered" in done.stdout
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("language", ["python", "sql"])
 def test_the_snippets_put_an_event_into_the_outbox(tmp_path: Path, language: str) -> None:
     assert bash("dispatcher migrate", tmp_path).returncode == 0
@@ -79,13 +84,3 @@ def test_the_snippets_put_an_event_into_the_outbox(tmp_path: Path, language: str
             assert ran.returncode == 0, ran.stderr
         found = connection.execute("SELECT installation_id, type, resource_id FROM vercel_outbox").fetchall()
     assert found == [("icfg_1", "resource.updated", "db_1")]
-
-
-def test_the_demo_keeps_the_law(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [BIN / "dispatcher", "demo"], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=40
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "The law held" in done.stdout
-    assert "dead letter (gone)" in done.stdout
-    assert "installation paused (unauthorized)" in done.stdout

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.gate, pytest.mark.timeout(600)]
+
 ROOT = Path(__file__).parents[2]
 TABLES = {
     "vercel_attempt",
@@ -74,8 +76,6 @@ def test_the_source_archive_holds_the_sources_and_nothing_made_from_them(archive
     assert not [name for name in names if re.search(r"__pycache__|\.venv|\.db$|\.coverage", name)]
 
 
-@pytest.mark.heavy
-@pytest.mark.timeout(600)
 def test_the_installed_wheel_migrates_and_publishes_in_an_empty_directory(installed: Path, tmp_path: Path) -> None:
     assert "migrate" in run(str(installed / "dispatcher"), "--help", cwd=tmp_path)
     run(str(installed / "dispatcher"), "migrate", cwd=tmp_path)
@@ -88,10 +88,8 @@ def test_the_installed_wheel_migrates_and_publishes_in_an_empty_directory(instal
     assert events == [("icfg_1", "resource.updated", "db_1")]
 
 
-@pytest.mark.heavy
-@pytest.mark.timeout(600)
 def test_the_installed_wheel_needs_none_of_our_tools(installed: Path, tmp_path: Path) -> None:
-    assert "The law held" in run(str(installed / "dispatcher"), "demo", cwd=tmp_path)
+    assert "The law held" in run(str(installed / "dispatcher"), "demo", cwd=tmp_path, TMPDIR=str(tmp_path))
     question = (
         "import importlib.util as u; print([m for m in ('pytest', 'hypothesis', 'mypy', 'uv') if u.find_spec(m)])"
     )
@@ -102,10 +100,10 @@ def test_the_installed_wheel_needs_none_of_our_tools(installed: Path, tmp_path: 
             run(str(installed / "python"), "-c", f"import dispatcher.{module}", cwd=tmp_path)
 
 
-def run(*command: str, cwd: Path) -> str:
+def run(*command: str, cwd: Path, **others: str) -> str:
     """What the command writes to stdout, with none of this process's settings around it."""
     ours = ("DISPATCHER_", "PYTHON", "COV", "VIRTUAL_ENV")
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | others
     done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (
         f"{command[0]} {command[1:3]} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.heavy
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_every_scenario_runs() -> None:
     command = [sys.executable, "-m", "tests.benchmarks", "--quick"]

@@ -1,14 +1,17 @@
-"""The real `dispatcher` command, each time in a process of its own, on a database of its own."""
+"""The `dispatcher` command on a database of its own: in this process, unless the test is about processes; each takes a second to begin."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -17,7 +20,7 @@ from dispatcher.cli import main
 from dispatcher.database import Database, open_database
 
 COMMAND = Path(sys.executable).with_name("dispatcher")
-DEADLINE = 30
+DEADLINE = 60
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,25 @@ class Terminal:
 
     def run_in(self, environ: Mapping[str, str], *arguments: object, answer: str = "") -> Ended:
         """The same in an environment that the test has put together."""
+        said, complained = StringIO(), StringIO()
+        with (
+            mock.patch.dict(os.environ, environ, clear=True),
+            mock.patch.object(sys, "argv", ["dispatcher", *map(str, arguments)]),
+            mock.patch.object(sys, "stdin", StringIO(answer)),
+            contextlib.chdir(self.directory),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(complained),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+        return Ended(int(ended.value.code or 0), said.getvalue(), complained.getvalue())
+
+    def in_process(self, environ: Mapping[str, str], *arguments: object) -> Ended:
+        """The same as a process of its own."""
         done = subprocess.run(
             [COMMAND, *map(str, arguments)],
             cwd=self.directory,
             env=dict(environ),
-            input=answer,
             capture_output=True,
             text=True,
             timeout=DEADLINE,
@@ -87,27 +104,6 @@ def dispatcher(tmp_path: Path, migrated: Path) -> Terminal:
     """Commands on fresh tables in the default place."""
     shutil.copy(migrated, tmp_path / "dispatcher.db")
     return Terminal(tmp_path)
-
-
-@pytest.fixture
-def here(
-    dispatcher: Terminal, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Ended]:
-    """The same within this process, for many short commands: a process takes a second to begin."""
-    for name in os.environ:
-        if name.startswith("DISPATCHER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(dispatcher.directory)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["dispatcher", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), said.out, said.err)
-
-    return run
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_a_database_that_cannot_be_reached_is_exit_code_75(reachable: Terminal, 
 def test_a_driver_that_is_missing_is_named_with_what_installs_it(reachable: Terminal) -> None:
     (reachable.directory / "psycopg.py").write_text("raise ModuleNotFoundError(\"no psycopg\", name='psycopg')\n")
     environ = reachable.environ(database_url="postgresql://me@127.0.0.1:1/app") | {"PYTHONPATH": "."}
-    ended = reachable.run_in(environ, "check", "--json")
+    ended = reachable.in_process(environ, "check", "--json")
     assert ended.code == 2
     assert "pip install 'vercel-outbox-dispatcher[postgres]'" in findings(ended)["settings"][1]
 
@@ -179,7 +179,7 @@ def test_tls_is_tried_and_nothing_is_sent(
         url = f"https://127.0.0.1:{listening.getsockname()[1]}"
         environ = reachable.environ(vercel_base_url=url)
         trusted = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")} if issuer_known else {}
-        ended = reachable.run_in(environ | trusted, "check", "--json")
+        ended = reachable.in_process(environ | trusted, "check", "--json")
         server.join(20)
     assert findings(ended)["base_url"][0] == expected
     assert not received

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import sqlalchemy as sa
 
 from dispatcher.database import Database
 from dispatcher.tables import VERSION_TABLE
-from tests.cli.conftest import COMMAND, Ended, Terminal
+from tests.cli.conftest import COMMAND, Terminal
 
 READING = [
     ("publish", "--installation", "icfg_1"),
@@ -21,18 +20,18 @@ READING = [
 ]
 
 
-def commands(here: Callable[..., Ended], *group: str) -> list[tuple[str, ...]]:
+def commands(dispatcher: Terminal, *group: str) -> list[tuple[str, ...]]:
     """Every command, as its words."""
-    listed = here(*group, "--help").out.partition("Commands:\n")[2]
+    listed = dispatcher(*group, "--help").out.partition("Commands:\n")[2]
     names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
-    return [command for name in names for command in (commands(here, *group, name) or [(*group, name)])]
+    return [command for name in names for command in (commands(dispatcher, *group, name) or [(*group, name)])]
 
 
-def test_every_command_explains_itself_and_its_options(here: Callable[..., Ended]) -> None:
-    found = commands(here)
+def test_every_command_explains_itself_and_its_options(dispatcher: Terminal) -> None:
+    found = commands(dispatcher)
     assert ("publish",) in found
     for command in found:
-        help_ = here(*command, "--help")
+        help_ = dispatcher(*command, "--help")
         _, _, options = help_.out.partition("Options:\n")
         bare = [line for line in options.splitlines() if line.startswith("  --") and len(line.split("  ")) < 3]
         assert help_.code == 0
@@ -45,6 +44,14 @@ def test_wrong_usage_is_one_line_and_exit_code_2(dispatcher: Terminal, arguments
     ended = dispatcher(*arguments)
     assert (ended.code, ended.out) == (2, "")
     assert ended.complaint.startswith("dispatcher: ")
+
+
+def test_a_process_ends_with_the_same_code_and_line(dispatcher: Terminal) -> None:
+    environ = dispatcher.environ()
+    for command, code in (("status", "--json", "--nope"), 2), (("dead-letters", "show", "7"), 3), (READING[0], 0):
+        ended = dispatcher.in_process(environ, *command)
+        assert ended.code == dispatcher(*command).code == code
+        assert (ended.out == "", ended.err != "") == (code != 0, code != 0)
 
 
 def test_a_command_without_arguments_shows_what_there_is(dispatcher: Terminal) -> None:
@@ -104,7 +111,7 @@ def test_a_reader_who_has_read_enough_causes_no_traceback(dispatcher: Terminal) 
             stdout=broken,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     assert done.returncode == 1

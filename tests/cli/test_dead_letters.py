@@ -3,7 +3,7 @@
 import os
 import pty
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from dispatcher.database import Database
 from dispatcher.dead_letters import ADVICE
 from dispatcher.policy import DeadLetterReason
 from dispatcher.tables import dead_letter, outbox
-from tests.cli.conftest import COMMAND, Ended, Terminal
+from tests.cli.conftest import COMMAND, Terminal
 
 
 def die(database: Database, *resources: str, reason: str = "rejected", installation_id: str = "icfg_1") -> None:
@@ -52,7 +52,7 @@ def answer(dispatcher: Terminal, said: str, *arguments: str) -> subprocess.Compl
             env=dispatcher.environ(),
             stdin=keyboard,
             capture_output=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
 
@@ -154,9 +154,9 @@ NOTHING = [
 ]
 
 
-def test_where_nothing_matches_the_exit_code_is_3(here: Callable[..., Ended]) -> None:
+def test_where_nothing_matches_the_exit_code_is_3(dispatcher: Terminal) -> None:
     for arguments in NOTHING:
-        ended = here("dead-letters", *arguments)
+        ended = dispatcher("dead-letters", *arguments)
         assert (ended.code, ended.out) == (3, ""), arguments
         assert ended.complaint.startswith("dispatcher: there is no ")
 
@@ -176,14 +176,14 @@ WRONG = [
 ]
 
 
-def test_what_cannot_be_meant_is_one_line_and_exit_code_2(here: Callable[..., Ended]) -> None:
+def test_what_cannot_be_meant_is_one_line_and_exit_code_2(dispatcher: Terminal) -> None:
     for arguments, says in WRONG:
-        ended = here("dead-letters", *arguments)
+        ended = dispatcher("dead-letters", *arguments)
         assert (ended.code, ended.out) == (2, ""), arguments
         assert says in ended.complaint
 
 
 @pytest.mark.parametrize("since", ["1h", "2026-01-31", "2026-01-31T12:00+02:00", "0001-01-01"])
-def test_since_takes_a_span_or_a_time(here: Callable[..., Ended], database: Database, since: str) -> None:
+def test_since_takes_a_span_or_a_time(dispatcher: Terminal, database: Database, since: str) -> None:
     die(database, "db_1")
-    assert len(here("dead-letters", "list", "--since", since, "--json").rows) == 1
+    assert len(dispatcher("dead-letters", "list", "--since", since, "--json").rows) == 1

@@ -1,7 +1,5 @@
 """`dispatcher installations`."""
 
-from collections.abc import Callable
-
 import sqlalchemy as sa
 
 from dispatcher import store
@@ -9,7 +7,7 @@ from dispatcher.database import Database
 from dispatcher.events import ResourceUpdated
 from dispatcher.outbox import insert_event
 from dispatcher.tables import installation
-from tests.cli.conftest import Ended, Terminal
+from tests.cli.conftest import Terminal
 
 
 def publish(database: Database, *resources: str) -> None:
@@ -47,9 +45,9 @@ def test_a_purge_is_announced_asked_for_and_done(dispatcher: Terminal, database:
     assert dispatcher("installations", "purge", "icfg_1", "--yes").out == "0 dead letters (purged) of icfg_1\n"
 
 
-def test_where_nothing_is_known_the_exit_code_is_3(here: Callable[..., Ended], database: Database) -> None:
+def test_where_nothing_is_known_the_exit_code_is_3(dispatcher: Terminal, database: Database) -> None:
     for arguments in (("list",), ("list", "--paused"), ("pause", "x"), ("resume", "x"), ("purge", "\x1b[2J", "--yes")):
-        ended = here("installations", *arguments)
+        ended = dispatcher("installations", *arguments)
         assert (ended.code, ended.out) == (3, ""), arguments
         assert "\x1b" not in ended.complaint
     with database.read() as connection:

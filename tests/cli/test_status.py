@@ -66,7 +66,7 @@ def test_watching_prints_a_reading_after_the_other_until_it_is_interrupted(dispa
     assert watching.stdout is not None
     readings = [watching.stdout.readline() for _ in range(3)]
     watching.send_signal(signal.SIGINT)
-    _, complaint = watching.communicate(timeout=20)
+    _, complaint = watching.communicate(timeout=60)
     assert all(reading.startswith('{"at": ') for reading in readings)
     assert (watching.returncode, complaint) == (130, "")
 
@@ -81,10 +81,10 @@ def test_on_a_terminal_watching_refreshes_in_place(dispatcher: Terminal) -> None
         stderr=theirs,
     )
     os.close(theirs)
-    seen, deadline = b"", time.monotonic() + 20
+    seen, deadline = b"", time.monotonic() + 60
     while seen.count(b"\x1b[H\x1b[J") < 2 and time.monotonic() < deadline:
         seen += os.read(ours, 4_096)
     watching.send_signal(signal.SIGINT)
-    assert watching.wait(20) == 130
+    assert watching.wait(60) == 130
     os.close(ours)
     assert seen.count(b"\x1b[H\x1b[Jok       nothing to worry about") >= 1

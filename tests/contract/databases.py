@@ -2,12 +2,10 @@
 
 import pytest
 
-POSTGRESQL = [
-    "postgresql",
-    pytest.param("postgresql-18", marks=pytest.mark.heavy),
-    pytest.param("postgresql-schema", marks=pytest.mark.heavy),
-    pytest.param("pgbouncer", marks=pytest.mark.heavy),
+VARIANTS = [
+    pytest.param(name, marks=pytest.mark.variant) for name in ("postgresql-18", "postgresql-schema", "pgbouncer")
 ]
+POSTGRESQL = ["postgresql", *VARIANTS]
 MYSQL = ["mysql"]
 SERVERS = [*POSTGRESQL, *MYSQL]
 EVERY = ["sqlite", *SERVERS]
@@ -18,11 +16,9 @@ on_postgresql = pytest.mark.parametrize("server", POSTGRESQL, indirect=True)
 on_mysql = pytest.mark.parametrize("server", MYSQL, indirect=True)
 on_sqlite = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 
-RARELY_ELSEWHERE = [
+IN_PROCESSES = [
     "sqlite",
-    *(
-        pytest.param(name, marks=pytest.mark.heavy)
-        for name in ("postgresql", "postgresql-schema", "pgbouncer", "mysql")
-    ),
+    *(pytest.param(name, marks=pytest.mark.gate) for name in ("postgresql", "mysql")),
+    *VARIANTS[1:],
 ]
-"""For tests with real processes: SQLite always, the others in CI."""
+"""For tests with real processes: `make test` has them on SQLite only."""

@@ -1,7 +1,7 @@
 """Database users with exactly the privileges that the deployment guide grants."""
 
-import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,18 +41,21 @@ class Users:
             if self.administrator.schema:
                 connection.exec_driver_sql(f"SET search_path = {self.administrator.schema}")
             for statement in statements:
-                connection.exec_driver_sql(in_test(statement, self.administrator.schema))
+                connection.exec_driver_sql(in_test(statement, self.administrator))
 
 
-def in_test(statement: str, schema_name: str | None) -> str:
+def in_test(statement: str, database: Database) -> str:
     """The statement with the names of the test's users and schema."""
-    renamed = re.sub(rf"\b({'|'.join(ROLES)})\b", lambda role: user_of(role[0]), statement)
-    return renamed.replace("SCHEMA public", f"SCHEMA {schema_name}") if schema_name else renamed
+    renamed = re.sub(rf"\b({'|'.join(ROLES)})\b", lambda role: user_of(role[0], database), statement)
+    return renamed.replace("SCHEMA public", f"SCHEMA {database.schema}") if database.schema else renamed
 
 
-def user_of(role: str) -> str:
-    """The test's user in this role. A server's users are the same for all of its databases."""
-    return f"outbox_test_{role}_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+def user_of(role: str, database: Database) -> str:
+    """The test's user in this role. A server's users are the same for all of its databases, and another test may use another one.
+
+    MySQL's names have 32 characters at most.
+    """
+    return f"outbox_test_{role}_{zlib.crc32(str(database.engine.url.database).encode()):08x}"
 
 
 @contextmanager
@@ -60,7 +63,9 @@ def users_of(administrator: Database) -> Iterator[Users]:
     """The three users, with what the guide grants them, in a database without our tables; `migrator` makes these."""
     url = administrator.engine.url.set(password=PASSWORD)
     opened = {
-        role: open_database(url.set(username=user_of(role)).render_as_string(hide_password=False), administrator.schema)
+        role: open_database(
+            url.set(username=user_of(role, administrator)).render_as_string(hide_password=False), administrator.schema
+        )
         for role in ROLES
     }
     users = Users(administrator, **opened)
@@ -89,7 +94,8 @@ def _drop(users: Users) -> None:
             users.execute(f"DROP USER IF EXISTS {role}")
             continue
         with users.administrator.read() as connection:
-            exists = connection.exec_driver_sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{user_of(role)}'").first()
+            user = user_of(role, users.administrator)
+            exists = connection.exec_driver_sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{user}'").first()
         if exists:
             users.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 

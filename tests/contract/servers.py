@@ -1,6 +1,5 @@
 """The servers that the tests start for themselves: a PostgreSQL that comes as a Python package, and pgbouncer."""
 
-import contextlib
 import os
 import shutil
 import socket
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import DBAPIError
 
 from dispatcher.dialects import open_engine
 
@@ -52,17 +50,25 @@ class Server(Protocol):
         """Where it is, whenever it runs."""
 
 
-def for_this_worker(url: str) -> str:
-    """The given database; for one of several processes that share the tests, one of its own beside it."""
+@contextmanager
+def database_of_this_worker(url: str) -> Iterator[str]:
+    """Yields the given database; in one of several processes that share the tests, one beside it that goes away at the end."""
     worker, given = os.environ.get("PYTEST_XDIST_WORKER"), make_url(url)
     if worker is None:
-        return url
+        yield url
+        return
     own = given.set(database=f"{given.database}_{worker}")
     engine = open_engine(url).execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection, contextlib.suppress(DBAPIError):  # it is there since the last time
+    force = " WITH (FORCE)" if engine.dialect.name == "postgresql" else ""
+    drop = f"DROP DATABASE IF EXISTS {own.database}{force}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(drop)
         connection.exec_driver_sql(f"CREATE DATABASE {own.database}")
     engine.dispose()
-    return own.render_as_string(hide_password=False)
+    yield own.render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(drop)
+    engine.dispose()
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Steps of the protocol as the contract tests take them, one at a time."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -19,6 +20,8 @@ LEASE = timedelta(seconds=60)
 ID = "icfg_1"
 DELIVERED = Decision(Action.DELIVERED)
 REJECTED = Decision(Action.BURY, DeadLetterReason.REJECTED)
+LONGEST = 60.0
+"""Seconds until something that an idle machine does at once must have happened on a busy one."""
 Result = TypeVar("Result")
 
 
@@ -86,9 +89,40 @@ def in_background(step: Callable[[], Result]) -> Iterator[Future[Result]]:
         yield pool.submit(step)
 
 
-def stays_blocked(future: Future[Result], seconds: float = 0.4) -> bool:
-    """Whether it does not end within these seconds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not future.done():
+def until(condition: Callable[[], object]) -> None:
+    """Waits for it."""
+    deadline = time.monotonic() + LONGEST
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come to that"
         time.sleep(0.01)
+
+
+def stays_blocked(future: Future[Result], database: Database) -> bool:
+    """Whether it waits for a lock, by what the database itself says, instead of coming to an end.
+
+    SQLite cannot be asked: there it must not end for a while.
+    """
+    if database.dialect.name == "sqlite":
+        return not wait([future], timeout=0.4).done
+    until(lambda: future.done() or is_waited_for_a_lock(database))
     return not future.done()
+
+
+def is_waited_for_a_lock(database: Database) -> bool:
+    """Whether any session of this database, not of the whole server, waits for a lock at this moment."""
+    with database.read() as connection:
+        if database.dialect.name == "postgresql":
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            return connection.exec_driver_sql(waiting).first() is not None
+        # Not innodb_trx: that is brought up to date only if nobody has read it for a while.
+        status = str(connection.exec_driver_sql("SHOW ENGINE INNODB STATUS").one()[2])
+        transactions = status.partition("\nTRANSACTIONS\n")[2].split("---TRANSACTION ")
+        for_rows = [re.findall(r"thread id (\d+)", one) for one in transactions if "\nLOCK WAIT " in one]
+        sessions = connection.exec_driver_sql(
+            "SELECT id, state FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+        )
+        return any([str(id_)] in for_rows or state in WAITING for id_, state in sessions)
+
+
+WAITING = {"User lock", "Waiting for table metadata lock"}
+"""How MySQL and MariaDB say that a session waits for what is no row."""

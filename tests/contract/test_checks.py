@@ -1,7 +1,7 @@
 """What `dispatcher check` finds in a database, on every database."""
 
-import os
 import time
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -17,8 +17,14 @@ from dispatcher.settings import Settings, Wakeup
 from dispatcher.tables import VERSION_TABLE
 from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
 
-LIMITED = f"dispatcher_limited_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
 Role = tuple[Engine, Database]
+
+pytestmark = pytest.mark.varies
+
+
+def limited_user(database: Database) -> str:
+    """A server's users are the same for all of its databases, and another test may use another one."""
+    return f"dispatcher_limited_{zlib.crc32(str(database.engine.url.database).encode()):08x}"
 
 
 def levels(findings: Iterator[Finding]) -> dict[str, Level]:
@@ -69,7 +75,8 @@ def test_clocks_that_differ_are_told(
 @pytest.fixture
 def limited(database: Database) -> Iterator[Role]:
     """The owner's engine, and the database as a user sees it who may do nothing yet."""
-    user = {"postgresql": LIMITED, "mysql": f"'{LIMITED}'@'%%'"}[database.dialect.name]
+    name = limited_user(database)
+    user = {"postgresql": name, "mysql": f"'{name}'@'%%'"}[database.dialect.name]
     create = {"postgresql": f"CREATE ROLE {user} LOGIN", "mysql": f"CREATE USER {user}"}[database.dialect.name]
     drop = {"postgresql": f"DROP OWNED BY {user}; DROP ROLE {user}", "mysql": f"DROP USER {user}"}
     owner = database.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -83,7 +90,7 @@ def limited(database: Database) -> Iterator[Role]:
             if connection.exec_driver_sql(f"{exists}'{user}'").first():
                 connection.exec_driver_sql(drop["postgresql"])
             connection.exec_driver_sql(create)
-    url = database.engine.url.set(username=LIMITED).render_as_string(hide_password=False)
+    url = database.engine.url.set(username=name).render_as_string(hide_password=False)
     opened = open_database(url, database.schema)
     yield owner, opened
     opened.close()
@@ -93,7 +100,7 @@ def limited(database: Database) -> Iterator[Role]:
 
 
 @pytest.mark.parametrize(
-    "server", ["postgresql", "mysql", pytest.param("postgresql-schema", marks=pytest.mark.heavy)], indirect=True
+    "server", ["postgresql", "mysql", pytest.param("postgresql-schema", marks=pytest.mark.variant)], indirect=True
 )
 def test_the_grants_that_are_missing_are_named_and_mend_it(limited: Role) -> None:
     owner, database = limited
@@ -134,7 +141,7 @@ def test_who_may_not_create_tables_is_told_before_migrating(limited: Role, datab
     found = list(check_tables(unprivileged))
     schema.migrate(database)
     assert "run `dispatcher migrate`" in found[0].what
-    assert f"GRANT USAGE, CREATE ON SCHEMA public TO {LIMITED};" in found[1].what
+    assert f"GRANT USAGE, CREATE ON SCHEMA public TO {limited_user(database)};" in found[1].what
 
 
 @on_sqlite

@@ -22,15 +22,13 @@ from dispatcher.transport import Transport
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
-from tests.contract.steps import ID, claim, collect, count, deliver, settle, write
+from tests.contract.steps import ID, LONGEST, claim, collect, count, deliver, settle, write
 
 CLOCK = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now', '{:+d} hours')",
     "postgresql": "(statement_timestamp() + interval '{} hours')",
     "mysql": "(utc_timestamp(6) + interval {} hour)",
 }
-LONGEST = 30
-"""Seconds."""
 either_way = pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
 
 
@@ -45,6 +43,7 @@ def resources(leased: tuple[store.Leased, ...]) -> list[str]:
     return sorted(str(one.subject.resource_id) for lease in leased for one in lease.deliveries)
 
 
+@pytest.mark.varies
 @either_way
 def test_the_clock_moves_between_claim_and_settle(database: Database, partner: Engine, hours: int) -> None:
     collect(database, partner, "db_1")
@@ -114,7 +113,7 @@ async def test_a_running_worker_delivers_what_is_committed_after_the_clock_moved
             while requests <= number:
                 await asyncio.sleep(min(await worker.tick(), 0.02))
         worker._thread.database = moved(database, hours)
-    await worker.stop(1)
+    await worker.stop(LONGEST)
     worker.close()
     assert (requests, count(database, delivery)) == (3, 0)
 

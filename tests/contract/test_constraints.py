@@ -68,6 +68,7 @@ LONGEST = [
 ]
 
 
+@pytest.mark.varies
 @pytest.mark.parametrize("row", LONGEST, ids=["resource", "installation"])
 def test_the_longest_possible_row_is_taken_and_collected(
     database: Database, partner: Engine, row: dict[str, object]

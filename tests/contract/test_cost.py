@@ -17,7 +17,7 @@ from tests.contract.plans import explaining
 from tests.contract.steps import DELIVERED, LEASE, REJECTED, claim
 
 # Filling a database takes half a minute.
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 
 EVENTS, INSTALLATIONS = 400, 100
 ROUNDS, ENOUGH = 15, 10_000
@@ -49,7 +49,7 @@ class Stopwatch:
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Database]]:
-    """Opens a database of this name, with fresh tables, at the server of the tests."""
+    """Opens a database of this name, with fresh tables, at the server of the tests; it is gone afterwards."""
     opened: list[Database] = []
 
     def fresh(name: str) -> Database:
@@ -64,6 +64,10 @@ def place(
     for database in opened:
         schema.downgrade(database)
         database.close()
+        if request.param == "postgresql":
+            _execute(str(request.getfixturevalue("postgresql_url")), f"DROP SCHEMA {database.schema} CASCADE")
+        if request.param == "mysql":
+            _execute(str(request.getfixturevalue("mysql_url")), f"DROP DATABASE {database.engine.url.database}")
 
 
 def _open(request: pytest.FixtureRequest, directory: pytest.TempPathFactory, name: str) -> Database:
@@ -74,8 +78,9 @@ def _open(request: pytest.FixtureRequest, directory: pytest.TempPathFactory, nam
             return open_database(url, name)
         case "mysql":
             url = str(request.getfixturevalue("mysql_url"))
-            _execute(url, f"CREATE DATABASE IF NOT EXISTS {name}")
-            return open_database(make_url(url).set(database=name).render_as_string(hide_password=False))
+            own = make_url(url).set(database=f"{make_url(url).database}_{name}")  # a server may serve other tests too
+            _execute(url, f"CREATE DATABASE IF NOT EXISTS {own.database}")
+            return open_database(own.render_as_string(hide_password=False))
         case _:
             return open_database(f"sqlite:///{directory.mktemp(name)}/test.db")
 

@@ -16,7 +16,7 @@ from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
 from dispatcher.tables import attempt, dead_letter, delivery, outbox
 from tests.contract.steps import count
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 
 EVENTS = 100_000
 INSTALLATIONS = 500

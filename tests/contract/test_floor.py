@@ -1,9 +1,9 @@
 """A transaction that stays open: what it commits late is found by the sweep, and the dead rows it pins cost little."""
 
 import asyncio
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import httpx
 import pytest
@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from dispatcher import floor, store
+from dispatcher import floor, schema, store
 from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database
+from dispatcher.database import Database, open_database
 from dispatcher.floor import LAG, SWEEP_EVERY
 from dispatcher.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
@@ -22,10 +22,12 @@ from dispatcher.worker import Worker
 from tests.contract.databases import on_servers
 from tests.contract.steps import LEASE, settle, write
 
-EVENTS, BATCH = 200_000, 1_000
+EVENTS, BATCH = 400_000, 1_000
 SAMPLE = 20
-INSERT_BATCH = sa.text(
-    "INSERT INTO vercel_outbox (installation_id, type, resource_id) "
+AT_MOST = 3.5
+"""Times as long beside so many dead rows, where it is twice as long; without the floors it would be six times."""
+INSERT_BATCH = (
+    "INSERT INTO {} (installation_id, type, resource_id) "
     f"SELECT 'icfg_' || n % 20000, 'resource.updated', 'db_' || n FROM generate_series(:first, :first + {BATCH} - 1) n"
 )
 
@@ -73,6 +75,7 @@ async def commit_late(database: Database, partner: Engine) -> tuple[Moved, Calla
     return moved, moved.worker.close
 
 
+@pytest.mark.varies
 @on_servers
 async def test_what_commits_below_the_floor_is_found_by_the_sweep(database: Database, partner: Engine) -> None:
     moved, close = await commit_late(database, partner)
@@ -98,19 +101,19 @@ async def test_without_the_sweep_it_would_be_lost(
 class Queue:
     """Events on their way through all steps; each scan begins where the last round ended."""
 
-    def __init__(self, database: Database, partner: Engine) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._partner = partner
         self.floors = store.LOWEST_ID, store.LONG_AGO
         self.events = 0
 
     def round(self) -> float:
         """A batch, from the INSERT to the settlement; the seconds that looking, collecting and claiming took."""
-        with self._partner.begin() as connection:
-            connection.execute(INSERT_BATCH, {"first": self.events})
+        table = f"{self._database.schema}.vercel_outbox" if self._database.schema else "vercel_outbox"
+        with self._database.engine.begin() as connection:
+            connection.execute(sa.text(INSERT_BATCH.format(table)), {"first": self.events})
         self.events += BATCH
         began = time.perf_counter()
-        self.look()
+        self.look(*self.floors)
         collected = store.collect(self._database, BATCH, self.floors[0])
         claimed = store.claim(
             self._database,
@@ -127,28 +130,40 @@ class Queue:
         self.floors = collected.last_event_id, claimed.at
         return taken
 
-    def look(self) -> float:
-        """The seconds that looking from the floors on takes."""
+    def look(self, lowest_id: int, due_floor: datetime) -> float:
+        """The seconds that looking from these floors on takes."""
         began = time.perf_counter()
-        store.look(self._database, *self.floors)
+        store.look(self._database, lowest_id, due_floor)
         return time.perf_counter() - began
 
 
-def undisturbed(seconds: list[float]) -> float:
-    """The first quartile: what slows down more than half of them is the machine's other work."""
-    return statistics.quantiles(seconds)[0]
+@pytest.fixture
+def fresh(database: Database) -> Iterator[Database]:
+    """The same tables once more, in a schema of their own, with no dead rows in them."""
+    url = database.engine.url.render_as_string(hide_password=False)
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA IF NOT EXISTS fresh")
+    opened = open_database(url, "fresh")
+    schema.migrate(opened)
+    yield opened
+    opened.close()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA fresh CASCADE")
 
 
-@pytest.mark.heavy
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-def test_a_transaction_that_pins_vacuum_costs_at_most_twice_as_much(database: Database, partner: Engine) -> None:
-    queue = Queue(database, partner)
+def test_a_transaction_that_pins_vacuum_costs_little(database: Database, fresh: Database, partner: Engine) -> None:
+    """In turns, and the quickest of each: what else goes on at this machine makes some rounds slower, and none quicker."""
+    queue, other = Queue(database), Queue(fresh)
     with partner.connect().execution_options(isolation_level="REPEATABLE READ") as pinning:
         pinning.exec_driver_sql("SELECT count(*) FROM vercel_outbox")
-        taken = [queue.round() for _ in range(EVENTS // BATCH)]
-        with_floors = statistics.median(queue.look() for _ in range(SAMPLE))
-        queue.floors = store.LOWEST_ID, store.LONG_AGO
-        without = statistics.median(queue.look() for _ in range(SAMPLE))
-    assert undisturbed(taken[-SAMPLE:]) <= 2 * undisturbed(taken[:SAMPLE])
+        for _ in range(EVENTS // BATCH):
+            queue.round()
+        rounds = [(queue.round(), other.round()) for _ in range(SAMPLE)]
+        looks = [(queue.look(*queue.floors), queue.look(store.LOWEST_ID, store.LONG_AGO)) for _ in range(SAMPLE)]
+    pinned, unpinned = (min(taken) for taken in zip(*rounds, strict=True))
+    assert pinned <= AT_MOST * unpinned
+    with_floors, without = (min(taken) for taken in zip(*looks, strict=True))
     assert without > 2 * with_floors

@@ -19,6 +19,8 @@ from dispatcher.tables import delivery, installation
 from tests.contract.databases import on_mysql, on_postgresql, on_servers
 from tests.contract.steps import ID, LEASE, claim, count, expire_leases, in_background, settle, stays_blocked, write
 
+pytestmark = pytest.mark.varies
+
 SETTLING = import_module("dispatcher.store.settle")  # its function of the same name hides it from `import`
 
 
@@ -126,7 +128,7 @@ def _released_while_collecting(database: Database, partner: Engine, give_back: C
         _collect(collecting, database.dialect, 500, store.LOWEST_ID, 0 * LEASE)
         with in_background(give_back) as waiting:
             try:
-                assert stays_blocked(waiting)
+                assert stays_blocked(waiting, database)
             finally:
                 transaction.commit()
     assert count(database, delivery) == 1
@@ -167,7 +169,7 @@ def _claim_lets_new_installations_in(database: Database, partner: Engine, isolat
         claiming.execute(due.order_by(installation.c.due_at).with_for_update(skip_locked=True)).all()
         with in_background(lambda: store.collect(database, 500)) as collecting:
             try:
-                return not stays_blocked(collecting)
+                return not stays_blocked(collecting, database)
             finally:
                 transaction.rollback()
 

@@ -16,10 +16,9 @@ from dispatcher.tables import delivery, outbox
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
-from tests.contract.steps import count, write
+from tests.contract.steps import LONGEST, count, write
 
-LONGEST = 30
-"""Seconds."""
+pytestmark = pytest.mark.varies
 
 
 class Receiver:
@@ -78,7 +77,7 @@ async def test_a_commit_while_a_request_is_in_flight_is_followed_by_another_requ
         return worker.idle and count(database, delivery) + count(database, outbox) == 0
 
     await until(is_delivered)
-    await worker.stop(1)
+    await worker.stop(LONGEST)
     worker.close()
     assert len(receiver.seen) == 2
     assert receiver.seen[-1] == receiver.committed == 2

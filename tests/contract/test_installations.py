@@ -58,6 +58,7 @@ def purged(database: Database) -> list[str]:
 # pause and resume
 
 
+@pytest.mark.varies
 def test_a_paused_installation_is_not_claimed_and_loses_nothing(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     assert installations.pause(database, ID)
@@ -172,7 +173,7 @@ def test_a_pause_waits_for_a_settlement_and_outlives_it(database: Database, part
         settling.execute(sa.update(installation).values(**released))
         with in_background(lambda: installations.pause(database, ID)) as pausing:
             try:
-                assert stays_blocked(pausing)
+                assert stays_blocked(pausing, database)
             finally:
                 transaction.commit()
     assert pausing.result()
@@ -276,6 +277,7 @@ def test_a_failure_in_flight_during_a_purge_brings_nothing_back(
     assert claim(database) == ()
 
 
+@pytest.mark.varies
 @on_servers
 def test_a_purge_waits_for_a_settlement_that_holds_the_installation(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
@@ -284,7 +286,7 @@ def test_a_purge_waits_for_a_settlement_that_holds_the_installation(database: Da
         settling.execute(sa.delete(delivery).where(delivery.c.resource_id == "db_1"))
         with in_background(lambda: purge(database)) as purging:
             try:
-                assert stays_blocked(purging)
+                assert stays_blocked(purging, database)
             finally:
                 transaction.commit()
     assert purging.result() == 1
@@ -300,7 +302,7 @@ def test_a_purge_waits_for_a_collection_and_buries_what_it_brought(database: Dat
         collecting.execute(sa.select(collector).with_for_update())  # and has not come to this installation yet
         with in_background(lambda: purge(database)) as purging:
             try:
-                assert stays_blocked(purging)
+                assert stays_blocked(purging, database)
             finally:
                 transaction.commit()
     assert purging.result() == 2
@@ -314,7 +316,7 @@ def test_two_purges_at_once_bury_everything_once(database: Database, partner: En
         assert installations._bury(first, database.dialect, ID) == 2
         with in_background(lambda: purge(database)) as second:
             try:
-                assert stays_blocked(second)
+                assert stays_blocked(second, database)
             finally:
                 transaction.commit()
     assert second.result() == 0
@@ -350,6 +352,7 @@ def test_a_purge_needs_no_row_in_the_collectors_table(database: Database, partne
 # list
 
 
+@pytest.mark.varies
 def test_a_list_says_what_each_installation_is_doing(database: Database, partner: Engine) -> None:
     for state in ("sending", "throttled", "waiting", "paused", "idle", "due"):
         collect(database, partner, f"db_of_{state}", installation_id=state)

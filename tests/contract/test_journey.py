@@ -2,12 +2,15 @@
 
 from datetime import timedelta
 
+import pytest
 import sqlalchemy as sa
 
 from dispatcher import InstallationUpdated, ResourceUpdated, publish, store
 from dispatcher.database import Database
 from dispatcher.policy import Outcome, OutcomeKind, Policy, decide
 from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
+
+pytestmark = pytest.mark.varies
 
 LEASE = timedelta(seconds=60)
 

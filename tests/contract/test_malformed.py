@@ -109,6 +109,7 @@ SENSELESS: dict[str, list[object]] = {
 }
 
 
+@pytest.mark.varies
 def test_a_senseless_created_at_stops_nothing(database: Database, partner: Engine) -> None:
     values = SENSELESS[database.dialect.name]
     with partner.begin() as connection:
@@ -149,6 +150,7 @@ WIDE = [
 ]
 
 
+@pytest.mark.varies
 @on_servers
 @pytest.mark.parametrize(("value", "says"), WIDE)
 def test_columns_that_a_partner_made_wider_stop_nothing(
@@ -190,6 +192,7 @@ def test_bytes_that_are_no_utf_8_are_refused_or_cut_by_mysql_itself(database: Da
     assert collected(database)[0][-1] == "after"
 
 
+@pytest.mark.varies
 @on_postgresql
 def test_postgresql_takes_neither_nul_nor_bytes_that_are_no_utf_8(database: Database, partner: Engine) -> None:
     for value in ("convert_from('\\x6100', 'UTF8')", "convert_from('\\x61ff', 'UTF8')"):

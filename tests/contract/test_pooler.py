@@ -6,8 +6,8 @@ from dispatcher.bell import Bell, NoBell, trigger_sql
 from dispatcher.database import Database
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("server", ["pgbouncer"], indirect=True)
+@pytest.mark.varies
+@pytest.mark.parametrize("server", [pytest.param("pgbouncer", marks=pytest.mark.variant)], indirect=True)
 async def test_behind_a_pooler_there_is_no_bell(database: Database) -> None:
     with database.engine.begin() as connection:
         connection.exec_driver_sql(trigger_sql())

@@ -40,13 +40,15 @@ SIGNATURE = dead_letters.Signature("test")
 TABLES = [*metadata.tables, VERSION_TABLE]
 PAYLOAD = "installation_id, type, resource_id"
 
+pytestmark = pytest.mark.varies
+
 
 @pytest.fixture(
     params=[
         "postgresql",
         "mysql",
-        pytest.param("postgresql-18", marks=pytest.mark.heavy),
-        pytest.param("postgresql-schema", marks=pytest.mark.heavy),
+        pytest.param("postgresql-18", marks=pytest.mark.variant),
+        pytest.param("postgresql-schema", marks=pytest.mark.variant),
     ]
 )
 def server(request: pytest.FixtureRequest) -> str:

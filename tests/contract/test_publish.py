@@ -68,6 +68,7 @@ KINDS = pytest.mark.parametrize("kind", [connection, session, registry, driver])
 Kind = Callable[[Engine], AbstractContextManager[Opened]]
 
 
+@pytest.mark.varies
 @KINDS
 def test_the_event_is_committed_with_the_partners_transaction_and_not_before(partner: Engine, kind: Kind) -> None:
     with kind(partner) as (opened, commit, _):
@@ -87,6 +88,7 @@ def test_the_event_is_rolled_back_with_the_partners_transaction(partner: Engine,
     assert published(partner) == PUBLISHED[:1]
 
 
+@pytest.mark.varies
 @KINDS
 def test_a_partners_test_reads_what_its_own_transaction_announced(partner: Engine, kind: Kind) -> None:
     with kind(partner) as (opened, _, rollback):
@@ -140,6 +142,7 @@ def test_a_session_that_commits_each_statement_is_refused(partner: Engine) -> No
     assert published(partner) == []
 
 
+@pytest.mark.varies
 def test_a_drivers_connection_that_commits_each_statement_is_refused_unless_a_transaction_was_begun(
     partner: Engine,
 ) -> None:
@@ -198,6 +201,7 @@ async def engine(partner: Engine, server: str) -> AsyncIterator[AsyncEngine]:
     await made.dispose()
 
 
+@pytest.mark.varies
 @on_async
 @pytest.mark.parametrize("kind", [AsyncConnection, AsyncSession])
 async def test_async_the_event_is_one_with_the_transaction(
@@ -213,6 +217,7 @@ async def test_async_the_event_is_one_with_the_transaction(
     assert published(partner) == PUBLISHED
 
 
+@pytest.mark.varies
 @on_async
 @pytest.mark.parametrize("kind", [AsyncConnection, AsyncSession])
 async def test_async_a_connection_that_commits_each_statement_is_refused(

@@ -75,6 +75,7 @@ def test_an_unresolved_dead_letter_stays_for_ever(database: Database, partner: E
     assert store.prune(database, NEVER, timedelta(0)) == 1
 
 
+@pytest.mark.varies
 def test_each_table_is_kept_for_its_own_time(database: Database, partner: Engine) -> None:
     die(database, partner, "db_1")
     discard(database)

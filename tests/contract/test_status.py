@@ -39,12 +39,14 @@ def urgent(database: Database) -> list[tuple[bool, str]]:
     return [(concern.urgent, concern.what) for concern in concerns(read_status(database))]
 
 
+@pytest.mark.varies
 def test_an_empty_database_gives_no_concern(database: Database) -> None:
     found = read_status(database)
     assert concerns(found) == []
     assert (found.last_request, found.recent.requests, found.recent.lag_max) == (None, 0, None)
 
 
+@pytest.mark.varies
 def test_rates_and_lag_are_those_of_recent_requests(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2", "db_3")
     with database.engine.begin() as connection:
@@ -78,6 +80,7 @@ def test_a_request_of_an_hour_ago_is_the_last_one_but_not_recent(database: Datab
     assert 3_600 <= found.last_request.age < 3_700
 
 
+@pytest.mark.varies
 def test_the_installations_that_fail_most_are_named(database: Database, partner: Engine) -> None:
     for n in range(1, 8):
         collect(database, partner, "db_1", installation_id=f"icfg_{n}")

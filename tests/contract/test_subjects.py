@@ -29,6 +29,7 @@ def events(database: Database) -> dict[tuple[str, str | None, str | None], int]:
     return {(one.subject.installation_id, one.subject.resource_id, one.subject.product_id): one.events for one in found}
 
 
+@pytest.mark.varies
 def test_ids_that_only_look_alike_are_different_subjects(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         for resource in IDS * 2:

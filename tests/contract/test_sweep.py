@@ -25,6 +25,7 @@ def strand(database: Database, partner: Engine, *, due_at: object) -> None:
         connection.execute(sa.update(installation).values(due_at=later))
 
 
+@pytest.mark.varies
 @pytest.mark.parametrize("due_at", [None, "later"])
 def test_a_stranded_delivery_is_found_mended_and_counted(database: Database, partner: Engine, due_at: object) -> None:
     strand(database, partner, due_at=due_at)

@@ -15,6 +15,8 @@ from tests.conftest import not_tested
 from tests.contract.databases import on_mysql, on_postgresql
 from tests.contract.steps import deliver
 
+pytestmark = pytest.mark.varies
+
 COLUMNS = '("id" VARCHAR(40), "inst of" VARCHAR(40), "Name" VARCHAR(40), note VARCHAR(40))'
 
 

@@ -26,6 +26,7 @@ def test_every_way_to_write_the_scheme_connects(database_url: str, server: str) 
         database.close()
 
 
+@pytest.mark.varies
 def test_the_databases_clock_is_read_in_utc(bare_database: Database) -> None:
     with bare_database.read() as connection:
         now = connection.execute(sa.select(bare_database.dialect.clock())).scalar_one()

@@ -14,11 +14,19 @@ from dispatcher.wakeup import RECONNECT_AFTER, UNARMED_PAUSE, Sleeper
 from dispatcher.worker import BUSY_PAUSE
 from tests.contract.steps import write
 
-LONG = 60.0
-SOON = 20.0
-SERVERS = ["postgresql", pytest.param("postgresql-schema", marks=pytest.mark.heavy)]
+LONG = 3_600.0
+SOON = 60.0
+SERVERS = ["postgresql", pytest.param("postgresql-schema", marks=pytest.mark.variant)]
+END_LISTENERS = """SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database d ON d.oid = database AND d.datname = current_database()
+WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"""
 
-pytestmark = pytest.mark.parametrize("server", SERVERS, indirect=True)
+pytestmark = [pytest.mark.parametrize("server", SERVERS, indirect=True), pytest.mark.varies]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine is no broken connection."""
+    monkeypatch.setattr("dispatcher.bell.PATIENCE", SOON)
 
 
 @pytest.fixture(autouse=True)
@@ -183,10 +191,7 @@ async def test_a_broken_connection_only_means_polling_until_there_is_another(
 ) -> None:
     await night.tick()
     with database.engine.begin() as connection:
-        listeners = (
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
-        )
-        connection.exec_driver_sql(listeners)
+        connection.exec_driver_sql(END_LISTENERS)
     assert await night.tick() == LONG
     assert await night.tick() == LONG
     assert len(night.warnings) == 1

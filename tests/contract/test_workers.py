@@ -15,7 +15,7 @@ from dispatcher.telemetry import Report, Stranded
 from dispatcher.transport import Transport, open_transport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
-from tests.contract.steps import count, write
+from tests.contract.steps import LONGEST, count, write
 
 LIMIT = RateLimit(20, 1.0)
 
@@ -43,10 +43,10 @@ async def deliver(database: Database, sandbox: Sandbox, limit: RateLimit | None)
     async def work(worker: Worker) -> None:
         while await asyncio.to_thread(lambda: count(database, delivery) + count(database, outbox)):
             await asyncio.sleep(min(await worker.tick(), 0.02))
-        await worker.stop(5)
+        await worker.stop(LONGEST)
         worker.close()
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LONGEST):
         await asyncio.gather(*map(work, workers))
     await transport.aclose()
     return reports
@@ -60,6 +60,7 @@ async def test_three_dispatchers_share_one_rate_window_exactly(database: Databas
         assert Counter(one.status for one in sandbox.requests) == {201: 50}
 
 
+@pytest.mark.varies
 @pytest.mark.parametrize("cut", ["before", "after"])
 async def test_three_dispatchers_deliver_everything_through_faults(database: Database, cut: str) -> None:
     with database.engine.begin() as connection:

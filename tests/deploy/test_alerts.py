@@ -56,6 +56,7 @@ def named(expression: str) -> set[str]:
     return set(re.findall(r"\bdispatcher_\w+", expression))
 
 
+@pytest.mark.gate
 def test_the_alerts_pass_their_unit_tests() -> None:
     assert "SUCCESS" in promtool("test", "rules", RULES.with_name("alerts_test.yaml"))
 
@@ -66,6 +67,7 @@ def test_each_alert_has_been_seen_firing() -> None:
     assert fired == set(alerts())
 
 
+@pytest.mark.gate
 def test_the_configuration_of_compose_is_valid() -> None:
     assert "SUCCESS" in promtool("check", "config", DEPLOY / "prometheus" / "prometheus.yml")
 
@@ -87,6 +89,7 @@ def test_the_dashboard_shows_every_metric() -> None:
     assert shown == {published(metric) for metric in metrics()}
 
 
+@pytest.mark.gate
 def test_the_queries_of_the_dashboard_are_promql(tmp_path: Path) -> None:
     rules = [
         {"record": f"panel:{number}", "expr": query.replace("$__rate_interval", "5m").replace("$job", ".+")}

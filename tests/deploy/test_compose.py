@@ -14,7 +14,7 @@ import pytest
 from dispatcher.settings import Settings, load_settings
 from tests.contract.servers import own_postgresql
 from tests.deploy.documents import DEPLOY, IMAGE, VERSION, is_command, read_yaml
-from tests.processes.conftest import free_port, wait_until
+from tests.processes.conftest import HTTP, free_port, wait_until
 
 SERVICES: dict[str, Any] = read_yaml(DEPLOY / "compose.yaml")["services"]
 OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith(IMAGE)}
@@ -99,7 +99,7 @@ class Tour:
 
     def ask(self, service: str, path: str, method: str = "GET") -> httpx.Response:
         """One of the two that publish a port."""
-        return httpx.request(method, f"http://127.0.0.1:{self.ports[service]}{path}", timeout=5)
+        return HTTP.request(method, f"http://127.0.0.1:{self.ports[service]}{path}")
 
     def told(self) -> list[str]:
         """The resources that the stand-in for Vercel heard of."""
@@ -111,24 +111,26 @@ def tour() -> Iterator[Tour]:
     """Everything is up."""
     with own_postgresql() as server:
         made = Tour(server.get_uri())
-        made.start("migrate")
-        assert made.running.pop("migrate").wait(60) == 0
-        for name in ("sandbox", "application", "dispatcher"):
-            made.start(name)
-        wait_until(lambda: made.ask("application", "/databases/db_1").status_code == 404)
-        wait_until(lambda: made.told() == [])
-        yield made
-        for process in made.running.values():
-            process.kill()
-            process.wait()
+        try:
+            made.start("migrate")
+            assert made.running["migrate"].wait(60) == 0
+            for name in ("sandbox", "application", "dispatcher"):
+                made.start(name)
+            wait_until(lambda: made.ask("application", "/databases/db_1").status_code == 404)
+            wait_until(lambda: made.told() == [])
+            yield made
+        finally:
+            for process in made.running.values():
+                process.kill()
+                process.wait()
 
 
-@pytest.mark.heavy
+@pytest.mark.gate
 def test_a_change_is_announced_and_one_that_is_rolled_back_is_not(tour: Tour) -> None:
     assert tour.ask("application", "/databases/db_0?name=never&fail=true", "PUT").status_code == 500
     assert tour.ask("application", "/databases/db_1?name=renamed", "PUT").json() == {"id": "db_1", "name": "renamed"}
     wait_until(lambda: tour.told() == ["db_1"])
     assert tour.ask("application", "/databases/db_0").status_code == 404
     tour.running["dispatcher"].send_signal(signal.SIGTERM)
-    assert tour.running["dispatcher"].wait(30) == 0
+    assert tour.running["dispatcher"].wait(60) == 0
     assert tour.told() == ["db_1"]

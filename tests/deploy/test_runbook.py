@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
 from dispatcher.cli.exits import Exit
 from dispatcher.policy import DeadLetterReason, PauseReason
 from dispatcher.settings import Settings, variable_name
 from tests.deploy.documents import DEPLOY, blocks, commands, read, read_yaml, sections
-from tests.processes.conftest import free_port, wait_until
+from tests.processes.conftest import HTTP, free_port, wait_until
 
 DISPATCHER = Path(sys.executable).with_name("dispatcher")
 INSERT = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', ?)"
@@ -60,16 +59,18 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
     settings = {"VERCEL_BASE_URL": url, "ALLOW_INSECURE_BASE_URL": "true", "VERCEL_TOKEN": "t0ken", "OPS_PORT": "1"}
     made = Trouble(directory / "trouble.db", kept | {f"DISPATCHER_{name}": value for name, value in settings.items()})
     with subprocess.Popen([DISPATCHER, "sandbox", "--port", url.rpartition(":")[2]], env=kept) as sandbox:
-        wait_until(lambda: httpx.get(f"{url}/faults").status_code == 200)
-        assert made.run(directory, "migrate").returncode == 0
-        for resource, status in (("db_refused", 400), ("db_unauthorized", 401)):
-            httpx.post(f"{url}/faults", json={"resource_id": resource, "status": status})
-            with contextlib.closing(sqlite3.connect(directory / "dispatcher.db")) as connection, connection:
-                connection.execute(INSERT, (resource,))
-            made.run(directory, "drain")
-        (directory / "dispatcher.db").rename(made.database)
-        yield made
-        sandbox.terminate()
+        try:
+            assert made.run(directory, "migrate").returncode == 0
+            wait_until(lambda: HTTP.get(f"{url}/faults").status_code == 200)
+            for resource, status in (("db_refused", 400), ("db_unauthorized", 401)):
+                HTTP.post(f"{url}/faults", json={"resource_id": resource, "status": status})
+                with contextlib.closing(sqlite3.connect(directory / "dispatcher.db")) as connection, connection:
+                    connection.execute(INSERT, (resource,))
+                made.run(directory, "drain")
+            (directory / "dispatcher.db").rename(made.database)
+            yield made
+        finally:
+            sandbox.terminate()
 
 
 def test_it_has_an_entry_for_everything_and_for_nothing_else() -> None:
@@ -94,14 +95,14 @@ def test_every_setting_it_names_exists() -> None:
     assert named <= {variable_name(field) for field in Settings.model_fields}
 
 
-@pytest.mark.heavy
+@pytest.mark.gate
 @pytest.mark.parametrize("command", sorted({line for line in COMMANDS if line.startswith("dispatcher ")}))
 def test_each_command_works(trouble: Trouble, tmp_path: Path, command: str) -> None:
     done = trouble.run(tmp_path, *shlex.split(command)[1:])
     assert done.returncode == EXITS.get(command, Exit.DONE), done.stdout + done.stderr
 
 
-@pytest.mark.heavy
+@pytest.mark.gate
 @pytest.mark.parametrize("query", blocks("runbook.md", "sql"))
 def test_each_query_finds_the_trouble(trouble: Trouble, query: str) -> None:
     with contextlib.closing(sqlite3.connect(trouble.database)) as connection:

@@ -58,7 +58,7 @@ def test_every_dependency_says_why_it_is_there() -> None:
     assert [line for line in lines if "#" not in line] == []
 
 
-@pytest.mark.heavy
+@pytest.mark.gate
 def test_the_sbom_lists_what_the_image_holds() -> None:
     done = subprocess.run(["make", "sbom"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -32,10 +32,12 @@ def analyze(*arguments: object) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.gate
 def test_it_is_valid(unit: Path) -> None:
     assert unit.name not in analyze("verify", unit)
 
 
+@pytest.mark.gate
 def test_it_is_locked_down(unit: Path) -> None:
     assert "Overall exposure level" in analyze("security", "--offline=true", "--threshold=20", unit)
 

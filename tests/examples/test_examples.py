@@ -23,7 +23,7 @@ EXAMPLES = CHECKOUT / "deploy" / "examples"
 SEED = "INSERT INTO databases (id, installation_id, name) VALUES ('db_1', 'icfg_1', 'first')"
 INSTALLING = 300
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(2 * INSTALLING)]
+pytestmark = [pytest.mark.gate, pytest.mark.timeout(2 * INSTALLING)]
 
 
 @pytest.fixture
@@ -68,14 +68,18 @@ def running(command: list[object], where: Path, environment: Mapping[str, str], 
         yield f"http://127.0.0.1:{port}"
     finally:
         application.terminate()
-        application.wait(20)
+        try:
+            application.wait(30)
+        finally:
+            application.kill()
+            application.wait()
 
 
 def _wait_for(application: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and application.poll() is None:
         try:
-            httpx.get(f"http://127.0.0.1:{port}/", timeout=5)
+            httpx.get(f"http://127.0.0.1:{port}/", timeout=30)
         except httpx.HTTPError:
             time.sleep(0.05)
         else:
@@ -105,11 +109,11 @@ def seed(database: Database) -> None:
 def assert_it_renames_or_takes_back(url: str, database: Database) -> None:
     """What each application is to do."""
     seed(database)
-    assert httpx.put(f"{url}/databases/db_1", params={"name": ""}, timeout=20).status_code == 422
+    assert httpx.put(f"{url}/databases/db_1", params={"name": ""}, timeout=60).status_code == 422
     assert (names(database), events(database)) == (["first"], [])
-    assert httpx.put(f"{url}/databases/db_2", params={"name": "x"}, timeout=20).status_code == 404
+    assert httpx.put(f"{url}/databases/db_2", params={"name": "x"}, timeout=60).status_code == 404
     assert events(database) == []
-    assert httpx.put(f"{url}/databases/db_1", params={"name": "second"}, timeout=20).status_code == 200
+    assert httpx.put(f"{url}/databases/db_1", params={"name": "second"}, timeout=60).status_code == 200
     assert (names(database), events(database)) == (["second"], [("icfg_1", "resource.updated", "db_1")])
 
 
@@ -123,7 +127,7 @@ def test_sqlalchemy_and_fastapi(database: Database, tmp_path: Path) -> None:
 def test_django(database: Database, tmp_path: Path) -> None:
     python, port = installed("django", tmp_path / "venv"), free_port()
     where, environment = EXAMPLES / "django", environ(database, PYTHONDONTWRITEBYTECODE="1")
-    subprocess.run([python, "manage.py", "migrate"], cwd=where, env=environment, check=True, timeout=60)
+    subprocess.run([python, "manage.py", "migrate"], cwd=where, env=environment, check=True, timeout=120)
     command = [python, "manage.py", "runserver", f"127.0.0.1:{port}", "--noreload"]
     with running(command, where, environment, port) as url:
         assert_it_renames_or_takes_back(url, database)

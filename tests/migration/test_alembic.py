@@ -18,9 +18,15 @@ ROOT = Path(__file__).parents[2]
 # Each of Alembic's commands is a process of its own, which takes its time.
 servers = pytest.mark.parametrize(
     "server",
-    ["sqlite", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("postgresql", "postgresql-schema", "mysql"))],
+    [
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.gate),
+        pytest.param("postgresql-schema", marks=pytest.mark.variant),
+        pytest.param("mysql", marks=pytest.mark.gate),
+    ],
     indirect=True,
 )
+pytestmark = pytest.mark.varies
 ALEMBIC = Path(sys.executable).with_name("alembic")
 
 
@@ -31,7 +37,13 @@ def alembic(directory: Path, database: Database, *arguments: str) -> str:
         ours["DISPATCHER_SCHEMA"] = database.schema
     others = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
     done = subprocess.run(
-        [ALEMBIC, *arguments], cwd=directory, env=others | ours, capture_output=True, text=True, timeout=60, check=False
+        [ALEMBIC, *arguments],
+        cwd=directory,
+        env=others | ours,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -10,6 +10,8 @@ from tests.contract.databases import on_postgresql
 from tests.contract.steps import ID, deliver, write
 from tests.migration.definitions import Definitions, definitions, run_script
 
+pytestmark = pytest.mark.varies
+
 QUEUES = ("vercel_outbox", "vercel_delivery", "vercel_installation")
 
 

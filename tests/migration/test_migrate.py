@@ -12,7 +12,9 @@ from dispatcher import schema, store
 from dispatcher.database import Database, open_database
 from dispatcher.tables import VERSION_TABLE, attempt, dead_letter, delivery, installation, metadata, outbox
 from tests.contract.databases import on_mysql
-from tests.contract.steps import ID, REJECTED, claim, deliver, in_background, settle, stays_blocked, write
+from tests.contract.steps import ID, LONGEST, REJECTED, claim, deliver, in_background, settle, stays_blocked, write
+
+pytestmark = pytest.mark.varies
 
 AT_ONCE = 4
 EVERYTHING = (outbox, delivery, installation, attempt, dead_letter)
@@ -86,13 +88,14 @@ def test_one_waits_until_the_other_has_migrated(bare_database: Database, databas
     with ExitStack() as ends_last, other.engine.connect() as connection:
         with other.dialect.migration(connection):
             waiting = ends_last.enter_context(in_background(lambda: schema.migrate(bare_database)))
-            assert stays_blocked(waiting)
+            assert stays_blocked(waiting, bare_database)
         assert waiting.result() == schema.newest()
     other.close()
     schema.downgrade(bare_database)
 
 
-def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path) -> None:
+def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.dialects.sqlite.LOCK_TIMEOUT", LONGEST)
     file = tmp_path / "new.db"
     first = sqlite3.connect(file, isolation_level=None)
     first.execute(
@@ -100,7 +103,7 @@ def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path) -
     )  # nobody may turn the journal into a WAL now, and SQLite refuses that without waiting
     database = open_database(f"sqlite:///{file}")
     with in_background(database.now) as waiting:
-        assert stays_blocked(waiting)
+        assert stays_blocked(waiting, database)
         first.execute("COMMIT")
     waiting.result()
     assert first.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -112,14 +115,11 @@ def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path) -
 def test_one_that_waits_too_long_says_so_and_changes_nothing(
     bare_database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.dialects.mysql.LONGEST_MIGRATION", 0)
     other = open_database(database_url)
-    with (
-        other.engine.connect() as connection,
-        other.dialect.migration(connection),
-        pytest.raises(schema.UnusableSchema, match="another program is migrating"),
-    ):
-        schema.migrate(bare_database)
+    with other.engine.connect() as connection, other.dialect.migration(connection):
+        monkeypatch.setattr("dispatcher.dialects.mysql.LONGEST_MIGRATION", 0)
+        with pytest.raises(schema.UnusableSchema, match="another program is migrating"):
+            schema.migrate(bare_database)
     other.close()
     with bare_database.read() as connection:
         assert not set(sa.inspect(connection).get_table_names()) & metadata.tables.keys()

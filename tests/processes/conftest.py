@@ -4,13 +4,16 @@ On SQLite, unless a test says `on_every_database`.
 """
 
 import contextlib
+import json
 import os
+import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from sqlalchemy import Engine
 
 from dispatcher import schema
 from dispatcher.database import Database
-from tests.contract.databases import RARELY_ELSEWHERE
+from tests.contract.databases import IN_PROCESSES
 
 DISPATCHER = Path(sys.executable).with_name("dispatcher")
 INSERT = sa.text("INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES (:i, 'resource.updated', :r)")
@@ -31,11 +34,19 @@ BLOCK = {
     "mysql": "LOCK TABLES vercel_outbox WRITE",
 }
 UNBLOCK = {"sqlite": "ROLLBACK", "postgresql": "ROLLBACK", "mysql": "UNLOCK TABLES"}
+BLOCKED = {
+    "sqlite": "SELECT 1",  # one writer at a time: nothing can be settled from now on
+    "postgresql": "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = CAST('vercel_outbox' AS regclass)",
+    "mysql": "SELECT 1 FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE 'Waiting for%%'",
+}
+"""Finds something once a service waits."""
+HTTP = httpx.Client(trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
+"""One for all, since each makes a TLS context; no connection of it outlives its answer."""
 
-on_every_database = pytest.mark.parametrize("server", RARELY_ELSEWHERE, indirect=True)
+on_every_database = pytest.mark.parametrize("server", IN_PROCESSES, indirect=True)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """What the condition gives as soon as it is true of something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -47,9 +58,48 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+    """A port that nothing listens on, and none of those that the system hands out by itself: nobody takes it meanwhile."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+class Running(subprocess.Popen[bytes]):
+    """A command that stays. What it says goes into files, so that it never waits for a reader."""
+
+    def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str], directory: Path, name: str) -> None:
+        self._out, self._log = directory / f"{name}.out", directory / f"{name}.log"
+        with self._out.open("wb") as out, self._log.open("wb") as log:
+            super().__init__([DISPATCHER, *arguments], env=environment, cwd=directory, stdout=out, stderr=log)
+
+    @property
+    def out(self) -> str:
+        """What it has written to stdout so far."""
+        return self._out.read_text()
+
+    @property
+    def log(self) -> str:
+        """What it has written to stderr so far."""
+        return self._log.read_text()
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The log of a service."""
+        return [json.loads(line) for line in self.log.splitlines(keepends=True) if line.endswith("\n")]
+
+    def logged(self, event: str) -> dict[str, Any] | None:
+        """The first line about this, as soon as there is one."""
+        return next((line for line in self.lines if line["event"] == event), None)
+
+    def freeze(self) -> None:
+        """Returns when every thread of it stands still."""
+        self.send_signal(signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        self.send_signal(signal.SIGCONT)
 
 
 class Stage:
@@ -60,22 +110,19 @@ class Stage:
         self.path = directory / "test.db"  # the database's file, on SQLite
         self.database = database
         self.partner = partner
-        self.sandbox_url = f"http://127.0.0.1:{free_port()}"
-        self.ops_port = free_port()
-        self.processes: list[subprocess.Popen[str]] = []
+        self.ops_port = 0  # of the service that was started last
+        self.processes: list[Running] = []
         self.environment = {
             "PATH": os.environ["PATH"],
             "COVERAGE_PROCESS_START": os.environ.get("COVERAGE_PROCESS_START", ""),
             "DISPATCHER_DATABASE_URL": database.engine.url.set(drivername=database.dialect.name).render_as_string(
                 hide_password=False
             ),
-            "DISPATCHER_VERCEL_BASE_URL": self.sandbox_url,
             "DISPATCHER_ALLOW_INSECURE_BASE_URL": "true",
             "DISPATCHER_VERCEL_TOKEN": "t0ken-of-the-test",
             "DISPATCHER_OPS_HOST": "127.0.0.1",
-            "DISPATCHER_OPS_PORT": str(self.ops_port),
-            "DISPATCHER_LEASE": "3s",
-            "DISPATCHER_REQUEST_TIMEOUT": "1s",
+            "DISPATCHER_LEASE": "60s",
+            "DISPATCHER_REQUEST_TIMEOUT": "20s",
             "DISPATCHER_BACKOFF_BASE": "50ms",
             "DISPATCHER_BACKOFF_CAP": "200ms",
         }
@@ -88,50 +135,57 @@ class Stage:
         return subprocess.run(
             [DISPATCHER, *arguments],
             check=False,
-            env=self.environment | environment,
+            env={"DISPATCHER_OPS_PORT": str(self.ops_port), **self.environment, **environment},
             cwd=self.directory,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
         )
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """A command that stays."""
-        process = subprocess.Popen(
-            [DISPATCHER, *arguments],
-            env=self.environment | environment,
-            cwd=self.directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *arguments: str, **environment: str) -> Running:
+        """A command that stays; its ops port is one that the system chooses."""
+        settings = {"DISPATCHER_OPS_PORT": "0", **self.environment, **environment}
+        process = Running(arguments, settings, self.directory, f"{arguments[0]}-{len(self.processes)}")
         self.processes.append(process)
         return process
 
     @contextlib.contextmanager
     def playing(self, rate_limit: str = "60/60s") -> Iterator[None]:
         """The tables are there, and a sandbox answers."""
-        migrated = self.run("migrate")
-        assert migrated.returncode == 0, migrated.stderr
-        port = self.sandbox_url.rpartition(":")[2]
-        self.start("sandbox", "--port", port, "--rate-limit", rate_limit)
-        wait_until(lambda: self.ask(f"{self.sandbox_url}/faults") == [])
         try:
+            self.start_sandbox(rate_limit, before_it_answers=lambda: schema.migrate(self.database))
             yield
         finally:
             self.end()
             schema.downgrade(self.database)
 
-    def start_service(self, **environment: str) -> subprocess.Popen[str]:
+    def start_sandbox(
+        self, rate_limit: str, port: str = "0", before_it_answers: Callable[[], object] = lambda: None
+    ) -> None:
+        """From now on services talk to this one."""
+        self.sandbox = sandbox = self.start("sandbox", "--port", port, "--rate-limit", rate_limit)
+        before_it_answers()
+        wait_until(lambda: sandbox.poll() is not None or sandbox.out.endswith("\n"))
+        said = re.search(r"DISPATCHER_VERCEL_BASE_URL=(\S+)", sandbox.out)
+        assert said, sandbox.log
+        self.sandbox_url = self.environment["DISPATCHER_VERCEL_BASE_URL"] = said[1]
+
+    def start_service(self, **environment: str) -> Running:
         """`dispatcher run`, ready."""
         service = self.start("run", **environment)
-        wait_until(lambda: service.poll() is not None or self.ask(f"http://127.0.0.1:{self.ops_port}/readyz")["ready"])
-        assert service.poll() is None, service.communicate()[1]
+        wait_until(lambda: service.poll() is not None or self._is_ready(service))
+        assert service.poll() is None, service.log
         return service
+
+    def _is_ready(self, service: Running) -> bool:
+        if (started := service.logged("started")) is None:
+            return False
+        self.ops_port = int(started["ops_port"])
+        return bool(self.ask(f"http://127.0.0.1:{self.ops_port}/readyz")["ready"])
 
     def ask(self, url: str, method: str = "GET", body: object = None) -> Any:
         """What an HTTP server answers, read as JSON. Raises httpx.HTTPError if it is not 2xx."""
-        answer = httpx.request(method, url, json=body, timeout=5)
+        answer = HTTP.request(method, url, json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -179,12 +233,13 @@ class Stage:
         """No service gets beyond its next look at the outbox, so that it settles nothing either."""
         with self.partner.connect() as connection:
             connection.exec_driver_sql(BLOCK[self.partner.dialect.name])
+            wait_until(lambda: self.query(BLOCKED[self.partner.dialect.name]))
             yield
             connection.exec_driver_sql(UNBLOCK[self.partner.dialect.name])
 
     def metric(self, line: str) -> bool:
         """Whether the service's metrics hold this line."""
-        return line in httpx.get(f"http://127.0.0.1:{self.ops_port}/metrics").text.splitlines()
+        return line in HTTP.get(f"http://127.0.0.1:{self.ops_port}/metrics").text.splitlines()
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of the database."""
@@ -197,7 +252,7 @@ class Stage:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
-            process.communicate()
+            process.wait()
 
 
 @pytest.fixture

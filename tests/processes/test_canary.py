@@ -5,13 +5,12 @@ import signal
 import urllib.parse
 from collections.abc import Iterator
 
-import httpx
 import pytest
 import sqlalchemy as sa
 
-from tests.processes.conftest import Stage, wait_until
+from tests.processes.conftest import HTTP, Running, Stage, wait_until
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.gate
 
 CANARY = "canary-7Hs2kQ9zX4"
 COMMANDS = [
@@ -61,28 +60,29 @@ def run_through_every_fault(stage: Stage, **environment: str) -> list[str]:
     """What anybody can read afterwards."""
     for fault in FAULTS:
         stage.script(**fault)
-    service = stage.start_service(DISPATCHER_LOG_LEVEL="debug", DISPATCHER_MAX_ATTEMPTS="2", **environment)
+    # What hangs is given up.
+    brief = {"DISPATCHER_REQUEST_TIMEOUT": "1s"}
+    service = stage.start_service(DISPATCHER_LOG_LEVEL="debug", DISPATCHER_MAX_ATTEMPTS="2", **brief, **environment)
     stage.commit(*(str(fault["resource_id"]) for fault in FAULTS if "resource_id" in fault))
     with stage.partner.begin() as connection:
         insert = "INSERT INTO vercel_outbox (installation_id, type) VALUES ('icfg_2', 'installation.updated')"
         connection.exec_driver_sql(insert)
-    return [*_read_meanwhile(stage, environment), *_end(stage, service), *tables(stage)]
+    return [*_read_meanwhile(stage, environment), *_end(service), *tables(stage)]
 
 
 def _read_meanwhile(stage: Stage, environment: dict[str, str]) -> Iterator[str]:
-    wait_until(lambda: stage.count("vercel_attempt") >= len(FAULTS), 30)
-    yield httpx.get(f"http://127.0.0.1:{stage.ops_port}/metrics").text
-    yield httpx.get(f"http://127.0.0.1:{stage.ops_port}/readyz").text
+    wait_until(lambda: stage.count("vercel_attempt") >= len(FAULTS))
+    yield HTTP.get(f"http://127.0.0.1:{stage.ops_port}/metrics").text
+    yield HTTP.get(f"http://127.0.0.1:{stage.ops_port}/readyz").text
     for command in COMMANDS:
         ended = stage.run(*command, **environment)
         yield ended.stdout + ended.stderr
 
 
-def _end(stage: Stage, service: object) -> Iterator[str]:
-    process = stage.processes[-1]
-    assert process is service
-    process.send_signal(signal.SIGTERM)
-    yield from process.communicate(timeout=30)
+def _end(service: Running) -> Iterator[str]:
+    service.send_signal(signal.SIGTERM)
+    service.wait(60)
+    yield from (service.out, service.log)
 
 
 def assert_nowhere(readable: list[str], secret: str) -> None:
@@ -103,11 +103,11 @@ def test_a_tokens_file_is_nowhere_to_be_read_even_if_it_is_damaged(stage: Stage,
         (directory / installation).write_text(CANARY + ending)
     del stage.environment["DISPATCHER_VERCEL_TOKEN"]
     if ending:
-        stage.start_service(DISPATCHER_CREDENTIALS_DIR=str(directory), DISPATCHER_LOG_LEVEL="debug")
+        service = stage.start_service(DISPATCHER_CREDENTIALS_DIR=str(directory), DISPATCHER_LOG_LEVEL="debug")
         stage.commit("db_1")
         wait_until(lambda: stage.query("SELECT 1 FROM vercel_installation WHERE pause_reason = 'no_credential'"))
         checked = stage.run("check", DISPATCHER_CREDENTIALS_DIR=str(directory))
-        readable = [checked.stdout, checked.stderr, *_end(stage, stage.processes[-1]), *tables(stage), "." * 5_000]
+        readable = [checked.stdout, checked.stderr, *_end(service), *tables(stage), "." * 5_000]
     else:
         readable = run_through_every_fault(stage, DISPATCHER_CREDENTIALS_DIR=str(directory))
     assert_nowhere(readable, CANARY)
@@ -135,9 +135,9 @@ def test_a_clients_secret_is_nowhere_to_be_read(stage: Stage) -> None:
         "DISPATCHER_OAUTH_CLIENT_SECRET": CANARY,
         "DISPATCHER_LOG_LEVEL": "debug",
     }
-    stage.start_service(**oauth)
+    service = stage.start_service(**oauth)
     stage.commit("db_1")
     wait_until(lambda: stage.query("SELECT 1 FROM vercel_attempt WHERE outcome = 'credentials_unavailable'"))
     checked = stage.run("check", **oauth)
-    readable = [checked.stdout, checked.stderr, *_end(stage, stage.processes[-1]), *tables(stage), "." * 5_000]
+    readable = [checked.stdout, checked.stderr, *_end(service), *tables(stage), "." * 5_000]
     assert_nowhere(readable, CANARY)

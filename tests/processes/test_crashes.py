@@ -2,17 +2,15 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.processes.conftest import Stage, free_port, on_every_database, wait_until
+from tests.processes.conftest import Running, Stage, on_every_database, wait_until
 
-pytestmark = on_every_database
+pytestmark = [pytest.mark.gate, on_every_database]
 
 
 class TokenServer:
@@ -34,7 +32,7 @@ class TokenServer:
     def asked(self) -> socket.socket:
         """The service's connection, once it has asked."""
         connection = self._asking.enter_context(self._listening.accept()[0])
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.recv(65_536)
         return connection
 
@@ -46,7 +44,7 @@ class TokenServer:
 @pytest.fixture
 def token_server() -> Iterator[TokenServer]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(20)
+        listening.settimeout(60)
         server = TokenServer(listening)
         yield server
         server.close()
@@ -58,10 +56,10 @@ def answer(connection: socket.socket) -> None:
     connection.sendall((head + body).encode())
 
 
-def waiting_for_its_token(stage: Stage, token_server: TokenServer) -> tuple[subprocess.Popen[str], socket.socket]:
+def waiting_for_its_token(stage: Stage, token_server: TokenServer, **environment: str) -> tuple[Running, socket.socket]:
     """A service whose lease is committed, and whose request has not begun."""
     token = stage.environment.pop("DISPATCHER_VERCEL_TOKEN")
-    service = stage.start_service(**token_server.settings)
+    service = stage.start_service(**token_server.settings, **environment)
     stage.environment["DISPATCHER_VERCEL_TOKEN"] = token
     stage.commit("db_1")
     asking = token_server.asked()
@@ -70,32 +68,24 @@ def waiting_for_its_token(stage: Stage, token_server: TokenServer) -> tuple[subp
 
 
 @contextlib.contextmanager
-def unsettled_answer(stage: Stage) -> Iterator[subprocess.Popen[str]]:
+def unsettled_answer(stage: Stage) -> Iterator[Running]:
     """A service that has Vercel's answer, and cannot settle it within the block."""
-    stage.script(delay=0.7, times=1)
     service = stage.start_service()
+    stage.sandbox.freeze()
     stage.commit("db_1")
-    wait_until(stage.requests)
+    wait_until(lambda: stage.leased)
     with stage.blocked():
+        stage.sandbox.thaw()
         wait_until(lambda: stage.metric('dispatcher_requests_total{outcome="delivered"} 1.0'))
         yield service
 
 
-def kill(service: subprocess.Popen[str]) -> None:
+def kill(service: Running) -> None:
     service.send_signal(signal.SIGKILL)
     service.wait()
 
 
-def freeze(service: subprocess.Popen[str]) -> None:
-    """Returns when every thread of it stands still."""
-    service.send_signal(signal.SIGSTOP)
-    os.waitpid(service.pid, os.WUNTRACED)
-
-
-def start_another(stage: Stage) -> subprocess.Popen[str]:
-    return stage.start("run", DISPATCHER_OPS_PORT=str(free_port()))
-
-
+@pytest.mark.varies
 def test_killed_between_claim_and_send_nothing_is_lost(stage: Stage, token_server: TokenServer) -> None:
     service, _asking = waiting_for_its_token(stage, token_server)
     kill(service)
@@ -113,7 +103,8 @@ def test_killed_between_answer_and_settle_the_event_is_sent_again(stage: Stage) 
         kill(service)
     assert (stage.count("vercel_delivery"), stage.count("vercel_attempt")) == (1, 0)
     at = stage.commit("db_1")
-    stage.start_service()  # it waits for the lease of the dead to end
+    stage.expire_leases()
+    stage.start_service()
     wait_until(lambda: stage.count("vercel_delivery") + stage.count("vercel_outbox") == 0)
     assert stage.received("db_1", at)
     assert stage.query("SELECT attempt, outcome FROM vercel_attempt") == [(2, "delivered")]  # the death was the first
@@ -135,15 +126,16 @@ def test_an_event_that_was_committed_while_no_service_ran_is_delivered_by_the_ne
 def test_frozen_between_claim_and_send_it_starts_no_request_when_it_wakes_too_late(
     stage: Stage, token_server: TokenServer
 ) -> None:
-    sleeper, asking = waiting_for_its_token(stage, token_server)
-    freeze(sleeper)
-    start_another(stage)
+    brief = {"DISPATCHER_LEASE": "5s", "DISPATCHER_REQUEST_TIMEOUT": "3s"}
+    sleeper, asking = waiting_for_its_token(stage, token_server, **brief)
+    sleeper.freeze()
+    stage.start("run")  # it waits for the lease to end
     wait_until(lambda: stage.count("vercel_delivery") == 0)
     at = stage.commit("db_1")
     wait_until(lambda: stage.received("db_1", at))
     sent = len(stage.requests())
     answer(asking)
-    sleeper.send_signal(signal.SIGCONT)
+    sleeper.thaw()
     wait_until(lambda: stage.metric("dispatcher_lease_lost_total 1.0"))
     assert {one["token"] for one in stage.requests()} == {stage.requests()[0]["token"]}
     assert len(stage.requests()) == sent
@@ -152,20 +144,22 @@ def test_frozen_between_claim_and_send_it_starts_no_request_when_it_wakes_too_la
 
 def test_frozen_between_answer_and_settle_it_changes_nothing_and_counts_it(stage: Stage) -> None:
     with unsettled_answer(stage) as sleeper:
-        freeze(sleeper)
+        sleeper.freeze()
+    stage.expire_leases()
     stage.commit("db_1")  # one more event: its answer covers it as little as the lease does
-    other = start_another(stage)
+    other = stage.start("run")
     wait_until(lambda: stage.count("vercel_delivery") + stage.count("vercel_outbox") == 0)
-    stage.script(delay=2, times=1)
+    stage.sandbox.freeze()
     at = stage.commit("db_1")
     wait_until(lambda: stage.leased and stage.count("vercel_delivery"))
     before = stage.query("SELECT events FROM vercel_delivery")
-    sleeper.send_signal(signal.SIGCONT)
+    sleeper.thaw()
     wait_until(lambda: stage.metric("dispatcher_lease_lost_total 1.0"))
     assert stage.query("SELECT events FROM vercel_delivery") == before
+    stage.sandbox.thaw()
     wait_until(lambda: stage.received("db_1", at))
     wait_until(lambda: stage.count("vercel_delivery") == 0)
     assert stage.count("vercel_dead_letter") == 0
     for service in (sleeper, other):
         service.send_signal(signal.SIGTERM)
-        assert service.wait(20) == 0
+        assert service.wait(60) == 0

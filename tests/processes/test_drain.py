@@ -4,17 +4,14 @@ import json
 import os
 import pty
 import subprocess
-import time
 from collections.abc import Callable
 
 import pytest
 
-from tests.processes.conftest import DISPATCHER, Stage, free_port
+from tests.processes.conftest import DISPATCHER, Stage, wait_until
 
 INSTALLATIONS, RESOURCES = 30, 10
 LEFT = INSTALLATIONS * RESOURCES
-SOON = 30.0
-"""Seconds. A drain that waits for everything to become due again would take minutes."""
 
 
 def fails(stage: Stage) -> dict[str, str]:
@@ -24,11 +21,11 @@ def fails(stage: Stage) -> dict[str, str]:
 
 def hangs(stage: Stage) -> dict[str, str]:
     stage.script(hang=True)
-    return {}
+    return {"DISPATCHER_REQUEST_TIMEOUT": "1s"}
 
 
 def is_unreachable(_: Stage) -> dict[str, str]:
-    return {"DISPATCHER_VERCEL_BASE_URL": f"http://127.0.0.1:{free_port()}"}
+    return {"DISPATCHER_VERCEL_BASE_URL": "http://127.0.0.1:9"}
 
 
 def commit(stage: Stage) -> None:
@@ -48,10 +45,9 @@ def commit(stage: Stage) -> None:
 def test_at_an_outage_it_ends_and_leaves_everything_to_the_next(
     stage: Stage, outage: Callable[[Stage], dict[str, str]]
 ) -> None:
+    """One that waits for everything to become due again would take minutes, and many more requests."""
     commit(stage)
-    began = time.monotonic()
     drained = stage.run("drain", "--json", **outage(stage))
-    assert time.monotonic() - began < SOON
     said = json.loads(drained.stdout)
     assert drained.returncode == 5, drained.stderr
     assert (said["delivered"], said["dead_lettered"], said["waiting"]) == (0, 0, LEFT)
@@ -62,9 +58,7 @@ def test_at_an_outage_it_ends_and_leaves_everything_to_the_next(
 def test_after_the_outage_the_next_one_delivers_it_all(stage: Stage) -> None:
     commit(stage)
     assert stage.run("drain", **is_unreachable(stage)).returncode == 5
-    deadline = time.monotonic() + 60
-    while stage.run("drain", DISPATCHER_RATE_LIMIT="off").returncode != 0:
-        assert time.monotonic() < deadline
+    wait_until(lambda: stage.run("drain", DISPATCHER_RATE_LIMIT="off").returncode == 0)
     assert len({(one["installation_id"], one["body"]["event"]["resourceId"]) for one in stage.requests()}) == LEFT
     assert stage.count("vercel_dead_letter") == 0
 

@@ -10,17 +10,18 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 
-import httpx
 import pytest
 import sqlalchemy as sa
 
 from dispatcher.breaker import BURST_SECONDS, ramp_rate
-from tests.processes.conftest import INSERT, Stage, free_port, wait_until
+from tests.processes.conftest import HTTP, INSERT, Stage, wait_until
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.gate, pytest.mark.timeout(300)]
 on_postgresql = pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 TICK = 0.2
 """POLL_INTERVAL: the longest that a dispatcher with nothing to do waits before it looks again."""
+STALL = 2
+"""Seconds for which a busy machine may hold up the first request after an outage."""
 MANY = sa.text(
     "INSERT INTO vercel_outbox (installation_id, type, resource_id) "
     "SELECT :i || n % :installations, 'resource.updated', 'db_' || n % :resources FROM generate_series(1, :events) AS n"
@@ -34,55 +35,63 @@ def commit_many(stage: Stage, installation: str, *, events: int, resources: int,
         connection.execute(MANY, of)
 
 
-def another_sandbox(stage: Stage, rate_limit: str) -> None:
-    """In place of the stage's own; from now on services talk to this one."""
-    stage.sandbox_url = f"http://127.0.0.1:{free_port()}"
-    stage.environment["DISPATCHER_VERCEL_BASE_URL"] = stage.sandbox_url
-    stage.start("sandbox", "--port", stage.sandbox_url.rpartition(":")[2], "--rate-limit", rate_limit)
-    wait_until(lambda: stage.ask(f"{stage.sandbox_url}/faults") == [])
-
-
 def post_events(stage: Stage, installation: str, number: int) -> None:
     """Another client of Vercel's than ours: all within a moment, so that they leave the window together."""
     url = f"{stage.sandbox_url}/v1/installations/{installation}/events"
-    with httpx.Client(headers={"authorization": "Bearer another"}) as client:
-        for one in range(number):
-            body = {"event": {"type": "resource.updated", "resourceId": f"by hand {one}"}}
-            client.post(url, json=body).raise_for_status()
+    for one in range(number):
+        body = {"event": {"type": "resource.updated", "resourceId": f"by hand {one}"}}
+        HTTP.post(url, json=body, headers={"authorization": "Bearer another"}).raise_for_status()
 
 
 def everything_is_delivered(stage: Stage) -> bool:
     return stage.count("vercel_outbox") + stage.count("vercel_delivery") == 0
 
 
-@on_postgresql
-def test_three_dispatchers_use_a_rate_window_in_full_and_never_exceed_it(stage: Stage) -> None:
-    """Another client has used up a part of the window already: the headers of the first answers say so."""
-    another_sandbox(stage, "200/4s")
+def three_beside_another_client(stage: Stage, rate_limit: str) -> None:
+    """Dispatchers with much to send. Another client has used up a part of the window: the headers of the first answers say so."""
+    stage.start_sandbox(rate_limit)
     post_events(stage, "icfg_0", 100)
     for _ in range(3):
-        stage.start("run", DISPATCHER_RATE_LIMIT="200/4s", DISPATCHER_OPS_PORT="0")
+        stage.start("run", DISPATCHER_RATE_LIMIT=rate_limit)
     commit_many(stage, "icfg_", events=1_000, resources=1_000)
-    began = time.monotonic()
-    wait_until(lambda: everything_is_delivered(stage), 60)
-    took = time.monotonic() - began
-    found = stage.ask(f"{stage.sandbox_url}/requests")
-    assert Counter(one["status"] for one in found) == {201: 1_100}
-    assert took < 3 * (1_100 / 200) * 4  # in full: the window is waited for, and nothing else
-    assert len({one["body"]["event"]["resourceId"] for one in found}) == 1_100
 
 
 @on_postgresql
-def test_a_hundred_thousand_changes_of_a_thousand_resources_are_a_thousand_requests(stage: Stage) -> None:
-    another_sandbox(stage, "off")
-    commit_many(stage, "icfg_", events=100_000, resources=1_000, installations=20)
-    stage.start("run", DISPATCHER_RATE_LIMIT="off", DISPATCHER_LEASE="60s", DISPATCHER_REQUEST_TIMEOUT="10s")
+def test_three_dispatchers_use_a_rate_window_in_full_and_never_exceed_it(stage: Stage) -> None:
+    three_beside_another_client(stage, "200/10m")
+    wait_until(lambda: len(stage.requests()) == 200)
+    wait_until(lambda: stage.count("vercel_delivery") == 900 and not stage.leased)  # they have understood
+    found = stage.ask(f"{stage.sandbox_url}/requests")
+    assert Counter(one["status"] for one in found) == {201: 200}
+    assert len({one["body"]["event"]["resourceId"] for one in found}) == 200
+
+
+@pytest.mark.nightly
+@on_postgresql
+def test_three_dispatchers_use_each_window_in_full(stage: Stage) -> None:
+    """Which is waited for, and nothing else. Who is kept from the processor may arrive late, and so in the next window."""
+    three_beside_another_client(stage, "200/4s")
+    began = time.monotonic()
+    wait_until(lambda: everything_is_delivered(stage), 120)
+    took = time.monotonic() - began
+    sent = Counter(one["status"] for one in stage.ask(f"{stage.sandbox_url}/requests"))
+    assert sent[201] == 1_100
+    assert sent[429] <= sent[201] / 10
+    assert took < 3 * (1_100 / 200) * 4
+
+
+@pytest.mark.parametrize("events", [30_000, pytest.param(100_000, marks=pytest.mark.nightly)])
+@on_postgresql
+def test_a_hundred_thousand_changes_of_a_thousand_resources_are_a_thousand_requests(stage: Stage, events: int) -> None:
+    stage.start_sandbox("off")
+    commit_many(stage, "icfg_", events=events, resources=1_000, installations=20)
+    stage.start("run", DISPATCHER_RATE_LIMIT="off")
     wait_until(lambda: everything_is_delivered(stage), 120)
     assert len(stage.requests()) == 1_000
 
 
-def p99(lags: list[float]) -> float:
-    return sorted(lags)[math.ceil(0.99 * len(lags)) - 1]
+def p90(lags: list[float]) -> float:
+    return sorted(lags)[math.ceil(0.9 * len(lags)) - 1]
 
 
 def lags_of_others(stage: Stage, name: str) -> list[float]:
@@ -102,15 +111,30 @@ def lags_of_others(stage: Stage, name: str) -> list[float]:
     return [max(0.0, found[resource] - at) for resource, at in committed.items()]
 
 
+@pytest.mark.nightly
 @on_postgresql
 def test_an_installation_with_a_hundred_thousand_resources_delays_others_by_no_more_than_a_tick(stage: Stage) -> None:
-    stage.start_service(DISPATCHER_REQUEST_TIMEOUT="10s", DISPATCHER_LEASE="60s")
-    alone = p99(lags_of_others(stage, "alone"))
+    stage.start_service()
+    alone = p90(lags_of_others(stage, "alone"))
     commit_many(stage, "icfg_big_", events=100_000, resources=100_000)
     wait_until(lambda: stage.count("vercel_outbox") == 0, 120)
-    beside = p99(lags_of_others(stage, "beside"))
+    beside = p90(lags_of_others(stage, "beside"))
     assert stage.count("vercel_delivery") > 90_000
-    assert beside <= 2 * max(alone, TICK)
+    assert beside <= 4 * max(alone, TICK)
+
+
+@on_postgresql
+def test_an_installation_with_many_resources_goes_on_while_others_have_their_turn(stage: Stage) -> None:
+    """One request at a time, and far more to send than the others would wait for."""
+    stage.start_sandbox("off")
+    stage.script(delay=0.02, installation_id="icfg_big_0")
+    commit_many(stage, "icfg_big_", events=5_000, resources=5_000)
+    stage.start_service(DISPATCHER_CONCURRENCY="1", DISPATCHER_RATE_LIMIT="off")
+    wait_until(stage.requests)
+    for number in range(3):
+        at = stage.commit(f"other_{number}")
+        wait_until(partial(stage.received, f"other_{number}", at))
+    assert stage.count("vercel_delivery") > 0
 
 
 @contextmanager
@@ -129,32 +153,58 @@ def load(stage: Stage) -> Iterator[list[str]]:
 
     writing = threading.Thread(target=write)
     writing.start()
-    yield committed
-    stopped.set()
-    writing.join()
+    try:
+        yield committed
+    finally:
+        stopped.set()
+        writing.join()
+
+
+@contextmanager
+def outage(stage: Stage) -> Iterator[set[str]]:
+    """Vercel is not there in the block. The resources that it has heard of before: the next sandbox will not know."""
+    stage.script(hang=True)  # or one more would be answered after we have looked, and known to nobody
+    before = {one["body"]["event"]["resourceId"] for one in stage.requests()}
+    stage.sandbox.kill()
+    stage.sandbox.wait()
+    yield before
+    stage.start_sandbox("off", stage.sandbox_url.rpartition(":")[2])
 
 
 @on_postgresql
-def test_twenty_seconds_without_vercel_end_without_a_dead_letter_and_without_a_herd(stage: Stage) -> None:
+def test_an_outage_ends_without_a_dead_letter(stage: Stage) -> None:
     """With three attempts only, and hardly a backoff, everything would be given up within a second."""
-    sandbox = stage.processes[-1]
+    service = stage.start_service(DISPATCHER_MAX_ATTEMPTS="3", DISPATCHER_RATE_LIMIT="off")
+    with load(stage) as committed:
+        wait_until(lambda: len(stage.requests()) >= 20)
+        with outage(stage) as before:
+            wait_until(lambda: service.logged("breaker open"))
+            probed = stage.count("vercel_attempt")
+            wait_until(lambda: stage.count("vercel_attempt") >= probed + 5)
+        wait_until(stage.requests)
+    wait_until(lambda: everything_is_delivered(stage))
+    assert stage.count("vercel_dead_letter") == 0
+    assert before | {one["body"]["event"]["resourceId"] for one in stage.requests()} == set(committed)
+
+
+@pytest.mark.nightly
+@on_postgresql
+def test_twenty_seconds_without_vercel_end_without_a_dead_letter_and_without_a_herd(stage: Stage) -> None:
     stage.start_service(DISPATCHER_MAX_ATTEMPTS="3", DISPATCHER_RATE_LIMIT="off")
     with load(stage) as committed:
         wait_until(lambda: len(stage.requests()) >= 20)
-        before = {one["body"]["event"]["resourceId"] for one in stage.requests()}
-        sandbox.send_signal(signal.SIGKILL)
-        sandbox.wait()
-        time.sleep(20)
-        stage.start("sandbox", "--port", stage.sandbox_url.rpartition(":")[2], "--rate-limit", "off")
+        with outage(stage) as before:
+            time.sleep(20)
         wait_until(stage.requests, 70)
-    wait_until(lambda: everything_is_delivered(stage), 60)
+    wait_until(lambda: everything_is_delivered(stage))
     assert stage.count("vercel_dead_letter") == 0
     found = stage.requests()
     assert before | {one["body"]["event"]["resourceId"] for one in found} == set(committed)
     first = found[0]["received_at"]
-    for second in range(20):
-        started = sum(first + second <= one["received_at"] < first + second + 1 for one in found)
-        assert started <= ramp_rate(second + 1) * (1 + 2 * BURST_SECONDS) + 2
+    ramp = [ramp_rate(second + 1) * (1 + 2 * BURST_SECONDS) + 2 for second in range(20 + STALL)]
+    for second in range(20):  # what was late is no herd: it counts with the seconds in which it began
+        started = sum(one["received_at"] < first + second + 1 for one in found)
+        assert started <= sum(ramp[: second + 1 + STALL])
 
 
 def has_begun(stage: Stage, times: int) -> bool:

@@ -7,7 +7,11 @@ from tests.protocol.model import Protocol, Verdict
 
 @pytest.mark.parametrize(
     ("protocol", "most"),
-    [(Protocol(), 4_000), (Protocol(writers=3), 30_000), (Protocol(writers=3, workers=3, claims=5), 150_000)],
+    [
+        (Protocol(), 4_000),
+        (Protocol(writers=3), 30_000),
+        pytest.param(Protocol(writers=3, workers=3, claims=5), 150_000, marks=pytest.mark.gate),
+    ],
     ids=["two of each", "three writers", "three of each"],
 )
 def test_no_interleaving_loses_or_strands_anything(protocol: Protocol, most: int) -> None:

@@ -64,11 +64,11 @@ async def shared() -> AsyncIterator[Both]:
 
 async def _enter(stack: AsyncExitStack, **options: Any) -> Both:
     sandbox = await stack.enter_async_context(Sandbox(**options))
-    http = httpx.AsyncClient(base_url=sandbox.url, timeout=20, trust_env=False)
+    http = httpx.AsyncClient(base_url=sandbox.url, timeout=60, trust_env=False)
     return sandbox, Client(await stack.enter_async_context(http))
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Returns as soon as the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

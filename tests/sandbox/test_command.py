@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 COMMAND = [str(Path(sys.executable).with_name("dispatcher")), "sandbox"]
+HTTP = httpx.Client(trust_env=False, timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
 EVENT = {"event": {"type": "installation.updated"}}
 
 
@@ -33,7 +34,7 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def post(url: str, token: str) -> httpx.Response:
     headers = {"authorization": f"Bearer {token}"}
-    return httpx.post(f"{url}/v1/installations/icfg_1/events", json=EVENT, headers=headers, trust_env=False)
+    return HTTP.post(f"{url}/v1/installations/icfg_1/events", json=EVENT, headers=headers)
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
@@ -41,14 +42,14 @@ def test_it_says_how_to_use_it_and_ends_when_told(ending: signal.Signals) -> Non
     arguments = ("--port", "0", "--token", "one", "--token", "two", "--rate-limit", "1/1m")
     with running(*arguments) as (process, url):
         assert [post(url, token).status_code for token in ("one", "two", "three")] == [201, 429, 401]
-        assert [one["status"] for one in httpx.get(f"{url}/requests", trust_env=False).json()] == [201, 429, 401]
-        httpx.post(f"{url}/faults", json={"hang": True}, trust_env=False)
+        assert [one["status"] for one in HTTP.get(f"{url}/requests").json()] == [201, 429, 401]
+        HTTP.post(f"{url}/faults", json={"hang": True})
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/v1/installations/icfg_1/events", timeout=0.2, trust_env=False)
+            HTTP.post(f"{url}/v1/installations/icfg_1/events", timeout=httpx.Timeout(60, read=0.2))
         address = httpx.URL(url)
         with socket.create_connection((address.host, address.port or 0)):
             process.send_signal(ending)
-            assert process.communicate(timeout=20) == ("", "")
+            assert process.communicate(timeout=60) == ("", "")
         assert process.returncode == 0
 
 

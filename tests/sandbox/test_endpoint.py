@@ -160,7 +160,7 @@ async def test_the_dispatchers_own_client_delivers_both_events(start: Start) -> 
     resource = subject_of(ResourceUpdated(installation_id="icfg_1", resource_id="Größe 1", product_id="pg"))
     installation = subject_of(InstallationUpdated(installation_id="icfg_2"))
     transport = open_transport(1)
-    vercel = Vercel(sandbox.url, transport, 5.0)
+    vercel = Vercel(sandbox.url, transport, 60.0)
     outcomes = [
         await vercel.send("icfg_1", resource.body(), SecretStr(TOKEN)),
         await vercel.send("icfg_2", installation.body("pro"), SecretStr(TOKEN)),

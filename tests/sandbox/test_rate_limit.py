@@ -1,7 +1,7 @@
 """The sandbox's rate limit: exact, for each installation, and told as Vercel tells it."""
 
 import asyncio
-import time
+import math
 
 import pytest
 from pydantic import SecretStr
@@ -25,13 +25,15 @@ async def test_sixty_a_minute_unless_told_otherwise(start: Start) -> None:
 
 
 async def test_a_429_says_how_long_to_wait(start: Start) -> None:
-    sandbox, client = await start(rate_limit=RateLimit(1, 30.0))
+    sandbox, client = await start(rate_limit=RateLimit(1, 600.0))
     await client.post()
     answer = await client.post()
-    room_at = sandbox.requests[0].received_at + 30.0
+    first, second = sandbox.requests
+    room_in = first.monotonic + 600.0 - second.monotonic
+    room_at = second.received_at + room_in
     reset = int(answer.headers["x-ratelimit-reset"])
     assert room_at <= reset + 0.001 < room_at + 1.002
-    assert 28 <= int(answer.headers["retry-after"]) <= 30
+    assert int(answer.headers["retry-after"]) == math.ceil(room_in)
     error = answer.json()["error"]
     assert room_at * 1_000 == pytest.approx(error["limit"].pop("resetMs"), abs=5)
     assert error["message"]
@@ -39,13 +41,13 @@ async def test_a_429_says_how_long_to_wait(start: Start) -> None:
 
 
 async def test_each_installation_has_its_own(start: Start) -> None:
-    _, client = await start(rate_limit=RateLimit(1, 60.0))
+    _, client = await start(rate_limit=RateLimit(1, 600.0))
     answers = [await client.post(installation=name) for name in ("icfg_1", "icfg_2", "icfg_1", "icfg_2")]
     assert [answer.status_code for answer in answers] == [201, 201, 429, 429]
 
 
 async def test_it_counts_what_is_authorized_even_if_it_is_wrong(start: Start) -> None:
-    _, client = await start(rate_limit=RateLimit(2, 60.0), tokens=frozenset({TOKEN}))
+    _, client = await start(rate_limit=RateLimit(2, 600.0), tokens=frozenset({TOKEN}))
     unauthorized = await client.post(token="unknown")
     assert "x-ratelimit-limit" not in unauthorized.headers
     answers = [await client.post(body) for body in ({}, {"event": {"type": "installation.updated"}}, {})]
@@ -62,13 +64,15 @@ async def test_it_can_be_switched_off(start: Start) -> None:
 async def test_no_window_lets_in_more_and_none_that_had_room_refuses(start: Start) -> None:
     limit = RateLimit(7, 0.25)
     sandbox, client = await start(rate_limit=limit)
-    deadline = time.monotonic() + 1.0
+
+    def answered(status: int) -> int:
+        return sum(one.status == status for one in sandbox.requests)
 
     async def flood() -> None:
-        while time.monotonic() < deadline:
+        while answered(201) < 4 * limit.requests or answered(429) < 20:
             await client.post()
 
-    await asyncio.gather(*(flood() for _ in range(4)))
+    await asyncio.wait_for(asyncio.gather(*(flood() for _ in range(4))), 60)
     let_in = [one.monotonic for one in sandbox.requests if one.status == 201]
 
     def in_window(request: ReceivedRequest) -> int:
@@ -76,7 +80,6 @@ async def test_no_window_lets_in_more_and_none_that_had_room_refuses(start: Star
 
     assert max(in_window(one) for one in sandbox.requests) == limit.requests
     refused = [one for one in sandbox.requests if one.status == 429]
-    assert refused
     assert {in_window(one) for one in refused} == {limit.requests}
 
 
@@ -88,13 +91,13 @@ def test_the_window_slides() -> None:
 
 
 async def test_the_dispatchers_own_client_understands_it(start: Start) -> None:
-    sandbox, _ = await start(rate_limit=RateLimit(1, 20.0))
+    sandbox, _ = await start(rate_limit=RateLimit(1, 600.0))
     transport = open_transport(1)
-    vercel = Vercel(sandbox.url, transport, 5.0)
+    vercel = Vercel(sandbox.url, transport, 60.0)
     body = Subject("icfg_1", "installation.updated").body()
     let_in, refused = [await vercel.send("icfg_1", body, SecretStr(TOKEN)) for _ in range(2)]
     await transport.aclose()
     assert (let_in.kind, let_in.rate_remaining) == (OutcomeKind.DELIVERED, 0)
     assert (refused.kind, refused.error_code) == (OutcomeKind.THROTTLED, "rate_limited")
     assert refused.retry_after is not None
-    assert 15.0 < refused.retry_after <= 20.0
+    assert 300.0 < refused.retry_after <= 600.0

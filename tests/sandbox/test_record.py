@@ -128,6 +128,6 @@ async def test_several_sandboxes_in_one_process_know_nothing_of_each_other(start
     other, _ = await start()
     one.script(Fault(status=503))
     await client.post()
-    async with httpx.AsyncClient(base_url=other.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=other.url, timeout=60, trust_env=False) as http:
         assert (await http.get("/faults")).json() == []
     assert (len(one.requests), len(other.requests)) == (1, 0)

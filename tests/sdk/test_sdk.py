@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 TOKEN = "t0ken-1"
 RESOURCE_UPDATED: dict[str, Any] = {"type": "resource.updated", "resourceId": "db_1", "productId": "pg"}
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.gate, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sdk")
     for name in ("package.json", "package-lock.json", "create_events.mjs"):
         shutil.copy(HERE / name, directory)
-    subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=directory, check=True, timeout=100)
+    subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=directory, check=True, timeout=300)
     return directory / "create_events.mjs"
 
 
@@ -61,7 +61,7 @@ async def test_both_events_are_created(program: Path) -> None:
 
 
 async def test_refusals_are_its_own_errors(program: Path) -> None:
-    async with Sandbox(tokens=frozenset({TOKEN}), rate_limit=RateLimit(1, 50.0)) as sandbox:
+    async with Sandbox(tokens=frozenset({TOKEN}), rate_limit=RateLimit(1, 600.0)) as sandbox:
         sandbox.script(Fault(status=404, resource_id="db_unknown"))
         bad, unauthorized, throttled, unknown = await create_events(
             program,
@@ -80,7 +80,7 @@ async def test_refusals_are_its_own_errors(program: Path) -> None:
         assert (outcome["type"], outcome["status"], outcome["error"]["code"]) == ("SDKError", status, code)
         assert outcome["error"]["message"]
     assert throttled["error"]["limit"].keys() == {"remaining", "reset", "resetMs", "total"}
-    assert 1 <= int(throttled["retryAfter"]) <= 50
+    assert 1 <= int(throttled["retryAfter"]) <= 600
 
 
 async def test_broken_connections_are_its_own_errors(program: Path) -> None:

@@ -10,6 +10,9 @@ import pytest
 from dispatcher.scheduler import Scheduler
 from dispatcher.telemetry import Report, StepFailed
 
+LONGEST = 60.0
+"""Seconds until something that an idle machine does at once must have happened on a busy one."""
+
 
 @pytest.fixture
 async def reports() -> list[Report]:
@@ -24,7 +27,7 @@ async def scheduler(reports: list[Report]) -> AsyncIterator[Scheduler]:
     made.stop()
 
 
-@pytest.mark.parametrize(("every", "pause"), [(60, 0.1), (0.1, None), (0.1, 0.1), (0.1, 60)])
+@pytest.mark.parametrize(("every", "pause"), [(3_600, 0.1), (0.1, None), (0.1, 0.1), (0.1, 3_600)])
 async def test_a_step_comes_again_after_its_interval_or_earlier_if_it_says_so(
     scheduler: Scheduler, every: float, pause: float | None
 ) -> None:
@@ -38,10 +41,11 @@ async def test_a_step_comes_again_after_its_interval_or_earlier_if_it_says_so(
             done.set()
         return pause
 
+    began = loop.time()
     scheduler.every("tick", every, step)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST):
         await done.wait()
-    assert times[-1] - times[0] >= 0.27  # the beginning of an interval is rounded
+    assert times[-1] - began >= 0.27  # three of them, at least; the beginning of an interval is rounded
 
 
 async def test_a_step_that_is_due_again_at_once_comes_again(scheduler: Scheduler) -> None:
@@ -54,7 +58,7 @@ async def test_a_step_that_is_due_again_at_once_comes_again(scheduler: Scheduler
         return 0.0
 
     scheduler.every("tick", 60, step)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONGEST):
         await done.wait()
     assert next(runs) > 10
 
@@ -74,7 +78,7 @@ async def test_a_step_never_runs_twice_at_once(scheduler: Scheduler) -> None:
             done.set()
 
     scheduler.every("gauges", 0.001, step)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONGEST):
         await done.wait()
     assert most == 1
 
@@ -92,7 +96,7 @@ async def test_a_step_that_fails_is_reported_and_comes_again(
         raise ValueError("no luck")
 
     scheduler.every("tick", 60, step)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONGEST):
         await again.wait()
     assert reports == [StepFailed("tick", "ValueError", "ValueError: no luck")]
 
@@ -110,9 +114,9 @@ async def test_a_wall_clock_that_is_set_back_stops_nothing(scheduler: Scheduler)
     scheduler.every("tick", 0.05, step)
     # As it looks to the scheduler when the clock jumps: what was due in a moment is due in an hour.
     scheduler._scheduler.get_job("tick").modify(next_run_time=datetime.now(UTC) + timedelta(hours=1))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONGEST):
         await again.wait()
-    assert runs == 2
+    assert runs >= 2
 
 
 async def test_stopping_in_the_middle_of_a_step_is_no_error(
@@ -122,12 +126,12 @@ async def test_stopping_in_the_middle_of_a_step_is_no_error(
 
     async def step() -> float:
         sleeping.set()
-        await asyncio.sleep(60)
-        return 0.0
+        await asyncio.Event().wait()
+        raise AssertionError
 
     scheduler.every("tick", 60, step)
     scheduler.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONGEST):
         await sleeping.wait()
     scheduler.stop()
     while len(asyncio.all_tasks()) > 1:

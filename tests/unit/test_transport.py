@@ -6,7 +6,6 @@ import gzip
 import logging
 import ssl
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -24,6 +23,9 @@ CANARY = "cAnArY-7f3a+9/tok=en"
 BODY = b'{"event":{"type":"resource.updated","resourceId":"db_1"}}'
 DELIVERED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 MEGABYTE = 1_000_000
+LONGEST = 60.0
+"""Seconds until something that an idle machine does at once must have happened on a busy one."""
+ENDLESS = 3_600.0
 Step = bytes | float
 
 # Under the portable transport a closed socket now and then waits for the garbage collector: see CHANGELOG, known defects.
@@ -105,7 +107,7 @@ def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
 
 
-async def send(transport: Transport, url: str, timeout: float = 5.0) -> Outcome:
+async def send(transport: Transport, url: str, timeout: float = LONGEST) -> Outcome:
     return await Vercel(url, transport, timeout).send("icfg_1", BODY, SecretStr(CANARY))
 
 
@@ -148,8 +150,8 @@ async def test_headers_of_a_success_are_read(transport: Transport) -> None:
 
 
 FAULTS: dict[str, tuple[list[Step], OutcomeKind, int | None]] = {
-    "hang": ([60.0], OutcomeKind.TIMEOUT, None),
-    "drip head": ([step for _ in range(100) for step in (b"H", 0.1)], OutcomeKind.TIMEOUT, None),
+    "hang": ([ENDLESS], OutcomeKind.TIMEOUT, None),
+    "drip head": ([step for _ in range(10_000) for step in (b"H", 0.1)], OutcomeKind.TIMEOUT, None),
     "cut at once": ([], OutcomeKind.UNREACHABLE, None),
     "cut in the head": ([b"HTTP/1.1 201 Crea"], OutcomeKind.UNREACHABLE, None),
     "garbage": ([b"\x00\xff\xfe garbage\r\n\r\n"], OutcomeKind.UNREACHABLE, None),
@@ -165,11 +167,11 @@ FAULTS: dict[str, tuple[list[Step], OutcomeKind, int | None]] = {
         OutcomeKind.DELIVERED,
         201,
     ),
-    "success whose body hangs": ([b"HTTP/1.1 201 C\r\nContent-Length: 9\r\n\r\n", 60.0], OutcomeKind.DELIVERED, 201),
+    "success whose body hangs": ([b"HTTP/1.1 201 C\r\nContent-Length: 9\r\n\r\n", ENDLESS], OutcomeKind.DELIVERED, 201),
     "success whose body is cut": ([b"HTTP/1.1 201 C\r\nContent-Length: 9\r\n\r\nabc"], OutcomeKind.DELIVERED, 201),
-    "refusal whose body hangs": ([b"HTTP/1.1 400 B\r\nContent-Length: 9\r\n\r\n{", 60.0], OutcomeKind.REJECTED, 400),
+    "refusal whose body hangs": ([b"HTTP/1.1 400 B\r\nContent-Length: 9\r\n\r\n{", ENDLESS], OutcomeKind.REJECTED, 400),
     "refusal whose body drips": (
-        [b"HTTP/1.1 400 B\r\nContent-Length: 999\r\n\r\n", *(step for _ in range(100) for step in (b"x", 0.1))],
+        [b"HTTP/1.1 400 B\r\nContent-Length: 9999\r\n\r\n", *(step for _ in range(9_999) for step in (b"x", 0.1))],
         OutcomeKind.REJECTED,
         400,
     ),
@@ -178,15 +180,18 @@ FAULTS: dict[str, tuple[list[Step], OutcomeKind, int | None]] = {
 }
 
 
+TIMEOUTS = {"hang": 0.6, "drip head": 0.6, "refusal whose body hangs": 2.0, "refusal whose body drips": 2.0}
+"""Of the faults that go on until the request's own deadline. Of a refusal the head must be here by then, on a busy machine too."""
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_every_fault_is_one_outcome_in_time(transport: Transport, fault: str) -> None:
     steps, kind, status = FAULTS[fault]
-    started = time.monotonic()
     async with running(*steps) as server:
-        outcome = await send(transport, server.url, timeout=0.6)
+        async with asyncio.timeout(LONGEST):
+            outcome = await send(transport, server.url, timeout=TIMEOUTS.get(fault, 2 * LONGEST))
         assert (outcome.kind, outcome.status) == (kind, status), outcome
         assert (outcome.error is None) == (kind is OutcomeKind.DELIVERED)
-        assert time.monotonic() - started < 3
         await check_usable(transport)
     assert len(server.requests) == 1, "a hidden repetition"
 
@@ -280,7 +285,7 @@ async def test_a_host_without_an_address(transport: Transport) -> None:
 
 async def test_500_sends_in_a_row_use_one_connection(transport: Transport) -> None:
     async with running(DELIVERED, keep_alive=True) as server:
-        vercel = Vercel(server.url, transport, 5.0)
+        vercel = Vercel(server.url, transport, LONGEST)
         kinds = {(await vercel.send("icfg_1", BODY, SecretStr(CANARY))).kind for _ in range(500)}
     assert kinds == {OutcomeKind.DELIVERED}
     assert (server.connections, len(server.requests)) == (1, 500)
@@ -311,9 +316,9 @@ async def test_a_line_that_the_server_closed_is_not_used_again(transport: Transp
 
 
 async def test_cancelling_passes_and_leaves_the_transport_usable(transport: Transport) -> None:
-    async with running(60.0) as server:
+    async with running(ENDLESS) as server:
         sending = asyncio.create_task(send(transport, server.url))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LONGEST):
             while not server.requests:
                 await asyncio.sleep(0.005)
         sending.cancel()
@@ -324,9 +329,9 @@ async def test_cancelling_passes_and_leaves_the_transport_usable(transport: Tran
 
 async def test_closing_it_under_a_request_is_an_outcome() -> None:
     transport = open_transport(4)
-    async with running(60.0) as server:
+    async with running(ENDLESS) as server:
         sending = asyncio.create_task(send(transport, server.url))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LONGEST):
             while not server.requests:
                 await asyncio.sleep(0.005)
         await transport.aclose()
@@ -390,7 +395,7 @@ async def test_the_credential_turns_up_nowhere(
 
 async def test_a_form_is_posted(transport: Transport) -> None:
     async with running(answer("200 OK", b'{"access_token":"t"}')) as server:
-        got = await post_form(transport, f"{server.url}/token", {"a": "1 &", "ü": "2"}, timeout=5, limit=10)
+        got = await post_form(transport, f"{server.url}/token", {"a": "1 &", "ü": "2"}, timeout=LONGEST, limit=10)
     assert got == (200, b'{"access_t')
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /token HTTP/1.1")
@@ -399,12 +404,13 @@ async def test_a_form_is_posted(transport: Transport) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"), [([60.0], "no answer from 127.0.0.1 within 0.2 s"), ([], "127.0.0.1 broke")]
+    ("steps", "timeout", "said"),
+    [([ENDLESS], 0.2, "no answer from 127.0.0.1 within 0.2 s"), ([], LONGEST, "127.0.0.1 broke")],
 )
-async def test_a_form_without_an_answer(transport: Transport, steps: list[Step], said: str) -> None:
+async def test_a_form_without_an_answer(transport: Transport, steps: list[Step], timeout: float, said: str) -> None:
     async with running(*steps) as server:
         with pytest.raises(TransportFailed, match=said) as failed:
-            await post_form(transport, server.url, {"client_secret": CANARY}, timeout=0.2, limit=10)
+            await post_form(transport, server.url, {"client_secret": CANARY}, timeout=timeout, limit=10)
     assert failed.value.__cause__ is None
     assert failed.value.__suppress_context__
     assert CANARY not in str(failed.value)

@@ -21,6 +21,8 @@ from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
 
 Answer = Callable[[httpx.Request], Any]
+LONGEST = 60.0
+"""Seconds until something that an idle machine does at once must have happened on a busy one."""
 
 
 class Rig:
@@ -63,9 +65,9 @@ class Rig:
         with self.database.engine.begin() as connection:
             publish(connection, *(ResourceUpdated(installation_id=installation_id, resource_id=r) for r in resources))
 
-    async def until(self, condition: Callable[[], bool], worker: Worker | None = None, seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], worker: Worker | None = None) -> None:
         """Ticks until the condition holds."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(LONGEST):
             while not condition():
                 await (worker or self.worker).tick()
                 await asyncio.sleep(0.005)

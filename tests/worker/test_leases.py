@@ -13,7 +13,7 @@ from dispatcher.settings import Settings
 from dispatcher.tables import installation
 from dispatcher.telemetry import LeaseLost
 from dispatcher.worker import Worker
-from tests.worker.conftest import Rig
+from tests.worker.conftest import LONGEST, Rig
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def take_over(rig: Rig) -> None:
 
 
 async def arrived(rig: Rig, requests: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST):
         while len(rig.requests) < requests:
             await asyncio.sleep(0.001)
 

@@ -83,7 +83,7 @@ def assert_no_herd(simulation: Simulation) -> None:
                 assert simulation.started_between(began + second, began + second + 1) <= allowed
 
 
-FLEET = [pytest.mark.heavy, pytest.mark.timeout(900)]
+FLEET = [pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ async def test_six_hours_down_end_without_a_dead_letter_and_without_a_herd(
     assert_no_herd(simulation)
 
 
-@pytest.mark.heavy
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 async def test_six_hours_of_flapping_end_without_a_dead_letter(simulation: Simulation) -> None:
     simulation.destination = flapping(storm)

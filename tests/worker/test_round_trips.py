@@ -51,7 +51,12 @@ def listening(database: Database) -> Iterator[Spoken]:
 def settings() -> Settings:
     """All requests in flight at once, as many as there are for an installation; and nothing that happens because time has passed."""
     return Settings(
-        vercel_token=SecretStr("t0ken"), concurrency=DELIVERIES, rate_limit=None, poll_interval=60, lease=3600
+        vercel_token=SecretStr("t0ken"),
+        concurrency=DELIVERIES,
+        rate_limit=None,
+        poll_interval=60,
+        request_timeout=600,
+        lease=3600,
     )
 
 

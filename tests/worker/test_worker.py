@@ -1,6 +1,7 @@
 """The pipeline, tick by tick, on a real database."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ from dispatcher.policy import Action, OutcomeKind
 from dispatcher.settings import RateLimit, Settings
 from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
 from dispatcher.telemetry import Attempted, CrashBuried, LeaseLost
-from tests.worker.conftest import Rig
+from tests.worker.conftest import LONGEST, Rig
 
 
 async def test_committed_changes_are_delivered_once_a_subject(rig: Rig) -> None:
@@ -230,7 +231,7 @@ async def test_a_worker_that_stops_lets_its_requests_end_and_gives_its_leases_ba
     rig.answer = answer
     rig.commit("db_1")
     await rig.until(arrived.is_set)
-    stopping = asyncio.create_task(rig.worker.stop(10))
+    stopping = asyncio.create_task(rig.worker.stop(LONGEST))
     await asyncio.sleep(0)  # it begins
     rig.commit("db_2")
     await rig.worker.tick()
@@ -332,8 +333,10 @@ async def test_a_delivery_that_ends_its_worker_each_time_is_a_dead_letter(rig: R
 
 async def test_what_it_reports_tells_outcome_decision_and_lag(rig: Rig) -> None:
     rig.commit("db_1")
+    with rig.database.engine.begin() as connection:
+        connection.execute(sa.update(outbox).values(created_at=rig.database.now() - timedelta(days=1)))
     await rig.settle_all()
     (attempted,) = [report for report in rig.reports if isinstance(report, Attempted)]
     assert attempted.outcome.kind is OutcomeKind.DELIVERED
     assert attempted.decision.action is Action.DELIVERED
-    assert 0 <= attempted.lag < 10
+    assert 86_400 <= attempted.lag < 90_000
