@@ -91,14 +91,16 @@ class Mysql(Dialect):
     @override
     @contextmanager
     def migration(self, connection: Connection) -> Iterator[None]:
-        # DDL commits by itself here, so the lock belongs to the session.
+        # DDL commits by itself here, so the lock belongs to the session. It is kept until the revision is committed too.
         with connection.begin():
             lock = f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {LONGEST_MIGRATION})"
             if connection.exec_driver_sql(lock).scalar() != 1:
                 raise MigrationUnderWay
-            try:
+        try:
+            with connection.begin():
                 yield
-            finally:
+        finally:
+            with connection.begin():
                 connection.exec_driver_sql(f"SELECT RELEASE_LOCK('{_MIGRATION_LOCK}')")
 
     @override

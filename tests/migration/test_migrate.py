@@ -94,6 +94,25 @@ def test_one_waits_until_the_other_has_migrated(bare_database: Database, databas
     schema.downgrade(bare_database)
 
 
+@on_mysql
+def test_the_next_waits_until_the_revision_is_committed(bare_database: Database, database_url: str) -> None:
+    """Else it would find tables without a revision."""
+    other = open_database(database_url)
+    holders: list[int | None] = []
+
+    def note(_connection: sa.Connection) -> None:
+        with bare_database.read() as connection:
+            holders.append(connection.exec_driver_sql("SELECT IS_USED_LOCK('vercel_dispatcher_migration')").scalar())
+
+    with other.engine.connect() as connection:
+        with other.dialect.migration(connection):
+            connection.exec_driver_sql("SELECT 1")
+            sa.event.listen(other.engine, "commit", note)
+        session = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()
+    other.close()
+    assert holders[0] == session
+
+
 def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dispatcher.dialects.sqlite.LOCK_TIMEOUT", LONGEST)
     file = tmp_path / "new.db"
