@@ -5,8 +5,9 @@ with Session.begin() as session:
     publish(session, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
 """
 
+from dispatcher.drivers import NoTransaction
 from dispatcher.events import InstallationUpdated, ResourceUpdated
-from dispatcher.outbox import NoTransaction, apublish, insert_event, publish
+from dispatcher.outbox import apublish, insert_event, publish
 from dispatcher.tables import attach_tables, include_object, metadata
 
 __all__ = [

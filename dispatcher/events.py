@@ -6,9 +6,10 @@ compare byte for byte.
 
 import hashlib
 import re
-from typing import Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import to_json
 
 INSTALLATION_ID_LENGTH = 128
@@ -32,8 +33,18 @@ def refuse_control_characters(value: str) -> str:
 InstallationId = Annotated[
     str, Field(strict=True, pattern=rf"^[A-Za-z0-9_-]{{1,{INSTALLATION_ID_LENGTH}}}$", description="icfg_…")
 ]
+
+
+def _as_text(value: object) -> object:
+    """A key of the partner's that is a UUID or an integer, as the text that Vercel knows it by."""
+    return str(value) if isinstance(value, UUID) or (isinstance(value, int) and not isinstance(value, bool)) else value
+
+
 PartnerId = Annotated[
-    str, Field(strict=True, min_length=1, max_length=PARTNER_ID_LENGTH), AfterValidator(refuse_control_characters)
+    str,
+    Field(strict=True, min_length=1, max_length=PARTNER_ID_LENGTH),
+    BeforeValidator(_as_text),
+    AfterValidator(refuse_control_characters),
 ]
 _TRACEPARENT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 Traceparent = Annotated[str, Field(strict=True, pattern=_TRACEPARENT)]
@@ -80,17 +91,37 @@ class _Event(BaseModel):
     installation_id: InstallationId
     traceparent: Traceparent | None = None
 
+    if not TYPE_CHECKING:
+
+        def __init__(self, *positional: object, **fields: Any) -> None:
+            if positional:
+                names = ", ".join(f"{name}=…" for name in type(self).model_fields if name != "traceparent")
+                raise TypeError(f"the fields of an event are named: {type(self).__name__}({names})")
+            super().__init__(**fields)
+
 
 class ResourceUpdated(_Event):
     """Any state of a linked resource changed (`resource.updated`): renamed, suspended, another plan, a notification.
 
     `installation_id` is 1 to 128 of `[A-Za-z0-9_-]`; `resource_id` and `product_id` are your own ids, 1 to 255 characters without
-    control characters. Raises `pydantic.ValidationError` (a `ValueError`) naming each field that is wrong.
+    control characters; a UUID or an integer becomes text. Raises `pydantic.ValidationError` (a `ValueError`) naming each field that
+    is wrong.
     """
 
     type: ClassVar[str] = RESOURCE_UPDATED
     resource_id: PartnerId
     product_id: PartnerId | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            installation_id: str,
+            resource_id: str | UUID | int,
+            product_id: str | UUID | int | None = None,
+            traceparent: str | None = None,
+        ) -> None: ...
 
 
 class InstallationUpdated(_Event):
@@ -102,6 +133,16 @@ class InstallationUpdated(_Event):
 
     type: ClassVar[str] = INSTALLATION_UPDATED
     billing_plan_id: PartnerId | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            installation_id: str,
+            billing_plan_id: str | UUID | int | None = None,
+            traceparent: str | None = None,
+        ) -> None: ...
 
 
 Event = ResourceUpdated | InstallationUpdated

@@ -1,11 +1,13 @@
 """Producer side: the INSERT that makes a change and its event one transaction. It never begins, flushes or commits."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Insert
 
+from dispatcher import drivers
+from dispatcher.drivers import NO_TRANSACTION, PSYCOPG_IDLE, AsyncDriverConnection, DBAPIConnection, NoTransaction
 from dispatcher.events import Event, subject_of
 from dispatcher.tables import outbox
 from dispatcher.tracing import current_traceparent
@@ -14,17 +16,6 @@ if TYPE_CHECKING:
     # Who has a session has imported this; the service need not: it takes a tenth of its start and of its memory.
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
-
-
-class DBAPIConnection(Protocol):
-    """A connection of a database driver (PEP 249), or Django's: anything with cursors."""
-
-    def cursor(self) -> Any:
-        """A cursor with `execute`."""
-
-
-class NoTransaction(RuntimeError):
-    """The connection commits each statement by itself, so the event could not be one with the change it announces."""
 
 
 def insert_event(event: Event) -> Insert:
@@ -37,16 +28,18 @@ def publish(connection: "Session | Connection | DBAPIConnection", *events: Event
     """Inserts the events into the outbox in the transaction that `connection` is in. Commits nothing: that is for the caller.
 
     `connection` is a SQLAlchemy Session or Connection, or a connection of a database driver (sqlite3, psycopg, PyMySQL, Django's).
-    Publish after the change that the event announces. Raises NoTransaction on a connection that commits by itself.
+    Publish after the change that the event announces. Raises NoTransaction on a connection that commits by itself, and TypeError on
+    an async one (await `apublish`) or for what is no event.
     """
+    _check(events)
     own = connection_of(connection)
     if own is None:
-        _insert_by_driver(connection, events)
+        drivers.insert(connection, map(row_of, events))
     else:
         _insert(own, events)
 
 
-def connection_of(connection: "Session | Connection | DBAPIConnection") -> Connection | None:
+def connection_of(connection: object) -> Connection | None:
     """SQLAlchemy's own connection in the transaction that `connection` is in; None: it is a database driver's.
 
     Raises TypeError for anything else.
@@ -61,21 +54,44 @@ def connection_of(connection: "Session | Connection | DBAPIConnection") -> Conne
     if isinstance(connection, Session | scoped_session):
         return connection.connection(bind_arguments=_BIND)
     if not hasattr(connection, "cursor"):
-        raise TypeError(f"expected a session or a database connection, not {type(connection).__name__}")
+        if drivers.is_async(connection):
+            raise TypeError(f"{drivers.name_of(connection)} is async: await apublish(…)")
+        raise TypeError(f"expected a session or a database connection, not {drivers.name_of(connection)}")
     return None
 
 
-async def apublish(connection: "AsyncSession | AsyncConnection", *events: Event) -> None:
-    """As `publish`, for SQLAlchemy's AsyncSession and AsyncConnection."""
+async def apublish(connection: "AsyncSession | AsyncConnection | AsyncDriverConnection", *events: Event) -> None:
+    """As `publish`, for SQLAlchemy's AsyncSession and AsyncConnection, and for connections of psycopg, asyncpg, aiosqlite, aiomysql
+    and asyncmy.
+    """
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-    if not isinstance(connection, AsyncSession | AsyncConnection):
-        raise TypeError(f"expected an AsyncSession or AsyncConnection, not {type(connection).__name__}: use publish(…)")
-    own = await connection.connection(bind_arguments=_BIND) if isinstance(connection, AsyncSession) else connection
-    await own.run_sync(_insert, events)
+    _check(events)
+    if isinstance(connection, AsyncSession):
+        await (await connection.connection(bind_arguments=_BIND)).run_sync(_insert, events)
+    elif isinstance(connection, AsyncConnection):
+        await connection.run_sync(_insert, events)
+    else:
+        await drivers.ainsert(connection, map(row_of, events))
 
 
-def row_of(event: Event) -> dict[str, str | None]:
+def _check(events: Sequence[object]) -> None:
+    """Raises TypeError for what is no event, before anything is executed."""
+    if not events:
+        raise TypeError("there is no event: publish(connection, ResourceUpdated(installation_id=…, resource_id=…))")
+    for event in events:
+        if isinstance(event, list | tuple):
+            raise TypeError(
+                f"events are arguments of their own, not a {type(event).__name__}: publish(connection, *events)"
+            )
+        if not isinstance(event, Event):
+            raise TypeError(
+                f"an event is ResourceUpdated(installation_id=…, resource_id=…) or InstallationUpdated(installation_id=…),"
+                f" not {type(event).__name__}"
+            )
+
+
+def row_of(event: Event) -> dict[str, str]:
     """The event's columns in the outbox, those that are NULL left out."""
     subject = subject_of(event)
     values = {
@@ -104,51 +120,12 @@ def _refuse_autocommit(connection: Connection) -> None:
     dbapi = opened.dbapi_connection
     commits = dbapi is not None and connection.dialect.detect_autocommit_setting(dbapi)
     if commits and not _has_begun(opened.driver_connection):
-        raise NoTransaction(_NO_TRANSACTION)
+        raise NoTransaction(NO_TRANSACTION)
 
 
 def _has_begun(connection: Any) -> bool:
     """Whether there was an explicit BEGIN, as far as the driver says so."""
     if hasattr(connection, "in_transaction"):  # sqlite3
         return bool(connection.in_transaction)
-    status = getattr(getattr(connection, "info", None), "transaction_status", _PSYCOPG_IDLE)
-    return bool(status != _PSYCOPG_IDLE)
-
-
-_NO_TRANSACTION = (
-    "this connection commits each statement by itself, so an event could be lost or sent for a change that was rolled back:"
-    " begin a transaction, make the change and publish in it"
-)
-
-
-def _insert_by_driver(connection: Any, events: Sequence[Event]) -> None:
-    _refuse_driver_autocommit(connection)
-    mark = "?" if type(connection).__module__.partition(".")[0] in _QUESTION_MARKS else "%s"
-    cursor = connection.cursor()
-    try:
-        for event in events:
-            row = row_of(event)
-            columns, marks = ", ".join(row), ", ".join([mark] * len(row))
-            cursor.execute(f"INSERT INTO {outbox.name} ({columns}) VALUES ({marks})", tuple(row.values()))  # noqa: S608 (our own names)
-    finally:
-        cursor.close()
-
-
-_QUESTION_MARKS = {"sqlite3", "pysqlite3", "sqlcipher3", "mariadb"}
-_MYSQL_IN_TRANSACTION = 1
-_PSYCOPG_IDLE = 0
-
-
-def _refuse_driver_autocommit(connection: Any) -> None:
-    """Each driver says in its own way whether it is in a transaction, or will begin one by itself at the first statement."""
-    if hasattr(connection, "in_atomic_block"):  # Django
-        by_itself = not connection.in_atomic_block and connection.get_autocommit()
-    elif hasattr(connection, "in_transaction") and hasattr(connection, "isolation_level"):  # sqlite3
-        begins = connection.isolation_level is not None or getattr(connection, "autocommit", None) is False
-        by_itself = not connection.in_transaction and not begins
-    elif hasattr(connection, "get_autocommit"):  # PyMySQL, mysqlclient
-        by_itself = connection.get_autocommit() and not getattr(connection, "server_status", 0) & _MYSQL_IN_TRANSACTION
-    else:  # psycopg
-        by_itself = connection.autocommit and connection.info.transaction_status == _PSYCOPG_IDLE
-    if by_itself:
-        raise NoTransaction(_NO_TRANSACTION)
+    status = getattr(getattr(connection, "info", None), "transaction_status", PSYCOPG_IDLE)
+    return bool(status != PSYCOPG_IDLE)

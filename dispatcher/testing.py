@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from dispatcher.drivers import DBAPIConnection
 from dispatcher.events import Event, parse_event
-from dispatcher.outbox import DBAPIConnection, connection_of
+from dispatcher.outbox import connection_of
 from dispatcher.tables import outbox
 
 if TYPE_CHECKING:

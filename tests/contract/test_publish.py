@@ -11,8 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from dispatcher import InstallationUpdated, ResourceUpdated, apublish, insert_event, publish
-from dispatcher.outbox import NoTransaction
+from dispatcher import InstallationUpdated, NoTransaction, ResourceUpdated, apublish, insert_event, publish
 from dispatcher.tables import outbox
 from dispatcher.testing import announced
 from tests.contract.databases import POSTGRESQL, on_postgresql
@@ -243,3 +242,23 @@ def test_an_event_of_the_session_carries_no_more_than_was_said(partner: Engine) 
         publish(opened, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
         row = opened.execute(sa.text("SELECT product_id, billing_plan_id, traceparent FROM vercel_outbox")).one()
     assert tuple(row) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ((), "there is no event"),
+        ((list(EVENTS),), r"not a list: publish\(connection, \*events\)"),
+        ((EVENTS,), r"not a tuple: publish\(connection, \*events\)"),
+        (({"installation_id": "icfg_1"},), r"an event is ResourceUpdated\(installation_id=….*, not dict"),
+        (("icfg_1", "db_1"), r"an event is ResourceUpdated\(installation_id=….*, not str"),
+        ((EVENTS[0], None), "not NoneType"),
+    ],
+    ids=["none", "list", "tuple", "dict", "positional", "one of them"],
+)
+async def test_what_is_no_event_is_named_and_nothing_is_inserted(partner: Engine, events: Any, said: str) -> None:
+    with partner.begin() as opened, pytest.raises(TypeError, match=said):
+        publish(opened, *events)
+    with pytest.raises(TypeError, match=said):
+        await apublish(object(), *events)  # type: ignore[arg-type] # the events are looked at first
+    assert published(partner) == []

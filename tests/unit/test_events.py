@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import ValidationError
@@ -109,3 +110,23 @@ def test_a_row_is_the_event_that_was_published() -> None:
     assert parse_event("icfg_1", "installation.updated", None, None, "pro") == InstallationUpdated(
         installation_id="icfg_1", billing_plan_id="pro"
     )
+
+
+def test_a_uuid_and_an_integer_become_text() -> None:
+    key = UUID("12345678-1234-5678-1234-567812345678")
+    event = ResourceUpdated(installation_id="icfg_1", resource_id=key, product_id=7)
+    assert (event.resource_id, event.product_id) == ("12345678-1234-5678-1234-567812345678", "7")
+    assert InstallationUpdated(installation_id="icfg_1", billing_plan_id=7).billing_plan_id == "7"
+
+
+@pytest.mark.parametrize("odd", [True, 1.5, b"db_1"])
+def test_other_types_are_refused(odd: Any) -> None:
+    with pytest.raises(ValidationError, match="resource_id"):
+        ResourceUpdated(installation_id="icfg_1", resource_id=odd)
+
+
+def test_fields_without_their_names_are_refused_in_words() -> None:
+    with pytest.raises(
+        TypeError, match=r"are named: ResourceUpdated\(installation_id=…, resource_id=…, product_id=…\)"
+    ):
+        ResourceUpdated("icfg_1", "db_1")  # type: ignore[call-arg] # that is what is tested
