@@ -33,7 +33,7 @@ def bury(connection: Connection, dialect: Dialect, burials: Sequence[Burial], no
         return 0
     rows = [
         {
-            **burial.delivery.version,
+            **burial.delivery.guard,
             "died_at": now,
             "reason": burial.reason,
             "attempts": burial.attempts,

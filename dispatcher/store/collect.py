@@ -1,5 +1,6 @@
 """collect: committed events become one delivery a subject, and their installations due, in one transaction."""
 
+import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
@@ -130,12 +131,19 @@ def _upsert_installations(dialect: Dialect) -> Executable:
     return dialect.upsert(installation, sa.select(rows).order_by(rows.c.installation_id), due_at)
 
 
+def draw_version() -> str:
+    """Returns the version of the rows that one collection touches: at random, because nothing else is new after a failover."""
+    return str(uuid.uuid4())
+
+
 def _add_to_deliveries(
     connection: Connection, dialect: Dialect, changes: Sequence[Changes], now: datetime, settle_delay: timedelta
 ) -> None:
+    version = draw_version()
     rows = [
         {
             "subject_key": change.subject_key,
+            "version": version,
             "installation_id": change.subject.installation_id,
             "type": change.subject.type,
             "resource_id": change.subject.resource_id,
@@ -166,6 +174,7 @@ def _upsert_deliveries(dialect: Dialect) -> Executable:
             old.attempts > 0, old.first_created_at <= sa.bindparam("settled_before", type_=Timestamp())
         )
         return {
+            "version": new.version,
             "events": old.events + new.events,
             "last_event_id": sa.case(
                 (new.last_event_id > old.last_event_id, new.last_event_id), else_=old.last_event_id

@@ -9,8 +9,10 @@ from sqlalchemy import Row
 from dispatcher.events import Subject
 from dispatcher.policy import Action, Decision, Outcome
 
-VERSION = ("subject_key", "events", "first_event_id")
-"""What a settlement must still find. `events` alone would not tell a row from one that was buried and collected anew."""
+VERSION = ("subject_key", "version")
+"""What a settlement must still find: the row as the last collection left it. Each collection draws a version of its own, because
+counts, ids and times repeat once an asynchronous replica has been promoted.
+"""
 
 
 ANNOUNCED = (
@@ -26,7 +28,7 @@ ANNOUNCED = (
     "first_created_at",
 )
 """The columns of `vercel_delivery` that say what is announced."""
-READ = (*ANNOUNCED, "attempts", "traceparent")
+READ = (*ANNOUNCED, "version", "attempts", "traceparent")
 """Those that a request is planned with, in the order in which `Delivery.of` expects them."""
 
 
@@ -40,6 +42,7 @@ class Delivery(NamedTuple):
     first_event_id: int
     last_event_id: int
     first_created_at: datetime
+    version: str
     attempts: int
     traceparent: str | None
 
@@ -50,9 +53,9 @@ class Delivery(NamedTuple):
         return cls(key, Subject(installation_id, type_, resource_id, product_id), *others)
 
     @property
-    def version(self) -> dict[str, str | int]:
+    def guard(self) -> dict[str, str]:
         """The values of `VERSION`."""
-        return {"subject_key": self.subject_key, "events": self.events, "first_event_id": self.first_event_id}
+        return {"subject_key": self.subject_key, "version": self.version}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """settle: what the answers mean for the deliveries, and what remains to be done for their installations, in one transaction.
 
 Three guards make it safe. Nothing is written under a lease that is no longer ours (the token). A delivery is deleted only if no
-event was collected since its request started (the version, `events`). Whether an installation is still due is read only after its
+event was collected since its request started (the version). Whether an installation is still due is read only after its
 row is locked, in a statement of its own (the lock).
 """
 
@@ -49,11 +49,11 @@ def settle(
         now = next(iter(ours.values())).now
         valid = [answer for answer in answers if answer.delivery.subject.installation_id in ours]
         delivered = [answer for answer in valid if answer.decision.action is Action.DELIVERED]
-        versions = dialect.encode([answer.delivery.version for answer in delivered])
+        versions = dialect.encode([answer.delivery.guard for answer in delivered])
+        superseded = _supersede(connection, dialect, versions, now) if delivered else 0
         _delete_delivered(connection, dialect, delivered, versions)
         _put_off(connection, dialect, [answer for answer in valid if answer.decision.action in _PUT_OFF], now)
         buried = _bury(connection, dialect, [answer for answer in valid if answer.decision.action is Action.BURY], now)
-        superseded = _supersede(connection, dialect, versions, now) if delivered else 0
         logged = [answer for answer in valid if not failures_only or answer.decision.action is not Action.DELIVERED]
         record(connection, dialect, logged, now)
         kept = [state for state in states if state.installation_id in ours]
@@ -73,10 +73,14 @@ def _delete_delivered(
     connection: Connection, dialect: Dialect, delivered: Sequence[Answer], versions: Mapping[str, str]
 ) -> None:
     if delivered and connection.execute(_delete(dialect), versions).rowcount < len(delivered):
-        # More events were collected while the request was in flight: those stay due, and begin with a clean record.
-        clean = {"attempts": 0, "last_status": None, "last_error": None}
-        rows = [{"subject_key": answer.delivery.subject_key, **clean} for answer in delivered]
-        connection.execute(_reset(dialect), dialect.encode(rows))
+        _begin_anew(connection, dialect, delivered)
+
+
+def _begin_anew(connection: Connection, dialect: Dialect, concluded: Sequence[Answer]) -> None:
+    """More events were collected while a request was in flight that concluded the others: those have a clean record."""
+    clean = {"attempts": 0, "last_status": None, "last_error": None}
+    rows = [{"subject_key": answer.delivery.subject_key, **clean} for answer in concluded]
+    connection.execute(_reset(dialect), dialect.encode(rows))
 
 
 @cache
@@ -94,6 +98,7 @@ def _put_off(connection: Connection, dialect: Dialect, failed: Sequence[Answer],
     rows = [
         {
             "subject_key": answer.delivery.subject_key,
+            "first_event_id": answer.delivery.first_event_id,
             "attempts": answer.attempts_after,
             "due_at": answer.due_after(now),
             "last_status": answer.outcome.status,
@@ -109,7 +114,8 @@ def _put_off(connection: Connection, dialect: Dialect, failed: Sequence[Answer],
 def _update(dialect: Dialect) -> Executable:
     columns = delivery.c
     changed = [columns.attempts, columns.due_at, columns.last_status, columns.last_error]
-    return dialect.update(delivery, [columns.subject_key], changed)
+    # Not the version: a failure puts off the events that were collected during the request as well. But not those after a purge.
+    return dialect.update(delivery, [columns.subject_key, columns.first_event_id], changed)
 
 
 def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now: datetime) -> int:
@@ -120,11 +126,18 @@ def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now:
         for answer in dead
         if isinstance(answer.decision.reason, DeadLetterReason)
     ]
-    return bury(connection, dialect, burials, now)
+    buried = bury(connection, dialect, burials, now)
+    if buried < len(burials):
+        _begin_anew(connection, dialect, dead)
+    return buried
 
 
 def _supersede(connection: Connection, dialect: Dialect, delivered: Mapping[str, str], now: datetime) -> int:
-    """A dead letter of a subject that Vercel has now been told about matters no more."""
+    """A dead letter of a subject that Vercel has now been told about matters no more.
+
+    Only that of a delivery which is still as its request found it: else the dead letter may hold an event that was committed later,
+    as after a purge.
+    """
     ids = connection.execute(_unresolved(dialect), delivered).scalars().all()
     if ids:
         resolved = [{"id": id_, "resolved_at": now, "resolution": Resolution.SUPERSEDED} for id_ in ids]
@@ -134,7 +147,9 @@ def _supersede(connection: Connection, dialect: Dialect, delivered: Mapping[str,
 
 @cache
 def _unresolved(dialect: Dialect) -> Executable:
-    keys = sa.select(dialect.rows(delivery.c.subject_key).c.subject_key)
+    rows = dialect.rows(*(delivery.c[name] for name in VERSION))
+    same = sa.and_(*(delivery.c[name] == rows.c[name] for name in VERSION))
+    keys = sa.select(delivery.c.subject_key).select_from(rows.join(delivery, same))
     return (
         sa.select(dead_letter.c.id)
         .where(dead_letter.c.subject_key.in_(keys), dead_letter.c.resolved_at.is_(None))

@@ -83,6 +83,7 @@ def _delivery(metadata: MetaData, schema: str | None) -> Table:
         Column("subject_key", text(64), primary_key=True),
         *_subject_columns(),
         Column("billing_plan_id", text(255)),
+        Column("version", text(36), nullable=False),
         Column("events", counter(), nullable=False),
         Column("first_event_id", counter(), nullable=False),
         Column("last_event_id", counter(), nullable=False),

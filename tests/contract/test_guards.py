@@ -1,8 +1,10 @@
 """Each guard of the protocol, and what goes wrong without it: the scenario that the guard is for, with and without."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,7 +23,9 @@ from tests.contract.steps import ID, LEASE, claim, count, expire_leases, in_back
 
 pytestmark = pytest.mark.varies
 
-SETTLING = import_module("dispatcher.store.settle")  # its function of the same name hides it from `import`
+# Their functions of the same names hide them from `import`.
+SETTLING = import_module("dispatcher.store.settle")
+COLLECTING = import_module("dispatcher.store.collect")
 
 
 def _without_token(dialect: Dialect) -> Executable:
@@ -62,8 +66,31 @@ def _change_in_flight(database: Database, partner: Engine) -> bool:
     return count(database, delivery) == 1
 
 
-def _counts_only(dialect: Dialect) -> Executable:
-    return dialect.delete(delivery, [delivery.c.subject_key, delivery.c.events])
+def _failed_over_in_flight(database: Database, partner: Engine) -> bool:
+    """Whether a change is still to be delivered that came after a failover, while a request from before it was in flight.
+
+    The replica knew the lease, but neither the event nor its delivery. So the partner's next event gets the same id.
+    """
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    (leased,) = claim(database)
+    (kept,) = leased.deliveries
+    answer = store.Answer(kept, leased.token, Outcome(OutcomeKind.DELIVERED), Decision(Action.DELIVERED))
+    store.settle(database, [answer], [store.InstallationState(ID, leased.token)], LEASE)
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    store.collect(database, 500)
+    (pulled,) = store.pull(database, {ID: leased.token}, 500, LEASE)[ID]
+    with database.engine.begin() as connection:
+        connection.execute(sa.delete(delivery))
+        anyway = "OVERRIDING SYSTEM VALUE " if database.dialect.name == "postgresql" else ""
+        again = f"INSERT INTO {database.schema + '.' if database.schema else ''}vercel_outbox (id, installation_id, type, resource_id)"
+        values = f"VALUES ({pulled.first_event_id}, '{ID}', 'resource.updated', 'db_1')"
+        connection.exec_driver_sql(f"{again} {anyway}{values}")
+    store.collect(database, 500)
+    settle(database, replace(leased, deliveries=(pulled,)))
+    return count(database, delivery) == 1
 
 
 def _purged_in_flight(database: Database, partner: Engine) -> bool:
@@ -80,31 +107,43 @@ def _purged_in_flight(database: Database, partner: Engine) -> bool:
     return count(database, delivery) == 1
 
 
+def _drawn_once() -> str:
+    return "the same for ever"
+
+
 GUARDED: list[Any] = [
-    pytest.param(_zombie_settles, "lock_ours", _without_token, id="token"),
-    pytest.param(_change_in_flight, "_delete", _without_version, id="version"),
-    pytest.param(_purged_in_flight, "_delete", _counts_only, id="version after a purge"),
+    pytest.param(_zombie_settles, SETTLING, "lock_ours", cache(_without_token), id="token"),
+    pytest.param(_change_in_flight, SETTLING, "_delete", cache(_without_version), id="version"),
+    pytest.param(_change_in_flight, COLLECTING, "draw_version", _drawn_once, id="version drawn by each collection"),
+    pytest.param(_purged_in_flight, COLLECTING, "draw_version", _drawn_once, id="version after a purge"),
+    pytest.param(_failed_over_in_flight, COLLECTING, "draw_version", _drawn_once, id="version after a failover"),
 ]
 
 
-@pytest.mark.parametrize(("scenario", "name", "mutant"), GUARDED)
+@pytest.mark.parametrize(("scenario", "module", "name", "mutant"), GUARDED)
 def test_the_guard_keeps_the_change(
-    database: Database, partner: Engine, scenario: Callable[[Database, Engine], bool], name: str, mutant: object
+    database: Database,
+    partner: Engine,
+    scenario: Callable[[Database, Engine], bool],
+    module: ModuleType,
+    name: str,
+    mutant: object,
 ) -> None:
-    assert getattr(SETTLING, name) is not mutant
+    assert getattr(module, name) is not mutant
     assert scenario(database, partner)
 
 
-@pytest.mark.parametrize(("scenario", "name", "mutant"), GUARDED)
+@pytest.mark.parametrize(("scenario", "module", "name", "mutant"), GUARDED)
 def test_without_the_guard_the_change_is_lost(
     database: Database,
     partner: Engine,
     monkeypatch: pytest.MonkeyPatch,
     scenario: Callable[[Database, Engine], bool],
+    module: ModuleType,
     name: str,
-    mutant: Callable[[Dialect], Executable],
+    mutant: object,
 ) -> None:
-    monkeypatch.setattr(SETTLING, name, cache(mutant))
+    monkeypatch.setattr(module, name, mutant)
     assert not scenario(database, partner)
 
 

@@ -85,8 +85,9 @@ class Simulation:
             ResourceUpdated(installation_id=f"icfg_{number % installations}", resource_id=f"db_{number}")
             for number in subjects
         ]
-        with self.database.engine.begin() as connection:
-            publish(connection, *events)
+        if events:
+            with self.database.engine.begin() as connection:
+                publish(connection, *events)
         self.changed_at |= {event.resource_id: self.now for event in events}
 
     async def run_until(self, end: float, each: Callable[[], None] = lambda: None) -> None:
