@@ -36,10 +36,12 @@ _LARGEST_FILE = 4_096
 
 
 class Credentials(Protocol):
-    """Finds tokens. `refresh` goes past whatever is kept, because the last token was refused."""
+    """Finds tokens."""
 
-    async def token(self, installation_id: str, *, refresh: bool = False) -> SecretStr:
-        """Raises NoCredential or CredentialsUnavailable."""
+    async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
+        """Returns the token of an installation; if the one that is kept was `refused`, what its source says now.
+
+        Raises NoCredential or CredentialsUnavailable."""
 
     async def aclose(self) -> None:
         """Ends what is under way; no token can be asked for afterwards."""
@@ -75,8 +77,8 @@ class StaticCredentials:
         self._token = token
         self._path = path
 
-    async def token(self, installation_id: str, *, refresh: bool = False) -> SecretStr:
-        if refresh and self._path is not None:
+    async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
+        if refused is not None and self._path is not None:
             self._token = _read_token(self._path, _look(self._path))
         return self._token
 
@@ -91,10 +93,10 @@ class DirectoryCredentials:
         self._directory = directory
         self._kept: OrderedDict[str, tuple[_Version, SecretStr]] = OrderedDict()
 
-    async def token(self, installation_id: str, *, refresh: bool = False) -> SecretStr:
+    async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
         _check_id(installation_id)
         try:
-            return self._find(installation_id, refresh)
+            return self._find(installation_id, refresh=refused is not None)
         except NoCredential:
             if not self._directory.is_dir():
                 raise CredentialsUnavailable(f"the credentials directory {self._directory} is not there") from None
@@ -134,9 +136,9 @@ class QueryCredentials:
                 r"write \: for a colon that means itself"
             )
 
-    async def token(self, installation_id: str, *, refresh: bool = False) -> SecretStr:
+    async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
         _check_id(installation_id)
-        return await self._cache.get(installation_id, refresh=refresh)
+        return await self._cache.get(installation_id, refused=refused)
 
     async def aclose(self) -> None:
         await self._cache.aclose()

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from dispatcher.dialects import Dialect, dialect_of, open_engine
+from dispatcher.dialects.in_use import ConnectionsInUse
 
 Result = TypeVar("Result")
 TRIES = 8
@@ -27,6 +28,7 @@ class Database:
         self.engine = engine
         self.dialect = dialect
         self.schema = schema
+        self._in_use = ConnectionsInUse(engine, dialect)
         self._reading = engine.execution_options(reads_only=True)
         self._peeking = engine.execution_options(single_statement=True)
         self._not_durable = engine.execution_options(not_durable=True)
@@ -74,6 +76,10 @@ class Database:
         with self.read() as connection:
             time: datetime = connection.execute(sa.select(self.dialect.clock())).scalar_one()
         return time
+
+    def cut_connections(self, thread: int) -> None:
+        """Shuts down the sockets of the connections that this thread uses, so that whatever it waits for ends with an error."""
+        self._in_use.cut(thread)
 
     def close(self) -> None:
         """Closes every connection."""

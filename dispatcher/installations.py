@@ -175,7 +175,8 @@ def purge(database: Database, installation_id: str, progress: Progress) -> int:
     """Buries everything that waits for it, also in the outbox, as `purged`; returns how many dead letters that made.
 
     A pause that is not an operator's ends: there is nothing to probe any more. Requests that are in flight meanwhile end as they
-    would, and what succeeds supersedes its dead letter. `progress` is told how many are buried so far.
+    would, and supersede nothing: a dead letter may hold a change that was committed after they began. `progress` is told how many
+    are buried so far.
     """
     while store.collect_installation(database, installation_id, CHUNK).full:
         pass

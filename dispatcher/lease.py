@@ -49,6 +49,7 @@ class HeldLease:
     """In a row, for whatever reason the installation is not served."""
     faults: int = 0
     """In a row, for which the destination is to blame: its breaker counts these."""
+    pause_reason: str | None = None
     paused_for: float | None = None
     queue: deque[Delivery] = field(default_factory=deque)
     held: set[str] = field(default_factory=set)
@@ -70,7 +71,15 @@ class HeldLease:
         """From what the claim found."""
         paused_for = None if leased.paused_for is None else leased.paused_for.total_seconds()
         lease = cls(
-            leased.installation_id, leased.token, until, clock, window, leased.failures, leased.faults, paused_for
+            leased.installation_id,
+            leased.token,
+            until,
+            clock,
+            window,
+            leased.failures,
+            leased.faults,
+            leased.pause_reason,
+            paused_for,
         )
         lease.limit = 1 if lease.probing else None
         lease.written = InstallationState(
@@ -82,6 +91,11 @@ class HeldLease:
     def is_paused(self) -> bool:
         """Whether the installation is paused."""
         return self.paused_for is not None
+
+    @property
+    def stopped_by_pause(self) -> bool:
+        """Whether the installation was paused under this lease."""
+        return self.is_paused and self.stopped_until is not None
 
     @property
     def breaker_is_open(self) -> bool:
@@ -145,14 +159,15 @@ class HeldLease:
             case Action.THROTTLE:
                 self.stop(now + decision.delay)
             case Action.PAUSE:
-                self.paused_for = self.paused_for or 0.0
+                if self.pause_reason != decision.reason:
+                    self.pause_reason, self.paused_for = decision.reason, 0.0
                 self.stop(now)
             case Action.RETRY if self.probing:
                 self.stop(now + probe_gap(max(1, self.faults - BREAKER_FAULTS + 1), policy, random))
 
     def _recover(self) -> None:
         """Each success lets twice as many requests in flight, no thundering herd."""
-        self.paused_for = None
+        self.pause_reason = self.paused_for = None
         if self.limit is not None:
             self.limit = 2 * self.limit if self.limit < FULL_SPEED else None
 

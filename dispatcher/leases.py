@@ -51,6 +51,12 @@ class Leases:
         """Requests under way."""
         return sum(lease.in_flight for lease in self._held.values())
 
+    @property
+    def any_expired(self) -> bool:
+        """Whether a lease has lasted longer than it was given for, as after a time without the database."""
+        now = self._clock()
+        return any(lease.until <= now for lease in self._held.values())
+
     # claim ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def claim(self) -> bool:

@@ -72,8 +72,8 @@ class OAuthCredentials:
         self._host = urlsplit(grant.url).hostname or grant.url
         self._cache = TokenCache(self._find, clock)
 
-    async def token(self, installation_id: str, *, refresh: bool = False) -> SecretStr:
-        return await self._cache.get(installation_id, refresh=refresh)
+    async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
+        return await self._cache.get(installation_id, refused=refused)
 
     async def aclose(self) -> None:
         await self._cache.aclose()

@@ -58,7 +58,7 @@ class Action(StrEnum):
 
     DELIVERED = "delivered"  # settle it
     REFRESH = "refresh"  # once more at once with the credential read again, no attempt is used up
-    RETRY = "retry"  # again after the backoff, one attempt used up
+    RETRY = "retry"  # again after the backoff, one attempt used up unless it is spared
     THROTTLE = "throttle"  # the installation waits, no attempt is used up
     PAUSE = "pause"  # the installation is paused, no attempt is used up
     BURY = "dead_letter"
@@ -104,11 +104,12 @@ class Resolution(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, why, and in how many seconds."""
+    """What to do, why, and in how many seconds. A retry that spares the attempt does not count as one of the delivery's."""
 
     action: Action
     reason: DeadLetterReason | PauseReason | ThrottleReason | None = None
     delay: float = 0.0
+    spares_attempt: bool = False
 
 
 _DELIVERED = Decision(Action.DELIVERED)
@@ -171,13 +172,16 @@ def decide(
     *,
     attempts: int,
     failures: int,
+    pause_reason: str | None,
     paused_for: float | None,
     outage: bool,
+    suspected: bool,
     policy: Policy,
     random: Callable[[], float],
 ) -> Decision:
     """The table of the design. `attempts` were used up before this one; `failures` are the installation's in a row, this one
-    included; `paused_for` seconds it has been paused, None if it isn't; `outage`: the host's breaker is open.
+    included; `paused_for` seconds it has been paused for `pause_reason`, None if it isn't; `outage`: the host's breaker is open;
+    `suspected`: a fault may be the host's, not the delivery's.
     """
     match outcome.kind:
         case OutcomeKind.DELIVERED:
@@ -185,7 +189,9 @@ def decide(
         case OutcomeKind.REJECTED:
             return Decision(Action.BURY, DeadLetterReason.REJECTED)
         case OutcomeKind.UNAUTHORIZED | OutcomeKind.DISABLED | OutcomeKind.NO_CREDENTIAL:
-            return _pause(PauseReason(outcome.kind.value), failures, paused_for, policy, random)
+            reason = PauseReason(outcome.kind.value)
+            # Another reason has a grace of its own.
+            return _pause(reason, failures, paused_for if reason == pause_reason else None, policy, random)
         case OutcomeKind.GONE:
             slow = max(GONE_BACKOFF, policy.backoff_base)
             return _retry(attempts + 1, GONE_ATTEMPTS, slow, DeadLetterReason.GONE, policy, random)
@@ -193,11 +199,19 @@ def decide(
             return _throttle(ThrottleReason.RATE_LIMITED, failures, outcome.retry_after, policy, random)
         case OutcomeKind.CREDENTIALS_UNAVAILABLE:
             return _throttle(ThrottleReason.CREDENTIALS_UNAVAILABLE, failures, outcome.retry_after, policy, random)
-        case _ if outage:  # from here on, the faults of the destination
-            return Decision(Action.THROTTLE, ThrottleReason.OUTAGE, probe_gap(failures, policy, random))
-        case _:
-            reason = DeadLetterReason.EXHAUSTED
-            return _retry(attempts + 1, policy.max_attempts, policy.backoff_base, reason, policy, random)
+        case _:  # the faults of the destination
+            return _fault(attempts, failures, policy, random, outage=outage, suspected=suspected)
+
+
+def _fault(
+    attempts: int, failures: int, policy: Policy, random: Callable[[], float], *, outage: bool, suspected: bool
+) -> Decision:
+    if outage:
+        return Decision(Action.THROTTLE, ThrottleReason.OUTAGE, probe_gap(failures, policy, random))
+    if suspected:
+        return Decision(Action.RETRY, delay=probe_gap(failures, policy, random), spares_attempt=True)
+    reason = DeadLetterReason.EXHAUSTED
+    return _retry(attempts + 1, policy.max_attempts, policy.backoff_base, reason, policy, random)
 
 
 def _pause(

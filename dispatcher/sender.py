@@ -4,6 +4,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from pydantic import SecretStr
+
 from dispatcher.breaker import Breaker
 from dispatcher.credentials import Credentials, CredentialsUnavailable, NoCredential
 from dispatcher.database import explain, summarize
@@ -132,42 +134,61 @@ class Sender:
             self._overall.take(now)
 
     async def _attempt(self, lease: HeldLease, delivery: Delivery, began: float) -> None:
-        outcome = await self._request(lease, delivery, refresh=False)
-        if outcome is not None and outcome.kind is OutcomeKind.UNAUTHORIZED:
-            self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
-            outcome = await self._repeat(lease, delivery)
+        token, outcome = await self._request(lease, delivery)
+        if outcome is not None and outcome.kind is OutcomeKind.UNAUTHORIZED and not lease.stopped_by_pause:
+            outcome = await self._read_again(lease, delivery, token, outcome)
         if outcome is None:
             lease.held.discard(delivery.subject_key)
         else:
             self._conclude(lease, delivery, outcome, began)
         self.queue(lease)  # what waited for this answer may have its turn again
 
-    async def _repeat(self, lease: HeldLease, delivery: Delivery) -> Outcome | None:
-        """Once more with the credential read anew; None if that may not start now, or others were refused in vain meanwhile."""
-        now = self._clock()
-        if lease.stopped_until is not None or self.wait() > 0 or not lease.start(now, self._settings.request_timeout):
-            return None
-        self._start(now)
-        return await self._request(lease, delivery, refresh=True)
+    async def _read_again(
+        self, lease: HeldLease, delivery: Delivery, refused: SecretStr | None, outcome: Outcome
+    ) -> Outcome | None:
+        """After a refusal the credential is read again. It has one more request at once, if that may start now.
 
-    async def _request(self, lease: HeldLease, delivery: Delivery, *, refresh: bool) -> Outcome | None:
-        """One request, which has been started; None if the lease has grown too short for it meanwhile."""
+        If not: a token that is still the same was refused for good; another one is for the delivery's next turn (None).
+        """
+        now = self._clock()
+        if lease.stopped_until is None and self.wait() <= 0 and lease.start(now, self._settings.request_timeout):
+            self._start(now)
+            self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
+            return (await self._request(lease, delivery, refused))[1]
+        found = await self._token(delivery, refused)
+        if isinstance(found, Outcome):
+            return found
+        if found == refused:
+            return outcome
+        self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
+        return None
+
+    async def _token(self, delivery: Delivery, refused: SecretStr | None = None) -> SecretStr | Outcome:
+        """The installation's token, or what it comes to without one."""
+        try:
+            return await self._credentials.token(delivery.subject.installation_id, refused=refused)
+        except NoCredential as error:
+            return Outcome(OutcomeKind.NO_CREDENTIAL, error=str(error))
+        except CredentialsUnavailable as error:
+            return Outcome(OutcomeKind.CREDENTIALS_UNAVAILABLE, error=str(error))
+
+    async def _request(
+        self, lease: HeldLease, delivery: Delivery, refused: SecretStr | None = None
+    ) -> tuple[SecretStr | None, Outcome | None]:
+        """The token and the outcome of one request, which has been started; no outcome if the lease has grown too short meanwhile."""
         subject, sent, outcome = delivery.subject, False, None
         try:
-            token = await self._credentials.token(subject.installation_id, refresh=refresh)
+            token = await self._token(delivery, refused)
+            if isinstance(token, Outcome):
+                return None, token
             if not lease.outlasts(self._clock(), self._settings.request_timeout):
-                return None
+                return token, None
             sent = True
             with self._span(subject, delivery.events, delivery.traceparent) as conclude:
                 body = subject.body(delivery.billing_plan_id)
                 outcome = await self._vercel.send(subject.installation_id, body, token)
                 conclude(outcome)
-        except NoCredential as error:
-            return Outcome(OutcomeKind.NO_CREDENTIAL, error=str(error))
-        except CredentialsUnavailable as error:
-            return Outcome(OutcomeKind.CREDENTIALS_UNAVAILABLE, error=str(error))
-        else:
-            return outcome
+            return token, outcome
         finally:
             self._end(lease, delivery, outcome, sent=sent)
 
@@ -187,8 +208,10 @@ class Sender:
             outcome,
             attempts=delivery.attempts,
             failures=lease.failures,
+            pause_reason=lease.pause_reason,
             paused_for=lease.paused_for,
             outage=self._breaker.is_open,
+            suspected=self._breaker.is_suspected,
             policy=self._policy,
             random=self._chance,
         )

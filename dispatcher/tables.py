@@ -120,6 +120,7 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
         Column("failures", Integer, nullable=False, server_default="0"),
         Column("faults", Integer, nullable=False, server_default="0"),
         Column("last_delivered_at", Timestamp()),
+        Column("collections", counter(), nullable=False, server_default="0"),
         CheckConstraint("(lease_token IS NULL) = (leased_until IS NULL)", "vercel_installation_lease_is_whole"),
         CheckConstraint(
             "(pause_reason IS NULL) = (paused_until IS NULL) AND (pause_reason IS NULL) = (paused_since IS NULL)",

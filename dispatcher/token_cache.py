@@ -36,10 +36,10 @@ class TokenCache:
         self._kept: OrderedDict[str, tuple[SecretStr, float]] = OrderedDict()
         self._flights: dict[str, asyncio.Task[SecretStr]] = {}
 
-    async def get(self, installation_id: str, *, refresh: bool = False) -> SecretStr:
-        """The token; looked up if none is kept, if its time is over or on `refresh`. Raises what `find` raises."""
+    async def get(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
+        """Returns the token; looked up if none is kept, if its time is over or if it was `refused`. Raises what `find` raises."""
         kept = self._kept.get(installation_id)
-        if kept is not None and not refresh and self._clock() < kept[1]:
+        if kept is not None and kept[0] != refused and self._clock() < kept[1]:
             self._kept.move_to_end(installation_id)
             return kept[0]
         flight = self._flights.get(installation_id) or self._take_off(installation_id)

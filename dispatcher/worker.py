@@ -25,6 +25,8 @@ COLLECT_FOR = 20.0
 """Seconds after which a collection that finds ever more gives way to a claim."""
 ANSWERS_WAIT = 64
 """Answers that wait for a settlement while there is more to collect."""
+LOOK_SECONDS = 10.0
+"""The deadline of a look, which on PostgreSQL has no limit of the server's: one statement without a transaction."""
 BUSY_PAUSE = 0.003
 ACTIVE_FOR = 1.0
 """Seconds for which ticks stay short after there was something to do."""
@@ -86,12 +88,14 @@ class Worker:
             more = False
             if self._sender.outage:
                 self._leases.stop_idle()
-            if not self._stopping:
-                more = await self._take_in()
-                await self._leases.pull()
-                self._sender.send()
-            if self._leases.settlement_is_due():
-                await self._settle()  # last, so that what was just committed does not wait for it
+            try:
+                if not self._stopping:
+                    more = await self._take_in()
+                    await self._leases.pull()
+                    self._sender.send()
+            finally:  # also while somebody keeps the outbox or an installation locked
+                if self._leases.settlement_is_due():
+                    await self._settle()  # last, so that what was just committed does not wait for it
             self._report(Ticked(self.in_flight))
             return max(0.0, self._next_pause(more) - (self._clock() - began))
 
@@ -116,12 +120,14 @@ class Worker:
         """Collects and claims if there is anything; whether more may wait."""
         began = self._clock()
         floors = self._outbox_floor.at(began), self._leases.due_floor.at(began)
-        work = await self._thread.run(store.look, *floors)
+        work = await self._thread.run_within(LOOK_SECONDS, store.look, *floors)
         if not work.to_collect:
             self._end_burst(began)
         if not work.to_claim:
             self._leases.due_floor.swept(began)
         more = work.to_collect and await self._collect()
+        if self._leases.any_expired:
+            await self._settle()  # before they are taken over, by this worker itself perhaps
         may_claim = (work.to_claim or work.to_collect) and self._sender.wait() <= 0
         return (may_claim and await self._leases.claim()) or more
 
@@ -140,6 +146,8 @@ class Worker:
                 self._active_until = began + ACTIVE_FOR
                 self._outbox_floor.passed(began, collected.last_event_id)
                 self._report(EventsCollected(collected.events, collected.malformed))
+            if collected.skipped:
+                return False
             if not collected.full:
                 self._end_burst(began)
                 return False

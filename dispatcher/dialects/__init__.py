@@ -4,7 +4,7 @@ import time
 
 import sqlalchemy as sa
 from sqlalchemy import Engine, event, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -68,6 +68,7 @@ def open_engine(url: str, schema: str | None = None) -> Engine:
         ) from None
     dialect.prepare(engine)
     _replace_what_broke_idle(engine)
+    _give_up_what_is_read_only(engine, dialect)
     return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
 
 
@@ -87,3 +88,13 @@ def _replace_what_broke_idle(engine: Engine) -> None:
 
     event.listen(engine, "checkin", note)
     event.listen(engine, "checkout", ask)
+
+
+def _give_up_what_is_read_only(engine: Engine, dialect: Dialect) -> None:
+    """After a failover the connection may still lead to the old primary, while a new one would reach the new."""
+
+    def note(context: ExceptionContext) -> None:
+        if dialect.is_read_only(context.original_exception):
+            context.is_disconnect = True
+
+    event.listen(engine, "handle_error", note)

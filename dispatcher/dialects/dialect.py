@@ -36,6 +36,8 @@ class Dialect(ABC):
     """SQLAlchemy's name of the driver that is used."""
     extra: ClassVar[str | None]
     """The extra of this package that installs the driver."""
+    writes_what_it_locks: ClassVar[bool] = False
+    """Whether a row lock binds others only together with a change of the row."""
     collected_at_once: ClassVar[int] = 2_000
     """Events that one collection moves at most: a statement costs the same for many."""
     claimed_at_once: ClassVar[int] = 512
@@ -90,6 +92,14 @@ class Dialect(ABC):
     @abstractmethod
     def is_transient(self, error: BaseException) -> bool:
         """Whether the whole transaction may be tried again: serialization failure, deadlock, lock timeout, busy."""
+
+    @abstractmethod
+    def cut(self, connection: Any) -> None:
+        """Ends what another thread waits for on this driver's connection, which is of no use afterwards."""
+
+    def is_read_only(self, error: BaseException) -> bool:
+        """Whether the driver says by this that the server takes no writes, at least no more: another may, behind the same address."""
+        return False
 
     def instant(self, value: datetime) -> str:
         """A time as it stands in the JSON of `:rows`."""

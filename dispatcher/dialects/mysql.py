@@ -4,6 +4,7 @@ STRAIGHT_JOIN begins every join at `r`: on a small table the planner would rathe
 none of the statement's business, such as one that a partner has not committed yet. Core cannot say it; hence the text here.
 """
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -26,6 +27,8 @@ from dispatcher.dialects.dialect import (
 )
 
 _TRANSIENT = {1205, 1213}  # lock wait timeout, deadlock
+# --read-only, no update in the transaction or the server's mode, a Galera node that is no part of the cluster's majority
+_READ_ONLY = {1290, 1792, 1836, 1047}
 _DENIED = {1142, 1143}  # for a table, for a column
 _MIGRATION_LOCK = "vercel_dispatcher_migration"
 _ISOLATION = "READ-COMMITTED"
@@ -54,6 +57,8 @@ class Mysql(Dialect):
     driver = "mysql+pymysql"
     extra = "mysql"
     now = "utc_timestamp(6)"
+    # On Galera a row lock holds on its own node only; what is written is certified on all of them.
+    writes_what_it_locks = True
 
     @override
     def engine_options(self, url: URL) -> dict[str, Any]:
@@ -120,6 +125,14 @@ class Mysql(Dialect):
         return bool(arguments) and arguments[0] in _TRANSIENT
 
     @override
+    def cut(self, connection: Any) -> None:
+        connection._sock.shutdown(socket.SHUT_RDWR)  # PyMySQL has no other way
+
+    @override
+    def is_read_only(self, error: BaseException) -> bool:
+        return bool(error.args) and error.args[0] in _READ_ONLY
+
+    @override
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
         columns = ", ".join(f"{name} {type_.compile(mysql.dialect())} PATH '$.{name}'" for name, type_ in types.items())
         return f"SELECT r.* FROM JSON_TABLE(:rows, '$[*]' COLUMNS ({columns})) AS r"  # noqa: S608 (our own columns)
@@ -153,8 +166,11 @@ class Mysql(Dialect):
         return f"({unfolded}) AS r STRAIGHT_JOIN {table.name} AS t ON {same}"
 
     @override
-    @cache  # noqa: B019 (one instance lives as long as the program)
     def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
+        return self._first_due(delivery, names, _padded(installations))
+
+    @cache  # noqa: B019 (one instance lives as long as the program)
+    def _first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
         # MariaDB has neither LATERAL nor LIMIT in a subquery of IN: one bounded range of the index for each installation.
         each = (self._first_due_of(delivery, names, f"installation_{n}") for n in range(installations))
         return sa.union_all(*each)
@@ -172,4 +188,10 @@ class Mysql(Dialect):
 
     @override
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
-        return {f"installation_{n}": installation_id for n, installation_id in enumerate(installation_ids)}
+        padding = [""] * (_padded(len(installation_ids)) - len(installation_ids))  # the id of no installation
+        return {f"installation_{n}": id_ for n, id_ in enumerate([*installation_ids, *padding])}
+
+
+def _padded(installations: int) -> int:
+    """The next power of two: so only a few statements of different lengths are ever built and kept."""
+    return 1 << max(0, installations - 1).bit_length()

@@ -1,5 +1,7 @@
 """PostgreSQL 13 and newer, also through pgbouncer in transaction mode: no session state, no prepared statements."""
 
+import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -15,12 +17,17 @@ from typing_extensions import override
 
 from dispatcher.dialects.dialect import CONNECT_TIMEOUT, LOCK_TIMEOUT, STATEMENT_TIMEOUT, Assignments, Dialect
 
+_READ_ONLY = "25006"
 _TRANSIENT = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available in time
 
 _DENIED = "42501"
 _ISOLATION = "read committed"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
+# Otherwise a temporary table of the same name would take the place of one of ours.
+_TEMPORARY_TABLES_LAST = (
+    "SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'pg_temp'), true)"
+)
 _MIGRATION_LOCK = int.from_bytes(b"vercel")
 
 _ENGINE_DIALECT: EngineDialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
@@ -97,6 +104,15 @@ class Postgresql(Dialect):
         return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRANSIENT
 
     @override
+    def cut(self, connection: Any) -> None:
+        with socket.socket(fileno=os.dup(connection.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+
+    @override
+    def is_read_only(self, error: BaseException) -> bool:
+        return getattr(error, "sqlstate", None) == _READ_ONLY
+
+    @override
     def encode(self, rows: list[dict[str, Any]]) -> dict[str, str]:
         import orjson
 
@@ -168,7 +184,10 @@ def _begin(connection: Connection) -> None:
     if options.get("single_statement"):
         return
     # For this transaction only: through pgbouncer a session's settings would stay with whoever comes next.
-    limits = {
+    settings = {
+        # A database's or a role's own setting would move times to where the driver cannot load them, or give them another form.
+        "TimeZone": "UTC",
+        "DateStyle": "ISO",
         "statement_timeout": f"{STATEMENT_TIMEOUT}s",
         "lock_timeout": f"{LOCK_TIMEOUT}s",
         "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT}s",
@@ -177,9 +196,9 @@ def _begin(connection: Connection) -> None:
     if not options.get("reads_only"):
         # All that writes finds its rows by an index. Where a queue was empty when the statistics were taken, the planner
         # would think that a scan and a sort of it cost little.
-        limits |= {"enable_seqscan": "off", "enable_bitmapscan": "off"}
+        settings |= {"enable_seqscan": "off", "enable_bitmapscan": "off"}
     if options.get("not_durable"):
-        limits["synchronous_commit"] = "off"
+        settings["synchronous_commit"] = "off"
     begin = [] if "isolation_level" in options else [_BEGIN]  # whoever names another has the driver begin
-    settings = [f"SET LOCAL {name} = '{value}'" for name, value in limits.items()]
-    connection.exec_driver_sql("; ".join([*begin, *settings]))  # in one round trip
+    local = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
+    connection.exec_driver_sql("; ".join([*begin, *local, _TEMPORARY_TABLES_LAST]))  # in one round trip

@@ -67,6 +67,10 @@ class Sqlite(Dialect):
         return f"make the file {connection.engine.url.database} and its directory writable for this user"
 
     @override
+    def cut(self, connection: Any) -> None:
+        connection.interrupt()
+
+    @override
     def is_transient(self, error: BaseException) -> bool:
         return isinstance(error, DBAPIError) and error.orig is not None and _is_locked(error.orig)
 

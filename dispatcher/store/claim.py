@@ -94,7 +94,7 @@ def pull(database: Database, leases: dict[str, str], most: int, lease: timedelta
 
 @cache
 def _lock(dialect: Dialect) -> Executable:
-    names = ("installation_id", "lease_token", "rate_window", "failures", "faults", "paused_since")
+    names = ("installation_id", "lease_token", "rate_window", "failures", "faults", "pause_reason", "paused_since")
     return (
         sa.select(*(installation.c[name] for name in names), dialect.clock().label("now"))
         .where(*is_free_and_due(dialect))
@@ -159,7 +159,9 @@ def _due(connection: Connection, dialect: Dialect, ids: Sequence[str], most: int
 def _leased(row: Row[Any], token: str, found: dict[str, list[Delivery]]) -> Leased:
     paused_for = None if row.paused_since is None else row.now - row.paused_since
     deliveries = tuple(found.get(row.installation_id, ()))
-    return Leased(row.installation_id, token, deliveries, row.rate_window, row.failures, row.faults, paused_for)
+    return Leased(
+        row.installation_id, token, deliveries, row.rate_window, row.failures, row.faults, row.pause_reason, paused_for
+    )
 
 
 def _count_crash(

@@ -56,7 +56,7 @@ def _collect(
 ) -> Collected:
     now = _exclude_others(connection, dialect)
     if now is None:
-        return Collected()
+        return Collected(skipped=True)
     rows = connection.execute(
         committed(dialect) if statement is None else statement, {"floor": floor, "limit": limit}
     ).all()
@@ -119,16 +119,17 @@ def _upsert_installations(dialect: Dialect) -> Executable:
     rows = dialect.rows(installation.c.installation_id, installation.c.due_at)
     old = installation.c
 
-    def due_at(new: Any) -> dict[str, ColumnElement[Any]]:
+    def mark(new: Any) -> dict[str, ColumnElement[Any]]:
         # Not before its pause or its next slot in the rate window, or each event would wake a claim that can do nothing.
         allowed = dialect.latest(
             new.due_at,
             sa.func.coalesce(old.paused_until, new.due_at),
             sa.func.coalesce(old.throttled_until, new.due_at),
         )
-        return {"due_at": sa.case((old.due_at <= allowed, old.due_at), else_=allowed)}
+        marked = {"due_at": sa.case((old.due_at <= allowed, old.due_at), else_=allowed)}
+        return marked | ({"collections": old.collections + 1} if dialect.writes_what_it_locks else {})
 
-    return dialect.upsert(installation, sa.select(rows).order_by(rows.c.installation_id), due_at)
+    return dialect.upsert(installation, sa.select(rows).order_by(rows.c.installation_id), mark)
 
 
 def draw_version() -> str:

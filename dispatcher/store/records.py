@@ -60,13 +60,16 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What one collection moved. `full`: more may wait. `last_event_id`: 0 if it moved nothing."""
+    """What one collection moved. `full`: more may wait. `last_event_id`: 0 if it moved nothing. `skipped`: another dispatcher was
+    collecting, so this one has seen nothing of the outbox.
+    """
 
     events: int = 0
     subject_keys: frozenset[str] = frozenset()
     malformed: int = 0
     last_event_id: int = 0
     full: bool = False
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,9 @@ class Leased:
     rate_window: str | None
     failures: int
     faults: int
+    pause_reason: str | None
     paused_for: timedelta | None
-    """Since when it is paused; None if it isn't."""
+    """How long it has been paused for this reason; None if it isn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,8 @@ class Answer:
     @property
     def attempts_after(self) -> int:
         """Attempts used up once this answer is settled; waiting for the rate or a credential uses up none."""
-        return self.delivery.attempts + (self.decision.action in _USES_UP)
+        uses_one_up = self.decision.action in _USES_UP and not self.decision.spares_attempt
+        return self.delivery.attempts + uses_one_up
 
     def due_after(self, now: datetime) -> datetime:
         """When the delivery is due again, should it stay. Where its installation waits, the delivery itself needn't."""

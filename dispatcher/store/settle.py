@@ -173,14 +173,16 @@ def _write_states(
 ) -> None:
     released = [state.installation_id for state in states if state.release]
     first_due = _read_first_due(connection, dialect, released)
-    last = {answer.delivery.subject.installation_id: answer for answer in answers}
+    of_each: dict[str, list[Answer]] = {}
+    for answer in answers:
+        of_each.setdefault(answer.delivery.subject.installation_id, []).append(answer)
     succeeded = {a.delivery.subject.installation_id for a in answers if a.decision.action is Action.DELIVERED}
     rows: list[dict[str, Any]] = []
     for state in states:
         id_, row = state.installation_id, ours[state.installation_id]
         if state.as_written and _goes_on(row):
             continue
-        said = _state(state, row, last.get(id_), first_due.get(id_))
+        said = _state(state, row, of_each.get(id_, []), first_due.get(id_))
         until = None if state.release else row.now + lease
         delivered_at = row.now if id_ in succeeded else row.last_delivered_at
         rows.append({"installation_id": id_, **said, "leased_until": until, "last_delivered_at": delivered_at})
@@ -188,10 +190,12 @@ def _write_states(
         connection.execute(_write(dialect), dialect.encode(rows))
 
 
-def _state(state: InstallationState, row: Row[Any], last: Answer | None, first_due: datetime | None) -> dict[str, Any]:
+def _state(
+    state: InstallationState, row: Row[Any], answers: Sequence[Answer], first_due: datetime | None
+) -> dict[str, Any]:
     """What the installation's row shall say, besides the times of its lease and of the last delivery."""
     now = row.now
-    reason, paused_until, paused_since = _pause(row, last)
+    reason, paused_until, paused_since = _pause(row, answers)
     throttled_until = now + timedelta(seconds=state.throttled_for) if state.throttled_for else None
     # Should a lease that is kept expire, whoever takes it over keeps to the pause and the rate as well, but not to what an earlier
     # settlement said of them: its row's due_at may stand for a pause that is over. Else it stays, and so does the index on it.
@@ -218,23 +222,26 @@ def _goes_on(row: Row[Any]) -> bool:
 
 @cache
 def _write(dialect: Dialect) -> Executable:
-    key, *others = installation.c
+    # Not `collections`: a collection that another node of a cluster makes at the same time must not go unnoticed.
+    key, *others = (column for column in installation.c if column.name != "collections")
     return dialect.update(installation, [key], others)
 
 
-def _pause(row: Row[Any], last: Answer | None) -> tuple[str | None, datetime | None, datetime | None]:
-    """Reason, end and beginning of the pause after the last answer. One that an operator ordered is the operator's to end."""
-    paused = row.pause_reason, row.paused_until, row.paused_since
-    if last is None or row.pause_reason == PauseReason.OPERATOR:
-        return paused
-    match last.decision.action:
-        case Action.DELIVERED:
-            return None, None, None
-        case Action.PAUSE:
-            until = row.now + timedelta(seconds=last.decision.delay)
-            return last.decision.reason, until, row.paused_since or row.now
-        case _:
-            return paused
+def _pause(row: Row[Any], answers: Sequence[Answer]) -> tuple[str | None, datetime | None, datetime | None]:
+    """Reason, end and beginning of the pause after these answers. One that an operator ordered is the operator's to end."""
+    reason, until, since = row.pause_reason, row.paused_until, row.paused_since
+    if reason == PauseReason.OPERATOR:
+        return reason, until, since
+    for answer in answers:
+        match answer.decision.action:
+            case Action.DELIVERED:
+                reason = until = since = None
+            case Action.PAUSE:
+                since = since if reason == answer.decision.reason else row.now
+                reason, until = answer.decision.reason, row.now + timedelta(seconds=answer.decision.delay)
+            case _:
+                pass  # says nothing about the pause
+    return reason, until, since
 
 
 def _next_look(first: datetime | None, *others: datetime | None) -> datetime | None:

@@ -36,6 +36,8 @@ max_client_conn = 200
 """
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 
+MARIADB = shutil.which("mariadbd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+
 
 class Server(Protocol):
     """A server that can go away and come back."""
@@ -88,6 +90,38 @@ def own_postgresql() -> Iterator[Server]:
 
 
 @contextmanager
+def own_mariadb(server_id: int) -> Iterator[URL]:
+    """A MariaDB with a binary log in a directory of its own; the URL of its database `test`."""
+    with tempfile.TemporaryDirectory(prefix="dispatcher-mariadb-") as directory:
+        if os.geteuid() == 0:  # it does not run as root
+            shutil.chown(directory, "mysql")
+        data, log = Path(directory, "data"), Path(directory, "log")
+        user = ["--user=mysql"] if os.geteuid() == 0 else []
+        install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", *user]
+        options = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+        subprocess.run([*install, *options], check=True, capture_output=True)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        settings = ["--bind-address=127.0.0.1", f"--port={port}", f"--socket={directory}/socket", "--skip-name-resolve"]
+        replication = [f"--server-id={server_id}", "--log-bin=binary", "--binlog-format=ROW"]
+        quick = ["--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=32M"]
+        command = [MARIADB or "mariadbd", "--no-defaults", f"--datadir={data}", *user, *settings, *replication, *quick]
+        with log.open("w") as output:
+            running = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            _wait_for(port, running, log)
+            url = URL.create("mysql", "root", host="127.0.0.1", port=port)
+            engine = open_engine(url.render_as_string()).execution_options(isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                connection.exec_driver_sql("CREATE DATABASE test")
+            engine.dispose()
+            yield url.set(database="test")
+        finally:
+            running.kill()
+            running.wait()
+
+
+@contextmanager
 def pgbouncer_before(url: str) -> Iterator[str]:
     """The URL of a pgbouncer in transaction mode, which hands out connections to the PostgreSQL behind `url`."""
     behind = make_url(url)
@@ -127,10 +161,10 @@ def _as_another_user(behind: URL) -> list[str]:
 
 
 def _wait_for(port: int, running: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and running.poll() is None:
         with socket.socket() as asking:
             if asking.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise RuntimeError(f"pgbouncer does not listen: {log.read_text()}")
+    raise RuntimeError(f"it does not listen: {log.read_text()}")

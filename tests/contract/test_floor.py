@@ -16,6 +16,7 @@ from dispatcher.credentials import StaticCredentials
 from dispatcher.database import Database, open_database
 from dispatcher.floor import LAG, SWEEP_EVERY
 from dispatcher.settings import Settings
+from dispatcher.tables import collector
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
@@ -82,6 +83,18 @@ async def test_what_commits_below_the_floor_is_found_by_the_sweep(database: Data
     await moved.tick(0.1)
     assert "late" not in moved.announced  # the floor is really above it
     await moved.tick(SWEEP_EVERY)
+    assert "late" in moved.announced
+    close()
+
+
+@on_servers
+async def test_a_collection_that_another_one_prevents_is_no_sweep(database: Database, partner: Engine) -> None:
+    moved, close = await commit_late(database, partner)
+    with partner.begin() as another:
+        another.execute(sa.select(collector).with_for_update())
+        await moved.tick(SWEEP_EVERY)
+    assert "late" not in moved.announced
+    await moved.tick(0.1)
     assert "late" in moved.announced
     close()
 

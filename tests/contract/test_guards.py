@@ -236,3 +236,23 @@ def test_a_lease_that_expires_leaves_the_pause_as_it_is(database: Database, part
     store.settle(database, [answer], [store.InstallationState(ID, leased.token)], LEASE)
     expire_leases(database)
     assert claim(database) == ()
+
+
+@on_mysql
+def test_a_collection_writes_each_row_whose_lock_it_relies_on_and_a_settlement_leaves_that_alone(
+    database: Database, partner: Engine
+) -> None:
+    """On Galera a lock holds on one node. What both write is certified; a row that is due already must be written all the same."""
+
+    def collections() -> int:
+        with database.read() as connection:
+            return int(connection.execute(sa.select(installation.c.collections)).scalar_one())
+
+    seen = []
+    for number in range(3):
+        with partner.begin() as connection:
+            write(connection, f"db_{number}")
+        store.collect(database, 500)
+        seen.append(collections())
+    settle(database, *claim(database))
+    assert [*seen, collections()] == [0, 1, 2, 2]

@@ -27,7 +27,15 @@ def claim(database: Database) -> store.Claimed:
 def answer(one: store.Delivery, token: str, kind: OutcomeKind) -> store.Answer:
     outcome = Outcome(kind)
     decision = decide(
-        outcome, attempts=0, failures=1, paused_for=None, outage=False, policy=Policy(), random=lambda: 0.5
+        outcome,
+        attempts=0,
+        failures=1,
+        pause_reason=None,
+        paused_for=None,
+        outage=False,
+        suspected=False,
+        policy=Policy(),
+        random=lambda: 0.5,
     )
     return store.Answer(one, token, outcome, decision)
 

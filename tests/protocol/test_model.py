@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.protocol.failover import Failover
 from tests.protocol.model import Protocol, Verdict
 
 
@@ -32,3 +33,24 @@ def test_no_interleaving_loses_or_strands_anything(protocol: Protocol, most: int
 )
 def test_each_guard_is_needed(broken: Protocol, verdict: Verdict) -> None:
     assert broken.search()[0] is verdict
+
+
+@pytest.mark.parametrize(
+    ("failover", "most"),
+    [
+        (Failover(failovers=0), 15_000),
+        pytest.param(Failover(workers=1, zombies=0, claims=2), 5_000, marks=pytest.mark.gate),
+        pytest.param(Failover(), 700_000, marks=[pytest.mark.nightly, pytest.mark.timeout(900)]),
+    ],
+    ids=["no failover", "one worker", "two workers"],
+)
+def test_with_a_drawn_version_nothing_is_lost_that_the_database_kept(failover: Failover, most: int) -> None:
+    verdict, states = failover.search()
+    assert verdict is None
+    assert states > most  # it did search
+
+
+@pytest.mark.gate
+def test_with_a_version_that_counts_a_failover_loses_a_change() -> None:
+    assert Failover(drawn=False, failovers=0).search()[0] is None
+    assert Failover(drawn=False, workers=1, zombies=0, claims=2).search()[0] is Verdict.LOST

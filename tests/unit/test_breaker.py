@@ -5,7 +5,17 @@ from itertools import count
 
 import pytest
 
-from dispatcher.breaker import BURST_SECONDS, FAULTS, FAULTS_ON_RAMP, RAMP_SECONDS, SUBJECTS, Breaker, ramp_rate
+from dispatcher.breaker import (
+    BURST_SECONDS,
+    FAULTS,
+    FAULTS_ON_RAMP,
+    RAMP_SECONDS,
+    RAMP_START,
+    SUBJECTS,
+    Breaker,
+    ramp_rate,
+    ramp_start,
+)
 from dispatcher.policy import Outcome, OutcomeKind, Policy
 
 K = OutcomeKind
@@ -149,3 +159,44 @@ def test_a_fault_or_two_on_the_ramp_are_borne_and_a_third_opens_it_again() -> No
         ask(breaker, FAILED, now + number, f"db_{number}")
     assert breaker.is_open
     assert breaker.wait(now + FAULTS_ON_RAMP - 1) == 1.0  # the gaps begin anew
+
+
+def test_only_a_fault_that_follows_life_is_surely_the_deliverys() -> None:
+    breaker = made()
+    fail(breaker, 1)
+    suspected = [breaker.is_suspected]  # as far as it knows, the host worked until now
+    fail(breaker, 1)
+    suspected.append(breaker.is_suspected)
+    ask(breaker, DELIVERED, 0.0)
+    fail(breaker, 1)
+    assert [*suspected, breaker.is_suspected] == [False, True, False]
+    fail(breaker, FAULTS - 1)
+    assert (breaker.is_open, breaker.is_suspected) == (True, True)
+
+
+def test_the_ramp_starts_from_the_rate_before_the_lower_the_longer_the_outage_was() -> None:
+    breaker = made()
+    for number in range(160):
+        ask(breaker, DELIVERED, number / 80)
+    fail(breaker, FAULTS, now=2.0)
+    ask(breaker, DELIVERED, 3.0)
+    begun, now = 0, 3.0
+    while now < 3.1:
+        breaker.start(now)
+        now += breaker.wait(now)
+        begun += 1
+    assert begun == pytest.approx(ramp_start(80.0, 1.0) * 0.1, abs=2)
+    assert ramp_start(80.0, 0.0) == 240.0
+    assert ramp_start(80.0, 4.0) == 120.0
+    assert ramp_start(80.0, 3_600.0) == RAMP_START
+
+
+@pytest.mark.parametrize("rate", [5.0, 80.0, 500.0, 3_000.0])
+@pytest.mark.parametrize("outage", [0.5, 1.0, 2.0, 4.0, 10.0, 60.0, 3_600.0])
+def test_what_an_outage_kept_waiting_goes_out_within_its_length_and_a_second(rate: float, outage: float) -> None:
+    """In continuous time: what came in until then, against what the ramp lets through."""
+    seconds, started, start = 0.0, 0.0, ramp_start(rate, outage)
+    while started < rate * (outage + seconds) and seconds < RAMP_SECONDS:
+        started += ramp_rate(seconds, start) * 0.01
+        seconds += 0.01
+    assert seconds <= outage + 1.0

@@ -26,7 +26,7 @@ async def test_a_static_token_is_read_again_from_its_file(tmp_path: Path) -> Non
     path.write_text("new\n")
     credentials = StaticCredentials(SecretStr("old"), path)
     assert (await credentials.token("i")).get_secret_value() == "old"
-    assert (await credentials.token("i", refresh=True)).get_secret_value() == "new"
+    assert (await credentials.token("i", refused=SecretStr("old"))).get_secret_value() == "new"
 
 
 async def test_a_file_per_installation_follows_a_swapped_link(tmp_path: Path) -> None:
@@ -64,7 +64,11 @@ async def test_a_query_is_kept_until_refreshed(tmp_path: Path) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE t SET token = 'two' WHERE id = 'a'")
     assert (await credentials.token("a")).get_secret_value() == "one"
-    assert (await credentials.token("a", refresh=True)).get_secret_value() == "two"
+    assert (await credentials.token("a", refused=SecretStr("one"))).get_secret_value() == "two"
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE t SET token = 'three' WHERE id = 'a'")
+    # The answer to a request from before the token was read again is no news.
+    assert (await credentials.token("a", refused=SecretStr("one"))).get_secret_value() == "two"
     for installation in ("none", "n", "d"):
         with pytest.raises(NoCredential):
             await credentials.token(installation)
@@ -97,7 +101,7 @@ async def test_oauth_asks_once_for_all_that_wait() -> None:
     assert {token.get_secret_value() for token in tokens} == {"t1"}
     assert len(asked) == 1
     assert b"installation=icfg_1" in asked[0]
-    assert (await credentials.token("icfg_1", refresh=True)).get_secret_value() == "t2"
+    assert (await credentials.token("icfg_1", refused=SecretStr("t1"))).get_secret_value() == "t2"
 
 
 async def test_oauth_retries_failures_and_blames_the_endpoint() -> None:

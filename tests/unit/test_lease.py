@@ -20,7 +20,7 @@ def delivery(name: str) -> Delivery:
 
 
 def held(deliveries: int = 3, *, faults: int = 0, window: RateWindow | None = None, until: float = 60.0) -> HeldLease:
-    leased = Leased("icfg_1", "token", (), None, faults, faults, None)
+    leased = Leased("icfg_1", "token", (), None, faults, faults, None, None)
     lease = HeldLease.of(leased, until, Clock(1_000.0, 1_002.0), window)
     lease.add([delivery(f"db_{number}") for number in range(deliveries)], 500, 0.0)
     return lease

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.policy import (
+    BREAKER_PROBE_CAP,
     Action,
     DeadLetterReason,
     Decision,
@@ -32,8 +33,10 @@ def judge(
     attempts: int = 0,
     failures: int = 1,
     paused_for: float | None = None,
+    pause_reason: PauseReason | None = None,
     retry_after: float | None = None,
     outage: bool = False,
+    suspected: bool = False,
     policy: Policy = POLICY,
 ) -> Decision:
     """With the longest possible jitter."""
@@ -41,8 +44,10 @@ def judge(
         Outcome(kind, retry_after=retry_after),
         attempts=attempts,
         failures=failures,
+        pause_reason=pause_reason,
         paused_for=paused_for,
         outage=outage,
+        suspected=suspected,
         policy=policy,
         random=lambda: 1.0,
     )
@@ -93,8 +98,14 @@ def test_what_is_gone_is_tried_a_few_times_slowly() -> None:
     ("kind", "grace"), [(K.UNAUTHORIZED, 1_000.0), (K.NO_CREDENTIAL, 1_000.0), (K.DISABLED, 5_000.0)]
 )
 def test_a_pause_lasts_no_longer_than_its_grace(kind: OutcomeKind, grace: float) -> None:
-    assert judge(kind, paused_for=grace - 1).action is Action.PAUSE
-    assert judge(kind, paused_for=grace) == Decision(Action.BURY, DeadLetterReason(kind.value))
+    own = PauseReason(kind.value)
+    assert judge(kind, paused_for=grace - 1, pause_reason=own).action is Action.PAUSE
+    assert judge(kind, paused_for=grace, pause_reason=own) == Decision(Action.BURY, DeadLetterReason(kind.value))
+
+
+def test_another_reason_has_a_grace_of_its_own() -> None:
+    decision = judge(K.UNAUTHORIZED, paused_for=4_000.0, pause_reason=PauseReason.DISABLED)
+    assert (decision.action, decision.reason) == (Action.PAUSE, PauseReason.UNAUTHORIZED)
 
 
 def test_without_a_grace_a_refused_token_buries_at_once() -> None:
@@ -144,3 +155,10 @@ def test_backoff_doubles_with_full_jitter() -> None:
 @pytest.mark.parametrize("kind", K)
 def test_without_a_token_there_is_no_request(kind: OutcomeKind) -> None:
     assert Outcome(kind).made_a_request is (kind not in {K.NO_CREDENTIAL, K.CREDENTIALS_UNAVAILABLE})
+
+
+@pytest.mark.parametrize("kind", [K.FAILED, K.UNREACHABLE, K.TIMEOUT])
+def test_a_fault_that_may_be_the_hosts_uses_up_no_attempt(kind: OutcomeKind) -> None:
+    decision = judge(kind, attempts=POLICY.max_attempts - 1, failures=9, suspected=True)
+    assert (decision.action, decision.spares_attempt) == (Action.RETRY, True)
+    assert decision.delay == BREAKER_PROBE_CAP

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from dispatcher import ResourceUpdated, publish, schema
-from dispatcher.credentials import StaticCredentials
+from dispatcher.credentials import Credentials, StaticCredentials
 from dispatcher.database import Database, open_database
 from dispatcher.settings import Settings
 from dispatcher.telemetry import Report
@@ -37,16 +37,17 @@ class Rig:
         self.now = 0.0
         self.worker = self.another()
 
-    def another(self, name: str = "one", clock: Callable[[], float] = time.monotonic) -> Worker:
-        """Another worker on the same database."""
+    def another(
+        self, name: str = "one", clock: Callable[[], float] = time.monotonic, credentials: Credentials | None = None
+    ) -> Worker:
+        """Another worker on the same database; its token is `t0ken` unless there are other credentials."""
         vercel = Vercel(
             "https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), self.settings.request_timeout
         )
-        token = StaticCredentials(SecretStr("t0ken"))
         return Worker(
             self.database,
             vercel,
-            token,
+            credentials or StaticCredentials(SecretStr("t0ken")),
             self.settings,
             self.reports.append,
             name=name,

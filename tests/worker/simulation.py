@@ -1,6 +1,7 @@
 """Hours in seconds: a real worker on a real database, both by a clock that the test moves, against a destination that it scripts."""
 
 import asyncio
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -37,27 +38,33 @@ class _SimulatedSqlite(Sqlite):
 
 
 class Simulation:
-    """`now`: seconds since the beginning. `requests`: when each was sent, and whether it was answered with success."""
+    """`now`: seconds since the beginning. `requests`: when each was sent, and whether it was answered with success. `deadly`: resources
+    for which the destination always answers 503.
+    """
 
-    def __init__(self, directory: Path, destination: Destination) -> None:
+    def __init__(self, directory: Path, destination: Destination, workers: int = 1) -> None:
         self.now = 0.0
         self.destination = destination
         self.requests: list[tuple[float, bool]] = []
         self.delivered_at: dict[str, float] = {}
         self.changed_at: dict[str, float] = {}
+        self.deadly: set[str] = set()
         self.reports: Counter[type[Report]] = Counter()
         self._epoch = datetime.now(UTC).timestamp()
         engine = open_engine(f"sqlite:///{directory}/simulation.db")
         sa.event.listen(engine, "connect", self._set_clock)
         self.database = Database(engine, _SimulatedSqlite())
         schema.migrate(self.database)
-        self.worker = Worker(
+        self.workers = [self._hire(f"simulated {number}") for number in range(workers)]
+
+    def _hire(self, name: str) -> Worker:
+        return Worker(
             self.database,
             Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), 10.0),
             StaticCredentials(SecretStr("t0ken")),
             Settings(vercel_token=SecretStr("t0ken"), poll_interval=5.0, attempt_retention=0.0),
             lambda report: self.reports.update([type(report)]),
-            name="simulated",
+            name=name,
             clock=lambda: self.now,
             chance=lambda: 0.5,
         )
@@ -71,12 +78,11 @@ class Simulation:
 
     def _receive(self, request: httpx.Request) -> httpx.Response:
         self.requests.append((self.now, False))
-        answer = self.destination(self.now)
+        resource = str(json.loads(request.content)["event"]["resourceId"])
+        answer = httpx.Response(503) if resource in self.deadly else self.destination(self.now)
         if answer.is_success:
             self.requests[-1] = (self.now, True)
-            self.delivered_at[str(httpx.Response(200, content=request.content).json()["event"]["resourceId"])] = (
-                self.now
-            )
+            self.delivered_at[resource] = self.now
         return answer
 
     def change(self, subjects: Iterable[int], installations: int) -> None:
@@ -94,11 +100,17 @@ class Simulation:
         """Goes on until then; `each` is called before every tick."""
         while self.now < end:
             each()
-            pause = await self.worker.tick()
-            await asyncio.sleep(0)  # what the tick began begins
-            while self.worker.in_flight:
-                await asyncio.sleep(0)
-            self.now = min(end, self.now + max(pause, IDLE_STEP if self.worker.idle else BUSY_STEP))
+            pause = min([await self._tick(worker) for worker in self.workers])
+            idle = all(worker.idle for worker in self.workers)
+            self.now = min(end, self.now + max(pause, IDLE_STEP if idle else BUSY_STEP))
+
+    async def _tick(self, worker: Worker) -> float:
+        """Its requests are answered before another has its turn."""
+        pause = await worker.tick()
+        await asyncio.sleep(0)  # what the tick began begins
+        while worker.in_flight:
+            await asyncio.sleep(0)
+        return pause
 
     @property
     def undelivered(self) -> list[str]:
@@ -110,7 +122,8 @@ class Simulation:
         return sum(begin <= at < end for at, _ in self.requests)
 
     async def close(self) -> None:
-        """Ends the worker and the database."""
-        await self.worker.stop(0)
-        self.worker.close()
+        """Ends the workers and the database."""
+        for worker in self.workers:
+            await worker.stop(0)
+            worker.close()
         self.database.close()

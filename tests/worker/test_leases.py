@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import leases
+from dispatcher import leases, store
 from dispatcher.settings import Settings
-from dispatcher.tables import installation
+from dispatcher.tables import delivery, installation
 from dispatcher.telemetry import LeaseLost
 from dispatcher.worker import Worker
 from tests.worker.conftest import LONGEST, Rig
@@ -160,3 +160,20 @@ async def test_while_plenty_is_queued_other_installations_are_left_to_other_work
     assert [bool(row.lease_token) for row in rig.rows(installation)] == [True, False]
     held.release(201)
     await rig.until(lambda: len(rig.requests) == 201 and worker.idle, worker)
+
+
+async def test_after_a_time_without_the_database_answers_are_settled_before_the_leases_are_taken_over(
+    rig: Rig, worker: Worker
+) -> None:
+    """By this worker itself: else they would be dropped, sent again, and an attempt counted for each."""
+    rig.commit("db_1", "db_2", "db_3")
+    await worker.tick()
+    await arrived(rig, 3)
+    await asyncio.sleep(0)  # the last answer is taken down
+    rig.now += 2 * rig.settings.lease
+    with rig.database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(leased_until=store.LONG_AGO))
+    await rig.until(lambda: worker.idle, worker)
+    assert len(rig.requests) == 3
+    assert rig.rows(delivery) == []
+    assert [report for report in rig.reports if isinstance(report, LeaseLost)] == []

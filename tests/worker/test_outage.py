@@ -45,8 +45,14 @@ def flapping(down: Destination) -> Destination:
 
 
 @pytest.fixture
-async def simulation(tmp_path: Path) -> AsyncIterator[Simulation]:
-    made = Simulation(tmp_path, lambda _now: OK)
+def workers() -> int:
+    """How many dispatchers there are."""
+    return 1
+
+
+@pytest.fixture
+async def simulation(tmp_path: Path, workers: int) -> AsyncIterator[Simulation]:
+    made = Simulation(tmp_path, lambda _now: OK, workers)
     yield made
     await made.close()
 
@@ -71,6 +77,13 @@ async def live_through(simulation: Simulation, subjects: int, installations: int
     await simulation.run_until(CALM + OUTAGE, change_some)
     simulation.change(range(changed[0], subjects), installations)
     await simulation.run_until(CALM + OUTAGE + 1.1 * HOUR)  # the longest backoff is an hour
+
+
+async def change_before_and_after(simulation: Simulation, subjects: int) -> None:
+    """All of them change in the calm, as the outage begins, and as it ends."""
+    for until in (CALM, CALM + OUTAGE, CALM + OUTAGE + HOUR):
+        simulation.change(range(subjects), subjects)
+        await simulation.run_until(until)
 
 
 def assert_no_herd(simulation: Simulation) -> None:
@@ -118,10 +131,62 @@ async def test_six_hours_of_flapping_end_without_a_dead_letter(simulation: Simul
     assert_no_herd(simulation)
 
 
+# Of dispatchers and of subjects that wait.
+FEW = [
+    pytest.param(workers, subjects, marks=tier)
+    for workers, subjects, tier in (
+        (1, 1, ()),
+        (1, 2, pytest.mark.nightly),
+        (1, 3, pytest.mark.nightly),
+        (4, 1, pytest.mark.gate),
+        (4, 2, pytest.mark.nightly),
+        (4, 3, pytest.mark.nightly),
+    )
+]
+
+
+@pytest.mark.parametrize(("workers", "subjects"), FEW)
+@pytest.mark.parametrize(
+    "down",
+    [pytest.param(unreachable, marks=pytest.mark.nightly), storm, pytest.param(silence, marks=pytest.mark.nightly)],
+)
+async def test_however_few_subjects_wait_and_however_many_dispatchers_run_an_outage_buries_nothing(
+    simulation: Simulation, down: Destination, subjects: int
+) -> None:
+    simulation.destination = out(down)
+    await change_before_and_after(simulation, subjects)
+    assert (dead_letters(simulation), simulation.undelivered) == (0, [])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("workers", "subjects"), FEW)
+async def test_nor_does_flapping(simulation: Simulation, subjects: int) -> None:
+    simulation.destination = flapping(storm)
+    await change_before_and_after(simulation, subjects)
+    assert (dead_letters(simulation), simulation.undelivered) == (0, [])
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_a_resource_that_vercel_chokes_on_among_others_that_work_ends_as_a_dead_letter(
+    simulation: Simulation,
+) -> None:
+    """The others change once a minute, in installations of their own."""
+    simulation.deadly.add("db_0")
+    simulation.change([0], 1)
+    for minute in range(6 * 60):
+        simulation.change([1 + minute % 5], 6)
+        await simulation.run_until(60.0 * (minute + 1))
+        if dead_letters(simulation):
+            break
+    assert dead_letters(simulation) == 1
+    assert [one for one in simulation.undelivered if one != "db_0"] == []
+
+
 async def test_without_the_breaker_the_same_outage_ends_in_dead_letters(
     simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "FAULTS", math.inf)
+    monkeypatch.setattr(breaker.Breaker, "is_suspected", False)
     simulation.destination = out(storm)
     await live_through(simulation, 20, 5)
     assert dead_letters(simulation) > 0
