@@ -13,21 +13,11 @@ from dispatcher.tables import outbox
 Row = Mapping[str, str]
 
 
-class DBAPICursor(Protocol):
-    """A cursor of such a connection. Its `close` returns None: that of an async driver returns an awaitable."""
-
-    def execute(self, operation: str, parameters: Any = ..., /) -> Any:
-        """Executes one statement."""
-
-    def close(self) -> None:
-        """Ends the cursor."""
-
-
 class DBAPIConnection(Protocol):
     """A connection of a database driver (PEP 249), or Django's."""
 
     def cursor(self) -> Any:
-        """Returns a `DBAPICursor`."""
+        """Returns a cursor with `execute` and `close`."""
 
     def commit(self) -> None:
         """Commits. That of an async driver returns an awaitable, so a type checker refuses it."""
