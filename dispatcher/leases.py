@@ -89,7 +89,14 @@ class Leases:
 
     def _window(self, stored: str | None) -> RateWindow | None:
         limit = self._settings.rate_limit
-        return RateWindow(limit.requests, limit.seconds, stored) if limit else None
+        if limit is None:
+            return None
+        try:
+            return RateWindow(limit.requests, limit.seconds, stored)
+        except (
+            ValueError
+        ):  # somebody wrote to the row; whatever was raised now would leave a lease that nobody knows of
+            return RateWindow(limit.requests, limit.seconds)
 
     def _queue(self, lease: HeldLease, deliveries: Iterable[Delivery], asked: int) -> None:
         lease.add(deliveries, asked, self._clock())

@@ -56,6 +56,8 @@ __all__ = [
 
 # A request is started only if the lease outlasts its deadline; with less than this to spare nothing would be sent.
 LEASE_MARGIN = 1.0
+# Their times are kept in the installation's row, as text of at most 64 KiB on MySQL and MariaDB.
+MAX_REQUESTS_PER_WINDOW = 4_000
 # Not the field's name: pydantic's BaseModel has a method called `schema`.
 SCHEMA_VARIABLE = "SCHEMA"
 
@@ -211,6 +213,9 @@ def _find_contradictions(settings: Settings) -> Iterator[str]:
         yield f"DISPATCHER_LEASE must be at least {least}, which is DISPATCHER_REQUEST_TIMEOUT plus 1s: lengthen it"
     if settings.backoff_cap < settings.backoff_base:
         yield "DISPATCHER_BACKOFF_CAP must not be shorter than DISPATCHER_BACKOFF_BASE: lengthen it"
+    if settings.rate_limit is not None and settings.rate_limit.requests > MAX_REQUESTS_PER_WINDOW:
+        most = f"at most {MAX_REQUESTS_PER_WINDOW} requests, whose times an installation's row holds"
+        yield f"DISPATCHER_RATE_LIMIT must name {most}: name fewer in a shorter time, such as 100/1s"
     if is_postgresql(settings.database_url):
         return
     if settings.wakeup is Wakeup.NOTIFY:

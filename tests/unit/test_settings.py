@@ -273,6 +273,7 @@ def test_a_bad_value_is_refused_by_name(name: str, text: str, problem: str) -> N
         ({"LEASE": "10999ms"}, "DISPATCHER_LEASE must be at least 11s"),
         ({"REQUEST_TIMEOUT": "1m"}, "DISPATCHER_LEASE must be at least 61s"),
         ({"BACKOFF_CAP": "1s"}, "DISPATCHER_BACKOFF_CAP must not be shorter than DISPATCHER_BACKOFF_BASE"),
+        ({"RATE_LIMIT": "4001/60s"}, "DISPATCHER_RATE_LIMIT must name at most 4000 requests"),
         ({"WAKEUP": "notify"}, "DISPATCHER_WAKEUP=notify needs a postgresql:// URL in DISPATCHER_DATABASE_URL"),
         ({"SCHEMA": "outbox", "DATABASE_URL": "mysql://h/d"}, "DISPATCHER_SCHEMA needs a postgresql:// URL"),
         ({"VERCEL_BASE_URL": "http://a"}, "DISPATCHER_VERCEL_BASE_URL must begin with https://"),
@@ -523,9 +524,9 @@ def test_what_is_neither_text_nor_a_number_of_seconds_is_no_duration(value: obje
 
 @given(st.integers(1, 1_000_000), st.integers(1, 86_400_000))
 def test_a_rate_reads_back_as_it_was_written(requests: int, milliseconds: int) -> None:
-    limit = load({"RATE_LIMIT": f"{requests}/{milliseconds}ms"}).rate_limit
+    limit = load({"GLOBAL_RATE_LIMIT": f"{requests}/{milliseconds}ms"}).global_rate_limit
     assert limit == RateLimit(requests, milliseconds / 1_000)
-    assert load({"RATE_LIMIT": str(limit)}).rate_limit == limit
+    assert load({"GLOBAL_RATE_LIMIT": str(limit)}).global_rate_limit == limit
 
 
 @given(st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])))

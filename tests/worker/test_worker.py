@@ -167,6 +167,18 @@ async def test_no_more_requests_start_than_the_rate_window_allows_whoever_holds_
     other.close()
 
 
+async def test_a_rate_window_that_cannot_be_read_begins_anew(rig: Rig) -> None:
+    rig.commit("db_1")
+    await rig.settle_all()
+    with rig.database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(rate_window="[1764451234.1,17644"))
+    rig.commit("db_2")
+    rig.commit("db_3", installation_id="icfg_2")
+    await rig.settle_all()
+    assert sorted(rig.bodies()) == ["db_1", "db_2", "db_3"]
+    assert {row.lease_token for row in rig.rows(installation)} == {None}
+
+
 async def test_installations_take_turns(rig: Rig) -> None:
     rig.commit(*(f"a_{number}" for number in range(200)), installation_id="icfg_a")
     rig.commit("b_1", installation_id="icfg_b")
