@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.process_limits import prepare_process
 from dispatcher.settings import load_settings
 from dispatcher.telemetry import configure_logging
 
@@ -23,6 +24,7 @@ def run() -> None:
     from dispatcher import service
     from dispatcher.http_server import PortUnavailable
 
+    prepare_process()
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
     try:
@@ -40,6 +42,7 @@ def drain(
     """Deliver what is due and end: for cron and Kubernetes jobs. Exit code 5 if something is left waiting."""
     from dispatcher import service
 
+    prepare_process()
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
     drained = service.run_in_loop(

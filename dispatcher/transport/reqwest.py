@@ -3,6 +3,8 @@
 from contextlib import suppress
 from datetime import timedelta
 
+# The extension imports this with its first error, and aborts the process if it cannot, for example without a free descriptor.
+import pyreqwest.exceptions  # noqa: F401
 from pyreqwest.client import ClientBuilder
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response

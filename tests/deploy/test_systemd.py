@@ -42,7 +42,15 @@ def test_it_is_locked_down(unit: Path) -> None:
     assert "Overall exposure level" in analyze("security", "--offline=true", "--threshold=20", unit)
 
 
+def directives() -> dict[str, str]:
+    return dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0].isupper())
+
+
 def test_it_ends_in_time_and_is_not_restarted_for_nothing() -> None:
-    lines = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0].isupper())
+    lines = directives()
     assert int(lines["TimeoutStopSec"].removesuffix("s")) >= Settings().shutdown_grace + 5
     assert int(lines["RestartPreventExitStatus"]) == Exit.USAGE
+
+
+def test_it_leaves_no_core_dump() -> None:
+    assert directives()["LimitCORE"] == "0"

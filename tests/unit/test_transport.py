@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import logging
 import ssl
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -30,6 +31,26 @@ Step = bytes | float
 
 # Under the portable transport a closed socket now and then waits for the garbage collector: see CHANGELOG, known defects.
 pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning")
+
+
+WITHOUT_DESCRIPTORS = """
+import contextlib, os, resource, uvloop
+from dispatcher.transport.reply import Request
+from dispatcher.transport.reqwest import PyreqwestTransport
+
+async def send():
+    transport = PyreqwestTransport(1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    with contextlib.suppress(OSError):
+        while True:
+            os.dup(0)
+    try:
+        await transport.post(Request("http://127.0.0.1:9", {}, b"", timeout=60, limit=0))
+    except Exception as error:
+        print(type(error).__name__, error)
+
+uvloop.run(send())
+"""
 
 
 @dataclass
@@ -414,3 +435,11 @@ async def test_a_form_without_an_answer(transport: Transport, steps: list[Step],
     assert failed.value.__cause__ is None
     assert failed.value.__suppress_context__
     assert CANARY not in str(failed.value)
+
+
+def test_without_a_free_descriptor_there_is_no_connection_but_a_process() -> None:
+    command = [sys.executable, "-c", WITHOUT_DESCRIPTORS]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("NotConnected ")
+    assert "Too many open files" in done.stdout
