@@ -34,7 +34,6 @@ ENV PATH=/opt/dispatcher/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1
 WORKDIR /var/lib/dispatcher
 USER 65532:65532
-EXPOSE 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=6s --start-period=20s --retries=3 CMD ["dispatcher", "health"]
 ENTRYPOINT ["dispatcher"]

@@ -105,7 +105,7 @@ run_the_service() {
     # One database file for the commands below: each has a /tmp of its own.
     install -d -o 65532 -g 65532 "$scratch/data"
     mount --bind "$scratch/data" "$root/var/lib/dispatcher"
-    settings=(DISPATCHER_OPS_HOST=127.0.0.1 "DISPATCHER_OPS_PORT=$port" DISPATCHER_VERCEL_TOKEN=made-up)
+    settings=("DISPATCHER_OPS_PORT=$port" DISPATCHER_VERCEL_TOKEN=made-up)
     (in_image dispatcher migrate)
     (in_image dispatcher run) 2>"$scratch/service.log" &
     service=$!

@@ -1,5 +1,7 @@
 """The endpoints for those who operate the service. Nothing here changes anything, or names a tenant."""
 
+from contextlib import AbstractAsyncContextManager
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -8,6 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatcher.health import Health
+from dispatcher.http_server import serving
+from dispatcher.ops_connection import OpsConnection
 
 
 def ops_app(health: Health, registry: CollectorRegistry) -> Starlette:
@@ -25,3 +29,8 @@ def ops_app(health: Health, registry: CollectorRegistry) -> Starlette:
         return Response(encode(registry), media_type=media_type)
 
     return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
+
+
+def serving_ops(app: Starlette, host: str, port: int) -> AbstractAsyncContextManager[int]:
+    """`serving`, for clients that nobody has authenticated."""
+    return serving(app, host, port, http=OpsConnection, ws="none", server_header=False)

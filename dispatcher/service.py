@@ -15,14 +15,14 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 import structlog
+from starlette.applications import Starlette
 
 from dispatcher import schema, store
 from dispatcher.backlog import measure
 from dispatcher.credentials import open_credentials
 from dispatcher.database import Database, explain, open_database, summarize
 from dispatcher.health import Health
-from dispatcher.http_server import serving
-from dispatcher.ops import ops_app
+from dispatcher.ops import ops_app, serving_ops
 from dispatcher.policy import Action
 from dispatcher.scheduler import Scheduler
 from dispatcher.settings import Settings, Wakeup
@@ -126,16 +126,18 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     log, noteworthy = structlog.get_logger("dispatcher"), Log()
     health, metrics = Health(pause=settings.poll_interval), Metrics(version("vercel-outbox-dispatcher"))
     report = listen(health, metrics, noteworthy)
-    async with _worker(settings, report) as (database, worker), _waking(database, worker, settings) as tick:
-        app = ops_app(health, metrics.registry)
-        async with serving(app, settings.ops_host, settings.ops_port) as port:
-            scheduler = _schedule(database, tick, settings, report)
-            log.info("started", ops_port=port, vercel=settings.vercel_base_url, database=database.dialect.name)
-            await stop.wait()
-            health.stopping = True
-            log.info("draining", in_flight=worker.in_flight, grace=settings.shutdown_grace)
-            await _stop(database, worker, settings.shutdown_grace, report)
-            scheduler.stop()
+    async with (
+        _worker(settings, report) as (database, worker),
+        _waking(database, worker, settings) as tick,
+        _answering(ops_app(health, metrics.registry), settings, noteworthy) as port,
+    ):
+        scheduler = _schedule(database, tick, settings, report)
+        log.info("started", ops_port=port, vercel=settings.vercel_base_url, database=database.dialect.name)
+        await stop.wait()
+        health.stopping = True
+        log.info("draining", in_flight=worker.in_flight, grace=settings.shutdown_grace)
+        await _stop(database, worker, settings.shutdown_grace, report)
+        scheduler.stop()
     noteworthy.sum_up()
     log.info("stopped")
 
@@ -206,6 +208,17 @@ async def _waking(database: Database, worker: Worker, settings: Settings) -> Asy
         yield sleeper.tick
     finally:
         await sleeper.close()
+
+
+@asynccontextmanager
+async def _answering(app: Starlette, settings: Settings, log: Log) -> AsyncIterator[int | None]:
+    """The ops port, if there is to be one. Clients of it provoke lines of uvicorn and, through the event loop, of asyncio."""
+    if settings.ops_port is None:
+        yield None
+        return
+    with log.limiting("uvicorn.error", "asyncio"):
+        async with serving_ops(app, settings.ops_host, settings.ops_port) as port:
+            yield port
 
 
 def _schedule(database: Database, tick: Tick, settings: Settings, report: Listener) -> Scheduler:

@@ -21,6 +21,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 _DATABASE_URL = re.compile(r"(sqlite|postgres|postgresql|mysql|mariadb)(?:\+[a-z0-9_]+)?://(.*)", re.DOTALL)
 _INSTALLATION_BIND = re.compile(r"(?<![:\w\\]):installation_id\b")
 _MAX_TOKEN_LENGTH = 512
+_HIGHEST_PORT = 65_535
 
 
 class Wakeup(StrEnum):
@@ -65,6 +66,19 @@ def parse_number(value: object) -> int:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return int(value)
     raise ValueError(f"is not a whole number{echo(value)}: write digits only, such as 64")
+
+
+def parse_port(value: object) -> int | None:
+    """A port, 0 for one that the system chooses; `off` is None. Raises ValueError."""
+    if value is None or value == "off":
+        return None
+    try:
+        number = parse_number(value)
+    except ValueError:
+        raise ValueError(f"is not a port{echo(value)}: write a number, or off") from None
+    if number > _HIGHEST_PORT:
+        raise ValueError(f"must be between 0 and {_HIGHEST_PORT}, or off")
+    return number
 
 
 def duration_between(lowest: float, highest: float) -> Callable[[object], float]:

@@ -29,6 +29,7 @@ from dispatcher.setting_values import (
     parse_flag,
     parse_host,
     parse_oauth_params,
+    parse_port,
     parse_rate_limit,
     parse_schema,
     parse_secret,
@@ -119,8 +120,8 @@ class Settings(BaseSettings):
     dead_letter_retention: Period = 90 * DAY
     shutdown_grace: Annotated[Seconds, BeforeValidator(duration_between(0.0, HOUR))] = 25.0
 
-    ops_host: Annotated[str, BeforeValidator(parse_host)] = "0.0.0.0"  # noqa: S104 (a container's port is reached from outside it)
-    ops_port: Annotated[int, BeforeValidator(number_between(0, 65_535))] = 9464
+    ops_host: Annotated[str, BeforeValidator(parse_host)] = "127.0.0.1"
+    ops_port: Annotated[int | None, BeforeValidator(parse_port)] = 9464
     log_format: Annotated[LogFormat, BeforeValidator(one_of(LogFormat))] = LogFormat.AUTO
     log_level: Annotated[LogLevel, BeforeValidator(one_of(LogLevel))] = LogLevel.INFO
 
@@ -268,5 +269,5 @@ def _show(field: str, value: object) -> str | None:
         case float():
             return format_duration(value)
         case None:
-            return "off" if field in ("rate_limit", "global_rate_limit") else None
+            return "off" if field in ("rate_limit", "global_rate_limit", "ops_port") else None
     return redact_token_url(str(value)) if field == "oauth_token_url" else str(value)

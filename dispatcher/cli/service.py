@@ -15,6 +15,8 @@ from dispatcher.telemetry import configure_logging
 if TYPE_CHECKING:
     from dispatcher.service import Tally
 
+HEALTH_TIMEOUT_SECONDS = 5
+
 app = typer.Typer()
 
 
@@ -74,9 +76,14 @@ def health() -> None:
     from http.client import HTTPConnection, HTTPException
 
     settings = load_settings()
+    if settings.ops_port is None:
+        raise CommandFailed(
+            "DISPATCHER_OPS_PORT is off, so the service cannot be asked: set a port, or remove the health check",
+            Exit.USAGE,
+        )
     host = "127.0.0.1" if settings.ops_host in {"0.0.0.0", "::"} else settings.ops_host  # noqa: S104 (compared, not bound)
     try:
-        connection = HTTPConnection(host, settings.ops_port, timeout=5)
+        connection = HTTPConnection(host, settings.ops_port, timeout=HEALTH_TIMEOUT_SECONDS)
         connection.request("GET", "/livez")
         status = connection.getresponse().status
     except (OSError, HTTPException) as error:

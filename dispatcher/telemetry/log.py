@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -79,6 +80,23 @@ class Log:
             )
             self._log.log(level, event, attempts=self._storm.attempts, seconds=WINDOW, **retries)
         self._storm.clear()
+
+    @contextmanager
+    def limiting(self, *loggers: str) -> Iterator[None]:
+        """While the block lasts, lines of these loggers of libraries are limited like the log's own."""
+        limited = [logging.getLogger(name) for name in loggers]
+        for logger in limited:
+            logger.addFilter(self._allows)
+        try:
+            yield
+        finally:
+            for logger in limited:
+                logger.removeFilter(self._allows)
+
+    def _allows(self, record: logging.LogRecord) -> bool:
+        # asyncio puts the objects concerned below its first line: each line would be a kind of its own.
+        event = str(record.msg).partition("\n")[0].rstrip(".")
+        return self._repetition.allows((record.levelno, event, None))
 
     def _write(self, level: int, event: str, *, reason: str | None = None, **told: object) -> None:
         if self._repetition.allows((level, event, reason)):

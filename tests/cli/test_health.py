@@ -45,3 +45,10 @@ def test_where_nothing_answers_it_is_unhealthy(dispatcher: Terminal) -> None:
     ended = dispatcher("health", ops_port="1")
     assert (ended.code, ended.out) == (4, "")
     assert "nothing answers on 127.0.0.1 port 1" in ended.complaint
+
+
+def test_without_a_port_it_says_what_to_do(dispatcher: Terminal) -> None:
+    ended = dispatcher("health", ops_port="off")
+    assert (ended.code, ended.out) == (2, "")
+    assert "DISPATCHER_OPS_PORT is off" in ended.complaint
+    assert "set a port, or remove the health check" in ended.complaint

@@ -64,6 +64,13 @@ def test_the_settings_are_accepted(name: str) -> None:
     assert load_settings(environment).database_url.get_secret_value() == environment["DISPATCHER_DATABASE_URL"]
 
 
+def test_prometheus_reaches_the_port_that_it_scrapes() -> None:
+    (job,) = read_yaml(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]
+    settings = load_settings(OURS["dispatcher"]["environment"])
+    assert job["static_configs"] == [{"targets": [f"dispatcher:{settings.ops_port}"]}]
+    assert settings.ops_host == "0.0.0.0"  # noqa: S104 (what it has to be, not bound)
+
+
 def test_the_dispatcher_has_time_to_end() -> None:
     assert int(OURS["dispatcher"]["stop_grace_period"].removesuffix("s")) >= Settings().shutdown_grace + 5
 

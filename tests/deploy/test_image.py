@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from dispatcher.settings import Settings
 from tests.deploy.documents import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -28,6 +29,11 @@ def test_it_is_started_without_a_shell_as_nobody_in_particular() -> None:
     assert json.loads(instruction("HEALTHCHECK").partition("CMD ")[2]) == ["dispatcher", "health"]
     assert instruction("USER") == "65532:65532"
     assert not re.findall(r"(?m)^RUN", FINAL)
+
+
+def test_it_promises_no_port_that_only_the_container_itself_reaches() -> None:
+    assert Settings().ops_host == "127.0.0.1"
+    assert not re.findall(r"(?m)^EXPOSE|DISPATCHER_OPS_HOST", FINAL)
 
 
 def test_whatever_is_downloaded_is_a_wheel_with_a_known_hash() -> None:

@@ -9,7 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from dispatcher.settings import Settings
+from dispatcher.cli.service import HEALTH_TIMEOUT_SECONDS
+from dispatcher.settings import Settings, load_settings
 from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY, IMAGE, VERSION, is_command, read_yaml
 
@@ -21,6 +22,7 @@ NOT_KUBERNETES = {"Kustomization", "Component", "PodMonitor"}
 """Kinds without a schema of Kubernetes' own."""
 # Without the sidecar, which is a patch.
 WHOLE = [path for path in MANIFESTS.rglob("*.yaml") if path.parent.name != "sidecar"]
+ASK = {"command": ["dispatcher", "health"]}
 Resource = dict[str, Any]
 
 
@@ -89,7 +91,7 @@ def test_the_sidecar_starts_before_the_application_and_stops_after_it() -> None:
     assert [one["name"] for one in pod["containers"]] == ["application"]
     (sidecar,) = pod["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
-    assert sidecar["startupProbe"]["httpGet"] == {"path": "/livez", "port": "ops"}
+    assert sidecar["startupProbe"]["exec"] == ASK
     assert pod["terminationGracePeriodSeconds"] > Settings().shutdown_grace + 30
 
 
@@ -101,14 +103,30 @@ def test_the_patch_is_for_labelled_deployments_only(tmp_path: Path) -> None:
     assert not dispatchers(pod)
 
 
-@pytest.mark.parametrize("variant", ["example", "standalone"])
-def test_liveness_asks_livez_and_only_the_standalone_is_taken_out_of_service(variant: str) -> None:
-    (pod,) = pods(compose(variant))
-    (container,) = dispatchers(pod)
-    assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "ops"}
-    assert container["ports"] == [{"name": "ops", "containerPort": Settings().ops_port}]
-    readiness = container.get("readinessProbe", {}).get("httpGet")
-    assert readiness == ({"path": "/readyz", "port": "ops"} if variant == "standalone" else None)
+def settings_in(container: Resource) -> Settings:
+    return load_settings({one["name"]: one["value"] for one in container.get("env", [])})
+
+
+def test_the_sidecar_is_asked_inside_the_pod_and_never_taken_out_of_service() -> None:
+    (container,) = dispatchers(pods(compose("example"))[0])
+    assert settings_in(container).ops_host == "127.0.0.1"
+    assert container["livenessProbe"]["exec"] == ASK
+    assert not {"ports", "readinessProbe"} & container.keys()
+
+
+def test_an_exec_probe_outlasts_the_commands_own_patience() -> None:
+    (container,) = dispatchers(pods(compose("example"))[0])
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["timeoutSeconds"] > HEALTH_TIMEOUT_SECONDS
+
+
+def test_the_standalone_is_asked_from_outside_the_pod_and_taken_out_of_service() -> None:
+    (container,) = dispatchers(pods(compose("standalone"))[0])
+    settings = settings_in(container)
+    assert settings.ops_host == "0.0.0.0"  # noqa: S104 (what it has to be, not bound)
+    assert container["ports"] == [{"name": "ops", "containerPort": settings.ops_port}]
+    for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+        assert container[probe]["httpGet"] == {"path": path, "port": "ops"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

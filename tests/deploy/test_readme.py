@@ -106,6 +106,7 @@ def test_ecs_starts_the_dispatcher_first_and_gives_it_time_to_end() -> None:
     settings = accept({one["name"]: one["value"] for one in dispatcher["environment"]})
     assert settings.shutdown_grace + 5 <= dispatcher["stopTimeout"] <= 120
     assert_image_and_command(dispatcher["image"], dispatcher["command"])
+    assert settings.ops_host == "127.0.0.1"
     assert dispatcher["healthCheck"]["command"] == ["CMD", "dispatcher", "health"]
     assert {one["name"] for one in dispatcher["secrets"]} == {"DISPATCHER_DATABASE_URL"}
 
@@ -119,6 +120,7 @@ def test_cloud_run_has_a_dispatcher_that_ends_within_its_ten_seconds() -> None:
     settings = accept({one["name"]: one["value"] for one in dispatcher["env"] if "value" in one})
     assert settings.shutdown_grace < 10
     assert_image_and_command(dispatcher["image"], dispatcher["args"])
+    assert settings.ops_host == "0.0.0.0"  # noqa: S104 (what it has to be, not bound)
     for probe in ("startupProbe", "livenessProbe"):
         assert dispatcher[probe]["httpGet"] == {"path": "/livez", "port": settings.ops_port}
 
@@ -129,6 +131,7 @@ def test_fly_migrates_runs_and_watches_the_dispatcher() -> None:
     assert config["kill_timeout"] >= settings.shutdown_grace + 5
     for command in (config["deploy"]["release_command"], config["processes"]["dispatcher"]):
         assert_image_and_command(config["build"]["image"], [command])
+    assert settings.ops_host == "0.0.0.0"  # noqa: S104 (what it has to be, not bound)
     live: dict[str, Any] = config["checks"]["live"]
     assert (live["path"], live["port"]) == ("/livez", settings.ops_port)
     assert config["metrics"] == {"port": settings.ops_port, "path": "/metrics"}

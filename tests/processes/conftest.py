@@ -68,10 +68,10 @@ def free_port() -> int:
 class Running(subprocess.Popen[bytes]):
     """A command that stays. What it says goes into files, so that it never waits for a reader."""
 
-    def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str], directory: Path, name: str) -> None:
+    def __init__(self, command: list[str], environment: Mapping[str, str], directory: Path, name: str) -> None:
         self._out, self._log = directory / f"{name}.out", directory / f"{name}.log"
         with self._out.open("wb") as out, self._log.open("wb") as log:
-            super().__init__([DISPATCHER, *arguments], env=environment, cwd=directory, stdout=out, stderr=log)
+            super().__init__(command, env=environment, cwd=directory, stdout=out, stderr=log)
 
     @property
     def out(self) -> str:
@@ -112,6 +112,7 @@ class Stage:
         self.partner = partner
         self.ops_port = 0  # of the service that was started last
         self.processes: list[Running] = []
+        self.launcher: tuple[str, ...] = ()  # a command that starts the commands that stay
         self.environment = {
             "PATH": os.environ["PATH"],
             "COVERAGE_PROCESS_START": os.environ.get("COVERAGE_PROCESS_START", ""),
@@ -120,7 +121,6 @@ class Stage:
             ),
             "DISPATCHER_ALLOW_INSECURE_BASE_URL": "true",
             "DISPATCHER_VERCEL_TOKEN": "t0ken-of-the-test",
-            "DISPATCHER_OPS_HOST": "127.0.0.1",
             "DISPATCHER_LEASE": "60s",
             "DISPATCHER_REQUEST_TIMEOUT": "20s",
             "DISPATCHER_BACKOFF_BASE": "50ms",
@@ -145,7 +145,8 @@ class Stage:
     def start(self, *arguments: str, **environment: str) -> Running:
         """A command that stays; its ops port is one that the system chooses."""
         settings = {"DISPATCHER_OPS_PORT": "0", **self.environment, **environment}
-        process = Running(arguments, settings, self.directory, f"{arguments[0]}-{len(self.processes)}")
+        command = [*self.launcher, str(DISPATCHER), *arguments]
+        process = Running(command, settings, self.directory, f"{arguments[0]}-{len(self.processes)}")
         self.processes.append(process)
         return process
 

@@ -1,6 +1,7 @@
 """Which lines the log has, how many of them, and what they look like whoever writes them."""
 
 import json
+import logging
 import os
 import pty
 import subprocess
@@ -172,3 +173,23 @@ def test_on_a_terminal_they_are_for_people_and_nobody_steers_it() -> None:
     assert "ValueError: no" in shown
     assert "s3cret" not in shown
     assert "\nforged" not in shown
+
+
+def test_lines_of_a_library_are_limited_as_our_own_are() -> None:
+    log, library = Log(), logging.getLogger("a.library")
+    written: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: written.append(record.getMessage())  # type: ignore[method-assign]  # all it is for
+    library.addHandler(handler)
+    with structlog.testing.capture_logs() as lines:
+        with log.limiting("a.library"):
+            for number in range(MOST + 3):
+                library.warning("It broke.\ntransport: <%d>", number)
+            library.warning("Something else")
+        log.sum_up()
+        library.warning("It broke.\nafterwards")
+    library.removeHandler(handler)
+    assert len(written) == MOST + 2
+    assert [(line["event"], line["more"], line["log_level"]) for line in lines] == [
+        ("It broke: more of them", 3, "warning")
+    ]

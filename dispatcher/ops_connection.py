@@ -1,0 +1,50 @@
+"""A connection to the ops port: anybody may open one, so it costs a limited number of descriptors for a limited time."""
+
+import asyncio
+from typing import cast
+
+from typing_extensions import override
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_CONNECTIONS = 32
+"""Probes and scrapes need a few. One more closes the one that has waited longest, so a crowd of silent clients keeps no probe out."""
+DEADLINE_SECONDS = 10.0
+"""For a request and its answer, from the connection's start or the previous answer."""
+
+
+class OpsConnection(H11Protocol):
+    """uvicorn's own `limit_concurrency` looks at requests whose head is complete; its only timeout is between requests."""
+
+    _deadline: asyncio.TimerHandle
+
+    @property
+    def deadline(self) -> float:
+        """When it is closed unless an answer is complete by then, on the loop's clock."""
+        return self._deadline.when()
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the parent has it
+        super().connection_made(transport)
+        self._start_deadline()
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._close_the_oldest()
+
+    @override
+    def on_response_complete(self) -> None:
+        self._deadline.cancel()
+        self._start_deadline()
+        super().on_response_complete()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _start_deadline(self) -> None:
+        self._deadline = self.loop.call_later(DEADLINE_SECONDS, self.transport.abort)
+
+    def _close_the_oldest(self) -> None:
+        oldest = min(cast("set[OpsConnection]", self.connections), key=lambda connection: connection.deadline)
+        # uvicorn does this only once the connection is lost, which is after the next ones have been accepted.
+        self.connections.discard(oldest)
+        oldest.transport.abort()
