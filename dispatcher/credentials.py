@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.bearer_token import CredentialsUnavailable, NoCredential, check_token
+from dispatcher.database import error_code
 from dispatcher.oauth import Grant, OAuthCredentials
 from dispatcher.settings import Settings, SettingsError, describe
 from dispatcher.token_cache import KEPT_TOKENS, Found, TokenCache
@@ -157,10 +158,19 @@ class QueryCredentials:
 
     def _fetch(self, installation_id: str) -> object:
         try:
-            with self._engine.connect() as connection:
-                rows = connection.execute(self._query, {"installation_id": installation_id}).fetchmany(2)
+            connection = self._engine.connect()
         except SQLAlchemyError as error:
-            raise CredentialsUnavailable(f"DISPATCHER_CREDENTIALS_QUERY failed: {_first_line(error)}") from None
+            raise CredentialsUnavailable(
+                f"DISPATCHER_CREDENTIALS_QUERY failed: the database cannot be reached ({error_code(error)})"
+            ) from None
+        try:
+            with connection:
+                rows = connection.execute(self._query, {"installation_id": installation_id}).fetchmany(2)
+        except (SQLAlchemyError, ValueError) as error:  # ValueError: a driver could not decode what it was sent
+            raise CredentialsUnavailable(
+                f"DISPATCHER_CREDENTIALS_QUERY failed ({error_code(error)}): run it in the database's own client to see"
+                " why; the database's message is not shown, because it can repeat a token"
+            ) from None
         return _only_value(rows, installation_id)
 
 
@@ -174,11 +184,6 @@ def _only_value(rows: Sequence[sa.Row[Any]], installation_id: str) -> object:
     if len(rows) > 1:
         raise NoCredential(f"DISPATCHER_CREDENTIALS_QUERY finds several rows for {installation_id}: it must give one")
     return rows[0][0]
-
-
-def _first_line(error: SQLAlchemyError) -> str:
-    cause = getattr(error, "orig", None) or error
-    return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
 def _check_id(installation_id: str) -> None:

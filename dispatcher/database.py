@@ -103,6 +103,18 @@ def first_line(error: DBAPIError) -> str:
     return said.splitlines()[0] if said else type(error.orig).__name__
 
 
+def error_code(error: BaseException) -> str:
+    """The database's code for an error, with the name of its class: no word that a query or a row could have put there."""
+    cause = getattr(error, "orig", None) or error
+    name = type(cause).__name__
+    if sqlstate := getattr(cause, "sqlstate", None):  # PostgreSQL
+        return f"SQLSTATE {sqlstate}, {name}"
+    if result := getattr(cause, "sqlite_errorname", None):
+        return f"{result}, {name}"
+    number = next(iter(cause.args), None)
+    return f"error {number}, {name}" if isinstance(number, int) else name  # PyMySQL keeps no SQLSTATE
+
+
 def explain(error: BaseException) -> str:
     """One line for people; neither the statement nor its parameters, and no URL."""
     if is_unreachable(error):

@@ -136,7 +136,7 @@ def test_a_query_that_the_database_refuses_is_told(reachable: Terminal) -> None:
         "check", "--installation", "icfg_1", "--json", credentials_query=QUERY
     )
     assert ended.code == 1
-    assert "no such table: partner" in findings(ended)["credentials"][1]
+    assert "DISPATCHER_CREDENTIALS_QUERY failed (SQLITE_ERROR, OperationalError)" in findings(ended)["credentials"][1]
 
 
 def test_an_address_that_does_not_answer_is_a_problem(reachable: Terminal) -> None:

@@ -1,0 +1,84 @@
+"""An error of CREDENTIALS_QUERY, on every database: the code of the error is shown, never the database's own words."""
+
+import traceback
+from collections.abc import Iterator
+
+import pytest
+
+from dispatcher.credentials import CredentialsUnavailable, QueryCredentials
+from dispatcher.database import Database
+from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
+
+CANARY = "CANARYtok_9f8e7d6c5b4a"
+KEY = "CANARYkey_1a2b3c"
+
+
+@pytest.fixture
+def partner(bare_database: Database) -> Iterator[Database]:
+    """A database with a partner's table that holds one token."""
+    with bare_database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS canary_partner")
+        connection.exec_driver_sql("CREATE TABLE canary_partner (id VARCHAR(20), token VARCHAR(80))")
+        connection.exec_driver_sql(f"INSERT INTO canary_partner VALUES ('icfg_1', '{CANARY}')")
+    yield bare_database
+    with bare_database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE canary_partner")
+
+
+async def refusal(database: Database, query: str) -> str:
+    credentials = QueryCredentials(database.engine, f"{query} FROM canary_partner WHERE id = :installation_id", 60.0)
+    with pytest.raises(CredentialsUnavailable) as refused:
+        await credentials.token("icfg_1")
+    await credentials.aclose()
+    shown = "".join(traceback.format_exception(refused.value))
+    assert "CANARY" not in shown
+    return str(refused.value)
+
+
+CODE = {"sqlite": "SQLITE_ERROR, ", "postgresql": "SQLSTATE 42P01, UndefinedTable", "mysql": "SQLSTATE 42S02, "}
+QUOTE = {"sqlite": "'", "postgresql": "'", "mysql": '"'}
+
+
+async def test_the_code_is_named_and_no_word_of_the_databases_own(partner: Database) -> None:
+    said = await refusal(partner, f"SELECT (SELECT '{KEY}' FROM nothing_of_this_name)")
+    assert f"DISPATCHER_CREDENTIALS_QUERY failed ({CODE[partner.dialect.name]}" in said
+    assert "nothing_of_this_name" not in said
+
+
+async def test_a_forgotten_quotation_mark_shows_no_key(partner: Database) -> None:
+    await refusal(partner, f"SELECT coalesce(token, {QUOTE[partner.dialect.name]}{KEY})")
+
+
+@on_postgresql
+@pytest.mark.parametrize(
+    ("expression", "code"),
+    [
+        ("token::uuid::text", "SQLSTATE 22P02, InvalidTextRepresentation"),
+        ("token::int", "SQLSTATE 22P02, InvalidTextRepresentation"),
+        ("current_setting(token)", "SQLSTATE 42704, UndefinedObject"),
+    ],
+)
+async def test_a_value_that_the_database_complains_about_is_not_shown_by_postgresql(
+    partner: Database, expression: str, code: str
+) -> None:
+    assert f"DISPATCHER_CREDENTIALS_QUERY failed ({code})" in await refusal(partner, f"SELECT {expression}")
+
+
+@on_mysql
+async def test_a_value_that_the_database_complains_about_is_not_shown_by_mysql(partner: Database) -> None:
+    with partner.engine.begin() as connection:
+        connection.exec_driver_sql("DROP FUNCTION IF EXISTS canary_refuse")
+        connection.exec_driver_sql(
+            "CREATE FUNCTION canary_refuse(value VARCHAR(80)) RETURNS INT DETERMINISTIC NO SQL"
+            " BEGIN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = value; RETURN 1; END"
+        )
+    said = await refusal(partner, "SELECT canary_refuse(token)")
+    with partner.engine.begin() as connection:
+        connection.exec_driver_sql("DROP FUNCTION canary_refuse")
+    assert "DISPATCHER_CREDENTIALS_QUERY failed (SQLSTATE 45000, " in said
+
+
+@on_sqlite
+async def test_a_value_that_the_database_complains_about_is_not_shown_by_sqlite(partner: Database) -> None:
+    not_utf8 = f"CAST(X'{CANARY.encode().hex()}FF' AS TEXT)"
+    assert "DISPATCHER_CREDENTIALS_QUERY failed (OperationalError)" in await refusal(partner, f"SELECT {not_utf8}")
