@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.bearer_token import CredentialsUnavailable, NoCredential, check_token
 from dispatcher.database import error_code
+from dispatcher.masking import mask_query
 from dispatcher.oauth import Grant, OAuthCredentials
 from dispatcher.settings import Settings, SettingsError, describe
 from dispatcher.token_cache import KEPT_TOKENS, Found, TokenCache
@@ -132,8 +133,11 @@ class QueryCredentials:
         self._ttl = ttl
         self._cache = TokenCache(self._find, clock)
         if others := self._query.compile().params.keys() - {"installation_id"}:
+            shown = next(
+                (f":{name}" for name in sorted(others) if f":{name}" in mask_query(query)), "a : within quotes"
+            )
             raise SettingsError(
-                f"DISPATCHER_CREDENTIALS_QUERY uses :{min(others)}, but only :installation_id is filled in: "
+                f"DISPATCHER_CREDENTIALS_QUERY uses {shown}, but only :installation_id is filled in: "
                 r"write \: for a colon that means itself"
             )
 

@@ -203,10 +203,18 @@ def parse_database_url(value: object) -> SecretStr:
     match = _DATABASE_URL.fullmatch(text)
     if match is None:
         raise ValueError("must begin with postgresql://, mysql:// or sqlite:///")
-    authority = match[2].partition("?")[0]
-    if authority.count("@") > 1:
-        raise ValueError("holds more than one @: write %40 for an @ in the user's name or password")
+    if match[1] != "sqlite":
+        _check_user(match[2])
     return SecretStr(_check_printable(text))
+
+
+def _check_user(rest: str) -> None:
+    """Raises ValueError if it is not sure where the user's name and the password end: a part could be taken for the host."""
+    if rest.count("@") > 1:
+        raise ValueError("holds more than one @: write %40 for an @ in the user's name, the password or a parameter")
+    name, at, _ = rest.rpartition("@")
+    if at and "/" in name.partition(":")[0]:
+        raise ValueError("holds a / in the user's name: write %2F for it")
 
 
 def is_postgresql(database_url: SecretStr) -> bool:
@@ -270,27 +278,3 @@ def parse_credentials_query(value: object) -> str:
 def reveal(value: object) -> str:
     """The text of a secret or of a plain value."""
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-
-
-def redact_database_url(value: SecretStr) -> str:
-    """The URL without its password and without what its query says."""
-    address, question, query = value.get_secret_value().partition("?")
-    address = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", address)
-    return address + question + redact_pairs(query)
-
-
-def redact_token_url(url: str) -> str:
-    """The URL without what its query says."""
-    address, question, query = url.partition("?")
-    return address + question + redact_pairs(query)
-
-
-def redact_pairs(query: str) -> str:
-    """`a=1&b=2` → `a=***&b=***`: a parameter may be a key or a password, whatever it is called."""
-    return (
-        "&".join(
-            f"{name}=***" if equals else "***" for name, equals, _ in (pair.partition("=") for pair in query.split("&"))
-        )
-        if query
-        else ""
-    )

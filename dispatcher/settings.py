@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from dispatcher.durations import DAY, HOUR, MINUTE, format_duration, parse_duration
 from dispatcher.environment import PREFIX, Reading, read_environment
+from dispatcher.masking import MASK, mask_database_url, mask_query, mask_token_url
 from dispatcher.setting_values import (
     LogFormat,
     LogLevel,
@@ -36,8 +37,6 @@ from dispatcher.setting_values import (
     parse_text,
     parse_token,
     parse_token_url,
-    redact_database_url,
-    redact_token_url,
 )
 
 __all__ = [
@@ -261,13 +260,14 @@ def _find_source(settings: Settings, field: str) -> str:
 def _show(field: str, value: object) -> str | None:
     match value:
         case SecretStr():
-            return redact_database_url(value) if field == "database_url" else "***"
+            return mask_database_url(value.get_secret_value()) if field == "database_url" else MASK
         case Mapping():
-            return ", ".join(f"{name}=***" for name in value)
+            return ", ".join(f"{name}={MASK}" for name in value)
         case bool():
             return str(value).lower()
         case float():
             return format_duration(value)
         case None:
             return "off" if field in ("rate_limit", "global_rate_limit", "ops_port") else None
-    return redact_token_url(str(value)) if field == "oauth_token_url" else str(value)
+    mask = {"oauth_token_url": mask_token_url, "credentials_query": mask_query}.get(field, str)
+    return mask(str(value))

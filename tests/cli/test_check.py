@@ -139,6 +139,19 @@ def test_a_query_that_the_database_refuses_is_told(reachable: Terminal) -> None:
     assert "DISPATCHER_CREDENTIALS_QUERY failed (SQLITE_ERROR, OperationalError)" in findings(ended)["credentials"][1]
 
 
+def test_neither_half_a_password_nor_the_key_of_a_query_is_shown(reachable: Terminal) -> None:
+    settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
+    settings["credentials_query"] = "SELECT d(token, 'MASTERKEY') FROM t WHERE id = :installation_id"
+    hidden = Terminal(reachable.directory, settings)
+    ended = hidden("check", "--json", database_url="postgres://app:S3CRET?HALF@127.0.0.1:1/app")
+    shown = {row["name"]: row["value"] for row in ended.rows if row["kind"] == "setting"}
+    assert shown["DISPATCHER_DATABASE_URL"] == "postgres://app:***@127.0.0.1:1/app"
+    assert shown["DISPATCHER_CREDENTIALS_QUERY"] == "SELECT d(token, '***') FROM t WHERE id = :installation_id"
+    ended = hidden("check", database_url="postgres://us/er:S3CRET?HALF@127.0.0.1:1/app")
+    assert (ended.code, "write %2F" in ended.complaint) == (2, True)
+    assert not [part for part in ("S3CRET", "HALF") if part in ended.out + ended.err]
+
+
 def test_an_address_that_does_not_answer_is_a_problem(reachable: Terminal) -> None:
     ended = reachable("check", "--json", vercel_base_url="http://127.0.0.1:1")
     assert ended.code == 1

@@ -18,6 +18,7 @@ from dispatcher.credentials import (
     StaticCredentials,
 )
 from dispatcher.oauth import Grant
+from dispatcher.settings import SettingsError
 from dispatcher.transport.portable import HttpxTransport
 
 
@@ -74,6 +75,15 @@ async def test_a_query_is_kept_until_refreshed(tmp_path: Path) -> None:
             await credentials.token(installation)
     with pytest.raises(CredentialsUnavailable):
         await QueryCredentials(engine, "SELECT x FROM nowhere WHERE id = :installation_id", 1.0).token("a")
+    engine.dispose()
+
+
+def test_a_colon_within_a_literal_does_not_show_the_literal() -> None:
+    engine = sa.create_engine("sqlite://")
+    with pytest.raises(SettingsError, match="uses a : within quotes, but"):
+        QueryCredentials(engine, "SELECT d(token, 'a :KEY') FROM t WHERE id = :installation_id", 1.0)
+    with pytest.raises(SettingsError, match="uses :tenant, but"):
+        QueryCredentials(engine, "SELECT token FROM t WHERE id = :installation_id AND t = :tenant", 1.0)
     engine.dispose()
 
 
