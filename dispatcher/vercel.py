@@ -128,7 +128,7 @@ class Vercel:
             )
         if not 200 <= reply.status < 600:
             return f"{self._host} answered with status {reply.status}, which is no answer to a request"
-        said = clean(body.message or "", secret, cut=len(reply.body) >= LONGEST_BODY)
+        said = clean(body.message or "", secret)
         return said or f"{_phrase(reply.status)} (the answer says nothing more)"
 
 
