@@ -14,6 +14,17 @@ CLOCKS_APART = 5.0
 """Seconds of difference between two clocks that are worth a word."""
 
 
+def check_tls(database: Database) -> Iterator[Finding]:
+    """Whether somebody between could read, or take the place of, a database on another machine."""
+    host = database.dialect.unverified_host(database.engine.url)
+    if host is not None:
+        yield warning(
+            "tls",
+            f"the connection to {host} does not verify the server's certificate: somebody in between could read the database's"
+            f" password and the tokens. Add {database.dialect.how_to_verify} to DISPATCHER_DATABASE_URL",
+        )
+
+
 def check_isolation(database: Database) -> Iterator[Finding]:
     """Whether the database does as each connection asks."""
     with database.read() as connection:

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher.checks.credentials import check_credentials
-from dispatcher.checks.database import check_clock, check_durability, check_isolation, check_tables, check_wakeup
+from dispatcher.checks.database import (
+    check_clock,
+    check_durability,
+    check_isolation,
+    check_tables,
+    check_tls,
+    check_wakeup,
+)
 from dispatcher.checks.endpoint import check_base_url
 from dispatcher.checks.finding import Finding, Level, ok, problem
 from dispatcher.checks.privileges import check_privileges
@@ -44,6 +51,7 @@ def _examine_database(database: Database, settings: Settings) -> Iterator[Findin
             "schema", f"there is no database file {path}: run `dispatcher migrate`, or correct DISPATCHER_DATABASE_URL"
         )
         return
+    yield from check_tls(database)
     try:
         with database.read():
             yield ok("database", f"{name} answers")

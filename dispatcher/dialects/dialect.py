@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -24,6 +25,18 @@ CONNECT_TIMEOUT = 5
 Assignments = Callable[[Any], dict[str, ColumnElement[Any]]]
 
 
+def remote_host(hosts: str) -> str | None:
+    """The first of these hosts, separated by commas, that is neither this machine nor a socket's path."""
+    return next((host for host in hosts.split(",") if host and host[0] not in "/@" and not _is_local(host)), None)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+
+
 class MigrationUnderWay(Exception):
     """Another program has been migrating this database for as long as one waits."""
 
@@ -33,6 +46,8 @@ class Dialect(ABC):
 
     name: ClassVar[str]
     driver: ClassVar[str]
+    how_to_verify: ClassVar[str] = ""
+    """The parameter of the URL that makes the driver verify the server's certificate."""
     """SQLAlchemy's name of the driver that is used."""
     extra: ClassVar[str | None]
     """The extra of this package that installs the driver."""
@@ -58,6 +73,10 @@ class Dialect(ABC):
     @abstractmethod
     def prepare(self, engine: Engine) -> None:
         """Listens on the engine for what each connection or transaction needs first."""
+
+    def unverified_host(self, url: URL) -> str | None:
+        """The host that a connection leaves this machine for without verifying the server's certificate; None if there is none."""
+        return None
 
     def missing_file(self, url: URL) -> str | None:
         """The path of an embedded database that does not exist yet: whoever connects creates it."""

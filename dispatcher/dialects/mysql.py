@@ -24,6 +24,7 @@ from dispatcher.dialects.dialect import (
     Assignments,
     Dialect,
     MigrationUnderWay,
+    remote_host,
 )
 
 _TRANSIENT = {1205, 1213}  # lock wait timeout, deadlock
@@ -56,6 +57,7 @@ class Mysql(Dialect):
     name = "mysql"
     driver = "mysql+pymysql"
     extra = "mysql"
+    how_to_verify = "ssl_ca=FILE with the certificates of the server's authority"
     now = "utc_timestamp(6)"
     # On Galera a row lock holds on its own node only; what is written is certified on all of them.
     writes_what_it_locks = True
@@ -77,6 +79,13 @@ class Mysql(Dialect):
     @override
     def prepare(self, engine: Engine) -> None:
         """Everything is said when a connection is opened."""
+
+    @override
+    def unverified_host(self, url: URL) -> str | None:
+        # The driver verifies the server exactly if it knows an authority.
+        if {"ssl_ca", "ssl_capath"} & url.query.keys() or "unix_socket" in url.query:
+            return None
+        return remote_host(url.host or "")
 
     @override
     def check_isolation(self, connection: Connection) -> str | None:

@@ -15,11 +15,19 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from dispatcher.dialects.dialect import CONNECT_TIMEOUT, LOCK_TIMEOUT, STATEMENT_TIMEOUT, Assignments, Dialect
+from dispatcher.dialects.dialect import (
+    CONNECT_TIMEOUT,
+    LOCK_TIMEOUT,
+    STATEMENT_TIMEOUT,
+    Assignments,
+    Dialect,
+    remote_host,
+)
 
 _READ_ONLY = "25006"
 _TRANSIENT = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available in time
 
+_VERIFYING = {"verify-full", "verify-ca"}
 _DENIED = "42501"
 _ISOLATION = "read committed"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -39,6 +47,7 @@ class Postgresql(Dialect):
     name = "postgresql"
     driver = "postgresql+psycopg"
     extra = "postgres"
+    how_to_verify = "sslmode=verify-full&sslrootcert=system (or, for a private authority, its file instead of system)"
     # Not clock_timestamp(): it is volatile, so that no index can serve a comparison with it.
     now = "statement_timestamp()"
 
@@ -58,6 +67,13 @@ class Postgresql(Dialect):
     @override
     def prepare(self, engine: Engine) -> None:
         event.listen(engine, "begin", _begin)
+
+    @override
+    def unverified_host(self, url: URL) -> str | None:
+        options = _driver_options(url)
+        if options.get("sslmode", os.environ.get("PGSSLMODE", "")) in _VERIFYING:
+            return None
+        return remote_host(options.get("hostaddr") or options.get("host") or os.environ.get("PGHOST", ""))
 
     @override
     @contextmanager
@@ -166,6 +182,11 @@ class Postgresql(Dialect):
     @override
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
         return self.encode([{"installation_id": installation_id} for installation_id in installation_ids])
+
+
+def _driver_options(url: URL) -> dict[str, str]:
+    """What SQLAlchemy makes of the URL for psycopg, such as several hosts."""
+    return {name: str(value) for name, value in _ENGINE_DIALECT.create_connect_args(url)[1].items()}
 
 
 def _account(connection: Connection) -> tuple[Callable[[str], str], str]:

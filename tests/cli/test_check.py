@@ -139,6 +139,13 @@ def test_a_query_that_the_database_refuses_is_told(reachable: Terminal) -> None:
     assert "DISPATCHER_CREDENTIALS_QUERY failed (SQLITE_ERROR, OperationalError)" in findings(ended)["credentials"][1]
 
 
+def test_a_remote_database_without_verified_tls_is_a_warning(reachable: Terminal) -> None:
+    ended = reachable("check", "--json", database_url="postgres://app@db.invalid/app")
+    level, what = findings(ended)["tls"]
+    assert (level, "sslmode=verify-full" in what) == ("warning", True)
+    assert "tls" not in findings(reachable("check", "--json", database_url="postgres://app@127.0.0.1:1/app"))
+
+
 def test_neither_half_a_password_nor_the_key_of_a_query_is_shown(reachable: Terminal) -> None:
     settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
     settings["credentials_query"] = "SELECT d(token, 'MASTERKEY') FROM t WHERE id = :installation_id"

@@ -1,18 +1,22 @@
 """What `dispatcher check` finds in a database, on every database."""
 
+import re
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 from pydantic import SecretStr
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from dispatcher import schema
 from dispatcher.checks import Finding, Level, examine
-from dispatcher.checks.database import check_clock, check_isolation, check_tables, check_wakeup
+from dispatcher.checks.database import check_clock, check_isolation, check_tables, check_tls, check_wakeup
 from dispatcher.checks.privileges import check_privileges
-from dispatcher.database import Database, open_database
+from dispatcher.database import Database, is_unreachable, open_database
 from dispatcher.settings import Settings, Wakeup
 from dispatcher.tables import VERSION_TABLE
 from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
@@ -47,6 +51,66 @@ def test_a_database_as_it_should_be_gives_no_problem(database: Database) -> None
     found = levels(examine(settings))
     assert found.pop("base_url") is Level.PROBLEM
     assert found == dict.fromkeys(["database", "isolation", "clock", "privileges", "schema", "credentials"], Level.OK)
+
+
+UNVERIFIED = [
+    "postgres://app@db.example/app",
+    "postgres://app@db.example/app?sslmode=require",
+    "postgres://app@db.example/app?sslrootcert=system",
+    "postgres://app@/app?host=127.0.0.1&host=db.example",
+    "mysql://app@db.example/app",
+    "mysql://app@db.example/app?ssl_check_hostname=true",
+    "postgres://app@192.0.2.1/app",
+    "mysql://app@[2001:db8::1]/app",
+]
+VERIFIED_OR_LOCAL = [
+    "postgres://app@db.example/app?sslmode=verify-full&sslrootcert=system",
+    "postgres://app@db.example/app?sslmode=verify-ca",
+    "mysql://app@db.example/app?ssl_ca=ca.pem",
+    "mysql://app@db.example/app?unix_socket=/run/mysqld.sock",
+    "postgres://app@localhost/app",
+    "postgres://app@127.0.0.1/app",
+    "postgres://app@[::1]/app",
+    "postgres:///app",
+    "postgres://app@/app?host=/run/postgresql",
+    "mysql://app@localhost/app",
+    "mysql:///app",
+    "sqlite:///x.db",
+]
+
+
+@pytest.mark.parametrize("url", UNVERIFIED)
+def test_a_remote_database_that_is_not_verified_is_a_warning(url: str) -> None:
+    (one,) = found_of_tls(url)
+    assert one.level is Level.WARNING
+    assert ("sslmode=verify-full" if url.startswith("postgres") else "ssl_ca=") in one.what
+
+
+@pytest.mark.parametrize("url", VERIFIED_OR_LOCAL)
+def test_a_database_that_is_verified_or_on_this_machine_is_not(url: str) -> None:
+    assert found_of_tls(url) == []
+
+
+def found_of_tls(url: str) -> list[Finding]:
+    """Nothing is connected to."""
+    database = open_database(url)
+    found = list(check_tls(database))
+    database.close()
+    return found
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=True)
+def test_a_server_that_is_not_of_the_authority_named_gets_no_password(database: Database, tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    ca = str(tmp_path / "ca.pem")
+    tls = {"postgresql": {"sslmode": "verify-full", "sslrootcert": ca}, "mysql": {"ssl_ca": ca}}[database.dialect.name]
+    url = database.engine.url.update_query_dict(tls).render_as_string(hide_password=False)
+    refusing = open_database(url, database.schema)
+    with pytest.raises(DBAPIError) as refused:
+        refusing.now()
+    refusing.close()
+    assert is_unreachable(refused.value)
+    assert re.search("ssl|certificate", str(refused.value), re.IGNORECASE)
 
 
 def test_tables_that_are_missing_are_to_be_migrated(bare_database: Database) -> None:
