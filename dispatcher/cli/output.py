@@ -9,8 +9,9 @@ import typer
 
 
 def print_json(row: Mapping[str, Any]) -> None:
-    """One object on one line; times in ISO 8601, UTC."""
-    typer.echo(json.dumps(row, default=_plain, ensure_ascii=False))
+    """One object on one line; times in ISO 8601, UTC; escapes for what could steer a terminal."""
+    text = json.dumps(row, default=_plain, ensure_ascii=False)
+    typer.echo(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

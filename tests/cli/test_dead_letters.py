@@ -68,6 +68,15 @@ def test_what_died_is_listed_newest_first_and_cannot_steer_a_terminal(dispatcher
     assert "there may be more: --limit" in ended.complaint
 
 
+def test_json_cannot_steer_a_terminal_either(dispatcher: Terminal, database: Database) -> None:
+    resource = "\x9b2J\x9d0;title\x9c\u202egpj\u2066\U000e0041ü"
+    die(database, resource)
+    ended = dispatcher("dead-letters", "list", "--json")
+    assert ended.out.rstrip("\n").isprintable()
+    assert "ü" in ended.out
+    assert [row["resource_id"] for row in ended.rows] == [resource]
+
+
 def test_a_dead_letter_is_shown_with_what_to_do(dispatcher: Terminal, database: Database) -> None:
     die(database, "db_1")
     ended = dispatcher("dead-letters", "show", "1")
