@@ -1,5 +1,6 @@
 """The fast transport: pyreqwest, a client in Rust."""
 
+import asyncio
 from contextlib import suppress
 from datetime import timedelta
 
@@ -18,7 +19,7 @@ _IDLE_CONNECTION = timedelta(seconds=30)
 
 
 class PyreqwestTransport:
-    """See `Transport`. The deadline is the client's own: it covers everything from the connection to the end of the body."""
+    """See `Transport`. The client has the same deadline, but answers that keep it busy can make it miss it by seconds."""
 
     def __init__(self, concurrency: int, *, trust_env: bool = False) -> None:
         builder = ClientBuilder().http1_only().follow_redirects(False).referer(False)
@@ -27,26 +28,28 @@ class PyreqwestTransport:
         self._client = (builder if trust_env else builder.no_proxy()).build()
 
     async def post(self, request: Request) -> Reply:
+        deadline = asyncio.get_running_loop().time() + request.timeout
         try:
             builder = self._client.post(request.url).headers(request.headers).body_bytes(request.body)
             builder = builder.timeout(timedelta(seconds=request.timeout))
             # Without this limit the head of an answer is held back until its first 64 KiB, or their end, are here.
             exchange = builder.streamed_read_buffer_limit(0).build_streamed()
-            answer = await exchange.__aenter__()
+            async with asyncio.timeout_at(deadline):
+                answer = await exchange.__aenter__()
         except Exception as error:  # noqa: BLE001 - beside its own errors the extension raises ValueError and RuntimeError
             raise _translate(error) from None
-        return await _read(exchange, answer, request)
+        return await _read(exchange, answer, request, deadline)
 
     async def aclose(self) -> None:
         await self._client.close()
 
 
-async def _read(exchange: StreamRequest, answer: Response, request: Request) -> Reply:
+async def _read(exchange: StreamRequest, answer: Response, request: Request, deadline: float) -> Reply:
     try:
         status = answer.status
         if 200 <= status < 300 and not request.read_success:
             return Reply(status, _copy_headers(answer, _READ_OF_SUCCESS), b"")
-        return Reply(status, _copy_headers(answer, _READ), await _read_start(answer, request.limit))
+        return Reply(status, _copy_headers(answer, _READ), await _read_start(answer, request.limit, deadline))
     finally:
         with suppress(Exception):
             await exchange.__aexit__(None, None, None)
@@ -64,11 +67,12 @@ def _copy_headers(answer: Response, names: tuple[str, ...]) -> dict[str, str]:
     return copied
 
 
-async def _read_start(answer: Response, limit: int) -> bytes:
+async def _read_start(answer: Response, limit: int, deadline: float) -> bytes:
     start = bytearray()
     with suppress(Exception):  # what came before it broke off is all there is
-        while len(start) < limit and (chunk := await answer.body_reader.read_chunk()) is not None:
-            start += bytes(chunk)[: limit - len(start)]
+        async with asyncio.timeout_at(deadline):
+            while len(start) < limit and (chunk := await answer.body_reader.read_chunk()) is not None:
+                start += bytes(chunk)[: limit - len(start)]
     return bytes(start)
 
 

@@ -443,3 +443,48 @@ def test_without_a_free_descriptor_there_is_no_connection_but_a_process() -> Non
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("NotConnected ")
     assert "Too many open files" in done.stdout
+
+
+class Forgetful:
+    """pyreqwest's client, request and response in one; it forgets its deadline before the head of an answer, or in its body."""
+
+    def __init__(self, forgets: str) -> None:
+        self.forgets = forgets
+        self.status = 500
+        self.body_reader = self
+        self.chunks = [b'{"error":{"code":"c","message":"as far as it came"}}']
+
+    def __getattr__(self, _name: str) -> Callable[..., "Forgetful"]:
+        return lambda *_: self
+
+    def get_header(self, _name: str) -> None:
+        return None
+
+    async def __aenter__(self) -> "Forgetful":
+        return self if self.forgets == "body" else await self.forget()
+
+    async def __aexit__(self, *_error: object) -> None:
+        pass
+
+    async def read_chunk(self) -> object:
+        return self.chunks.pop() if self.chunks else await self.forget()
+
+    async def forget(self) -> "Forgetful":
+        await asyncio.sleep(ENDLESS)
+        return self
+
+
+@pytest.mark.parametrize(
+    ("forgets", "kind", "error"),
+    [("head", OutcomeKind.TIMEOUT, None), ("body", OutcomeKind.FAILED, "as far as it came")],
+)
+async def test_a_client_that_forgets_its_deadline_is_reminded(
+    monkeypatch: pytest.MonkeyPatch, forgets: str, kind: OutcomeKind, error: str | None
+) -> None:
+    transport = PyreqwestTransport(1)
+    with monkeypatch.context() as forgetful:
+        forgetful.setattr(transport, "_client", Forgetful(forgets))
+        outcome = await asyncio.wait_for(send(transport, "http://127.0.0.1", timeout=0.05), LONGEST)
+    await transport.aclose()
+    assert outcome.kind is kind
+    assert error is None or outcome.error == error
