@@ -9,8 +9,12 @@ from dataclasses import dataclass
 LONGEST_BODY = 8_192
 """Bytes of an error body that are read, and that a compressed one may grow to."""
 
-_HIDDEN = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE)
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.DOTALL | re.IGNORECASE)
+# Each of these ends at the end of the text at the latest: where no end is found, none is looked for again behind the next beginning.
+_HIDDEN = re.compile(
+    r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<head\b.*?(?:</head\s*>|(?=<body\b)|\Z)|<!--.*?(?:-->|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+_TITLE = re.compile(r"<title\b[^<>]*>([^<]*)", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]*>?")
 _MARKUP = re.compile(r"\s*<(!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -72,6 +76,6 @@ def _read_text(text: str) -> str | None:
 
 
 def _read_markup(text: str) -> str:
-    titles = [title.strip() for title in _TITLE.findall(text)]
+    title = _TITLE.search(text)
     words = _TAG.sub(" ", _HIDDEN.sub(" ", text)).strip()
-    return html.unescape(": ".join(part for part in (*titles[:1], words) if part))
+    return html.unescape(": ".join(part for part in (title[1].strip() if title else "", words) if part))
