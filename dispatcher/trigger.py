@@ -119,10 +119,24 @@ BEGIN
   RETURN NULL;
 END
 $vercel$;
-DROP TRIGGER IF EXISTS {name} ON {table};
+{"" if watched.outbox_schema else _pinned(function)}DROP TRIGGER IF EXISTS {name} ON {table};
 CREATE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON {table}
   FOR EACH ROW EXECUTE FUNCTION {function}();
 """
+
+
+def _pinned(function: str) -> str:
+    """Ties the function to the outbox that is in sight now: a session's search_path or temporary tables could lead it to another."""
+    return f"""\
+DO $vercel$
+BEGIN
+  EXECUTE 'ALTER FUNCTION {function}() SET search_path = ' || (
+    SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = '{outbox.name}'::pg_catalog.regclass
+  ) || ', pg_temp';
+END
+$vercel$;
+"""  # noqa: S608 (names that were checked)
 
 
 # MySQL, MariaDB ───────────────────────────────────────────────────────────────────────────────────────────────────────

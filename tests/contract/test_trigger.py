@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from dispatcher.database import Database
 from dispatcher.trigger import Watched, trigger_sql
 from tests.conftest import not_tested
-from tests.contract.databases import on_mysql, on_postgresql
+from tests.contract.databases import on_mysql, on_postgresql, on_servers
 from tests.contract.steps import deliver
 
 pytestmark = pytest.mark.varies
@@ -61,8 +61,8 @@ class Table:
             connection.exec_driver_sql(sql.replace("@T", self.quoted).replace('"', self.mark))
 
     def watch(self, *when_changed: str) -> None:
-        """Makes the trigger, or makes it anew."""
-        watched = Watched(self.name, "inst of", "id", when_changed, self.database.schema)
+        """Makes the trigger, or makes it anew; the outbox is where the connection is."""
+        watched = Watched(self.name, "inst of", "id", when_changed)
         execute(self.database, self.partner, trigger_sql(self.database.dialect.name, watched))
 
     def events(self) -> list[tuple[str, str]]:
@@ -152,6 +152,17 @@ def test_what_it_writes_is_delivered(table: Table) -> None:
     assert deliver(table.database) == ["db_1"]
 
 
+@on_servers
+def test_an_outbox_whose_schema_is_named(table: Table) -> None:
+    home = table.database.schema or {"postgresql": "public"}.get(
+        table.database.dialect.name, str(table.database.engine.url.database)
+    )
+    watched = Watched(table.name, "inst of", "id", (), home)
+    execute(table.database, table.partner, trigger_sql(table.database.dialect.name, watched))
+    table("INSERT INTO @T VALUES ('db_1', 'icfg_1', 'a', 'x')")
+    assert table.events() == [("icfg_1", "db_1")]
+
+
 @on_postgresql
 def test_a_table_in_another_schema(database: Database, partner: Engine) -> None:
     with database.engine.begin() as connection:
@@ -165,6 +176,20 @@ def test_a_table_in_another_schema(database: Database, partner: Engine) -> None:
     finally:
         with database.engine.begin() as connection:
             connection.exec_driver_sql("DROP SCHEMA shop CASCADE")
+
+
+@on_postgresql
+def test_no_session_can_lead_an_event_astray(table: Table) -> None:
+    table.watch()
+    with table.partner.begin() as connection:
+        connection.exec_driver_sql("CREATE TEMPORARY TABLE vercel_outbox AS SELECT * FROM vercel_outbox WHERE false")
+        connection.exec_driver_sql(f"INSERT INTO {table.quoted} VALUES ('db_1', 'icfg_1', 'a', 'x')")
+        connection.exec_driver_sql("DROP TABLE pg_temp.vercel_outbox")
+    with table.partner.begin() as connection:
+        home = table.database.schema or "public"
+        connection.exec_driver_sql("SET LOCAL search_path = pg_catalog")
+        connection.exec_driver_sql(f"INSERT INTO {home}.{table.quoted} VALUES ('db_2', 'icfg_1', 'a', 'x')")
+    assert table.events() == [("icfg_1", "db_1"), ("icfg_1", "db_2")]
 
 
 @on_mysql
