@@ -40,7 +40,7 @@ def migrate(database: Database) -> str:
             command.upgrade(_config(connection=connection, schema=database.schema), "head")
     except MigrationUnderWay:
         raise UnusableSchema(
-            "another program is migrating this database: wait until it is done, then try again"
+            "another program is migrating this database, or holds the lock of migrations: wait until it has ended, then try again"
         ) from None
     return newest()
 

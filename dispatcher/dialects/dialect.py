@@ -21,6 +21,8 @@ from dispatcher.dialects.columns import Timestamp
 LOCK_TIMEOUT = 5
 STATEMENT_TIMEOUT = 30
 CONNECT_TIMEOUT = 5
+LONGEST_MIGRATION = STATEMENT_TIMEOUT - 1
+"""Seconds that a migration waits for another to end."""
 
 Assignments = Callable[[Any], dict[str, ColumnElement[Any]]]
 

@@ -20,6 +20,7 @@ from typing_extensions import override
 from dispatcher.dialects.dialect import (
     CONNECT_TIMEOUT,
     LOCK_TIMEOUT,
+    LONGEST_MIGRATION,
     STATEMENT_TIMEOUT,
     Assignments,
     Dialect,
@@ -33,8 +34,6 @@ _READ_ONLY = {1290, 1792, 1836, 1047}
 _DENIED = {1142, 1143}  # for a table, for a column
 _MIGRATION_LOCK = "vercel_dispatcher_migration"
 _ISOLATION = "READ-COMMITTED"
-LONGEST_MIGRATION = STATEMENT_TIMEOUT - 1
-"""Seconds for which one waits for another's."""
 
 
 def _session() -> str:

@@ -18,14 +18,17 @@ from typing_extensions import override
 from dispatcher.dialects.dialect import (
     CONNECT_TIMEOUT,
     LOCK_TIMEOUT,
+    LONGEST_MIGRATION,
     STATEMENT_TIMEOUT,
     Assignments,
     Dialect,
+    MigrationUnderWay,
     remote_host,
 )
 
 _READ_ONLY = "25006"
-_TRANSIENT = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available in time
+_LOCK_TIMEOUT = "55P03"
+_TRANSIENT = {"40001", "40P01", _LOCK_TIMEOUT}  # serialization failure, deadlock, lock not available in time
 
 _VERIFYING = {"verify-full", "verify-ca"}
 _DENIED = "42501"
@@ -80,8 +83,10 @@ class Postgresql(Dialect):
     def migration(self, connection: Connection) -> Iterator[None]:
         with connection.begin():
             # The lock ends with the transaction. DDL that cannot have its table at once gives way to the partners' writes.
-            connection.exec_driver_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+            connection.exec_driver_sql(
+                f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{LONGEST_MIGRATION}s'"
+            )
+            _lock_migration(connection)
             connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
             yield
 
@@ -193,6 +198,15 @@ def _account(connection: Connection) -> tuple[Callable[[str], str], str]:
     """How names are quoted, and the user's, quoted."""
     quote = connection.dialect.identifier_preparer.quote
     return quote, quote(connection.exec_driver_sql("SELECT current_user").scalar_one())
+
+
+def _lock_migration(connection: Connection) -> None:
+    try:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT:
+            raise MigrationUnderWay from None
+        raise
 
 
 def _may(connection: Connection, schema: str, privilege: str) -> bool:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dispatcher import schema, store
 from dispatcher.database import Database, open_database
 from dispatcher.tables import VERSION_TABLE, attempt, dead_letter, delivery, installation, metadata, outbox
-from tests.contract.databases import on_mysql
+from tests.contract.databases import on_servers
 from tests.contract.steps import ID, LONGEST, REJECTED, claim, deliver, in_background, settle, stays_blocked, write
 
 pytestmark = pytest.mark.varies
@@ -130,13 +130,13 @@ def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path, m
     database.close()
 
 
-@on_mysql
+@on_servers
 def test_one_that_waits_too_long_says_so_and_changes_nothing(
     bare_database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = open_database(database_url)
     with other.engine.connect() as connection, other.dialect.migration(connection):
-        monkeypatch.setattr("dispatcher.dialects.mysql.LONGEST_MIGRATION", 0)
+        monkeypatch.setattr(f"dispatcher.dialects.{other.dialect.name}.LONGEST_MIGRATION", 0.1, raising=False)
         with pytest.raises(schema.UnusableSchema, match="another program is migrating"):
             schema.migrate(bare_database)
     other.close()
