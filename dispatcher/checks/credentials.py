@@ -29,8 +29,11 @@ async def check_credentials(
             return [warning("credentials", "not tried: DISPATCHER_CREDENTIALS_QUERY needs the database")]
         if settings.vercel_token is not None:
             return [ok("credentials", "there is one token for all installations")]
-        known = _known(database) if usable else []
-        return await _try(credentials, [installation_id] if installation_id else known)
+        tried = [installation_id] if installation_id else _known(database) if usable else []
+        found = await _try(credentials, tried)
+        if settings.credentials_query is not None and tried and await _ignores_case(credentials, tried[0]):
+            found.append(_other_case(tried[0]))
+        return found
     finally:
         await credentials.aclose()
         await transport.aclose()
@@ -55,3 +58,20 @@ async def _try(credentials: Credentials, installation_ids: list[str]) -> list[Fi
     if not installation_ids:
         return [ok("credentials", "not tried, no installation is known yet: `--installation ID` tries one")]
     return found or [ok("credentials", f"there is a token for {', '.join(installation_ids)}")]
+
+
+async def _ignores_case(credentials: Credentials, installation_id: str) -> bool:
+    other = installation_id.swapcase()
+    try:
+        return other != installation_id and await credentials.token(other) == await credentials.token(installation_id)
+    except (NoCredential, CredentialsUnavailable):
+        return False
+
+
+def _other_case(installation_id: str) -> Finding:
+    return warning(
+        "credentials",
+        f"DISPATCHER_CREDENTIALS_QUERY finds the token of {installation_id} for {installation_id.swapcase()} too, because its comparison"
+        " ignores case: an installation could be lent another's token. Compare bytes: on MySQL and MariaDB"
+        " `WHERE id = :installation_id AND BINARY id = :installation_id`, elsewhere a collation that knows case",
+    )

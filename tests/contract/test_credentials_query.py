@@ -1,12 +1,17 @@
 """An error of CREDENTIALS_QUERY, on every database: the code of the error is shown, never the database's own words."""
 
+import asyncio
 import traceback
 from collections.abc import Iterator
 
 import pytest
+from pydantic import SecretStr
 
+from dispatcher.checks.credentials import check_credentials
+from dispatcher.checks.finding import Level
 from dispatcher.credentials import CredentialsUnavailable, QueryCredentials
 from dispatcher.database import Database
+from dispatcher.settings import Settings
 from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
 
 CANARY = "CANARYtok_9f8e7d6c5b4a"
@@ -47,6 +52,30 @@ async def test_the_code_is_named_and_no_word_of_the_databases_own(partner: Datab
 
 async def test_a_forgotten_quotation_mark_shows_no_key(partner: Database) -> None:
     await refusal(partner, f"SELECT coalesce(token, {QUOTE[partner.dialect.name]}{KEY})")
+
+
+@pytest.mark.parametrize(
+    ("condition", "is_warned"),
+    [
+        ("id = :installation_id", False),
+        ("lower(id) = lower(:installation_id)", True),
+        pytest.param("id = :installation_id AND BINARY id = :installation_id", False, id="as for mysql"),
+    ],
+)
+def test_a_query_that_finds_the_token_of_another_in_upper_case_is_a_warning(
+    partner: Database, condition: str, is_warned: bool
+) -> None:
+    if partner.dialect.name != "mysql":
+        condition = condition.replace("BINARY ", "")
+    elif "BINARY" not in condition:
+        is_warned = True  # its default collation ignores case
+    settings = Settings(
+        database_url=SecretStr(partner.engine.url.render_as_string(hide_password=False)),
+        credentials_query=f"SELECT token FROM canary_partner WHERE {condition}",
+    )
+    found = asyncio.run(check_credentials(settings, partner, "icfg_1", usable=True))
+    assert [one.level for one in found] == [Level.OK, Level.WARNING][: 1 + is_warned]
+    assert ("ICFG_1" in found[-1].what) is is_warned
 
 
 @on_postgresql
