@@ -22,10 +22,11 @@ from dispatcher.backlog import measure
 from dispatcher.credentials import open_credentials
 from dispatcher.database import Database, explain, open_database, summarize
 from dispatcher.health import Health
+from dispatcher.hosts import is_local
 from dispatcher.ops import ops_app, serving_ops
 from dispatcher.policy import Action
 from dispatcher.scheduler import Scheduler
-from dispatcher.settings import Settings, Wakeup
+from dispatcher.settings import Settings, Wakeup, insecure_hosts
 from dispatcher.telemetry import (
     Attempted,
     CrashBuried,
@@ -180,6 +181,7 @@ async def drain(
 @asynccontextmanager
 async def _worker(settings: Settings, report: Listener) -> AsyncIterator[tuple[Database, Worker]]:
     """The worker and what it stands on; at the end the client is closed before the engine."""
+    _warn_of_clear_text(settings)
     async with AsyncExitStack() as stack:
         stack.callback(export_traces())
         database = open_database(settings.database_url.get_secret_value(), settings.database_schema)
@@ -194,6 +196,17 @@ async def _worker(settings: Settings, report: Listener) -> AsyncIterator[tuple[D
         worker = Worker(database, vercel, credentials, settings, report, name=f"{socket.gethostname()}:{os.getpid()}")
         stack.callback(worker.close)
         yield database, worker
+
+
+def _warn_of_clear_text(settings: Settings) -> None:
+    for name, host in insecure_hosts(settings):
+        if not is_local(host):
+            structlog.get_logger("dispatcher").warning(
+                "tokens travel in clear text",
+                setting=name,
+                host=host,
+                hint="write https://, and unset DISPATCHER_ALLOW_INSECURE_BASE_URL",
+            )
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -50,6 +51,7 @@ __all__ = [
     "Wakeup",
     "describe",
     "format_duration",
+    "insecure_hosts",
     "load_settings",
     "parse_duration",
 ]
@@ -224,13 +226,21 @@ def _find_contradictions(settings: Settings) -> Iterator[str]:
         yield "DISPATCHER_SCHEMA needs a postgresql:// URL in DISPATCHER_DATABASE_URL: unset it"
 
 
+def insecure_hosts(settings: Settings) -> list[tuple[str, str]]:
+    """Each variable whose URL sends tokens in clear text, with its host."""
+    urls = {field: getattr(settings, field) for field in ("vercel_base_url", "oauth_token_url")}
+    return [
+        (variable_name(field), urlsplit(url).hostname or "")
+        for field, url in urls.items()
+        if url is not None and not url.lower().startswith("https://")
+    ]
+
+
 def _find_insecure_urls(settings: Settings) -> Iterator[str]:
     if settings.allow_insecure_base_url:
         return
-    for field in ("vercel_base_url", "oauth_token_url"):
-        url: str | None = getattr(settings, field)
-        if url is not None and not url.lower().startswith("https://"):
-            yield f"{variable_name(field)} must begin with https:// (for tests: {PREFIX}ALLOW_INSECURE_BASE_URL=true)"
+    for name, _ in insecure_hosts(settings):
+        yield f"{name} must begin with https:// (for tests: {PREFIX}ALLOW_INSECURE_BASE_URL=true)"
 
 
 def _find_credential_conflicts(settings: Settings) -> Iterator[str]:

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -17,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from dispatcher.dialects.columns import Timestamp
+from dispatcher.hosts import is_local
 
 LOCK_TIMEOUT = 5
 STATEMENT_TIMEOUT = 30
@@ -29,14 +29,7 @@ Assignments = Callable[[Any], dict[str, ColumnElement[Any]]]
 
 def remote_host(hosts: str) -> str | None:
     """The first of these hosts, separated by commas, that is neither this machine nor a socket's path."""
-    return next((host for host in hosts.split(",") if host and host[0] not in "/@" and not _is_local(host)), None)
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.rstrip(".").lower() == "localhost"
+    return next((host for host in hosts.split(",") if host and host[0] not in "/@" and not is_local(host)), None)
 
 
 class MigrationUnderWay(Exception):

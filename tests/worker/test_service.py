@@ -5,9 +5,11 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
+import structlog
 from pydantic import SecretStr
 
 from dispatcher import service, store
@@ -18,15 +20,14 @@ from tests.worker.conftest import LONGEST
 
 
 @asynccontextmanager
-async def running(database: Database) -> AsyncIterator[httpx.AsyncClient]:
+async def running(database: Database, **others: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of its ops port, once it is ready."""
     settings = Settings(
         database_url=SecretStr(database.engine.url.render_as_string(hide_password=False)),
-        vercel_token=SecretStr("t0ken"),
-        vercel_base_url=f"http://127.0.0.1:{free_port()}",
         allow_insecure_base_url=True,
         ops_host="127.0.0.1",
         ops_port=free_port(),
+        **{"vercel_token": SecretStr("t0ken"), "vercel_base_url": f"http://127.0.0.1:{free_port()}"} | others,
     )
     stop = asyncio.Event()
     serving = asyncio.create_task(service.run(settings, stop))
@@ -72,3 +73,31 @@ async def test_livez_is_red_while_a_tick_is_stuck_and_green_again_after_it(
         finally:
             go_on.set()
         assert await answers(client, "/livez", 200)
+
+
+OAUTH = {
+    "vercel_token": None,
+    "oauth_token_url": "http://oauth.invalid/token",
+    "oauth_client_id": "id",
+    "oauth_client_secret": SecretStr("hush"),
+}
+
+
+@pytest.mark.parametrize(
+    ("others", "warned"),
+    [
+        ({}, []),
+        ({"vercel_base_url": "http://vercel.invalid"}, [("DISPATCHER_VERCEL_BASE_URL", "vercel.invalid")]),
+        ({"vercel_base_url": "http://localhost:1"} | OAUTH, [("DISPATCHER_OAUTH_TOKEN_URL", "oauth.invalid")]),
+        ({"vercel_base_url": "https://vercel.invalid"}, []),
+    ],
+)
+async def test_each_start_warns_of_an_address_to_which_tokens_travel_in_clear_text(
+    database: Database, others: dict[str, Any], warned: list[tuple[str, str]]
+) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with running(database, **others):
+            pass
+    found = [line for line in lines if line["event"] == "tokens travel in clear text"]
+    assert [(line["setting"], line["host"]) for line in found] == warned
+    assert {line["log_level"] for line in found} <= {"warning"}
