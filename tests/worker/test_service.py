@@ -22,13 +22,15 @@ from tests.worker.conftest import LONGEST
 @asynccontextmanager
 async def running(database: Database, **others: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of its ops port, once it is ready."""
-    settings = Settings(
-        database_url=SecretStr(database.engine.url.render_as_string(hide_password=False)),
-        allow_insecure_base_url=True,
-        ops_host="127.0.0.1",
-        ops_port=free_port(),
-        **{"vercel_token": SecretStr("t0ken"), "vercel_base_url": f"http://127.0.0.1:{free_port()}"} | others,
-    )
+    own: dict[str, Any] = {
+        "database_url": SecretStr(database.engine.url.render_as_string(hide_password=False)),
+        "vercel_token": SecretStr("t0ken"),
+        "vercel_base_url": f"http://127.0.0.1:{free_port()}",
+        "allow_insecure_base_url": True,
+        "ops_host": "127.0.0.1",
+        "ops_port": free_port(),
+    }
+    settings = Settings(**(own | others))
     stop = asyncio.Event()
     serving = asyncio.create_task(service.run(settings, stop))
     try:
