@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dispatcher import schema, store
 from dispatcher.database import Database, open_database
 from dispatcher.tables import VERSION_TABLE, attempt, dead_letter, delivery, installation, metadata, outbox
-from tests.contract.databases import on_servers
+from tests.contract.databases import on_mysql, on_servers
 from tests.contract.steps import ID, LONGEST, REJECTED, claim, deliver, in_background, settle, stays_blocked, write
 
 pytestmark = pytest.mark.varies
