@@ -18,7 +18,10 @@ async def check_credentials(
     settings: Settings, database: Database, installation_id: str | None, *, usable: bool
 ) -> list[Finding]:
     """Asks for the token of this installation, else of those known that have work. `usable`: whether the database is."""
-    transport = open_transport(1)
+    try:
+        transport = open_transport(1)
+    except SettingsError as error:
+        return [problem("settings", str(error))]
     try:
         credentials = open_credentials(settings, database.engine, transport)
     except SettingsError as error:

@@ -63,6 +63,8 @@ def _examine_database(database: Database, settings: Settings) -> Iterator[Findin
         if all(one.level is Level.OK for one in privileges):
             yield from check_tables(database)
         yield from asyncio.run(check_wakeup(settings, database))
+    except UnusableDatabaseUrl as unusable:
+        yield problem("settings", str(unusable))
     except DBAPIError as error:
         if is_unreachable(error):
             yield problem(

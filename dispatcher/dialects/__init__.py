@@ -1,10 +1,12 @@
 """Every difference between SQLite, PostgreSQL and MySQL/MariaDB; the only package that asks for the database's name."""
 
 import time
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
+from sqlalchemy.engine.interfaces import Dialect as EngineDialect
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -66,10 +68,38 @@ def open_engine(url: str, schema: str | None = None) -> Engine:
         raise UnusableDatabaseUrl(
             f"the driver {missing.name} is not installed: pip install 'vercel-outbox-dispatcher[{dialect.extra}]'"
         ) from None
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UnusableDatabaseUrl(_explain(error, dialect)) from None
+    _explain_refusals(engine, dialect)
     dialect.prepare(engine)
     _replace_what_broke_idle(engine)
     _give_up_what_is_read_only(engine, dialect)
     return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
+
+
+def _explain_refusals(engine: Engine, dialect: Dialect) -> None:
+    """A driver that cannot make use of the URL raises whatever comes to hand, and that only when it connects."""
+
+    def connect(
+        connecting: EngineDialect, _record: object, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> DBAPIConnection:
+        try:
+            return connecting.connect(*arguments, **options)
+        except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            raise UnusableDatabaseUrl(_explain(error, dialect)) from None
+
+    event.listen(engine, "do_connect", connect)
+
+
+def _explain(error: Exception, dialect: Dialect) -> str:
+    """Never in the driver's own words: they can repeat the password."""
+    if isinstance(error, OSError):
+        return f"a file that the database URL names cannot be read: {error.strerror}"
+    if isinstance(error, UnicodeError):
+        return "the database URL has a character that the driver cannot send: keep the password within Latin-1"
+    if dialect.name == "sqlite" and isinstance(error, ArgumentError):
+        return "the database URL names no file: write sqlite:///dispatcher.db"
+    return f"the database URL has a parameter after the ? that {dialect.driver.partition('+')[2]} does not take"
 
 
 def _replace_what_broke_idle(engine: Engine) -> None:

@@ -95,6 +95,42 @@ def test_a_database_that_cannot_be_reached_is_exit_code_75(reachable: Terminal, 
     assert "credentials" in findings(ended)
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://me:hush@127.0.0.1:1/app?foo=bar", "a parameter after the ? that"),
+        ("mysql://me:hush@127.0.0.1:1/app?ssl=true", "a parameter after the ? that"),
+        ("mysql://me:hush@127.0.0.1:1/app?connect_timeout=hush", "a parameter after the ? that"),
+        (
+            "mysql://me:hush@127.0.0.1:1/app?ssl_ca=/no/ca.pem",
+            "a file that the database URL names cannot be read: No such file",
+        ),
+        ("sqlite://me:hush@host/db", "sqlite:///dispatcher.db"),
+        ("sqlite:///dispatcher.db?timeout=hush", "a parameter after the ? that"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "status"])
+def test_a_url_that_its_driver_does_not_take_is_one_line(
+    reachable: Terminal, url: str, says: str, command: str
+) -> None:
+    ended = reachable(command, *(["--json"] if command == "check" else []), database_url=url)
+    shown = findings(ended)["settings"][1] if command == "check" else ended.complaint
+    assert ended.code == 2
+    assert says in shown
+    assert "hush" not in ended.out + ended.err
+
+
+def test_a_machine_without_certificate_authorities_is_one_line(
+    reachable: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "none").mkdir()
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    monkeypatch.setenv("SSL_CERT_FILE", "")
+    ended = reachable("check", "--json")
+    assert ended.code == 2
+    assert "no certificate authority is found" in findings(ended)["settings"][1]
+
+
 def test_a_driver_that_is_missing_is_named_with_what_installs_it(reachable: Terminal) -> None:
     (reachable.directory / "psycopg.py").write_text("raise ModuleNotFoundError(\"no psycopg\", name='psycopg')\n")
     environ = reachable.environ(database_url="postgresql://me@127.0.0.1:1/app") | {"PYTHONPATH": "."}
