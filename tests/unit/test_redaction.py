@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dispatcher.redaction import LONGEST_TEXT, REDACTED, clean
 
-TOKEN = "vcp_AbCd1234EfGh5678/IjKl+90"
+TOKEN = "vcp_t0kenAb1234EfGh678/IjKl+90"
 ECHOES = {
     "whole": TOKEN,
     "all but the last": TOKEN[:-1],
