@@ -1,6 +1,8 @@
 """The sandbox's own endpoints: what it received, and what it is to do wrong."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -8,9 +10,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dispatcher.hosts import is_local
 from dispatcher.sandbox.errors import refuse
 from dispatcher.sandbox.faults import Fault, Script
 from dispatcher.sandbox.received import ReceivedRequest
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 _FAULTS = TypeAdapter(list[Fault])
 
@@ -18,20 +23,35 @@ _FAULTS = TypeAdapter(list[Fault])
 class Control:
     """`/healthz`; `GET /requests?installation=…&since=…` (epoch seconds), `DELETE /requests`; `GET`, `POST`, `DELETE /faults`."""
 
-    def __init__(self, requests: list[ReceivedRequest], script: Script) -> None:
+    def __init__(self, requests: list[ReceivedRequest], script: Script, *, local: bool) -> None:
+        """`local`: it listens on this machine only, so no other name than this machine's leads to it."""
         self._requests = requests
         self._script = script
+        self._local = local
 
     def routes(self) -> list[Route]:
         """The endpoints, to stand before Vercel's own."""
         return [
             Route("/healthz", self._health),
-            Route("/requests", self._list_requests),
-            Route("/requests", self._forget_requests, methods=["DELETE"]),
-            Route("/faults", self._list_faults),
-            Route("/faults", self._script_fault, methods=["POST"]),
-            Route("/faults", self._clear_faults, methods=["DELETE"]),
+            Route("/requests", self._guard(self._list_requests)),
+            Route("/requests", self._guard(self._forget_requests), methods=["DELETE"]),
+            Route("/faults", self._guard(self._list_faults)),
+            Route("/faults", self._guard(self._script_fault), methods=["POST"]),
+            Route("/faults", self._guard(self._clear_faults), methods=["DELETE"]),
         ]
+
+    def _guard(self, endpoint: Handler) -> Handler:
+        """Keeps web pages out: a browser tells where a page is from, or the name by which the page found us."""
+
+        async def guarded(request: Request) -> Response:
+            origin, host = request.headers.get("origin"), request.headers.get("host", "")
+            if origin is not None and urlsplit(origin).netloc != host:
+                return refuse(403, "a web page of another origin may not control the sandbox")
+            if self._local and not is_local(urlsplit(f"//{host}").hostname or ""):
+                return refuse(403, "the Host header must name this machine, such as localhost or 127.0.0.1")
+            return await endpoint(request)
+
+        return guarded
 
     async def _health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})

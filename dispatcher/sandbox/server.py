@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from dispatcher.hosts import is_local
 from dispatcher.http_server import serving
 from dispatcher.sandbox.connection import Connection, InFlight, connection_of, stays
 from dispatcher.sandbox.control import Control
@@ -84,7 +85,7 @@ class Sandbox:
 
     async def __aenter__(self) -> Self:
         host, port = self._address
-        app = Starlette(routes=Control(self.requests, self._script).routes())
+        app = Starlette(routes=Control(self.requests, self._script, local=is_local(host)).routes())
         app.router.default = self._receive
         options = {"http": Connection, "ws": "none", "server_header": False, "timeout_keep_alive": KEEP_ALIVE}
         port = await self._stack.enter_async_context(serving(app, host, port, **options))

@@ -264,3 +264,27 @@ async def test_the_dispatchers_own_client_sees_it(start: Start, fault: Fault, ki
 def test_a_fault_that_makes_no_sense_is_refused(fields: dict[str, object], about: str) -> None:
     with pytest.raises(ValidationError, match=about):
         Fault.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example", "content-type": "text/plain"},
+        {"origin": "null"},
+        {"host": "evil.example"},
+        {"host": "evil.example:8377"},
+    ],
+)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/faults"), ("GET", "/requests"), ("DELETE", "/requests")])
+async def test_no_web_page_reaches_what_controls_it(
+    start: Start, headers: dict[str, str], method: str, path: str
+) -> None:
+    sandbox, client = await start()
+    refused = await client.http.request(method, path, headers=headers, content=b'{"status": 503}')
+    assert (refused.status_code, sandbox.faults) == (403, ())
+
+
+async def test_a_page_of_its_own_and_every_name_of_this_machine_reach_it(start: Start) -> None:
+    sandbox, client = await start()
+    for headers in ({"origin": sandbox.url}, {"host": "localhost:8377"}, {"host": "[::1]:8377"}):
+        assert (await client.http.get("/requests", headers=headers)).status_code == 200
