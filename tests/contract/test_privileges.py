@@ -178,10 +178,11 @@ def test_check_and_drain_run_as_the_dispatchers_user(users: Users, application: 
     )
     commit(application, "db_1")
     place = f"{users.dispatcher.schema}.installations" if users.dispatcher.schema else "installations"
+    exactly = " AND BINARY id = :installation_id" if users.dispatcher.dialect.name == "mysql" else ""
     settings = Settings(
         database_url=SecretStr(users.dispatcher.engine.url.render_as_string(hide_password=False)),
         database_schema=users.dispatcher.schema,
-        credentials_query=f"SELECT token FROM {place} WHERE id = :installation_id",
+        credentials_query=f"SELECT token FROM {place} WHERE id = :installation_id{exactly}",
         vercel_base_url="http://127.0.0.1:1",  # nothing listens there
         allow_insecure_base_url=True,
     )
