@@ -59,6 +59,11 @@ class Snapshot:
         """Whether a claim has anything to look at."""
         return any(row.due_at is not None and row.due_at <= self.now for row in self.installations.values())
 
+    def tied(self) -> bool:
+        """Whether installations have been due equally long: a claim of one takes either, and a run could not be repeated."""
+        dues = [row.due_at for row in self.installations.values() if row.due_at is not None]
+        return len(set(dues)) < len(dues)
+
     def unresolved(self) -> Rows:
         """The dead letters that a person must look at."""
         return [row for row in self.dead_letters if row.resolved_at is None]
