@@ -14,7 +14,7 @@ from dispatcher.outlook import Graces
 from dispatcher.policy import Action, DeadLetterReason, Decision
 from dispatcher.tables import delivery, installation
 from tests.contract.databases import on_sqlite
-from tests.contract.steps import ID, REJECTED, claim, deliver, settle, write
+from tests.contract.steps import ID, REJECTED, claim, deliver, settle, until, write
 
 GRACES = Graces(timedelta(hours=24), timedelta(days=30))
 RETRY = Decision(Action.RETRY, delay=600)
@@ -25,6 +25,12 @@ def collect(database: Database, partner: Engine, *resources: str, installation_i
     with partner.begin() as connection:
         write(connection, *resources, installation_id=installation_id)
     store.collect(database, 500)
+
+
+def let_its_clock_go_on(database: Database) -> None:
+    """What happens next is later: SQLite counts milliseconds."""
+    now = database.now()
+    until(lambda: database.now() > now)
 
 
 def tell(database: Database, name: str, most: int = 99, installation_id: str | None = None) -> Explanation:
@@ -109,6 +115,7 @@ def test_of_much_the_newest_is_told_and_that_more_is_known(database: Database, p
     for _ in range(3):
         collect(database, partner, "db_1")
         deliver(database)
+        let_its_clock_go_on(database)
     found = tell(database, "db_1", most=2)
     assert whats(found.happened) == ["event", "attempt"]
     assert not found.complete

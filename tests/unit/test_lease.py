@@ -134,6 +134,15 @@ def test_a_pause_stops_the_lease_and_a_success_ends_the_pause() -> None:
     assert not lease.is_paused
 
 
+@pytest.mark.parametrize(("reason", "paused_for"), [("unauthorized", 100.0), ("disabled", 0.0)])
+def test_a_pause_goes_on_for_the_same_reason_and_begins_anew_for_another(reason: str, paused_for: float) -> None:
+    lease = held()
+    lease.pause_reason, lease.paused_for = reason, 100.0
+    lease.next(0.0, TIMEOUT)
+    answer(lease, K.UNAUTHORIZED, PAUSE)
+    assert (lease.pause_reason, lease.paused_for) == ("unauthorized", paused_for)
+
+
 def test_a_throttled_installation_waits_as_long_as_was_decided() -> None:
     lease = held()
     lease.next(0.0, TIMEOUT)
