@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from dispatcher.dialects import Dialect, dialect_of, open_engine
+from dispatcher.dialects import Dialect, dialect_of, open_engine, says_read_only
 from dispatcher.dialects.in_use import ConnectionsInUse
 
 Result = TypeVar("Result")
@@ -71,6 +71,11 @@ class Database:
         if wrong is not None:
             raise UnusableIsolation(wrong)
 
+    def is_cluster(self) -> bool:
+        """Whether other nodes take writes as well, whose row locks this one does not see."""
+        with self.read() as connection:
+            return self.dialect.is_cluster(connection)
+
     def now(self) -> datetime:
         """The database's clock."""
         with self.read() as connection:
@@ -93,7 +98,14 @@ def open_database(url: str, schema: str | None = None) -> Database:
 
 def is_unreachable(error: BaseException) -> bool:
     """Whether the database did not answer (as opposed to: it answered that something is wrong)."""
-    return isinstance(error, DBAPIError) and (error.connection_invalidated or _never_connected(error))
+    if not isinstance(error, DBAPIError) or takes_no_writes(error):
+        return False
+    return error.connection_invalidated or _never_connected(error)
+
+
+def takes_no_writes(error: DBAPIError) -> bool:
+    """Whether the server that answered is read-only: a standby, or a primary until a moment ago."""
+    return error.orig is not None and says_read_only(error.orig)
 
 
 def first_line(error: DBAPIError) -> str:
@@ -127,10 +139,23 @@ def summarize(error: BaseException) -> str:
     """The same for where nobody may be named: what an error says can hold an id."""
     if is_unreachable(error):
         return "the database cannot be reached"
+    if isinstance(error, DBAPIError) and takes_no_writes(error):
+        return "the database takes no writes: it is a standby, or read-only for another reason"
     if isinstance(error, DBAPIError) and error.orig is not None:
         return f"the database refused ({type(error.orig).__name__})"
     return type(error).__name__
 
 
 def _never_connected(error: DBAPIError) -> bool:
-    return error.statement is None
+    """Not so for what a server says at COMMIT, which has no statement either."""
+    orig = error.orig
+    if error.statement is not None or getattr(orig, "sqlstate", None):
+        return False
+    if name := getattr(orig, "sqlite_errorname", None):
+        return bool(name.startswith("SQLITE_CANTOPEN"))
+    number = next(iter(getattr(orig, "args", ())), None)
+    return number in _MYSQL_CLIENTS_OWN if isinstance(number, int) else True
+
+
+_MYSQL_CLIENTS_OWN = range(2_000, 3_000)
+"""The errors that a MySQL client finds by itself: whatever else PyMySQL numbers, the server has said."""

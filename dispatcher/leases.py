@@ -4,19 +4,22 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from dispatcher import store
+from dispatcher.database import is_unreachable
 from dispatcher.database_thread import DatabaseThread
 from dispatcher.floor import Floor
 from dispatcher.lease import Clock, HeldLease
 from dispatcher.rate_window import RateWindow
 from dispatcher.sender import Sender
 from dispatcher.settings import Settings
-from dispatcher.store import Answer, Delivery
+from dispatcher.store import Answer, Delivery, InstallationState, Settled
 from dispatcher.telemetry import CrashBuried, LeaseLost, Listener
 
 SETTLED_TOGETHER = 256
 """Answers that are settled together, while every sender has more to do …"""
 SETTLED_WITHIN = 0.25
 """… and the seconds within which they are settled all the same."""
+MAX_TEXT = 500_000
+"""Characters of the answers that are settled together: MySQL refuses a statement longer than `max_allowed_packet`, often 4 MiB."""
 
 
 class Leases:
@@ -41,6 +44,7 @@ class Leases:
         self._buffer = max(512, 32 * settings.concurrency)
         self._held: dict[str, HeldLease] = {}
         self._others_wait = False
+        self._refusals = 0
         self.due_floor = Floor(store.LONG_AGO)
 
     def __len__(self) -> int:
@@ -144,16 +148,41 @@ class Leases:
 
     async def settle(self, *, release_all: bool = False) -> bool:
         """Writes the answers so far, and gives the leases back under which nothing remains to be sent; whether there was any answer."""
-        most, any_answer = self._thread.database.dialect.settled_at_once, bool(self._sender.answers)
-        while len(self._sender.answers) > most:
-            await self._settle_first(most, lambda _: False)
-        await self._settle_first(most, lambda lease: release_all or self._is_done(lease))
+        any_answer = bool(self._sender.answers)
+        while len(first := self._first_answers()) < len(self._sender.answers):
+            await self._settle(first, lambda _: False)
+        await self._settle(first, lambda lease: release_all or self._is_done(lease))
         return any_answer
 
-    async def _settle_first(self, most: int, releases: Callable[[HeldLease], bool]) -> None:
+    def _first_answers(self) -> list[Answer]:
+        """As many as one settlement writes."""
+        most, length = 1 if self._refusals > 1 else self._thread.database.dialect.settled_at_once, 0
+        for number, answer in enumerate(self._sender.answers[:most]):
+            length += len(answer.outcome.error or "")
+            if number and length > MAX_TEXT:
+                return self._sender.answers[:number]
+        return self._sender.answers[:most]
+
+    def _refused(self, error: Exception, taken: list[Answer]) -> None:
+        """The database would refuse the same settlement for ever, and every other with it. So it is tried again without the answers'
+        texts, which it may not be able to hold, then one answer at a time; one that is refused even so is given up: it is sent again.
+        """
+        if is_unreachable(error) or self._thread.database.dialect.is_transient(error):
+            return
+        self._refusals += 1
+        if self._refusals == 1:
+            for answer in taken:
+                answer.outcome = answer.outcome._replace(error=None, error_code=None, vercel_id=None)
+        elif len(taken) == 1:
+            self._refusals = 0
+            subject = taken[0].delivery.subject
+            del self._sender.answers[0]
+            if (lease := self._held.get(subject.installation_id)) is not None:
+                lease.held.discard(taken[0].delivery.subject_key)
+
+    async def _settle(self, taken: list[Answer], releases: Callable[[HeldLease], bool]) -> None:
         """In one transaction. A lease under which other answers wait is not given back."""
         now = self._clock()
-        taken = self._sender.answers[:most]
         answers = [answer for answer in taken if self._is_ours(answer)]
         for answer in answers:
             answer.age = now - answer.answered_at
@@ -163,15 +192,25 @@ class Leases:
             for installation_id, lease in sorted(self._held.items())
             if installation_id in touched or releases(lease)
         ]
-        if not states:
-            del self._sender.answers[: len(taken)]
-            return
-        settled = await self._thread.run(
-            store.settle, answers, states, self._lease_time, failures_only=not self._settings.attempt_retention
-        )
+        settled = await self._write(taken, answers, states) if states else Settled()
+        if len(taken) == len(self._sender.answers):
+            self._refusals = 0
         del self._sender.answers[: len(taken)]
         for answer in answers:
             self._held[answer.delivery.subject.installation_id].held.discard(answer.delivery.subject_key)
+        self._follow(settled, states, now)
+
+    async def _write(self, taken: list[Answer], answers: list[Answer], states: list[InstallationState]) -> Settled:
+        try:
+            return await self._thread.run(
+                store.settle, answers, states, self._lease_time, failures_only=not self._settings.attempt_retention
+            )
+        except Exception as error:
+            self._refused(error, taken)
+            raise
+
+    def _follow(self, settled: Settled, states: Iterable[InstallationState], now: float) -> None:
+        """What became of the leases."""
         for state in states:
             if state.release:
                 del self._held[state.installation_id]

@@ -52,6 +52,8 @@ Tick = Callable[[], Awaitable[float]]
 
 GAUGE_EVERY = 15.0
 MEND_EVERY = 600.0
+MEND_CLUSTER_EVERY = 5.0
+"""… where a row lock is local to a node: the protocol does without it, and this is the net under that."""
 PRUNE_EVERY = 600.0
 DRAIN_PAUSE = 0.02
 GARBAGE = (10_000, 20, 20)
@@ -132,7 +134,8 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         _waking(database, worker, settings) as tick,
         _answering(ops_app(health, metrics.registry), settings, noteworthy) as port,
     ):
-        scheduler = _schedule(database, tick, settings, report)
+        clustered = await asyncio.to_thread(database.is_cluster)
+        scheduler = _schedule(database, tick, settings, report, clustered=clustered)
         log.info("started", ops_port=port, vercel=settings.vercel_base_url, database=database.dialect.name)
         await stop.wait()
         health.stopping = True
@@ -234,7 +237,7 @@ async def _answering(app: Starlette, settings: Settings, log: Log) -> AsyncItera
             yield port
 
 
-def _schedule(database: Database, tick: Tick, settings: Settings, report: Listener) -> Scheduler:
+def _schedule(database: Database, tick: Tick, settings: Settings, report: Listener, *, clustered: bool) -> Scheduler:
     async def gauge() -> None:
         found = await asyncio.to_thread(measure, database)
         states = {"outbox": found.outbox, "due": found.due, "waiting": found.waiting, "paused": found.paused}
@@ -259,7 +262,7 @@ def _schedule(database: Database, tick: Tick, settings: Settings, report: Listen
     scheduler = Scheduler(report)
     scheduler.every("tick", settings.poll_interval, tick)
     scheduler.every("gauges", GAUGE_EVERY, gauge)
-    scheduler.every("mend", MEND_EVERY, mend)
+    scheduler.every("mend", MEND_CLUSTER_EVERY if clustered else MEND_EVERY, mend)
     scheduler.every("prune", PRUNE_EVERY, prune)
     scheduler.start()
     return scheduler

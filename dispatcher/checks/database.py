@@ -32,6 +32,16 @@ def check_isolation(database: Database) -> Iterator[Finding]:
     yield problem("isolation", wrong) if wrong else ok("isolation", "transactions run as the dispatcher needs them")
 
 
+def check_writes(database: Database) -> Iterator[Finding]:
+    """Whether this server takes writes at all: a standby answers everything else well."""
+    with database.read() as connection:
+        why_not = database.dialect.check_writes(connection)
+    if why_not is not None:
+        yield problem(
+            "writes", f"the server takes no writes: {why_not}. DISPATCHER_DATABASE_URL must lead to the primary"
+        )
+
+
 def check_durability(database: Database) -> Iterator[Finding]:
     """Whether commits are kept as they should be."""
     with database.read() as connection:

@@ -13,6 +13,7 @@ from dispatcher.checks.database import (
     check_tables,
     check_tls,
     check_wakeup,
+    check_writes,
 )
 from dispatcher.checks.endpoint import check_base_url
 from dispatcher.checks.finding import Finding, Level, ok, problem
@@ -56,6 +57,7 @@ def _examine_database(database: Database, settings: Settings) -> Iterator[Findin
         with database.read():
             yield ok("database", f"{name} answers")
         yield from check_isolation(database)
+        yield from check_writes(database)
         yield from check_durability(database)
         yield from check_clock(database)
         privileges = list(check_privileges(database))

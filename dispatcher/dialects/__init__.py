@@ -27,7 +27,7 @@ _OF_SCHEME: dict[str, type[Dialect]] = {
 IDLE = 5.0
 """Seconds after which a connection is asked whether it still works: each time would take as long as many a transaction does."""
 
-__all__ = ["Dialect", "MigrationUnderWay", "UnusableDatabaseUrl", "dialect_of", "open_engine"]
+__all__ = ["Dialect", "MigrationUnderWay", "UnusableDatabaseUrl", "dialect_of", "open_engine", "says_read_only"]
 
 
 class UnusableDatabaseUrl(ValueError):
@@ -118,6 +118,11 @@ def _replace_what_broke_idle(engine: Engine) -> None:
 
     event.listen(engine, "checkin", note)
     event.listen(engine, "checkout", ask)
+
+
+def says_read_only(error: BaseException) -> bool:
+    """Whether a driver says by this that its server takes no writes."""
+    return any(dialect.is_read_only(error) for dialect in (Postgresql(), Mysql()))
 
 
 def _give_up_what_is_read_only(engine: Engine, dialect: Dialect) -> None:

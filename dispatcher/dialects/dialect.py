@@ -81,6 +81,14 @@ class Dialect(ABC):
         """What is wrong with this connection's isolation level, or None."""
         return None
 
+    def is_cluster(self, connection: Connection) -> bool:
+        """Whether other nodes take writes as well, whose row locks this one does not see."""
+        return False
+
+    def check_writes(self, connection: Connection) -> str | None:
+        """Why this server takes no writes, or None."""
+        return None
+
     def check_durability(self, connection: Connection) -> str | None:
         """What is wrong with how this database keeps commits, or None."""
         return None

@@ -117,6 +117,21 @@ class Mysql(Dialect):
                 connection.exec_driver_sql(f"SELECT RELEASE_LOCK('{_MIGRATION_LOCK}')")
 
     @override
+    def check_writes(self, connection: Connection) -> str | None:
+        names = ("read_only", "innodb_read_only", "super_read_only", "wsrep_ready")
+        asked = f"SHOW GLOBAL VARIABLES WHERE Variable_name IN {names[:3]}"
+        found = [name for name, value in connection.exec_driver_sql(asked).all() if value == "ON"]
+        status = connection.exec_driver_sql(f"SHOW GLOBAL STATUS LIKE '{names[3]}'").all()
+        if any(value == "OFF" for _, value in status) and self.is_cluster(connection):
+            return "this node of the cluster is not ready (wsrep_ready is OFF)"
+        return f"{found[0]} is on" if found else None
+
+    @override
+    def is_cluster(self, connection: Connection) -> bool:
+        found = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").all()
+        return any(value == "ON" for _, value in found)
+
+    @override
     def is_denied(self, error: DBAPIError) -> bool:
         arguments = error.orig.args if error.orig else ()
         return bool(arguments) and arguments[0] in _DENIED

@@ -101,6 +101,13 @@ class Postgresql(Dialect):
         )
 
     @override
+    def check_writes(self, connection: Connection) -> str | None:
+        if connection.execute(sa.select(sa.func.pg_is_in_recovery())).scalar_one():
+            return "it is a standby"
+        read_only = connection.exec_driver_sql("SHOW default_transaction_read_only").scalar_one() == "on"
+        return "default_transaction_read_only is on" if read_only else None
+
+    @override
     def is_denied(self, error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlstate", None) == _DENIED
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from dispatcher import schema
 from dispatcher.checks import Finding, Level, examine
-from dispatcher.checks.database import check_clock, check_isolation, check_tables, check_tls, check_wakeup
+from dispatcher.checks.database import check_clock, check_isolation, check_tables, check_tls, check_wakeup, check_writes
 from dispatcher.checks.privileges import check_privileges
 from dispatcher.database import Database, is_unreachable, open_database
 from dispatcher.settings import Settings, Wakeup
@@ -258,3 +258,26 @@ async def test_what_keeps_commits_from_waking_us_is_a_warning(database: Database
     (one,) = await check_wakeup(settings, database)
     assert one.level is Level.WARNING
     assert ("pgbouncer" if server == "pgbouncer" else "dispatcher schema --dialect postgresql --wakeup") in one.what
+
+
+@on_postgresql
+def test_a_server_that_takes_no_writes_is_a_problem(database: Database, partner: Engine) -> None:
+    assert list(check_writes(database)) == []
+    name = partner.url.database
+    with partner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        fresh = open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
+        try:
+            (finding,) = check_writes(fresh)
+        finally:
+            fresh.close()
+            connection.exec_driver_sql("SET default_transaction_read_only = off")
+            connection.exec_driver_sql(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert finding.level is Level.PROBLEM
+    assert "the server takes no writes: default_transaction_read_only is on" in finding.what
+
+
+@pytest.mark.parametrize("server", ["sqlite", "postgresql", "mysql"], indirect=True)
+def test_a_server_of_ones_own_takes_writes_and_is_no_cluster(database: Database) -> None:
+    assert list(check_writes(database)) == []
+    assert not database.is_cluster()

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
-from dispatcher.database import Database, open_database
+from dispatcher.database import Database, is_unreachable, open_database, summarize
 from dispatcher.tables import delivery, outbox
 from tests.contract.databases import on_postgresql, on_servers
 from tests.contract.steps import count, deliver, write
@@ -66,8 +66,10 @@ def test_a_session_that_has_become_read_only_is_given_up(database: Database, par
     with database.engine.connect() as connection:
         connection.exec_driver_sql(READ_ONLY[database.dialect.name])
         connection.commit()
-    with pytest.raises(DBAPIError):
+    with pytest.raises(DBAPIError) as failed:
         store.collect(database, 500)
+    assert not is_unreachable(failed.value)
+    assert "takes no writes" in summarize(failed.value)
     assert store.collect(database, 500).events == 1
     assert count(database, outbox) == 0
 
@@ -77,3 +79,17 @@ def test_few_statements_serve_any_number_of_installations(database: Database) ->
     """Each is built once and kept."""
     statements = {id(database.dialect.first_due(delivery, (), number)) for number in range(1, 513)}
     assert len(statements) == 10
+
+
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_what_the_server_says_at_commit_is_an_answer(partner: Engine) -> None:
+    """It has no statement, and neither has an error of the connection."""
+    with partner.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TEMPORARY TABLE late (id int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO late VALUES (1)"
+        )
+    with pytest.raises(DBAPIError) as failed, partner.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO late VALUES (1)")
+    assert failed.value.statement is None
+    assert not is_unreachable(failed.value)
+    assert "refused (UniqueViolation)" in summarize(failed.value)
