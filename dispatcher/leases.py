@@ -175,9 +175,8 @@ class Leases:
                 answer.outcome = answer.outcome._replace(error=None, error_code=None, vercel_id=None)
         elif len(taken) == 1:
             self._refusals = 0
-            subject = taken[0].delivery.subject
             del self._sender.answers[0]
-            if (lease := self._held.get(subject.installation_id)) is not None:
+            for lease in self._held.values():
                 lease.held.discard(taken[0].delivery.subject_key)
 
     async def _settle(self, taken: list[Answer], releases: Callable[[HeldLease], bool]) -> None:

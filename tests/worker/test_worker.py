@@ -1,6 +1,7 @@
 """The pipeline, tick by tick, on a real database."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -416,3 +417,46 @@ async def test_what_was_answered_is_settled_even_if_nothing_can_be_taken_in(
             await asyncio.sleep(0.001)
     assert len(rig.requests) == 1
     monkeypatch.undo()
+
+
+REFUSAL = httpx.Response(400, json={"error": {"code": "bad_request", "message": "no"}})
+
+
+async def test_an_answer_keeps_its_text_while_the_database_cannot_be_reached(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, failures = store.settle, 3
+
+    def fail_at_first(*arguments: Any, **options: Any) -> store.Settled:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise sa.exc.OperationalError("UPDATE", {}, Exception("gone away"), connection_invalidated=True)
+        return settle(*arguments, **options)
+
+    monkeypatch.setattr(store, "settle", fail_at_first)
+    rig.answer = lambda _request: REFUSAL
+    rig.commit("db_1")
+    async with asyncio.timeout(LONGEST):
+        while not rig.rows(attempt):
+            with contextlib.suppress(sa.exc.OperationalError):
+                await rig.worker.tick()
+            await asyncio.sleep(0.001)
+    assert [row.error for row in rig.rows(attempt)] == ["no"]
+    assert failures < 0
+
+
+async def test_long_texts_are_settled_in_several_statements(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle, settled = store.settle, []
+
+    def note(database: Any, answers: Any, *arguments: Any, **options: Any) -> store.Settled:
+        settled.append(len(answers))
+        return settle(database, answers, *arguments, **options)
+
+    monkeypatch.setattr(store, "settle", note)
+    monkeypatch.setattr(leases, "MAX_TEXT", 3)
+    rig.answer = lambda _request: REFUSAL
+    rig.commit("db_1", "db_2", "db_3")
+    await rig.settle_all()
+    assert max(settled) == 1
+    assert [row.error for row in rig.rows(attempt)] == ["no"] * 3
