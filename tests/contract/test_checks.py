@@ -260,7 +260,9 @@ async def test_what_keeps_commits_from_waking_us_is_a_warning(database: Database
     assert ("pgbouncer" if server == "pgbouncer" else "dispatcher schema --dialect postgresql --wakeup") in one.what
 
 
-@on_postgresql
+@pytest.mark.parametrize(
+    "server", ["postgresql"], indirect=True
+)  # pgbouncer would keep sessions from before the setting
 def test_a_server_that_takes_no_writes_is_a_problem(database: Database, partner: Engine) -> None:
     assert list(check_writes(database)) == []
     name = partner.url.database
