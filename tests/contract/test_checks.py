@@ -99,6 +99,7 @@ def found_of_tls(url: str) -> list[Finding]:
     return found
 
 
+@pytest.mark.gate  # needs a server that speaks TLS over TCP
 @pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=True)
 def test_a_server_that_is_not_of_the_authority_named_gets_no_password(database: Database, tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
