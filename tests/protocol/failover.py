@@ -4,28 +4,29 @@ A failover puts the database back to what the replica has: outbox, delivery, lea
 they remember what they read before. What the database lost is lost; of what it kept, nothing may be.
 
 A worker pulls: under the lease that it holds, it reads the delivery anew. The version of a delivery is drawn by each collection, or
-counts the events that were collected into the row.
+counts the events that were collected into the row. An operator may purge: what waits becomes a dead letter, whatever is in flight.
 """
 
-from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tests.protocol.model import Step, Verdict, Writer
+from tests.protocol.search import Step, Verdict, Writer, search
 
 NOBODY = 0
 Version = Hashable
 
 
 class Data(NamedTuple):
-    """What the database holds. `outbox` and `kept` name writers: whose events wait, whose changes are there."""
+    """What the database holds. `outbox`, `kept` and `dead` name writers: whose events wait, whose changes are there, and of which of
+    these a dead letter tells that nobody has resolved."""
 
     outbox: frozenset[int] = frozenset()
     delivery: Version = None
     due: bool = False
     lease: int = NOBODY
     kept: frozenset[int] = frozenset()
+    dead: frozenset[int] = frozenset()
 
 
 class Worker(NamedTuple):
@@ -47,34 +48,28 @@ class State(NamedTuple):
     claims: int = 0
     zombies: int = 0
     failovers: int = 0
+    purges: int = 0
     fresh: int = 1
     """A number that nothing has yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failover:
-    """Whether versions are drawn, and how far the search goes."""
+    """Whether versions are drawn, whether only a delivery that is as its request knew it supersedes, and how far the search goes."""
 
     drawn: bool = True
+    supersedes_own: bool = True
     writers: int = 3
     workers: int = 2
     claims: int = 3
     zombies: int = 1
     failovers: int = 1
+    purges: int = 0
 
     def search(self) -> tuple[Verdict | None, int]:
         """The first thing that goes wrong in any interleaving, and how many states were seen."""
         start = State((Writer.IDLE,) * self.writers, (Worker(),) * self.workers)
-        found, waiting = {start}, deque([start])
-        while waiting:
-            state = waiting.popleft()
-            if wrong := judge(state):
-                return wrong, len(found)
-            for after in map(self.canonical, self.steps(state)):
-                if after not in found:
-                    found.add(after)
-                    waiting.append(after)
-        return None, len(found)
+        return search(start, lambda state: map(self.canonical, self.steps(state)), judge)
 
     def steps(self, state: State) -> Iterator[State]:
         """Every state that can come next."""
@@ -91,6 +86,8 @@ class Failover:
             alive = any(worker.token == data.lease for worker in state.workers)
             if not alive or state.zombies < self.zombies:
                 yield state._replace(data=data._replace(lease=NOBODY), zombies=state.zombies + alive)
+        if state.purges < self.purges and (data.outbox or data.delivery is not None):
+            yield purge(state)
         if state.failovers < self.failovers and state.replica != data:
             yield state._replace(replica=data)
             ended = tuple(Writer.ENDED if writer is Writer.INSERTED else writer for writer in state.writers)
@@ -111,7 +108,18 @@ class Failover:
                     sent = at(state, place, worker._replace(step=step))
                     yield sent._replace(covered=state.covered | data.kept)
             case _:
-                yield settle(state, place, worker)
+                yield self.settle(state, place, worker)
+
+    def settle(self, state: State, place: int, worker: Worker) -> State:
+        """Deletes what was delivered if it is as the request knew it, and gives the lease back, if it is still ours."""
+        data, gone = state.data, at(state, place, Worker())
+        if data.lease != worker.token:
+            return gone
+        answered = worker.step is Step.ANSWERED
+        delivered = answered and data.delivery == worker.version
+        delivery = None if delivered else data.delivery
+        dead = frozenset() if delivered or (answered and not self.supersedes_own) else data.dead
+        return gone._replace(data=data._replace(delivery=delivery, due=delivery is not None, lease=NOBODY, dead=dead))
 
     def canonical(self, state: State) -> State:
         """The same state with tokens and drawn versions renumbered: only whether two are equal matters."""
@@ -149,14 +157,12 @@ def write(state: State) -> Iterator[State]:
             yield ended._replace(data=data._replace(outbox=data.outbox | {place}, kept=data.kept | {place}))
 
 
-def settle(state: State, place: int, worker: Worker) -> State:
-    """Deletes what was delivered if it is as the request knew it, and gives the lease back, if it is still ours."""
-    data, gone = state.data, at(state, place, Worker())
-    if data.lease != worker.token:
-        return gone
-    delivered = worker.step is Step.ANSWERED and data.delivery == worker.version
-    delivery = None if delivered else data.delivery
-    return gone._replace(data=data._replace(delivery=delivery, due=delivery is not None, lease=NOBODY))
+def purge(state: State) -> State:
+    """Buries what waits, collected or not, under whatever lease: a person has to look at the changes that no request came after."""
+    data = state.data
+    dead = data.dead | (data.kept - state.covered)
+    empty = data._replace(outbox=frozenset(), delivery=None, due=False, dead=dead)
+    return state._replace(data=empty, purges=state.purges + 1)
 
 
 def judge(state: State) -> Verdict | None:
@@ -166,7 +172,7 @@ def judge(state: State) -> Verdict | None:
     if any(worker.step is not Step.IDLE for worker in state.workers):
         return None
     if state.data.delivery is None:
-        return None if state.data.kept <= state.covered else Verdict.LOST
+        return None if state.data.kept <= state.covered | state.data.dead else Verdict.LOST
     return Verdict.STRANDED if state.data.lease == NOBODY and not state.data.due else None
 
 

@@ -6,38 +6,13 @@ reads the partner's state at the instant of the request: the worst case. Workers
 workers that are still alive.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
+from tests.protocol.search import Step, Verdict, Writer, search
+
 NOBODY = 0
-
-
-class Verdict(StrEnum):
-    """What is wrong with a state."""
-
-    LOST = "all is quiet, but Vercel's last look is older than the last commit"
-    STRANDED = "a delivery waits under no lease, and nothing will look at it again"
-
-
-class Writer(StrEnum):
-    """How far a partner's transaction is."""
-
-    IDLE = "idle"
-    INSERTED = "inserted"
-    ENDED = "ended"
-
-
-class Step(StrEnum):
-    """How far a worker is."""
-
-    IDLE = "idle"
-    CLAIMED = "claimed"
-    ANSWERED = "answered"
-    FAILED = "failed"
-    LOOKED = "looked"
 
 
 class Worker(NamedTuple):
@@ -79,16 +54,7 @@ class Protocol:
     def search(self) -> tuple[Verdict | None, int]:
         """The first thing that goes wrong in any interleaving, and how many states were seen."""
         start = State((Writer.IDLE,) * self.writers, (Worker(),) * self.workers)
-        found, waiting = {start}, deque([start])
-        while waiting:
-            state = waiting.popleft()
-            if wrong := judge(state):
-                return wrong, len(found)
-            for after in map(canonical, self.steps(state)):
-                if after not in found:
-                    found.add(after)
-                    waiting.append(after)
-        return None, len(found)
+        return search(start, lambda state: map(canonical, self.steps(state)), judge)
 
     def steps(self, state: State) -> Iterator[State]:
         """Every state that can come next."""

@@ -2,8 +2,10 @@
 
 import pytest
 
+from tests.protocol.cluster import Cluster
 from tests.protocol.failover import Failover
-from tests.protocol.model import Protocol, Verdict
+from tests.protocol.model import Protocol
+from tests.protocol.search import Verdict
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,33 @@ def test_with_a_drawn_version_nothing_is_lost_that_the_database_kept(failover: F
 def test_with_a_version_that_counts_a_failover_loses_a_change() -> None:
     assert Failover(drawn=False, failovers=0).search()[0] is None
     assert Failover(drawn=False, workers=1, zombies=0, claims=2).search()[0] is Verdict.LOST
+
+
+@pytest.mark.parametrize(
+    "failover",
+    [
+        Failover(workers=1, failovers=0, purges=1),
+        pytest.param(Failover(failovers=0, purges=2), marks=pytest.mark.nightly),
+        pytest.param(Failover(workers=1, zombies=0, claims=2, purges=1), marks=pytest.mark.gate),
+    ],
+    ids=["one worker", "two workers", "and a failover"],
+)
+def test_a_purge_during_a_request_loses_nothing(failover: Failover) -> None:
+    verdict, states = failover.search()
+    assert verdict is None
+    assert states > 1_000  # it did search
+
+
+def test_a_request_that_began_before_a_purge_must_not_supersede_its_dead_letter() -> None:
+    assert Failover(workers=1, failovers=0, purges=1, supersedes_own=False).search()[0] is Verdict.LOST
+
+
+@pytest.mark.parametrize("cluster", [Cluster(), Cluster(local=False, counted=False)], ids=["local locks", "one server"])
+def test_where_a_lock_is_local_to_a_node_nothing_is_stranded(cluster: Cluster) -> None:
+    verdict, states = cluster.search()
+    assert verdict is None
+    assert states > 1_000  # it did search
+
+
+def test_where_a_lock_is_local_each_collection_must_write_the_row_that_it_relies_on() -> None:
+    assert Cluster(counted=False).search()[0] is Verdict.STRANDED
