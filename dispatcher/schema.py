@@ -1,18 +1,21 @@
 """The database's schema: bring it to the newest revision, print it, and refuse one that this program does not know."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable, DropTable
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from dispatcher.database import Database
+from dispatcher.database import TRIES, Database
 from dispatcher.dialects import MigrationUnderWay, dialect_of
 from dispatcher.tables import VERSION_TABLE, attach_tables, metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config  # where it is not needed it need not fill the memory
+    from alembic.operations.ops import MigrateOperation, MigrationScript
 
 _HERE = Path(__file__).parent
 _FOREIGN = "the tables are not of `dispatcher migrate`: what made them, such as your own migrations, must bring them up to date"
@@ -23,26 +26,67 @@ class UnusableSchema(Exception):
 
 
 def migrate(database: Database) -> str:
-    """Brings the database to the newest revision and returns it. Any number of these at once migrate once.
+    """Brings the database to the newest revision and returns it. Any number of these at once migrate once. On MySQL and MariaDB, where
+    each statement commits by itself, a migration that broke off is completed.
 
     Raises UnusableSchema, and changes nothing, if the database is at a revision that this program does not know, if its tables were
     made by other means, or if somebody else does not end migrating it.
     """
+    retrying = Retrying(
+        retry=retry_if_exception(database.dialect.is_overtaken),
+        stop=stop_after_attempt(TRIES),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        reraise=True,
+    )
     try:
-        with database.engine.connect() as connection, database.dialect.migration(connection):
-            found = _revision(connection, database.schema)
-            if found is not None and found not in _known():
-                raise UnusableSchema(_newer(found))
-            if found is None and _has_tables(connection, database.schema):
-                raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
-            from alembic import command
-
-            command.upgrade(_config(connection=connection, schema=database.schema), "head")
+        retrying(_migrate, database)
     except MigrationUnderWay:
         raise UnusableSchema(
             "another program is migrating this database, or holds the lock of migrations: wait until it has ended, then try again"
         ) from None
     return newest()
+
+
+def _migrate(database: Database) -> None:
+    from alembic import command
+
+    with database.engine.connect() as connection, database.dialect.migration(connection):
+        found = _revision(connection, database.schema)
+        if found is not None and found not in _known():
+            raise UnusableSchema(_newer(found))
+        if found is None and _has_tables(connection, database.schema) and not _has_broken_off(connection, database):
+            raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
+        command.upgrade(_config(connection=connection, schema=database.schema), "head")
+
+
+def already_made(connection: sa.Connection, wanted: sa.MetaData) -> set[str]:
+    """The names of those of these tables and their indexes that a migration which broke off has made.
+
+    Raises UnusableSchema if one of the tables is there in another shape, so that nobody's table is taken for ours.
+    """
+    from alembic.autogenerate import produce_migrations
+    from alembic.operations.ops import CreateIndexOp, CreateTableOp
+    from alembic.runtime.migration import MigrationContext
+
+    def is_wanted(name: str | None, kind: str, _parents: object) -> bool:
+        return kind != "table" or name in wanted.tables
+
+    context = MigrationContext.configure(connection, opts={"include_name": is_wanted})
+    tables = wanted.sorted_tables
+    found = {table.name for table in tables} | {str(index.name) for table in tables for index in table.indexes}
+    for difference in _flatten(produce_migrations(context, wanted)):
+        match difference:
+            case CreateTableOp():
+                found.discard(difference.table_name)
+            case CreateIndexOp():
+                found.discard(str(difference.index_name))
+            case _:
+                table = getattr(difference, "table_name", "one of the tables")
+                raise UnusableSchema(
+                    f"nothing is changed: {table} is not as `dispatcher migrate` makes it: undo what changed it, or move that table"
+                    " out of the way, then run `dispatcher migrate` again"
+                )
+    return found
 
 
 def downgrade(database: Database, revision: str = "base") -> None:
@@ -51,6 +95,10 @@ def downgrade(database: Database, revision: str = "base") -> None:
 
     with database.engine.connect() as connection, database.dialect.migration(connection):
         command.downgrade(_config(connection=connection, schema=database.schema), revision)
+        if revision == "base":
+            connection.execute(
+                DropTable(sa.Table(VERSION_TABLE, sa.MetaData(), schema=database.schema), if_exists=True)
+            )
 
 
 def check(database: Database) -> None:
@@ -59,6 +107,11 @@ def check(database: Database) -> None:
         found = _revision(connection, database.schema)
         missing = _missing_columns(connection, database.schema) if found is None else []
         is_empty = not _has_tables(connection, database.schema)
+        has_broken_off = found is None and not is_empty and _has_broken_off(connection, database)
+    if has_broken_off:
+        raise UnusableSchema(
+            "a migration of this database has broken off: run `dispatcher migrate` again, which completes it"
+        )
     if found == newest() or (found is None and not missing):
         return
     if found is None and is_empty:
@@ -129,6 +182,23 @@ def _known() -> set[str]:
 
 def _newer(found: str) -> str:
     return f"the database is at schema {found}, which this program does not know: it is older than the database, upgrade it"
+
+
+def _flatten(script: "MigrationScript") -> "Iterator[MigrateOperation]":
+    from alembic.operations.ops import ModifyTableOps
+
+    for operation in (operation for operations in script.upgrade_ops_list for operation in operations.ops):
+        if isinstance(operation, ModifyTableOps):
+            yield from operation.ops
+        else:
+            yield operation
+
+
+def _has_broken_off(connection: sa.Connection, database: Database) -> bool:
+    """Whether tables without a revision are those of a migration that has not ended: it makes the version table first, its row last."""
+    return not database.dialect.rolls_back_ddl and sa.inspect(connection).has_table(
+        VERSION_TABLE, schema=database.schema
+    )
 
 
 def _revision(connection: sa.Connection, schema: str | None) -> str | None:

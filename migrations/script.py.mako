@@ -11,7 +11,7 @@ down_revision = ${repr(down_revision)}
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """To this revision. Each step can be taken again: on MySQL and MariaDB one that broke off has left the first of them."""
     ${upgrades if upgrades else "pass"}
 
 

@@ -46,6 +46,8 @@ class Dialect(ABC):
     """SQLAlchemy's name of the driver that is used."""
     extra: ClassVar[str | None]
     """The extra of this package that installs the driver."""
+    rolls_back_ddl: ClassVar[bool] = True
+    """Whether a migration that breaks off leaves nothing behind."""
     writes_what_it_locks: ClassVar[bool] = False
     """Whether a row lock binds others only together with a change of the row."""
     collected_at_once: ClassVar[int] = 2_000
@@ -110,6 +112,10 @@ class Dialect(ABC):
         """One migration at a time, in a transaction without the worker's time limits. Raises MigrationUnderWay."""
         with connection.begin():
             yield
+
+    def is_overtaken(self, error: BaseException) -> bool:
+        """Whether another migration has just made what this one was about to make: so look again what there is."""
+        return False
 
     @abstractmethod
     def is_transient(self, error: BaseException) -> bool:

@@ -32,6 +32,8 @@ _TRANSIENT = {1205, 1213}  # lock wait timeout, deadlock
 # --read-only, no update in the transaction or the server's mode, a Galera node that is no part of the cluster's majority
 _READ_ONLY = {1290, 1792, 1836, 1047}
 _DENIED = {1142, 1143}  # for a table, for a column
+# A table, an index or a row exists already, or a table is being changed by another
+_OVERTAKEN = {1050, 1061, 1062, 1684}
 _MIGRATION_LOCK = "vercel_dispatcher_migration"
 _ISOLATION = "READ-COMMITTED"
 
@@ -58,6 +60,7 @@ class Mysql(Dialect):
     extra = "mysql"
     how_to_verify = "ssl_ca=FILE with the certificates of the server's authority"
     now = "utc_timestamp(6)"
+    rolls_back_ddl = False
     # On Galera a row lock holds on its own node only; what is written is certified on all of them.
     writes_what_it_locks = True
 
@@ -133,8 +136,7 @@ class Mysql(Dialect):
 
     @override
     def is_denied(self, error: DBAPIError) -> bool:
-        arguments = error.orig.args if error.orig else ()
-        return bool(arguments) and arguments[0] in _DENIED
+        return _number(error) in _DENIED
 
     @override
     def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
@@ -143,9 +145,13 @@ class Mysql(Dialect):
         return f"GRANT {', '.join(privileges)} ON `{database}`.{table} TO '{user}'@'{host}';"
 
     @override
+    def is_overtaken(self, error: BaseException) -> bool:
+        # The lock of migrations holds on its own node of a cluster only.
+        return self.is_transient(error) or _number(error) in _OVERTAKEN
+
+    @override
     def is_transient(self, error: BaseException) -> bool:
-        arguments = error.orig.args if isinstance(error, DBAPIError) and error.orig else ()
-        return bool(arguments) and arguments[0] in _TRANSIENT
+        return _number(error) in _TRANSIENT
 
     @override
     def cut(self, connection: Any) -> None:
@@ -213,6 +219,12 @@ class Mysql(Dialect):
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
         padding = [""] * (_padded(len(installation_ids)) - len(installation_ids))  # the id of no installation
         return {f"installation_{n}": id_ for n, id_ in enumerate([*installation_ids, *padding])}
+
+
+def _number(error: BaseException) -> object:
+    """The server's number of it; None if it is nobody's."""
+    arguments = error.orig.args if isinstance(error, DBAPIError) and error.orig else ()
+    return next(iter(arguments), None)
 
 
 def _padded(installations: int) -> int:

@@ -23,6 +23,7 @@ from dispatcher.dialects.columns import (
     partial,
     text,
 )
+from dispatcher.schema import already_made
 
 revision = "0001"
 down_revision = None
@@ -223,16 +224,25 @@ def tables() -> list[Table]:
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """To this revision. Where each statement commits by itself, this goes on from where another run has broken off."""
+    made = _already_made()
     for table in tables():
-        op.execute(CreateTable(table))
+        if table.name not in made:
+            op.execute(CreateTable(table))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            op.execute(CreateIndex(index))
+            if index.name not in made:
+                op.execute(CreateIndex(index))
         if table.name == "vercel_collector":
-            op.execute(sa.insert(table).values(id=1))
+            op.execute(sa.insert(table).prefix_with("IGNORE", dialect="mysql").values(id=1))
+
+
+def _already_made() -> set[str]:
+    if context.is_offline_mode() or op.get_context().impl.transactional_ddl:
+        return set()
+    return already_made(op.get_bind(), tables()[0].metadata)
 
 
 def downgrade() -> None:
     """Back to nothing: what is not delivered yet is dropped with the tables."""
     for table in tables():
-        op.execute(DropTable(table))
+        op.execute(DropTable(table, if_exists=True))

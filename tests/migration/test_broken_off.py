@@ -1,0 +1,168 @@
+"""A migration on MySQL or MariaDB that breaks off or is overtaken: each statement commits by itself there, so the first of them stay."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from dispatcher import schema
+from dispatcher.database import Database, open_database
+from dispatcher.dialects.dialect import Dialect
+from dispatcher.dialects.mysql import Mysql
+from dispatcher.tables import VERSION_TABLE, collector, metadata
+from tests.contract import steps
+from tests.contract.databases import on_mysql
+from tests.migration.definitions import Definitions, definitions
+
+pytestmark = on_mysql
+
+AT_ONCE = 3
+Change = tuple[str, Any]
+Act = Callable[[sa.Connection], object]
+MIGRATE_WITHOUT_LOCK = """
+from dispatcher.cli import main
+from dispatcher.dialects.dialect import Dialect
+from dispatcher.dialects.mysql import Mysql
+Mysql.migration = Dialect.migration
+main()
+"""
+
+
+@pytest.fixture
+def fresh(bare_database: Database) -> Iterator[Definitions]:
+    """What a migration that nothing disturbs makes; the database is bare before the test and after it."""
+    schema.migrate(bare_database)
+    yield definitions(bare_database)
+    with bare_database.engine.begin() as connection:
+        metadata.drop_all(connection)
+    schema.downgrade(bare_database)
+
+
+@contextmanager
+def before_change(database: Database, number: int, act: Act) -> Iterator[list[Change]]:
+    """Acts before the statement of this number among those that change something; gives these statements so far."""
+    changes: list[Change] = []
+
+    def note(connection: sa.Connection, _cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
+        if statement.strip().startswith(("CREATE", "INSERT")):
+            changes.append((statement, parameters))
+            if len(changes) == number:
+                act(connection)
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    yield changes
+    sa.event.remove(database.engine, "before_cursor_execute", note)
+
+
+def is_whole(database: Database, fresh: Definitions) -> bool:
+    """Whether the tables are there with all that belongs to them."""
+    schema.check(database)
+    with database.read() as connection:
+        version = sa.table(VERSION_TABLE, sa.column("version_num"))
+        versions = connection.execute(sa.select(version.c.version_num)).scalars().all()
+    return definitions(database) == fresh and versions == [schema.newest()] and steps.count(database, collector) == 1
+
+
+def test_it_is_completed_wherever_it_broke_off(bare_database: Database, database_url: str, fresh: Definitions) -> None:
+    def kill(connection: sa.Connection) -> None:
+        session = connection.connection.driver_connection.thread_id()  # type: ignore[union-attr]  # PyMySQL's
+        with bare_database.read() as other:
+            other.exec_driver_sql(f"KILL CONNECTION {session}")
+
+    for number in count(1):
+        schema.downgrade(bare_database)
+        dying = open_database(database_url)
+        with before_change(dying, number, kill) as changes:
+            try:
+                schema.migrate(dying)
+            except DBAPIError:
+                pass
+            else:
+                break
+        dying.close()
+        assert_refused(bare_database, has_tables=number > 2)  # the first statement makes the version table
+        assert schema.migrate(bare_database) == schema.newest()
+        assert is_whole(bare_database, fresh), changes[-1]
+    dying.close()
+    assert len(changes) == number - 1 >= 1 + len(metadata.tables) + 2
+
+
+def assert_refused(database: Database, *, has_tables: bool) -> None:
+    """The programs do not start, and say what to do."""
+    what_to_do = (
+        "has broken off: run `dispatcher migrate` again" if has_tables else "no schema yet .*run `dispatcher migrate`"
+    )
+    with pytest.raises(schema.UnusableSchema, match=what_to_do):
+        schema.check(database)
+
+
+def test_one_that_is_overtaken_ends_well(
+    bare_database: Database, database_url: str, fresh: Definitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster the lock of migrations holds on its own node only, so another may be ahead by any number of statements."""
+    schema.downgrade(bare_database)
+    with before_change(bare_database, 0, print) as changes:
+        schema.migrate(bare_database)
+    monkeypatch.setattr(Mysql, "migration", Dialect.migration)
+    other = open_database(database_url)
+    for ahead_of in range(len(changes)):
+        schema.downgrade(bare_database)
+        with before_change(bare_database, ahead_of + 1, partial(execute, other, changes[ahead_of:])):
+            assert schema.migrate(bare_database) == schema.newest()
+        assert is_whole(bare_database, fresh), changes[ahead_of]
+    other.close()
+
+
+def execute(database: Database, changes: list[Change], _overtaken: sa.Connection) -> None:
+    """What another migration does that began at the same time."""
+    with database.engine.begin() as connection:
+        for statement, parameters in changes:
+            connection.exec_driver_sql(statement, parameters)
+
+
+def test_several_at_once_end_well(bare_database: Database, fresh: Definitions) -> None:
+    schema.downgrade(bare_database)
+    url = bare_database.engine.url.set(drivername="mysql").render_as_string(hide_password=False)
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-c", MIGRATE_WITHOUT_LOCK, "migrate"],
+            env=os.environ | {"DISPATCHER_DATABASE_URL": url},
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(AT_ONCE)
+    ]
+    complaints = [node.communicate(timeout=100)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0] * AT_ONCE, complaints
+    assert is_whole(bare_database, fresh)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "CREATE TABLE vercel_delivery (id int PRIMARY KEY)",
+        "ALTER TABLE vercel_delivery MODIFY attempts varchar(9) NOT NULL",
+        "ALTER TABLE vercel_delivery ADD theirs int",
+    ],
+)
+def test_tables_of_another_shape_are_left_alone(bare_database: Database, fresh: Definitions, foreign: str) -> None:
+    ours = foreign.startswith("ALTER")
+    assert fresh
+    with bare_database.engine.begin() as connection:
+        connection.exec_driver_sql(f"DELETE FROM {VERSION_TABLE}")
+        metadata.drop_all(
+            connection, [table for table in metadata.sorted_tables if table.name != "vercel_delivery" or not ours]
+        )
+        connection.exec_driver_sql(foreign)
+    before = definitions(bare_database)
+    with pytest.raises(schema.UnusableSchema, match="vercel_delivery is not as `dispatcher migrate` makes it"):
+        schema.migrate(bare_database)
+    assert definitions(bare_database) == before
+    assert list(before) == ["vercel_delivery"]
