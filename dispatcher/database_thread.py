@@ -1,4 +1,4 @@
-"""The one thread in which a worker's steps in the database follow one another, while its event loop sends."""
+"""A thread in which steps in the database follow one another, each with a deadline, while the event loop goes on."""
 
 import asyncio
 import threading
@@ -26,6 +26,7 @@ class DatabaseThread:
         self._deadline = deadline
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="database", initializer=self._note_thread)
         self._ident = 0
+        self._free = asyncio.Lock()  # a step that waits for another does not use up its time
 
     def _note_thread(self) -> None:
         self._ident = threading.get_ident()
@@ -41,11 +42,13 @@ class DatabaseThread:
         return await self._run(min(seconds, self._deadline), partial(step, self.database, *args, **kwargs))
 
     async def _run(self, deadline: float, call: Callable[[], T]) -> T:
-        running = asyncio.get_running_loop().run_in_executor(self._executor, call)
-        while not (await asyncio.wait([running], timeout=deadline))[0]:
-            self.database.cut_connections(self._ident)
-        return await running
+        async with self._free:
+            running = asyncio.get_running_loop().run_in_executor(self._executor, call)
+            while not (await asyncio.wait([running], timeout=deadline))[0]:
+                self.database.cut_connections(self._ident)
+            return await running
 
     def close(self) -> None:
-        """Ends it; a step that runs is not waited for."""
+        """Ends it; a step that runs loses its connections and is not waited for."""
+        self.database.cut_connections(self._ident)
         self._executor.shutdown(wait=False, cancel_futures=True)

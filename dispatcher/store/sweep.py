@@ -66,21 +66,15 @@ def _adopt(dialect: Dialect, installation_id: str, now: datetime, connection: Co
 
 
 def prune(database: Database, attempts_for: timedelta, resolved_for: timedelta) -> int:
-    """Deletes attempts and resolved dead letters that are older than these times, by the database's clock. Returns how many.
+    """Deletes attempts and resolved dead letters that are older than these times, by the database's clock: up to 500 of each.
 
-    Unresolved dead letters stay for ever.
+    Returns how many; 0: none are left. Unresolved dead letters stay for ever.
     """
-    pruned = 0
-    for table, time, kept_for in (
-        (attempt, attempt.c.at, attempts_for),
-        (dead_letter, dead_letter.c.resolved_at, resolved_for),
-    ):
-        step = partial(_prune, dialect=database.dialect, table=table, time=time, kept_for=kept_for)
-        while chunk := database.transact(step):
-            pruned += chunk
-            if chunk < CHUNK:
-                break
-    return pruned
+    old = ((attempt, attempt.c.at, attempts_for), (dead_letter, dead_letter.c.resolved_at, resolved_for))
+    return sum(
+        database.transact(partial(_prune, dialect=database.dialect, table=table, time=time, kept_for=kept_for))
+        for table, time, kept_for in old
+    )
 
 
 def _prune(

@@ -19,6 +19,7 @@ class Proxy:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._silenced: set[socket.socket] = set()
+        self._last_word: bytes | None = None
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -29,17 +30,25 @@ class Proxy:
         """From now on nothing passes on the connections that are open now."""
         self._silenced.update(one for pair in self._pairs for one in pair)
 
+    def fall_silent_at(self, word: bytes) -> None:
+        """The same as soon as these bytes come by, which is as far as they get."""
+        self._last_word = word
+
     def lead_to(self, target: tuple[str, int]) -> None:
         """New connections lead there; those that are open end, as when a primary has died."""
         self._target = target
-        for one in (one for pair in self._pairs for one in pair):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        self._end_connections()
 
     def close(self) -> None:
         self._listening.close()
+        self._end_connections()
         for one in (one for pair in self._pairs for one in pair):
             one.close()
+
+    def _end_connections(self) -> None:
+        for one in (one for pair in self._pairs for one in pair):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # closed
@@ -57,6 +66,8 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while received := source.recv(BYTES_AT_ONCE):
+                if self._last_word is not None and self._last_word in received:
+                    self.fall_silent()
                 if source not in self._silenced:
                     sink.sendall(received)
             if source not in self._silenced:

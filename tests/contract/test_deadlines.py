@@ -1,20 +1,29 @@
 """No step waits for ever on a database that does not answer: at its deadline its connection is cut, and the next connects anew."""
 
 import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
-from sqlalchemy import Engine
+from pydantic import SecretStr
+from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher import store
+from dispatcher import service, store
 from dispatcher.database import Database, is_unreachable, open_database
 from dispatcher.database_thread import DatabaseThread
+from dispatcher.housekeeping import Housekeeping
+from dispatcher.settings import Settings
+from dispatcher.telemetry import Report
 from tests.contract.databases import on_servers
 from tests.contract.proxy import proxy_before
 from tests.contract.steps import LONGEST, write
 
 LOCK = {"postgresql": "LOCK TABLE {}vercel_outbox", "mysql": "LOCK TABLES vercel_outbox WRITE"}
 SHORT = 0.5
+STARTED = 3.0
+"""Seconds that a start takes at most before it comes to the step that hangs; if it takes longer, it fails in the same way."""
 
 
 @pytest.mark.varies
@@ -34,6 +43,90 @@ async def test_behind_a_proxy_that_has_fallen_silent(database: Database, partner
             assert (await thread.run(store.collect, 500)).events == 1
         thread.close()
         behind.close()
+
+
+@pytest.mark.varies
+@on_servers
+@pytest.mark.parametrize("step", [Housekeeping.gauge, Housekeeping.mend, Housekeeping.prune])
+async def test_housekeeping_behind_a_proxy_that_has_fallen_silent(
+    database: Database, step: Callable[[Housekeeping], Awaitable[None]]
+) -> None:
+    with proxy_before(database.engine.url) as (proxy, url):
+        behind = open_database(url.render_as_string(hide_password=False), database.schema)
+        reports: list[Report] = []
+        patient, hasty = (
+            Housekeeping(behind, Settings(), reports.append, deadline=seconds) for seconds in (LONGEST, SHORT)
+        )
+        await step(patient)
+        proxy.fall_silent()
+        told = reports.copy()
+        async with asyncio.timeout(LONGEST):
+            with pytest.raises(DBAPIError) as failed:
+                await step(hasty)
+            assert is_unreachable(failed.value)
+            assert reports == told
+            await step(patient)
+        assert len(reports) == 2 * len(told)
+        for one in (patient, hasty):
+            one.close()
+        behind.close()
+
+
+def settings_for(database: Database, url: URL) -> Settings:
+    """Of a service that uses the database behind this URL."""
+    return Settings(
+        database_url=SecretStr(url.render_as_string(hide_password=False)),
+        database_schema=database.schema,
+        vercel_token=SecretStr("t0ken"),
+        vercel_base_url="http://127.0.0.1:9",
+        allow_insecure_base_url=True,
+        ops_port=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("server", "main", "last_word"),
+    [
+        ("postgresql", service.run, b"vercel_dispatcher_version"),
+        ("mysql", service.run, b"vercel_dispatcher_version"),
+        ("mysql", service.run, b"transaction_isolation"),
+        ("mysql", service.run, b"wsrep_on"),
+        ("postgresql", service.drain, b"pause_reason IS NOT NULL"),
+        ("mysql", service.drain, b"pause_reason IS NOT NULL"),
+    ],
+    indirect=["server"],
+)
+async def test_a_start_and_a_drain_end_with_an_error(
+    database: Database,
+    main: Callable[[Settings], Awaitable[object]],
+    last_word: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dispatcher.composition.DatabaseThread", partial(DatabaseThread, deadline=STARTED))
+    with proxy_before(database.engine.url) as (proxy, url):
+        proxy.fall_silent_at(last_word)
+        async with asyncio.timeout(LONGEST):
+            with pytest.raises(DBAPIError) as failed:
+                await main(settings_for(database, url))
+        assert is_unreachable(failed.value)
+
+
+@pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+async def test_a_step_that_waits_for_another_does_not_use_up_its_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut: list[int] = []
+    monkeypatch.setattr(database, "cut_connections", cut.append)
+    go_on, thread = threading.Event(), DatabaseThread(database)
+    first = asyncio.create_task(thread.run(lambda _: go_on.wait(LONGEST)))
+    second = asyncio.create_task(thread.run_within(SHORT, store.look, store.LOWEST_ID, store.LONG_AGO))
+    await asyncio.wait([second], timeout=3 * SHORT)
+    go_on.set()
+    async with asyncio.timeout(LONGEST):
+        assert await first
+        assert not (await second).to_collect
+    assert cut == []
+    thread.close()
 
 
 @on_servers

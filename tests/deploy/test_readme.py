@@ -37,7 +37,8 @@ def test_every_setting_is_explained() -> None:
 
 
 def test_the_table_of_log_lines_is_the_codes() -> None:
-    sources = "".join((ROOT / "dispatcher" / name).read_text() for name in ("service.py", "telemetry/log.py"))
+    modules = ("service.py", "composition.py", "signals.py", "telemetry/log.py")
+    sources = "".join((ROOT / "dispatcher" / name).read_text() for name in modules)
     written = re.findall(r'\b(?:info|warning|error)\(\s*"([^"]+)"|\(?logging\.[A-Z]+, "([^"]+)"', sources)
     told = {name for row in table("README.md", "Logs") for name in row.split("`, `")}
     assert told == {first or second for first, second in written}

@@ -1,0 +1,35 @@
+"""The signals that stop the service."""
+
+import asyncio
+import os
+import signal
+
+import structlog
+
+OVERTIME_SECONDS = 5.0
+"""What is left after the grace for taking the rest apart. A service that needs longer waits for a database that does not answer."""
+
+
+def stop_on_signals(stop: asyncio.Event, grace: float) -> None:
+    """Stops at the first signal. A second one, or the end of the grace and the overtime, ends the process at once."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def first() -> None:
+        stop.set()
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, _end_at_once)
+        signal.signal(signal.SIGALRM, _end_at_once)
+        signal.setitimer(signal.ITIMER_REAL, grace + OVERTIME_SECONDS)
+
+    for number in signals:
+        loop.add_signal_handler(number, first)
+
+
+def _end_at_once(number: int, _frame: object) -> None:
+    """Ends the process with an exit code of its own: for process 1 of a container the default action of a signal does not exist."""
+    if number == signal.SIGALRM:
+        structlog.get_logger("dispatcher").error("not stopped in time", why="the database does not answer")
+        os._exit(os.EX_TEMPFAIL)  # the code of a database that cannot be reached
+    os._exit(128 + number)
