@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from dispatcher.telemetry import Report, StepFailed, Ticked
+from dispatcher.telemetry import Report, StepFailed, Ticked, WritesAccepted
 
 LIVE_FOR = 90.0
 """Seconds after the last tick, good or bad. A database that hangs is given up after 30 s for each statement."""
@@ -20,10 +20,11 @@ class Health:
         self._ticked_at = clock()
         self._succeeded_at: float | None = None
         self._failure: str | None = None
+        self._no_writes: str | None = None
         self.stopping = False
 
     def __call__(self, report: Report) -> None:
-        """Hears of ticks, good and bad; other steps say nothing about whether it delivers."""
+        """Hears of ticks, good and bad, and of whether the database takes writes, which ticks with nothing to do do not tell."""
         match report:
             case Ticked():
                 self._ticked_at = self._succeeded_at = self._clock()
@@ -31,6 +32,10 @@ class Health:
             case StepFailed("tick", summary):
                 self._ticked_at = self._clock()
                 self._failure = f"tick: {summary}"
+            case WritesAccepted():
+                self._no_writes = None
+            case StepFailed("writes", summary):
+                self._no_writes = f"writes: {summary}"
             case _:
                 pass
 
@@ -44,8 +49,8 @@ class Health:
         """What keeps the service from delivering; None: nothing does."""
         if self.stopping:
             return "the service is stopping"
-        if self._failure is not None:
-            return self._failure
+        if self._failure is not None or self._no_writes is not None:
+            return self._failure or self._no_writes
         if self._succeeded_at is None:
             return "no tick has gone through yet"
         age = self._clock() - self._succeeded_at

@@ -1,4 +1,4 @@
-"""What the service does now and then beside delivering: it measures, mends and prunes."""
+"""What the service does now and then beside delivering: it measures, mends and prunes, and sees whether the server takes writes."""
 
 from datetime import timedelta
 
@@ -8,9 +8,10 @@ from dispatcher.database import Database
 from dispatcher.database_thread import STEP_SECONDS, DatabaseThread
 from dispatcher.scheduler import Scheduler
 from dispatcher.settings import Settings
-from dispatcher.telemetry import Gauged, Listener, Stranded
+from dispatcher.telemetry import Gauged, Listener, Stranded, WritesAccepted
 
 GAUGE_EVERY = 15.0
+WRITES_EVERY = 15.0
 MEND_EVERY = 600.0
 MEND_CLUSTER_EVERY = 5.0
 """… where a row lock is local to a node: the protocol does without it, and this is the net under that."""
@@ -32,6 +33,7 @@ class Housekeeping:
     def schedule(self, scheduler: Scheduler, *, clustered: bool) -> None:
         """Each step has its time."""
         scheduler.every("gauges", GAUGE_EVERY, self.gauge)
+        scheduler.every("writes", WRITES_EVERY, self.check_writes)
         scheduler.every("mend", MEND_CLUSTER_EVERY if clustered else MEND_EVERY, self.mend)
         scheduler.every("prune", PRUNE_EVERY, self.prune)
 
@@ -48,6 +50,11 @@ class Housekeeping:
                 found.open_breakers,
             )
         )
+
+    async def check_writes(self) -> None:
+        """Reports that the server takes writes: on a standby, a service that has nothing to do would never notice."""
+        await self._thread.run(store.check_writes)
+        self._report(WritesAccepted())
 
     async def mend(self) -> None:
         """Reports installations that had to be mended."""

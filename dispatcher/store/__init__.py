@@ -8,7 +8,7 @@ from dispatcher.store.collect import LOWEST_ID, collect, collect_installation
 from dispatcher.store.look import Work, look
 from dispatcher.store.records import READ, Answer, Claimed, Collected, Delivery, InstallationState, Leased, Settled
 from dispatcher.store.settle import settle
-from dispatcher.store.sweep import mend, prune
+from dispatcher.store.sweep import check_writes, mend, prune
 
 __all__ = [
     "LONG_AGO",
@@ -22,6 +22,7 @@ __all__ = [
     "Leased",
     "Settled",
     "Work",
+    "check_writes",
     "claim",
     "collect",
     "collect_installation",

@@ -1,4 +1,4 @@
-"""mend and prune: what runs now and then, in bounded chunks."""
+"""mend, prune and check_writes: what runs now and then, in bounded chunks."""
 
 from datetime import datetime, timedelta
 from functools import partial
@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Table
 
 from dispatcher.database import Database
 from dispatcher.dialects import Dialect
-from dispatcher.tables import attempt, dead_letter, delivery, installation
+from dispatcher.tables import attempt, collector, dead_letter, delivery, installation
 
 CHUNK = 500
 OVERDUE = timedelta(minutes=1)
@@ -75,6 +75,12 @@ def prune(database: Database, attempts_for: timedelta, resolved_for: timedelta) 
         database.transact(partial(_prune, dialect=database.dialect, table=table, time=time, kept_for=kept_for))
         for table, time, kept_for in old
     )
+
+
+def check_writes(database: Database) -> None:
+    """Raises the database's error unless it takes writes. Writes nothing: a server that takes none refuses the statement as such."""
+    nothing = sa.update(collector).where(sa.false()).values(id=collector.c.id)
+    database.transact(lambda connection: connection.execute(nothing), durable=False)
 
 
 def _prune(

@@ -17,6 +17,7 @@ from dispatcher.telemetry.reports import (
     StepFailed,
     Stranded,
     Ticked,
+    WritesAccepted,
     listen,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "StepFailed",
     "Stranded",
     "Ticked",
+    "WritesAccepted",
     "configure_logging",
     "listen",
 ]

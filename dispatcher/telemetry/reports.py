@@ -80,6 +80,11 @@ class Ticked:
 
 
 @dataclass(frozen=True, slots=True)
+class WritesAccepted:
+    """The database takes writes, as one that is there for the purpose showed."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepFailed:
     """A step of the service broke off; what is scheduled is tried again. Neither text holds a secret."""
 
@@ -113,6 +118,7 @@ Report = (
     | InstallationPaused
     | InstallationResumed
     | Ticked
+    | WritesAccepted
     | StepFailed
     | Gauged
 )

@@ -18,6 +18,7 @@ from dispatcher.telemetry import (
     StepFailed,
     Stranded,
     Ticked,
+    WritesAccepted,
     listen,
 )
 
@@ -68,6 +69,11 @@ async def test_it_is_ready_while_ticks_go_through_and_says_why_not(ops: Ops) -> 
     assert await readiness() == (503, "tick: the database refused (DataError)")
     ops.report(Ticked(0))
     ops.report(StepFailed("gauges", "ValueError", "ValueError: no"))
+    assert await readiness() == (200, None)
+    ops.report(StepFailed("writes", "the database takes no writes", "the database takes no writes: icfg_secret"))
+    ops.report(Ticked(0))
+    assert await readiness() == (503, "writes: the database takes no writes")
+    ops.report(WritesAccepted())
     assert await readiness() == (200, None)
     ops.now = READY_FOR
     assert await readiness() == (503, "the last tick went through 30 s ago")
