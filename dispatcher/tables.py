@@ -55,15 +55,18 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
         Column("traceparent", text(TRACEPARENT_LENGTH)),
         matches_installation_id("installation_id", "vercel_outbox_installation_id_is_valid"),
         is_one_of("type", [RESOURCE_UPDATED, INSTALLATION_UPDATED], "vercel_outbox_type_is_known"),
+        # What goes with a type is asked of the known ones only: of an unknown one, the constraint before this is to complain.
         CheckConstraint(
-            f"(type = '{RESOURCE_UPDATED}') = (resource_id IS NOT NULL)",
+            f"(type <> '{RESOURCE_UPDATED}' OR resource_id IS NOT NULL)"
+            f" AND (type <> '{INSTALLATION_UPDATED}' OR resource_id IS NULL)",
             "vercel_outbox_resource_id_goes_with_resource_updated",
         ),
         CheckConstraint(
-            f"product_id IS NULL OR type = '{RESOURCE_UPDATED}'", "vercel_outbox_product_id_goes_with_resource_updated"
+            f"product_id IS NULL OR type <> '{INSTALLATION_UPDATED}'",
+            "vercel_outbox_product_id_goes_with_resource_updated",
         ),
         CheckConstraint(
-            f"billing_plan_id IS NULL OR type = '{INSTALLATION_UPDATED}'",
+            f"billing_plan_id IS NULL OR type <> '{RESOURCE_UPDATED}'",
             "vercel_outbox_billing_plan_id_goes_with_installation_updated",
         ),
         characters_up_to("resource_id", PARTNER_ID_LENGTH, "vercel_outbox_resource_id_length"),

@@ -57,14 +57,16 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
         matches_installation_id("installation_id", "vercel_outbox_installation_id_is_valid"),
         is_one_of("type", ["resource.updated", "installation.updated"], "vercel_outbox_type_is_known"),
         CheckConstraint(
-            "(type = 'resource.updated') = (resource_id IS NOT NULL)",
+            "(type <> 'resource.updated' OR resource_id IS NOT NULL)"
+            " AND (type <> 'installation.updated' OR resource_id IS NULL)",
             "vercel_outbox_resource_id_goes_with_resource_updated",
         ),
         CheckConstraint(
-            "product_id IS NULL OR type = 'resource.updated'", "vercel_outbox_product_id_goes_with_resource_updated"
+            "product_id IS NULL OR type <> 'installation.updated'",
+            "vercel_outbox_product_id_goes_with_resource_updated",
         ),
         CheckConstraint(
-            "billing_plan_id IS NULL OR type = 'installation.updated'",
+            "billing_plan_id IS NULL OR type <> 'resource.updated'",
             "vercel_outbox_billing_plan_id_goes_with_installation_updated",
         ),
         characters_up_to("resource_id", 255, "vercel_outbox_resource_id_length"),

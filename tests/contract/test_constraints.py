@@ -1,8 +1,10 @@
 """A row that could never be delivered is refused in the partner's own transaction, by a constraint whose name says why."""
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import Engine
+from sqlalchemy import CheckConstraint, ColumnElement, Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
@@ -47,6 +49,36 @@ def test_an_impossible_row_is_refused_by_name(
     database: Database, partner: Engine, row: dict[str, object], name: str
 ) -> None:
     with pytest.raises(DBAPIError, match=name):
+        insert(partner, row)
+    assert count(database, outbox) == 0
+
+
+def refusing(partner: Engine, row: dict[str, object]) -> list[str]:
+    """The names of all the constraints that this row breaks: an INSERT tells of one of them."""
+    shown = (sa.cast(row.get(column.name), column.type).label(column.name) for column in outbox.columns)
+    values = sa.select(*shown).subquery()
+    checks = {str(one.name): one.sqltext for one in outbox.constraints if isinstance(one, CheckConstraint)}
+    conditions: dict[str, ColumnElement[Any]] = {
+        name: sa.literal_column(f"({check.compile(partner)})") for name, check in checks.items()
+    }
+    with partner.connect() as connection:
+        kept = connection.execute(sa.select(*conditions.values()).select_from(values)).one()
+    return [name for name, is_kept in zip(conditions, kept, strict=True) if is_kept is not None and not is_kept]
+
+
+UNKNOWN = [
+    {"installation_id": "icfg_1", "type": "resource.deleted"},
+    GOOD | {"type": "resource.update", "product_id": "pg"},
+    PLAN | {"type": "installation.update"},
+]
+
+
+@pytest.mark.parametrize("row", UNKNOWN, ids=lambda row: str(row["type"]))
+def test_an_unknown_type_breaks_the_constraint_of_the_type_alone(
+    database: Database, partner: Engine, row: dict[str, object]
+) -> None:
+    assert refusing(partner, row) == ["vercel_outbox_type_is_known"]
+    with pytest.raises(DBAPIError, match="vercel_outbox_type_is_known"):
         insert(partner, row)
     assert count(database, outbox) == 0
 
