@@ -20,11 +20,13 @@ RESOURCE_UPDATED = "resource.updated"
 INSTALLATION_UPDATED = "installation.updated"
 
 
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def refuse_control_characters(value: str) -> str:
-    """NUL cannot be stored by PostgreSQL, and no other control character is part of an id that a person gave."""
+    """NUL cannot be stored by PostgreSQL, and no other control character (U+0001 to U+001F, U+007F to U+009F) is part of an id
+    that a person gave. The outbox's constraints refuse the same.
+    """
     if _CONTROL_CHARACTER.search(value):
         raise ValueError("must not contain control characters (such as NUL or a line break)")
     return value

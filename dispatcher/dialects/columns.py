@@ -125,7 +125,7 @@ def matches_installation_id(column: str, name: str) -> CheckConstraint:
         f"{column} ~ '^[A-Za-z0-9_-]+$'",  # varchar refuses more; with {1,128} it takes many times as long
         # MySQL's `$` also matches before a line break at the end.
         mysql=f"{column} NOT REGEXP '[^A-Za-z0-9_-]' AND char_length({column}) BETWEEN 1 AND 128",
-        sqlite=f"{column} NOT GLOB '*[^A-Za-z0-9_-]*' AND length({column}) BETWEEN 1 AND 128",
+        sqlite=f"{_is_whole(column)} AND {column} NOT GLOB '*[^A-Za-z0-9_-]*' AND length({column}) BETWEEN 1 AND 128",
     )
     return CheckConstraint(words, name)
 
@@ -137,11 +137,25 @@ def is_one_of(column: str, words: Sequence[str], name: str) -> CheckConstraint:
     return CheckConstraint(condition(listed, mysql=f"{listed} AND {column} NOT REGEXP ' '"), name)
 
 
-def characters_up_to(column: str, most: int, name: str) -> CheckConstraint:
-    """NULL, or 1 to so many characters."""
+def matches_partner_id(column: str, most: int, name: str) -> CheckConstraint:
+    """NULL, or text of 1 to `most` characters, none of them a control character: U+0000 to U+001F, U+007F to U+009F."""
+    # PostgreSQL has no U+0000. In these encodings, the codes from U+0080 on are letters or parts of them.
+    postgresql = (
+        rf"{column} ~ '^[^\u0001-\u001f\u007f]+$'"
+        rf" AND ({column} !~ '[\u0080-\u009f]' OR getdatabaseencoding() ~ '^(WIN|KOI|SQL)')"
+    )
+    # All other characters: so no literal needs a backslash, which MySQL reads by its sql_mode.
+    first, last = "char(0xC2A0 USING utf8mb4)", "char(0xF48FBFBF USING utf8mb4)"
     words = condition(
-        f"{column} <> ''",  # PostgreSQL's varchar refuses more by itself, and every call here costs the writer time
-        mysql=f"char_length({column}) BETWEEN 1 AND {most}",  # to whom ' ' and '' are the same
-        sqlite=f"length({column}) BETWEEN 1 AND {most}",
+        postgresql,  # its varchar refuses more by itself, and every call here costs the writer time
+        mysql=f"char_length({column}) BETWEEN 1 AND {most}"
+        f" AND {column} NOT REGEXP concat('[^ -~', {first}, '-', {last}, ']')",
+        sqlite=f"{column} IS NULL OR {_is_whole(column)} AND length({column}) BETWEEN 1 AND {most}"
+        f" AND {column} NOT GLOB '*[^ -~' || char(160) || '-' || char(1114111) || ']*'",
     )
     return CheckConstraint(words, name)
+
+
+def _is_whole(column: str) -> str:
+    """SQLite stores bytes as well, and its functions see a text up to its first U+0000 only."""
+    return f"typeof({column}) = 'text' AND instr({column}, char(0)) = 0"

@@ -74,6 +74,24 @@ def database_of_this_worker(url: str) -> Iterator[str]:
 
 
 @contextmanager
+def postgresql_in(encoding: str, url: str) -> Iterator[str]:
+    """A database of this encoding on the server of the given one."""
+    given = make_url(url)
+    own = given.set(database=f"{given.database}_{encoding.lower()}")
+    engine = open_engine(url).execution_options(isolation_level="AUTOCOMMIT")
+    locale = "LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {own.database} WITH (FORCE)")
+        connection.exec_driver_sql(f"CREATE DATABASE {own.database} ENCODING '{encoding}' {locale}")
+    try:
+        yield own.render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {own.database} WITH (FORCE)")
+        engine.dispose()
+
+
+@contextmanager
 def own_postgresql() -> Iterator[Server]:
     """A PostgreSQL 18 in a directory of its own."""
     with warnings.catch_warnings():

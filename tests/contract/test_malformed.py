@@ -169,8 +169,9 @@ def test_columns_that_a_partner_made_wider_stop_nothing(
 
 
 @on_mysql
-def test_a_nul_byte_that_mysql_takes_is_buried_alone(database: Database, partner: Engine) -> None:
+def test_a_nul_byte_that_mysql_can_hold_is_buried_alone(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
+        drop_constraints(connection)
         for resource in ("before", "a\0b", "after"):
             insert(connection, "icfg_1", TYPE, resource)
     assert store.collect(database, 100).malformed == 1

@@ -10,7 +10,6 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
-from sqlalchemy import make_url
 
 from dispatcher import schema
 from dispatcher.credentials import StaticCredentials
@@ -21,6 +20,7 @@ from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
 from tests.contract.databases import on_sqlite
+from tests.contract.servers import postgresql_in
 from tests.contract.steps import LONGEST, write
 
 BAD = "db_bad"
@@ -30,21 +30,11 @@ WITH_A_DASH = httpx.Response(400, json={"error": {"code": "bad_request", "messag
 @pytest.fixture
 def narrow(postgresql_url: str) -> Iterator[Database]:
     """A PostgreSQL database that can hold no more than Latin-1."""
-    url = make_url(postgresql_url)
-    name = f"{url.database}_narrow"
-    server = open_database(postgresql_url)
-    alone = server.engine.execution_options(isolation_level="AUTOCOMMIT")
-    with alone.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
-        locale = "LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
-        connection.exec_driver_sql(f"CREATE DATABASE {name} ENCODING 'LATIN1' {locale}")
-    database = open_database(url.set(database=name).render_as_string(hide_password=False))
-    schema.migrate(database)
-    yield database
-    database.close()
-    with alone.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    server.close()
+    with postgresql_in("LATIN1", postgresql_url) as url:
+        database = open_database(url)
+        schema.migrate(database)
+        yield database
+        database.close()
 
 
 def worker_on(database: Database) -> Worker:

@@ -33,6 +33,9 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         ("resource_id", None),
         ("product_id", ""),
         ("product_id", "\x7f"),
+        ("product_id", "pg\x80"),
+        ("resource_id", "db\x9f"),
+        ("resource_id", "db\ud800"),
         ("traceparent", "00-abc-def-01"),
         ("traceparent", TRACEPARENT.upper()),
         ("billing_plan_id", "pro"),
@@ -69,6 +72,11 @@ def test_an_event_does_not_change() -> None:
 def test_the_longest_ids_are_taken() -> None:
     event = ResourceUpdated(installation_id="i" * 128, resource_id="é" * 255, product_id="p" * 255)
     assert subject_of(event) == Subject("i" * 128, "resource.updated", "é" * 255, "p" * 255)
+
+
+@pytest.mark.parametrize("resource", [" ", "db_1 ", "\xa0", "\u202e", "\U0010ffff"])
+def test_what_only_looks_odd_is_taken(resource: str) -> None:
+    assert ResourceUpdated(installation_id="icfg_1", resource_id=resource).resource_id == resource
 
 
 def test_subjects_that_look_alike_have_different_keys() -> None:
