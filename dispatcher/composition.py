@@ -16,7 +16,7 @@ from dispatcher.hosts import is_local
 from dispatcher.settings import Settings, insecure_hosts
 from dispatcher.telemetry import Listener
 from dispatcher.tracing import export_traces
-from dispatcher.transport import open_transport
+from dispatcher.transport import Network, open_transport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import LOOK_SECONDS, Worker
 
@@ -51,7 +51,7 @@ async def composed(settings: Settings, report: Listener) -> AsyncIterator[Parts]
         stack.callback(thread.close)
         await thread.run(schema.check)
         await thread.run(Database.check_isolation)
-        transport = open_transport(settings.concurrency)
+        transport = open_transport(settings.concurrency, Network.of(settings))
         stack.push_async_callback(transport.aclose)
         credentials = open_credentials(settings, database.engine, transport)
         stack.push_async_callback(credentials.aclose)

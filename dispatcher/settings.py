@@ -93,6 +93,8 @@ class Settings(BaseSettings):
 
     vercel_base_url: Annotated[str, BeforeValidator(parse_base_url)] = "https://api.vercel.com"
     allow_insecure_base_url: Annotated[bool, BeforeValidator(parse_flag)] = False
+    trust_env_proxy: Annotated[bool, BeforeValidator(parse_flag)] = False
+    ca_file: Annotated[str | None, BeforeValidator(optional(parse_text))] = None
 
     vercel_token: Annotated[SecretStr | None, BeforeValidator(optional(parse_token))] = None
     credentials_query: Annotated[str | None, BeforeValidator(optional(parse_credentials_query))] = None

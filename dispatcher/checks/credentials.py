@@ -8,18 +8,18 @@ from dispatcher.credentials import Credentials, open_credentials
 from dispatcher.database import Database
 from dispatcher.settings import Settings, SettingsError
 from dispatcher.tables import installation
-from dispatcher.transport import open_transport
+from dispatcher.transport import Network, open_transport
 
 TRIED = 5
 """So many of the known installations are tried."""
 
 
 async def check_credentials(
-    settings: Settings, database: Database, installation_id: str | None, *, usable: bool
+    settings: Settings, database: Database, network: Network, installation_id: str | None, *, usable: bool
 ) -> list[Finding]:
     """Asks for the token of this installation, else of those known that have work. `usable`: whether the database is."""
     try:
-        transport = open_transport(1)
+        transport = open_transport(1, network)
     except SettingsError as error:
         return [problem("settings", str(error))]
     try:

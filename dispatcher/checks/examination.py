@@ -17,10 +17,12 @@ from dispatcher.checks.database import (
 )
 from dispatcher.checks.endpoint import check_base_url
 from dispatcher.checks.finding import Finding, Level, ok, problem
+from dispatcher.checks.network import check_network
 from dispatcher.checks.privileges import check_privileges
 from dispatcher.database import Database, first_line, is_unreachable, open_database
 from dispatcher.dialects import UnusableDatabaseUrl
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, SettingsError
+from dispatcher.transport import Network
 
 
 def examine(settings: Settings, installation_id: str | None = None) -> Iterator[Finding]:
@@ -30,19 +32,29 @@ def examine(settings: Settings, installation_id: str | None = None) -> Iterator[
     or `database` is one that the settings, or an unreachable database, are to blame for.
     """
     try:
+        network = Network.of(settings)
+        network.tls_context()
+    except SettingsError as error:
+        yield problem("settings", str(error))
+        return
+    yield from _examine_sources(settings, network, installation_id)
+    yield from check_network(settings, network)
+    yield from check_base_url(settings, network)
+
+
+def _examine_sources(settings: Settings, network: Network, installation_id: str | None) -> Iterator[Finding]:
+    try:
         database = open_database(settings.database_url.get_secret_value(), settings.database_schema)
     except UnusableDatabaseUrl as unusable:
         yield problem("settings", str(unusable))
-        yield from asyncio.run(check_base_url(settings))
         return
     try:
         found = list(_examine_database(database, settings))
         yield from found
         usable = all(one.level is not Level.PROBLEM for one in found)
-        yield from asyncio.run(check_credentials(settings, database, installation_id, usable=usable))
+        yield from asyncio.run(check_credentials(settings, database, network, installation_id, usable=usable))
     finally:
         database.close()
-    yield from asyncio.run(check_base_url(settings))
 
 
 def _examine_database(database: Database, settings: Settings) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import urllib.request
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from dispatcher.transport.network import Network
 from dispatcher.transport.reply import Broken, NotConnected, Reply, Request
 
 _IDLE_CONNECTION = 30.0
@@ -50,27 +50,35 @@ class HttpxTransport:
 class PortableTransport:
     """See `Transport`: httpx's own, one for each request in flight, for the time that its pool takes grows with their square."""
 
-    def __init__(self, *, trust_env: bool = False) -> None:
+    def __init__(self, network: Network) -> None:
+        """Raises SettingsError without certificate authorities."""
         # At DEBUG httpcore writes the headers of every answer, and an answer may repeat the credential.
         logging.getLogger("httpcore").setLevel(logging.WARNING)
-        self._trust_env = trust_env
-        self._tls = httpx.create_ssl_context(trust_env=trust_env)
+        self._network = network
+        self._tls = network.tls_context()
         self._idle: defaultdict[str, list[HttpxTransport]] = defaultdict(list)
 
     async def post(self, request: Request) -> Reply:
         parts = urlsplit(request.url)
         idle = self._idle[f"{parts.scheme}://{parts.netloc}"]
-        line = idle.pop() if idle else self._open(parts.scheme, parts.hostname or "")
+        line = idle.pop() if idle else self._open(request.url)
         try:
             return await line.post(request)
+        except NotConnected as error:
+            raise NotConnected(f"{error}{self._network.detour(request.url)}") from None
         finally:
             idle.append(line)
 
-    def _open(self, scheme: str, host: str) -> HttpxTransport:
-        proxy = _environment_proxy(scheme, host) if self._trust_env else None
+    def _open(self, url: str) -> HttpxTransport:
         limits = httpx.Limits(max_connections=1, keepalive_expiry=_IDLE_CONNECTION)
-        own = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits, proxy=proxy)
+        own = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits, proxy=self._proxy_of(url))
         return HttpxTransport(own)
+
+    def _proxy_of(self, url: str) -> httpx.Proxy | None:
+        address = self._network.proxies.proxy_of(url)
+        if address is None:
+            return None
+        return httpx.Proxy(address, ssl_context=self._tls if address.startswith("https://") else None)
 
     async def aclose(self) -> None:
         lines = [line for idle in self._idle.values() for line in idle]
@@ -79,8 +87,9 @@ class PortableTransport:
             await line.aclose()
 
 
-def _environment_proxy(scheme: str, host: str) -> str | None:
-    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
+def read_certifi() -> tuple[bytes, ...]:
+    """The certificates (DER) of the authorities that httpx brings along."""
+    return tuple(httpx.create_ssl_context(trust_env=False).get_ca_certs(binary_form=True))
 
 
 def _plain_headers(response: httpx.Response) -> dict[str, str]:
@@ -106,4 +115,5 @@ def _translate(error: Exception) -> Exception:
     reason = str(error) or type(error).__name__
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return TimeoutError(reason)
-    return NotConnected(reason) if isinstance(error, httpx.ConnectError) else Broken(reason)
+    # A proxy that refuses to connect has sent nothing on.
+    return NotConnected(reason) if isinstance(error, httpx.ConnectError | httpx.ProxyError) else Broken(reason)

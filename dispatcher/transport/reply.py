@@ -30,8 +30,8 @@ class Reply(NamedTuple):
 class Transport(Protocol):
     """The seam: what sends a request. Tests put `HttpxTransport(httpx.MockTransport(…))` here.
 
-    A transport keeps connections alive, never follows a redirect, never decompresses, and takes a proxy from the environment only
-    when it was opened for that.
+    A transport keeps connections alive, never follows a redirect, never decompresses, and takes no proxy and trusts no authority but
+    those of its `Network`.
     """
 
     async def post(self, request: Request) -> Reply:

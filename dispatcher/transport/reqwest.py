@@ -7,9 +7,12 @@ from datetime import timedelta
 # The extension imports this with its first error, and aborts the process if it cannot, for example without a free descriptor.
 import pyreqwest.exceptions  # noqa: F401
 from pyreqwest.client import ClientBuilder
+from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response
 
+from dispatcher.settings import SettingsError
+from dispatcher.transport.network import NO_AUTHORITY, Network
 from dispatcher.transport.reply import Broken, NotConnected, Reply, Request
 
 # All that is ever read of an answer's head: each name costs time.
@@ -21,11 +24,16 @@ _IDLE_CONNECTION = timedelta(seconds=30)
 class PyreqwestTransport:
     """See `Transport`. The client has the same deadline, but answers that keep it busy can make it miss it by seconds."""
 
-    def __init__(self, concurrency: int, *, trust_env: bool = False) -> None:
+    def __init__(self, concurrency: int, network: Network) -> None:
+        """Raises SettingsError without certificate authorities."""
+        self._network = network
         builder = ClientBuilder().http1_only().follow_redirects(False).referer(False)
         builder = builder.gzip(False).brotli(False).zstd(False).deflate(False)
         builder = builder.pool_max_idle_per_host(concurrency).pool_idle_timeout(_IDLE_CONNECTION)
-        self._client = (builder if trust_env else builder.no_proxy()).build()
+        try:
+            self._client = _on(network, builder).build()
+        except ValueError:  # the client's own error, while it is put together
+            raise SettingsError(NO_AUTHORITY) from None
 
     async def post(self, request: Request) -> Reply:
         deadline = asyncio.get_running_loop().time() + request.timeout
@@ -37,11 +45,21 @@ class PyreqwestTransport:
             async with asyncio.timeout_at(deadline):
                 answer = await exchange.__aenter__()
         except Exception as error:  # noqa: BLE001 - beside its own errors the extension raises ValueError and RuntimeError
-            raise _translate(error) from None
+            raise _translate(error, self._network.detour(request.url)) from None
         return await _read(exchange, answer, request, deadline)
 
     async def aclose(self) -> None:
         await self._client.close()
+
+
+def _on(network: Network, builder: ClientBuilder) -> ClientBuilder:
+    builder = builder.no_proxy()  # none that the client itself would find
+    for certificate in network.further_authorities:
+        builder = builder.add_root_certificate_der(certificate)
+    if network.proxies.https or network.proxies.http:
+        # Not the client's own reading of NO_PROXY: every client shall go the same way.
+        builder = builder.proxy(ProxyBuilder.custom(lambda url: network.proxies.proxy_of(str(url))))
+    return builder
 
 
 async def _read(exchange: StreamRequest, answer: Response, request: Request, deadline: float) -> Reply:
@@ -76,7 +94,7 @@ async def _read_start(answer: Response, limit: int, deadline: float) -> bytes:
     return bytes(start)
 
 
-def _translate(error: Exception) -> Exception:
+def _translate(error: Exception, detour: str) -> Exception:
     details = getattr(error, "details", None) or {}
     causes = [cause["message"] for cause in details.get("causes") or ()]
     spoken = [cause for cause in causes if not cause.startswith(("error sending request for url", "client error ("))]
@@ -84,5 +102,5 @@ def _translate(error: Exception) -> Exception:
     if isinstance(error, TimeoutError):
         return TimeoutError(reason)
     if "client error (Connect)" in causes:
-        return NotConnected(reason)
+        return NotConnected(reason + detour)
     return Broken(reason)

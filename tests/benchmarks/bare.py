@@ -8,12 +8,12 @@ import sys
 
 from dispatcher.events import RESOURCE_UPDATED, Subject
 from dispatcher.service import run_in_loop
-from dispatcher.transport import Request, open_transport
+from dispatcher.transport import Network, Request, open_transport
 
 
 async def post(url: str, requests: int, concurrency: int) -> None:
     """Posts so many events, so many at a time."""
-    transport = open_transport(concurrency)
+    transport = open_transport(concurrency, Network())
     target = f"{url}/v1/installations/icfg_0/events"
     body = Subject("icfg_0", RESOURCE_UPDATED, "db_0").body()
     headers = {"authorization": "Bearer t0ken", "content-type": "application/json", "accept": "application/json"}

@@ -131,6 +131,26 @@ def test_a_machine_without_certificate_authorities_is_one_line(
     assert "no certificate authority is found" in findings(ended)["settings"][1]
 
 
+@pytest.mark.parametrize("command", ["check", "drain"])
+def test_a_file_of_authorities_that_is_not_there_is_one_line(reachable: Terminal, command: str) -> None:
+    ended = reachable(command, "--json", ca_file="/no/such.pem")
+    shown = findings(ended)["settings"][1] if command == "check" else ended.complaint
+    assert ended.code == 2
+    assert "DISPATCHER_CA_FILE names no file (/no/such.pem)" in shown
+
+
+@pytest.mark.parametrize("trusted", ["true", "false"])
+def test_the_proxy_is_named_and_its_password_is_not(
+    reachable: Terminal, monkeypatch: pytest.MonkeyPatch, trusted: str
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://me:{TOKEN}@127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    ended = reachable("check", "--json", trust_env_proxy=trusted)
+    assert ended.code == 0
+    assert ("through the proxy http://***@127.0.0.1:1" in findings(ended)["proxy"][1]) is (trusted == "true")
+    assert TOKEN not in ended.out + ended.err
+
+
 def test_a_driver_that_is_missing_is_named_with_what_installs_it(reachable: Terminal) -> None:
     (reachable.directory / "psycopg.py").write_text("raise ModuleNotFoundError(\"no psycopg\", name='psycopg')\n")
     environ = reachable.environ(database_url="postgresql://me@127.0.0.1:1/app") | {"PYTHONPATH": "."}
@@ -213,9 +233,11 @@ def test_a_path_after_vercels_address_is_a_problem(reachable: Terminal) -> None:
     assert "must end after api.vercel.com" in ended.out
 
 
-@pytest.mark.parametrize(("issuer_known", "expected"), [(True, "ok"), (False, "problem")])
+@pytest.mark.parametrize(
+    ("trust", "expected"), [("SSL_CERT_FILE", "ok"), ("DISPATCHER_CA_FILE", "ok"), (None, "problem")]
+)
 def test_tls_is_tried_and_nothing_is_sent(
-    reachable: Terminal, tmp_path: Path, issuer_known: bool, expected: str
+    reachable: Terminal, tmp_path: Path, trust: str | None, expected: str
 ) -> None:
     authority, received = trustme.CA(), bytearray()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -234,8 +256,9 @@ def test_tls_is_tried_and_nothing_is_sent(
         server.start()
         url = f"https://127.0.0.1:{listening.getsockname()[1]}"
         environ = reachable.environ(vercel_base_url=url)
-        trusted = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")} if issuer_known else {}
+        trusted = {trust: str(tmp_path / "ca.pem")} if trust else {}
         ended = reachable.in_process(environ | trusted, "check", "--json")
         server.join(20)
-    assert findings(ended)["base_url"][0] == expected
+    level, what = findings(ended)["base_url"]
+    assert (level, "DISPATCHER_CA_FILE" in what) == (expected, expected == "problem")
     assert not received

@@ -49,7 +49,8 @@ def test_a_database_as_it_should_be_gives_no_problem(database: Database) -> None
     )
     found = levels(examine(settings))
     assert found.pop("base_url") is Level.PROBLEM
-    assert found == dict.fromkeys(["database", "isolation", "clock", "privileges", "schema", "credentials"], Level.OK)
+    well = ["database", "isolation", "clock", "privileges", "schema", "credentials", "authorities", "proxy"]
+    assert found == dict.fromkeys(well, Level.OK)
 
 
 UNVERIFIED = [

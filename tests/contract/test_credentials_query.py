@@ -12,6 +12,7 @@ from dispatcher.checks.finding import Level
 from dispatcher.credentials import CredentialsUnavailable, QueryCredentials
 from dispatcher.database import Database
 from dispatcher.settings import Settings
+from dispatcher.transport import Network
 from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
 
 CANARY = "CANARYtok_9f8e7d6c5b4a"
@@ -73,7 +74,7 @@ def test_a_query_that_finds_the_token_of_another_in_upper_case_is_a_warning(
         database_url=SecretStr(partner.engine.url.render_as_string(hide_password=False)),
         credentials_query=f"SELECT token FROM canary_partner WHERE {condition}",
     )
-    found = asyncio.run(check_credentials(settings, partner, "icfg_1", usable=True))
+    found = asyncio.run(check_credentials(settings, partner, Network(), "icfg_1", usable=True))
     assert [one.level for one in found] == [Level.OK, Level.WARNING][: 1 + is_warned]
     assert ("ICFG_1" in found[-1].what) is is_warned
 

@@ -12,7 +12,7 @@ from dispatcher.sandbox import Fault, Sandbox
 from dispatcher.settings import RateLimit, Settings
 from dispatcher.tables import dead_letter, delivery, outbox
 from dispatcher.telemetry import Report, Stranded
-from dispatcher.transport import Transport, open_transport
+from dispatcher.transport import Network, Transport, open_transport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
 from tests.contract.steps import LONGEST, count, write
@@ -37,7 +37,7 @@ def hire(
 async def deliver(database: Database, sandbox: Sandbox, limit: RateLimit | None) -> list[Report]:
     """Three workers until nothing is left."""
     reports: list[Report] = []
-    transport = open_transport(64)
+    transport = open_transport(64, Network())
     workers = [hire(database, sandbox, transport, reports, f"worker {n}", limit) for n in range(3)]
 
     async def work(worker: Worker) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dispatcher.settings import Settings, describe, load_settings
+from dispatcher.transport import Network
 from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY, IMAGE, ROOT, VERSION, blocks, commands, is_command, read, read_yaml, table
 
@@ -145,3 +146,16 @@ def assert_image_and_command(image: str, arguments: list[str]) -> None:
 
 def kubectl() -> str:
     return shutil.which("kubectl") or not_tested("kubectl is not installed")
+
+
+def test_the_settings_of_a_proxy_lead_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = blocks("README.md", "ini")
+    variables = dict(line.split("=", 1) for line in block.splitlines())
+    settings = accept({name: value for name, value in variables.items() if name.startswith(PREFIX)})
+    for name in ("HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name.lower(), raising=False)
+        monkeypatch.setenv(name, variables[name])
+    network = Network(trust_env_proxy=settings.trust_env_proxy)
+    assert network.detour(settings.vercel_base_url) == " through the proxy http://***@proxy.example.com:3128"
+    for host in variables["NO_PROXY"].split(","):
+        assert network.detour(f"https://{host}/token") == ""

@@ -6,7 +6,7 @@ from pydantic import SecretStr
 
 from dispatcher.events import InstallationUpdated, ResourceUpdated, subject_of
 from dispatcher.policy import OutcomeKind
-from dispatcher.transport import open_transport
+from dispatcher.transport import Network, open_transport
 from dispatcher.vercel import Vercel
 from tests.sandbox.conftest import RESOURCE_UPDATED, TOKEN, Both, Start
 
@@ -159,7 +159,7 @@ async def test_the_dispatchers_own_client_delivers_both_events(start: Start) -> 
     sandbox, _ = await start(tokens=frozenset({TOKEN}))
     resource = subject_of(ResourceUpdated(installation_id="icfg_1", resource_id="Größe 1", product_id="pg"))
     installation = subject_of(InstallationUpdated(installation_id="icfg_2"))
-    transport = open_transport(1)
+    transport = open_transport(1, Network())
     vercel = Vercel(sandbox.url, transport, 60.0)
     outcomes = [
         await vercel.send("icfg_1", resource.body(), SecretStr(TOKEN)),

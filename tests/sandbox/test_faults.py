@@ -12,7 +12,7 @@ from dispatcher.events import Subject
 from dispatcher.policy import OutcomeKind
 from dispatcher.sandbox import Fault, Sandbox
 from dispatcher.settings import RateLimit
-from dispatcher.transport import open_transport
+from dispatcher.transport import Network, open_transport
 from dispatcher.vercel import Vercel
 from tests.sandbox.conftest import TOKEN, Client, Start, eventually
 
@@ -230,7 +230,7 @@ async def test_the_end_does_not_wait_for_what_begins_to_hang_meanwhile() -> None
 async def test_the_dispatchers_own_client_sees_it(start: Start, fault: Fault, kind: OutcomeKind) -> None:
     sandbox, _ = await start()
     sandbox.script(fault)
-    transport = open_transport(1)
+    transport = open_transport(1, Network())
     body = Subject("icfg_1", "installation.updated").body()
     timeout = 1.0 if kind is OutcomeKind.TIMEOUT else 60.0
     outcome = await Vercel(sandbox.url, transport, timeout).send("icfg_1", body, SecretStr(TOKEN))

@@ -11,7 +11,7 @@ from dispatcher.policy import OutcomeKind
 from dispatcher.sandbox import ReceivedRequest
 from dispatcher.sandbox.quota import Quota
 from dispatcher.settings import RateLimit
-from dispatcher.transport import open_transport
+from dispatcher.transport import Network, open_transport
 from dispatcher.vercel import Vercel
 from tests.sandbox.conftest import TOKEN, Start
 
@@ -92,7 +92,7 @@ def test_the_window_slides() -> None:
 
 async def test_the_dispatchers_own_client_understands_it(start: Start) -> None:
     sandbox, _ = await start(rate_limit=RateLimit(1, 600.0))
-    transport = open_transport(1)
+    transport = open_transport(1, Network())
     vercel = Vercel(sandbox.url, transport, 60.0)
     body = Subject("icfg_1", "installation.updated").body()
     let_in, refused = [await vercel.send("icfg_1", body, SecretStr(TOKEN)) for _ in range(2)]

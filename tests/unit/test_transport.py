@@ -1,33 +1,26 @@
 """Both transports against real sockets: whatever a server does, a request becomes one outcome in time."""
 
 import asyncio
-import contextlib
 import gzip
 import logging
 import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 
 import pytest
 import trustme
 from pydantic import SecretStr
 
-from dispatcher.policy import Outcome, OutcomeKind
-from dispatcher.transport import Transport, TransportFailed, open_transport, post_form
+from dispatcher.policy import OutcomeKind
+from dispatcher.transport import Network, Transport, TransportFailed, open_transport, post_form
 from dispatcher.transport.portable import PortableTransport
 from dispatcher.transport.reqwest import PyreqwestTransport
 from dispatcher.vercel import Vercel
+from tests.unit.raw_server import BODY, CANARY, DELIVERED, LONGEST, Step, answer, running, send
 
-CANARY = "cAnArY-7f3a+9/tok=en"
-BODY = b'{"event":{"type":"resource.updated","resourceId":"db_1"}}'
-DELIVERED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 MEGABYTE = 1_000_000
-LONGEST = 60.0
-"""Seconds until something that an idle machine does at once must have happened on a busy one."""
 ENDLESS = 3_600.0
-Step = bytes | float
 
 # Under the portable transport a closed socket now and then waits for the garbage collector: see CHANGELOG, known defects.
 pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning")
@@ -35,11 +28,11 @@ pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnraisableExcepti
 
 WITHOUT_DESCRIPTORS = """
 import contextlib, os, resource, uvloop
-from dispatcher.transport.reply import Request
+from dispatcher.transport import Network, Request
 from dispatcher.transport.reqwest import PyreqwestTransport
 
 async def send():
-    transport = PyreqwestTransport(1)
+    transport = PyreqwestTransport(1, Network())
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     with contextlib.suppress(OSError):
         while True:
@@ -53,88 +46,11 @@ uvloop.run(send())
 """
 
 
-@dataclass
-class Server:
-    """A raw server that plays `answer` (bytes to send, seconds to wait) to each request, then goes on or cuts."""
-
-    answer: list[Step]
-    keep_alive: bool = False
-    scheme: str = "http"
-    port: int = 0
-    connections: int = 0
-    requests: list[bytes] = field(default_factory=list)
-    bytes_sent: int = 0
-    tasks: set["asyncio.Task[None] | None"] = field(default_factory=set)
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.tasks.add(asyncio.current_task())
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while True:
-                self.requests.append(await read_request(reader))
-                await self.play(writer)
-                if not self.keep_alive:
-                    break
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-    async def play(self, writer: asyncio.StreamWriter) -> None:
-        for step in self.answer:
-            if isinstance(step, bytes):
-                writer.write(step)
-                await writer.drain()
-                self.bytes_sent += len(step)
-            else:
-                await asyncio.sleep(step)
-
-
-async def read_request(reader: asyncio.StreamReader) -> bytes:
-    head = await reader.readuntil(b"\r\n\r\n")
-    lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    return head + await reader.readexactly(int(lengths[0]) if lengths else 0)
-
-
-@contextlib.asynccontextmanager
-async def running(*answer: Step, keep_alive: bool = False, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    server = Server(list(answer), keep_alive, "https" if tls else "http")
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
-    server.port = listening.sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
-        listening.close()
-        for task in server.tasks:
-            assert task is not None
-            task.cancel()
-        await asyncio.gather(*(task for task in server.tasks if task), return_exceptions=True)
-
-
 @pytest.fixture(params=["pyreqwest", "portable"])
 async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
-    opened = open_transport(64) if request.param == "pyreqwest" else PortableTransport()
+    opened = open_transport(64, Network()) if request.param == "pyreqwest" else PortableTransport(Network())
     yield opened
     await opened.aclose()
-
-
-@pytest.fixture
-def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-
-async def send(transport: Transport, url: str, timeout: float = LONGEST) -> Outcome:
-    return await Vercel(url, transport, timeout).send("icfg_1", BODY, SecretStr(CANARY))
-
-
-def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
 
 
 async def test_what_goes_over_the_wire(transport: Transport) -> None:
@@ -313,7 +229,7 @@ async def test_500_sends_in_a_row_use_one_connection(transport: Transport) -> No
 
 
 async def test_a_short_body_of_a_success_does_not_cost_pyreqwest_the_connection() -> None:
-    transport = open_transport(4)
+    transport = open_transport(4, Network())
     async with running(answer("201 Created", b'{"ok":true}'), keep_alive=True) as server:
         for _ in range(50):
             assert (await send(transport, server.url)).kind is OutcomeKind.DELIVERED
@@ -349,7 +265,7 @@ async def test_cancelling_passes_and_leaves_the_transport_usable(transport: Tran
 
 
 async def test_closing_it_under_a_request_is_an_outcome() -> None:
-    transport = open_transport(4)
+    transport = open_transport(4, Network())
     async with running(ENDLESS) as server:
         sending = asyncio.create_task(send(transport, server.url))
         async with asyncio.timeout(LONGEST):
@@ -359,35 +275,10 @@ async def test_closing_it_under_a_request_is_an_outcome() -> None:
         assert (await sending).kind is OutcomeKind.UNREACHABLE
 
 
-@pytest.mark.usefixtures("no_proxy_variables")
-@pytest.mark.parametrize("portable", [False, True])
-@pytest.mark.parametrize("trust_env", [False, True])
-async def test_a_proxy_of_the_environment_is_used_only_when_asked(
-    monkeypatch: pytest.MonkeyPatch, portable: bool, trust_env: bool
-) -> None:
-    async with running(DELIVERED) as proxy, running(DELIVERED) as server:
-        monkeypatch.setenv("http_proxy", proxy.url)
-        transport = PortableTransport(trust_env=trust_env) if portable else open_transport(4, trust_env=trust_env)
-        outcome = await send(transport, server.url)
-        await transport.aclose()
-    assert outcome.kind is OutcomeKind.DELIVERED
-    assert (len(proxy.requests), len(server.requests)) == ((1, 0) if trust_env else (0, 1))
-
-
-@pytest.mark.usefixtures("no_proxy_variables")
-async def test_the_portable_transport_respects_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running(DELIVERED) as server:
-        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        transport = PortableTransport(trust_env=True)
-        assert (await send(transport, server.url)).kind is OutcomeKind.DELIVERED
-        await transport.aclose()
-
-
 async def test_without_a_wheel_of_pyreqwest_httpx_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(open_transport(4), PyreqwestTransport)
+    assert isinstance(open_transport(4, Network()), PyreqwestTransport)
     monkeypatch.setitem(sys.modules, "dispatcher.transport.reqwest", None)
-    assert isinstance(open_transport(4), PortableTransport)
+    assert isinstance(open_transport(4, Network()), PortableTransport)
 
 
 ECHOES: dict[str, Callable[[str], list[Step]]] = {
@@ -481,7 +372,7 @@ class Forgetful:
 async def test_a_client_that_forgets_its_deadline_is_reminded(
     monkeypatch: pytest.MonkeyPatch, forgets: str, kind: OutcomeKind, error: str | None
 ) -> None:
-    transport = PyreqwestTransport(1)
+    transport = PyreqwestTransport(1, Network())
     with monkeypatch.context() as forgetful:
         forgetful.setattr(transport, "_client", Forgetful(forgets))
         outcome = await asyncio.wait_for(send(transport, "http://127.0.0.1", timeout=0.05), LONGEST)

@@ -1,0 +1,155 @@
+"""How requests leave this machine, for every client the same: the certificate authorities that are trusted, and the proxy."""
+
+import os
+import re
+import ssl
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+from urllib.parse import urlsplit
+
+from dispatcher.masking import mask_proxy_url
+from dispatcher.settings import Settings, SettingsError
+
+NO_AUTHORITY = (
+    "no certificate authority is found, so that no server can be trusted: install ca-certificates, or correct SSL_CERT_FILE"
+    " and SSL_CERT_DIR"
+)
+_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+"""The name of a certificate in a directory, as OpenSSL looks for it."""
+
+
+class Store(NamedTuple):
+    """The authorities that this machine trusts: a file of certificates, and directories of them, separated by colons."""
+
+    file: str | None
+    directories: str | None
+
+    def __str__(self) -> str:
+        return " and ".join(filter(None, self))
+
+
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """The proxy's URL for each scheme, with its password; and the hosts that are asked directly, as NO_PROXY lists them."""
+
+    https: str | None = None
+    http: str | None = None
+    exceptions: str = ""
+
+    def proxy_of(self, url: str) -> str | None:
+        """The proxy for this URL; None: its host is asked directly."""
+        parts = urlsplit(url)
+        proxy = self.https if parts.scheme == "https" else self.http
+        listed = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed lacks it
+        return None if proxy is None or listed(parts.netloc, {"no": self.exceptions}) else proxy
+
+
+class Network:
+    """The authorities of the machine's store (of certifi where it has none) and of `ca_file`; perhaps the environment's proxies.
+
+    Raises SettingsError if no authority is found, if `ca_file` holds none, or if a variable that should name a proxy does not.
+    """
+
+    def __init__(self, ca_file: str | None = None, *, trust_env_proxy: bool = False) -> None:
+        self.store = _find_store()
+        self.proxies = _read_proxies() if trust_env_proxy else Proxies()
+        self.further_authorities = () if ca_file is None else _read_ca_file(ca_file)
+        """Certificates (DER) that are trusted beside those of the store."""
+        if self.store is None:
+            from dispatcher.transport.portable import read_certifi
+
+            self.further_authorities += read_certifi()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """As the settings say."""
+        return cls(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
+
+    def tls_context(self) -> ssl.SSLContext:
+        """For clients that use Python's own TLS. Raises SettingsError if the store's file cannot be read or holds no certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if self.store is not None:
+                context.load_verify_locations(*self.store)
+            if self.further_authorities:
+                context.load_verify_locations(cadata=b"".join(self.further_authorities))
+        except OSError:
+            raise SettingsError(NO_AUTHORITY) from None
+        return context
+
+    def detour(self, url: str) -> str:
+        """What a message about a request to this URL ends with: ` through the proxy …`, without its password, or nothing."""
+        proxy = self.proxies.proxy_of(url)
+        return "" if proxy is None else f" through the proxy {mask_proxy_url(proxy)}"
+
+
+def _find_store() -> Store | None:
+    """Where OpenSSL and rustls look, too. Raises SettingsError if the environment names a place where there is nothing."""
+    file, directories = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if file is not None or directories is not None:
+        found = _existing(file, directories)
+        if found is None:
+            raise SettingsError(NO_AUTHORITY)
+        return found
+    places = ssl.get_default_verify_paths()
+    return _existing(places.cafile, places.capath)
+
+
+def _existing(file: str | None, directories: str | None) -> Store | None:
+    file = file if file and Path(file).is_file() else None
+    directories = directories if any(map(_holds_certificates, (directories or "").split(os.pathsep))) else None
+    return Store(file, directories) if file or directories else None
+
+
+def _holds_certificates(directory: str) -> bool:
+    try:
+        return bool(directory) and any(map(_HASHED.fullmatch, os.listdir(directory)))
+    except OSError:
+        return False
+
+
+def _read_ca_file(path: str) -> tuple[bytes, ...]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if not Path(path).is_file():
+            raise SettingsError(f"DISPATCHER_CA_FILE names no file ({path}): mount it, or correct the path")
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        raise SettingsError(
+            f"DISPATCHER_CA_FILE holds no certificate ({path}): write the authority's, as PEM"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"DISPATCHER_CA_FILE cannot be read ({path}): {error.strerror}") from None
+    if not (found := context.get_ca_certs(binary_form=True)):
+        raise SettingsError(
+            f"DISPATCHER_CA_FILE holds no certificate of an authority ({path}): write the authority's, not the server's"
+        )
+    return tuple(found)
+
+
+def _read_proxies() -> Proxies:
+    """From HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in small letters first, and ALL_PROXY for the schemes that have no variable."""
+    named = urllib.request.getproxies_environment()
+    https, http = (_check_proxy(scheme, named.get(scheme) or named.get("all")) for scheme in ("https", "http"))
+    return Proxies(https, http, named.get("no", ""))
+
+
+def _check_proxy(scheme: str, url: str | None) -> str | None:
+    """The URL, with its scheme. An error shows nothing of it: it may hold a password."""
+    if not url:
+        return None
+    url = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    # Behind the host there is nothing: else a part of the password may have been taken for the host.
+    if not usable or parts.path not in ("", "/") or parts.query or parts.fragment or not url.isprintable():
+        raise SettingsError(
+            f"{scheme.upper()}_PROXY (or ALL_PROXY) is not the URL of a proxy: write one like http://user:password@proxy.example.com:3128,"
+            " and in the user's name and the password %40 for @, %2F for /, %3F for ? and %23 for #"
+        )
+    return url
