@@ -9,7 +9,9 @@ from dispatcher.worker import BUSY_PAUSE
 
 RECONNECT_AFTER = 5.0
 AWAKE_FOR = 1.0
-"""Seconds of short ticks after a ring: under load, commits are not to ring for a dispatcher that finds nothing left to do."""
+"""Seconds of short ticks after a ring that was for something: under load, commits need not ring for a dispatcher that looks anyway."""
+DEAF_FOR = 0.2
+"""Seconds without an answer to a ring after a look that a ring was for and that found nothing: any role of the database can ring."""
 UNARMED_PAUSE = 0.1
 """The longest pause, in seconds, while a partner's open transaction keeps us from arming the bell: its commit will not ring."""
 
@@ -33,12 +35,14 @@ class Sleeper:
         self._warn = warn
         self._clock = clock
         self._bell: Bell | None = None
-        self._hang_at = self._awake_until = 0.0
-        self._warned = False
+        self._hang_at = self._awake_until = self._deaf_until = 0.0
+        self._rung = self._warned = False
 
     async def tick(self) -> float:
         """One tick and perhaps a sleep; returns in how many seconds the next is wanted. Raises what the tick raises."""
         pause = await self._tick()
+        if self._rung:
+            self._judge_ring(found_work=pause <= BUSY_PAUSE)
         try:
             return await self._sleep(pause)
         except NoBell as broken:
@@ -48,6 +52,13 @@ class Sleeper:
                 self._warn(str(broken))
             self._warned = True
             return pause
+
+    def _judge_ring(self, *, found_work: bool) -> None:
+        self._rung = False
+        if found_work:
+            self._awake_until = self._clock() + AWAKE_FOR
+        else:
+            self._deaf_until = self._clock() + DEAF_FOR
 
     async def _sleep(self, pause: float) -> float:
         if pause <= BUSY_PAUSE or self._clock() < self._awake_until:
@@ -62,9 +73,8 @@ class Sleeper:
                 return 0.0  # look once more: whoever committed until now did not ring
             if not await bell.is_armed_by_another():
                 return min(pause, UNARMED_PAUSE)
-        if await bell.rings(pause):
-            self._awake_until = self._clock() + AWAKE_FOR
-        return 0.0
+        self._rung = await bell.rings(pause)
+        return max(0.0, self._deaf_until - self._clock()) if self._rung else 0.0
 
     async def _hung(self) -> Bell | None:
         if self._bell is None and self._clock() >= self._hang_at:

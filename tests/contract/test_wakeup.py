@@ -1,6 +1,7 @@
 """WAKEUP=notify on PostgreSQL: a commit wakes who sleeps, and nothing rests on it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -10,12 +11,15 @@ from sqlalchemy import Engine
 from dispatcher import schema
 from dispatcher.bell import TRIGGER, Bell, NoBell, trigger_sql
 from dispatcher.database import Database
-from dispatcher.wakeup import RECONNECT_AFTER, UNARMED_PAUSE, Sleeper
+from dispatcher.tables import outbox
+from dispatcher.wakeup import AWAKE_FOR, DEAF_FOR, RECONNECT_AFTER, UNARMED_PAUSE, Sleeper
 from dispatcher.worker import BUSY_PAUSE
 from tests.contract.steps import write
 
 LONG = 3_600.0
 SOON = 60.0
+RINGS = 300
+CHANNEL = "'vercel_outbox_' || CAST('{}' AS regclass)::oid"
 SERVERS = ["postgresql", pytest.param("postgresql-schema", marks=pytest.mark.variant)]
 END_LISTENERS = """SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database d ON d.oid = database AND d.datname = current_database()
 WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"""
@@ -153,6 +157,9 @@ async def test_a_commit_ends_the_sleep_and_for_a_second_nobody_rings(night: Nigh
     sleeping = asyncio.create_task(night.tick())
     await asyncio.to_thread(commit, partner)
     assert await sleeping == 0.0
+    night.pause = BUSY_PAUSE
+    assert await night.tick() == BUSY_PAUSE
+    night.pause = LONG
     assert await night.tick() == BUSY_PAUSE
     commit(partner)
     night.now += 1.0
@@ -162,6 +169,64 @@ async def test_a_commit_ends_the_sleep_and_for_a_second_nobody_rings(night: Nigh
     assert not done, "the commit of one who need not ring has rung"
     await asyncio.to_thread(commit, partner)
     await sleeping
+
+
+def ring(database: Database) -> None:
+    """As any role of the database can, without an event."""
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(f"DO $$ BEGIN PERFORM pg_notify({CHANNEL.format(_outbox(database))}, ''); END $$")
+
+
+async def test_who_rings_for_nothing_is_answered_at_once_and_then_no_sooner_than_polling_would(
+    night: Night, database: Database
+) -> None:
+    assert await night.tick() == 0.0  # armed
+    ring(database)
+    assert await night.tick() == 0.0
+    ring(database)
+    assert await night.tick() == pytest.approx(DEAF_FOR)
+    ring(database)
+    night.now += DEAF_FOR / 2
+    assert await night.tick() == pytest.approx(DEAF_FOR)  # after each look that found nothing
+    night.now += DEAF_FOR
+    night.pause = BUSY_PAUSE  # this look finds something
+    assert await night.tick() == BUSY_PAUSE
+    night.pause = LONG
+    night.now += AWAKE_FOR
+    assert await night.tick() == 0.0  # armed anew
+    ring(database)
+    assert await night.tick() == 0.0
+
+
+async def test_an_event_is_found_in_a_storm_of_rings_that_costs_no_more_looks_than_polling(
+    night: Night, database: Database, partner: Engine
+) -> None:
+    night.sleeper = Sleeper(database, night._tick, night.warnings.append)  # by the real clock
+    found: list[int] = []
+
+    def look() -> None:
+        with database.read() as connection:
+            found[:] = connection.execute(sa.select(outbox.c.id)).scalars()
+
+    def storm() -> int:
+        rings = 0
+        while not found:
+            ring(database)
+            rings += 1
+            if rings == RINGS:
+                commit(partner)
+        return rings
+
+    night.during_tick = look
+    began = time.monotonic()
+    storming = asyncio.create_task(asyncio.to_thread(storm))
+    async with asyncio.timeout(SOON):
+        while not found:
+            await asyncio.sleep(await night.tick())
+    rings = await storming
+    elapsed = time.monotonic() - began
+    assert rings >= RINGS
+    assert night.ticks <= elapsed / DEAF_FOR + 4, f"{night.ticks} looks in {elapsed:.1f} s"
 
 
 async def test_what_is_committed_after_the_look_and_before_the_bell_is_armed_is_looked_for_again(
