@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -10,6 +11,7 @@ from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.setting_values import parse_rate_limit, parse_token
 
 T = TypeVar("T")
+Given = TypeVar("Given")
 
 app = typer.Typer()
 
@@ -20,7 +22,15 @@ def sandbox(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8377,
     token: Annotated[
         list[str] | None,
-        typer.Option(metavar="TOKEN", help="A bearer token that is valid, repeatable.  [default: any]"),
+        typer.Option(
+            metavar="TOKEN",
+            help="A bearer token that is valid, repeatable. Other users of this machine can see it: put a real one into a"
+            " --token-file.  [default: any]",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A file with further tokens that are valid, one a line."),
     ] = None,
     rate_limit: Annotated[str, typer.Option(metavar="RATE", help="For each installation; off for none.")] = "60/60s",
 ) -> None:
@@ -38,18 +48,34 @@ def sandbox(
     from dispatcher.sandbox import serve
 
     limit = _read("--rate-limit", parse_rate_limit, rate_limit)
-    tokens = frozenset(_read("--token", parse_token, one).get_secret_value() for one in token or ())
+    tokens = {_read("--token", parse_token, one).get_secret_value() for one in token or ()}
+    if token_file is not None:
+        tokens |= _read("--token-file", _read_tokens, token_file)
     try:
-        asyncio.run(serve(host, port, tokens or None, limit, ready=_announce))
+        asyncio.run(serve(host, port, frozenset(tokens) or None, limit, ready=_announce))
     except PortUnavailable as error:
         raise CommandFailed(f"{error}: give another --port, or 0 for a free one") from None
 
 
-def _read(option: str, parse: Callable[[str], T], text: str) -> T:
+def _read(option: str, parse: Callable[[Given], T], value: Given) -> T:
     try:
-        return parse(text)
+        return parse(value)
     except ValueError as error:
         raise CommandFailed(f"{option} {error}", Exit.USAGE) from None
+
+
+def _read_tokens(file: Path) -> set[str]:
+    """One from each line that is not empty. Raises ValueError."""
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not UTF-8 text: write one token a line") from None
+    tokens = {parse_token(line).get_secret_value() for line in lines if line}
+    if not tokens:  # and any would be valid
+        raise ValueError(f"{file} is empty: write one token a line")
+    return tokens
 
 
 def _announce(url: str) -> None:

@@ -53,6 +53,24 @@ def test_it_says_how_to_use_it_and_ends_when_told(ending: signal.Signals) -> Non
         assert process.returncode == 0
 
 
+def test_tokens_of_a_file_are_valid_too(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("two\n\nthree\n")
+    with running("--port", "0", "--token", "one", "--token-file", str(tmp_path / "tokens")) as (_, url):
+        assert [post(url, token).status_code for token in ("one", "two", "three", "four")] == [201, 201, 201, 401]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n\n", b"one\ntwo t0kens\n", b"\xff\n"])
+def test_a_file_without_tokens_is_refused_in_one_line_that_shows_none(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "tokens"
+    if content is not None:
+        file.write_bytes(content)
+    command = [*COMMAND, "--port", "0", "--token-file", str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(r"dispatcher: --token-file [^\n]*\n", ended.stderr)
+    assert "t0kens" not in ended.stderr
+
+
 def test_the_rate_limit_can_be_switched_off() -> None:
     with running("--port", "0", "--rate-limit", "off") as (_, url):
         assert "x-ratelimit-limit" not in post(url, "any").headers
