@@ -1,5 +1,6 @@
 """A database and its transactions."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,10 +16,16 @@ from dispatcher.dialects.in_use import ConnectionsInUse
 
 Result = TypeVar("Result")
 TRIES = 8
+SKIP_SECONDS = 60.0
+"""For how long locked rows are skipped once one of them has kept a step waiting for too long."""
 
 
 class UnusableIsolation(Exception):
     """The database does not grant the isolation that the protocol needs; says which it grants."""
+
+
+class _StillLocked(Exception):
+    """A step has waited for a locked row for as long as it may."""
 
 
 class Database:
@@ -32,6 +39,7 @@ class Database:
         self._reading = engine.execution_options(reads_only=True)
         self._peeking = engine.execution_options(single_statement=True)
         self._not_durable = engine.execution_options(not_durable=True)
+        self._skip_until = 0.0
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -59,6 +67,27 @@ class Database:
         )
         result: Result = retrying(self._once, step, durable)
         return result
+
+    def transact_around_locks(self, step: Callable[[Connection, bool], Result], *, durable: bool = True) -> Result:
+        """The same with a step that is told whether to skip the rows which others have locked.
+
+        It waits for them at first, because they are free again in a moment. Once it has waited in vain, it skips them for a minute: a
+        session that keeps a row locked for long must not keep all the others waiting.
+        """
+        if time.monotonic() >= self._skip_until:
+            try:
+                return self.transact(lambda connection: self._wait(step, connection), durable=durable)
+            except _StillLocked:
+                self._skip_until = time.monotonic() + SKIP_SECONDS
+        return self.transact(lambda connection: step(connection, True), durable=durable)
+
+    def _wait(self, step: Callable[[Connection, bool], Result], connection: Connection) -> Result:
+        try:
+            return step(connection, False)
+        except DBAPIError as error:
+            if self.dialect.is_lock_timeout(error):
+                raise _StillLocked from error
+            raise
 
     def _once(self, step: Callable[[Connection], Result], durable: bool) -> Result:
         with (self.engine if durable else self._not_durable).begin() as connection:

@@ -87,7 +87,7 @@ async def deliver_what_is_due(parts: Parts, enough: Callable[[], bool]) -> None:
     """Returns when nothing is due any more, or Vercel is out, or it is enough. Raises what the database raises."""
     worker = parts.worker
     while not enough():
-        pause = await worker.tick()
+        pause = await worker.tick_until_answer()
         if worker.idle and (worker.outage or not await parts.anything_due()):
             return
         await asyncio.sleep(min(pause, DRAIN_PAUSE))

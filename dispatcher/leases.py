@@ -1,6 +1,6 @@
 """All leases that a worker holds: claimed, filled, written to the database with their answers, given back."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from datetime import timedelta
 
 from dispatcher import store
@@ -8,6 +8,7 @@ from dispatcher.database import is_unreachable
 from dispatcher.database_thread import DatabaseThread
 from dispatcher.floor import Floor
 from dispatcher.lease import Clock, HeldLease
+from dispatcher.locked_rows import LockedRows
 from dispatcher.rate_window import RateWindow
 from dispatcher.sender import Sender
 from dispatcher.settings import Settings
@@ -18,6 +19,8 @@ SETTLED_TOGETHER = 256
 """Answers that are settled together, while every sender has more to do …"""
 SETTLED_WITHIN = 0.25
 """… and the seconds within which they are settled all the same."""
+PULL_SECONDS = 1.0
+"""What is due of a held installation that this worker did not collect itself, such as a retry, is looked for so often."""
 MAX_TEXT = 500_000
 """Characters of the answers that are settled together: MySQL refuses a statement longer than `max_allowed_packet`, often 4 MiB."""
 
@@ -43,6 +46,7 @@ class Leases:
         self._lease_time = timedelta(seconds=settings.lease)
         self._buffer = max(512, 32 * settings.concurrency)
         self._held: dict[str, HeldLease] = {}
+        self._locked = LockedRows()
         self._others_wait = False
         self._refusals = 0
         self.due_floor = Floor(store.LONG_AGO)
@@ -109,18 +113,29 @@ class Leases:
     async def pull(self) -> None:
         """Renews leases that have grown short, and reads more for installations that can send more."""
         now, plenty = self._clock(), self._has_plenty()
-        low = [lease for lease in self._held.values() if self._wants_more(lease, now, plenty)]
+        low = [
+            lease
+            for lease in self._held.values()
+            if self._wants_more(lease, now, plenty) and not self._locked.has(lease.installation_id, now)
+        ]
         if not low:
             return
         most = store.fair_share(self._buffer, len(low))
         asked = most + max(len(lease.held) for lease in low)
         tokens = {lease.installation_id: lease.token for lease in low}
-        found = await self._thread.run(store.pull, tokens, asked, self._lease_time)
+        pulled = await self._thread.run(store.pull, tokens, asked, self._lease_time)
+        self._locked.note(pulled.locked, now)
         for lease in low:
-            if lease.installation_id in found:
+            if lease.installation_id in pulled.deliveries:
                 lease.until = now + self._settings.lease
-                self._queue(lease, found[lease.installation_id], asked)
-        self._forget(frozenset(tokens) - found.keys())
+                self._queue(lease, pulled.deliveries[lease.installation_id], asked)
+        self._forget(frozenset(tokens) - pulled.deliveries.keys() - pulled.locked)
+
+    def expect_more(self, installation_ids: Set[str]) -> None:
+        """Events of these installations were collected: a held lease reads again, unless it sends one request at a time."""
+        for installation_id in self._held.keys() & installation_ids:
+            lease = self._held[installation_id]
+            lease.more = lease.more or not lease.probing
 
     def _has_plenty(self) -> bool:
         """Whether so much is queued that reading more can wait; a claim or pull costs nearly the same for little as for much."""
@@ -135,7 +150,7 @@ class Leases:
             return False
         if lease.more:
             return bool(lease.in_flight) or not self._others_wait
-        return bool(lease.in_flight) and now - lease.pulled_at >= self._settings.poll_interval
+        return bool(lease.in_flight) and now - lease.pulled_at >= max(PULL_SECONDS, self._settings.poll_interval)
 
     # settle ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -147,8 +162,14 @@ class Leases:
         return self._clock() - answers[0].answered_at >= SETTLED_WITHIN
 
     async def settle(self, *, release_all: bool = False) -> bool:
-        """Writes the answers so far, and gives the leases back under which nothing remains to be sent; whether there was any answer."""
+        """Writes the answers so far, and gives the leases back under which nothing remains to be sent; whether there was any answer.
+
+        Those of installations that somebody keeps locked wait; they are tried again now and then.
+        """
         any_answer = bool(self._sender.answers)
+        if release_all:
+            self._locked.retry()
+        self._sender.answers[:0] = self._locked.take(self._clock())
         while len(first := self._first_answers()) < len(self._sender.answers):
             await self._settle(first, lambda _: False)
         await self._settle(first, lambda lease: release_all or self._is_done(lease))
@@ -182,22 +203,27 @@ class Leases:
     async def _settle(self, taken: list[Answer], releases: Callable[[HeldLease], bool]) -> None:
         """In one transaction. A lease under which other answers wait is not given back."""
         now = self._clock()
-        answers = [answer for answer in taken if self._is_ours(answer)]
+        ours = [answer for answer in taken if self._is_ours(answer)]
+        answers = [answer for answer in ours if not self._is_locked(answer, now)]
         for answer in answers:
             answer.age = now - answer.answered_at
         touched = {answer.delivery.subject.installation_id for answer in answers}
         states = [
             lease.state(now, release=releases(lease), fresh=self._is_fresh(lease, now))
             for installation_id, lease in sorted(self._held.items())
-            if installation_id in touched or releases(lease)
+            if not self._locked.has(installation_id, now) and (installation_id in touched or releases(lease))
         ]
         settled = await self._write(taken, answers, states) if states else Settled()
         if len(taken) == len(self._sender.answers):
             self._refusals = 0
         del self._sender.answers[: len(taken)]
-        for answer in answers:
-            self._held[answer.delivery.subject.installation_id].held.discard(answer.delivery.subject_key)
-        self._follow(settled, states, now)
+        self._locked.note(settled.locked, now)
+        for answer in ours:
+            if self._is_locked(answer, now):
+                self._locked.keep(answer)
+            else:
+                self._held[answer.delivery.subject.installation_id].held.discard(answer.delivery.subject_key)
+        self._follow(settled, [state for state in states if state.installation_id not in settled.locked], now)
 
     async def _write(self, taken: list[Answer], answers: list[Answer], states: list[InstallationState]) -> Settled:
         try:
@@ -227,6 +253,9 @@ class Leases:
     def _is_ours(self, answer: Answer) -> bool:
         lease = self._held.get(answer.delivery.subject.installation_id)
         return lease is not None and lease.token == answer.token
+
+    def _is_locked(self, answer: Answer, now: float) -> bool:
+        return self._locked.has(answer.delivery.subject.installation_id, now)
 
     def _is_done(self, lease: HeldLease) -> bool:
         """Nothing is in flight, and nothing more can be sent, or others have waited longer."""

@@ -62,6 +62,8 @@ class Sender:
         self._stopping = False
         self._span = delivery_spans()
         self.answers: list[Answer] = []
+        self.ended = asyncio.Event()
+        """Set when a request has ended; the worker's to clear."""
 
     @property
     def outage(self) -> bool:
@@ -71,7 +73,16 @@ class Sender:
     @property
     def saturated(self) -> bool:
         """Whether as many requests are in flight as may be, and others wait for their turn."""
-        return len(self._in_flight) >= self._settings.concurrency and bool(self._rota)
+        return self._is_full and bool(self._rota)
+
+    @property
+    def has_turns_left(self) -> bool:
+        """Whether something is queued for which there is room among the requests in flight: it waits for `wait` alone."""
+        return not self._is_full and not self._stopping and bool(self._rota)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._in_flight) >= self._settings.concurrency
 
     def wait(self) -> float:
         """Seconds until any request may start, whatever its installation."""
@@ -142,6 +153,7 @@ class Sender:
         else:
             self._conclude(lease, delivery, outcome, began)
         self.queue(lease)  # what waited for this answer may have its turn again
+        self.ended.set()
 
     async def _read_again(
         self, lease: HeldLease, delivery: Delivery, refused: SecretStr | None, outcome: Outcome

@@ -59,10 +59,12 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
 async def _waking(parts: Parts, settings: Settings) -> AsyncIterator[Tick]:
     """The worker's tick; with WAKEUP=notify it sleeps until the bell rings."""
     if settings.wakeup is not Wakeup.NOTIFY:
-        yield parts.worker.tick
+        yield parts.worker.tick_until_answer
         return
     log = structlog.get_logger("dispatcher")
-    sleeper = Sleeper(parts.database, parts.worker.tick, lambda why: log.warning("no bell, polling only", reason=why))
+    sleeper = Sleeper(
+        parts.database, parts.worker.tick_until_answer, lambda why: log.warning("no bell, polling only", reason=why)
+    )
     try:
         yield sleeper.tick
     finally:

@@ -4,6 +4,7 @@ The database is touched by ticks only, one short transaction after the other, in
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from dispatcher.burst import Burst
 from dispatcher.credentials import Credentials
 from dispatcher.database import Database
 from dispatcher.database_thread import DatabaseThread
-from dispatcher.floor import Floor
 from dispatcher.leases import Leases
+from dispatcher.outbox_scan import OutboxScan
 from dispatcher.sender import Sender
 from dispatcher.settings import Settings
 from dispatcher.telemetry import EventsCollected, Listener, Ticked
@@ -30,6 +31,8 @@ LOOK_SECONDS = 10.0
 BUSY_PAUSE = 0.003
 ACTIVE_FOR = 1.0
 """Seconds for which ticks stay short after there was something to do."""
+HOLDING_PAUSE = 0.2
+"""The longest pause, in seconds, while leases are held, however long the polling interval is."""
 
 
 class Worker:
@@ -56,7 +59,7 @@ class Worker:
         self._thread = DatabaseThread(database)
         self._sender = Sender(vercel, credentials, settings, report, clock, chance)
         self._leases = Leases(self._thread, self._sender, settings, report, name, clock)
-        self._outbox_floor = Floor(store.LOWEST_ID)
+        self._outbox = OutboxScan(min(settings.poll_interval, HOLDING_PAUSE))
         self._burst = Burst()
         self._active_until = 0.0
         self._pause = BUSY_PAUSE
@@ -85,6 +88,7 @@ class Worker:
         """
         began = self._clock()
         async with self._ticking:
+            self._sender.ended.clear()
             more = False
             if self._sender.outage:
                 self._leases.stop_idle()
@@ -98,6 +102,16 @@ class Worker:
                     await self._settle()  # last, so that what was just committed does not wait for it
             self._report(Ticked(self.in_flight))
             return max(0.0, self._next_pause(more) - (self._clock() - began))
+
+    async def tick_until_answer(self) -> float:
+        """A tick; while requests are under way also the pause after it, which the end of a request cuts short."""
+        pause = await self.tick()
+        if pause <= BUSY_PAUSE or not self._leases:
+            return pause
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._sender.ended.wait()
+        return 0.0
 
     async def stop(self, grace: float) -> None:
         """Claims nothing more, lets what is in flight finish for up to `grace` seconds, settles it, gives all leases back.
@@ -119,16 +133,18 @@ class Worker:
     async def _take_in(self) -> bool:
         """Collects and claims if there is anything; whether more may wait."""
         began = self._clock()
-        floors = self._outbox_floor.at(began), self._leases.due_floor.at(began)
+        floors = self._outbox.floor(began), self._leases.due_floor.at(began)
         work = await self._thread.run_within(LOOK_SECONDS, store.look, *floors)
         if not work.to_collect:
-            self._end_burst(began)
+            self._outbox.found_nothing(began)
+            self._burst = Burst()
+        to_collect = work.to_collect and self._outbox.may_go_on(began)
         if not work.to_claim:
             self._leases.due_floor.swept(began)
-        more = work.to_collect and await self._collect()
+        more = to_collect and await self._collect()
         if self._leases.any_expired:
             await self._settle()  # before they are taken over, by this worker itself perhaps
-        may_claim = (work.to_claim or work.to_collect) and self._sender.wait() <= 0
+        may_claim = (work.to_claim or to_collect) and self._sender.wait() <= 0
         return (may_claim and await self._leases.claim()) or more
 
     async def _collect(self) -> bool:
@@ -141,15 +157,16 @@ class Worker:
         until = self._clock() + COLLECT_FOR
         while not self._stopping:
             began = self._clock()
-            collected = await self._thread.run(store.collect, at_once, self._outbox_floor.at(began), delay)
+            collected = await self._thread.run(store.collect, at_once, self._outbox.next(began), delay)
+            self._outbox.note(began, collected)
             if collected.events:
                 self._active_until = began + ACTIVE_FOR
-                self._outbox_floor.passed(began, collected.last_event_id)
+                self._leases.expect_more(collected.installation_ids)
                 self._report(EventsCollected(collected.events, collected.malformed))
             if collected.skipped:
                 return False
             if not collected.full:
-                self._end_burst(began)
+                self._burst = Burst()
                 return False
             self._burst.add(collected)
             if self._burst.saves_no_requests or began >= until:
@@ -158,18 +175,20 @@ class Worker:
                 await self._settle()
         return True
 
-    def _end_burst(self, began: float) -> None:
-        self._outbox_floor.swept(began)
-        self._burst = Burst()
-
     async def _settle(self) -> None:
         began = self._clock()
         if await self._leases.settle():
             self._active_until = max(self._active_until, began + ACTIVE_FOR)
 
     def _next_pause(self, more: bool) -> float:
-        if more or self._sender.answers or self._leases or self._clock() < self._active_until:
+        """Grows while there is nothing to do, also beside requests under way: the end of one is no matter of the clock."""
+        longest = self._settings.poll_interval
+        if self._leases:
+            longest = min(longest, HOLDING_PAUSE)
+        if self._sender.has_turns_left:
+            longest = min(longest, max(self._sender.wait(), BUSY_PAUSE))
+        if more or self._sender.answers or self._clock() < self._active_until:
             self._pause = BUSY_PAUSE
         else:
             self._pause = min(self._pause * 1.5, self._settings.poll_interval)
-        return min(self._pause, self._settings.poll_interval)
+        return min(self._pause, longest)

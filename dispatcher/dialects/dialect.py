@@ -18,7 +18,8 @@ from sqlalchemy.types import TypeEngine
 from dispatcher.dialects.columns import Timestamp
 from dispatcher.hosts import is_local
 
-LOCK_TIMEOUT = 5
+LOCK_TIMEOUT = 2
+"""Seconds that a step waits for a locked row or table; on SQLite `BUSY_TIMEOUT` takes its place."""
 STATEMENT_TIMEOUT = 30
 CONNECT_TIMEOUT = 5
 LONGEST_MIGRATION = STATEMENT_TIMEOUT - 1
@@ -120,6 +121,10 @@ class Dialect(ABC):
     @abstractmethod
     def is_transient(self, error: BaseException) -> bool:
         """Whether the whole transaction may be tried again: serialization failure, deadlock, lock timeout, busy."""
+
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        """Whether somebody kept a row or a table locked for longer than one waits."""
+        return False
 
     @abstractmethod
     def cut(self, connection: Any) -> None:

@@ -1,7 +1,8 @@
 """MariaDB 10.6 and newer, MySQL 8.
 
-STRAIGHT_JOIN begins every join at `r`: on a small table the planner would rather scan it, and so lock, and wait for, rows that are
-none of the statement's business, such as one that a partner has not committed yet. Core cannot say it; hence the text here.
+STRAIGHT_JOIN begins every join at `r`, and FORCE INDEX goes on by the key: on a small table the planner would rather scan it, and so
+lock, and wait for, rows that are none of the statement's business, such as one that a partner has not committed yet, or one that
+somebody keeps locked. Core cannot say it; hence the text here.
 """
 
 import socket
@@ -28,7 +29,8 @@ from dispatcher.dialects.dialect import (
     remote_host,
 )
 
-_TRANSIENT = {1205, 1213}  # lock wait timeout, deadlock
+_LOCK_TIMEOUT = 1205
+_TRANSIENT = {_LOCK_TIMEOUT, 1213}  # and deadlock
 # --read-only, no update in the transaction or the server's mode, a Galera node that is no part of the cluster's majority
 _READ_ONLY = {1290, 1792, 1836, 1047}
 _DENIED = {1142, 1143}  # for a table, for a column
@@ -154,6 +156,10 @@ class Mysql(Dialect):
         return _number(error) in _TRANSIENT
 
     @override
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        return _number(error) == _LOCK_TIMEOUT
+
+    @override
     def cut(self, connection: Any) -> None:
         connection._sock.shutdown(socket.SHUT_RDWR)  # PyMySQL has no other way
 
@@ -198,7 +204,7 @@ class Mysql(Dialect):
     def _joined(self, table: Table, on: Sequence[Column[Any]], others: Sequence[Column[Any]] = ()) -> str:
         unfolded = self.unfold({column.name: column.type for column in (*on, *others)})
         same = " AND ".join(f"t.{column.name} = r.{column.name}" for column in on)
-        return f"({unfolded}) AS r STRAIGHT_JOIN {table.name} AS t ON {same}"
+        return f"({unfolded}) AS r STRAIGHT_JOIN {table.name} AS t FORCE INDEX (PRIMARY) ON {same}"
 
     @override
     def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:

@@ -132,6 +132,10 @@ class Postgresql(Dialect):
         return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRANSIENT
 
     @override
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT
+
+    @override
     def cut(self, connection: Any) -> None:
         with socket.socket(fileno=os.dup(connection.fileno())) as same:
             same.shutdown(socket.SHUT_RDWR)

@@ -13,8 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from dispatcher.dialects.dialect import LOCK_TIMEOUT, Assignments, Dialect
+from dispatcher.dialects.dialect import Assignments, Dialect
 
+BUSY_TIMEOUT = 5
+"""Seconds that a writer waits for another."""
 _PRIMARY_CODE = 0xFF
 CACHE_KIB = 16_384
 """Of a database's pages, kept by each connection: with SQLite's own 2 MiB, a step in a crowded one takes twice as long."""
@@ -35,7 +37,7 @@ class Sqlite(Dialect):
     @override
     def engine_options(self, url: URL) -> dict[str, Any]:
         # isolation_level None: the driver begins nothing by itself, so that BEGIN IMMEDIATE is the only beginning.
-        return {"connect_args": {"timeout": LOCK_TIMEOUT, "isolation_level": None, "check_same_thread": False}}
+        return {"connect_args": {"timeout": BUSY_TIMEOUT, "isolation_level": None, "check_same_thread": False}}
 
     @override
     def prepare(self, engine: Engine) -> None:
@@ -138,7 +140,7 @@ def _set_durability(connection: sqlite3.Connection, _record: object) -> None:
     # Of connections that turn a new file's journal into a WAL at once, all but one may be refused without waiting.
     turning = Retrying(
         retry=retry_if_exception(_is_locked),
-        stop=stop_after_delay(LOCK_TIMEOUT),
+        stop=stop_after_delay(BUSY_TIMEOUT),
         wait=wait_random_exponential(multiplier=0.01, max=0.5),
         reraise=True,
     )
@@ -146,7 +148,7 @@ def _set_durability(connection: sqlite3.Connection, _record: object) -> None:
     for pragma in (
         "synchronous = FULL",
         f"cache_size = -{CACHE_KIB}",
-        f"busy_timeout = {LOCK_TIMEOUT * 1000}",
+        f"busy_timeout = {BUSY_TIMEOUT * 1000}",
     ):
         connection.execute(f"PRAGMA {pragma}")
 

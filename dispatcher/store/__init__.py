@@ -6,7 +6,17 @@ One lock order everywhere: the collector's row, installations, deliveries; each 
 from dispatcher.store.claim import LONG_AGO, claim, fair_share, pull
 from dispatcher.store.collect import LOWEST_ID, collect, collect_installation
 from dispatcher.store.look import Work, look
-from dispatcher.store.records import READ, Answer, Claimed, Collected, Delivery, InstallationState, Leased, Settled
+from dispatcher.store.records import (
+    READ,
+    Answer,
+    Claimed,
+    Collected,
+    Delivery,
+    InstallationState,
+    Leased,
+    Pulled,
+    Settled,
+)
 from dispatcher.store.settle import settle
 from dispatcher.store.sweep import check_writes, mend, prune
 
@@ -20,6 +30,7 @@ __all__ = [
     "Delivery",
     "InstallationState",
     "Leased",
+    "Pulled",
     "Settled",
     "Work",
     "check_writes",

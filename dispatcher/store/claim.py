@@ -7,14 +7,14 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Executable, Row
+from sqlalchemy import Connection, Executable, Row, Select
 
 from dispatcher.database import Database
 from dispatcher.dialects import Dialect
 from dispatcher.policy import DeadLetterReason
 from dispatcher.store.burial import Burial, bury
 from dispatcher.store.look import is_free_and_due
-from dispatcher.store.records import READ, Claimed, Delivery, Leased
+from dispatcher.store.records import READ, Claimed, Delivery, Leased, Pulled
 from dispatcher.tables import delivery, installation
 
 LONG_AGO = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
@@ -72,24 +72,24 @@ def fair_share(deliveries: int, installations: int) -> int:
     return max(FEWEST, deliveries // max(1, installations))
 
 
-def pull(database: Database, leases: dict[str, str], most: int, lease: timedelta) -> dict[str, list[Delivery]]:
+def pull(database: Database, leases: dict[str, str], most: int, lease: timedelta) -> Pulled:
     """Renews the leases (installation → token) and reads up to `most` due deliveries of each.
 
-    An installation that is missing from the answer is no longer ours.
+    An installation that the answer does not name is no longer ours.
     """
 
-    def step(connection: Connection) -> dict[str, list[Delivery]]:
+    def step(connection: Connection, skip_locked: bool) -> Pulled:
         dialect = database.dialect
         tokens = [{"installation_id": i, "lease_token": token} for i, token in sorted(leases.items())]
-        ours = connection.execute(lock_ours(dialect), dialect.encode(tokens)).all()
+        ours, locked = lock_ours(connection, dialect, tokens, skip_locked=skip_locked)
         if not ours:
-            return {}
+            return Pulled({}, locked)
         renewed = [{"installation_id": row.installation_id, "leased_until": row.now + lease} for row in ours]
         connection.execute(_renew(dialect), dialect.encode(renewed))
         found = _due(connection, dialect, [row.installation_id for row in ours], most)
-        return {row.installation_id: found.get(row.installation_id, []) for row in ours}
+        return Pulled({row.installation_id: found.get(row.installation_id, []) for row in ours}, locked)
 
-    return database.transact(step, durable=False)  # undone, it is as if the lease had expired
+    return database.transact_around_locks(step, durable=False)  # undone, it is as if the lease had expired
 
 
 @cache
@@ -104,9 +104,23 @@ def _lock(dialect: Dialect) -> Executable:
     )
 
 
+def lock_ours(
+    connection: Connection, dialect: Dialect, tokens: list[dict[str, Any]], *, skip_locked: bool
+) -> tuple[Sequence[Row[Any]], frozenset[str]]:
+    """Locks, in key order, the installations whose lease is still the one that is named, and returns their rows.
+
+    `skip_locked`: without waiting for another's lock; the installations that are ours all the same are returned too.
+    """
+    asked = dialect.encode(tokens)
+    ours = connection.execute(_ours(dialect).with_for_update(of=installation, skip_locked=skip_locked), asked).all()
+    if not skip_locked or len(ours) == len(tokens):
+        return ours, frozenset()
+    found = {row.installation_id for row in connection.execute(_ours(dialect), asked)}
+    return ours, frozenset(found - {row.installation_id for row in ours})
+
+
 @cache
-def lock_ours(dialect: Dialect) -> Executable:
-    """Locks, in key order, the installations in `:rows` whose lease is still the one that the row names."""
+def _ours(dialect: Dialect) -> Select[Any]:
     rows = dialect.rows(installation.c.installation_id, installation.c.lease_token)
     ours = sa.and_(
         installation.c.installation_id == rows.c.installation_id, installation.c.lease_token == rows.c.lease_token
@@ -115,8 +129,8 @@ def lock_ours(dialect: Dialect) -> Executable:
         sa.select(*(installation.c[name] for name in LOCKED), dialect.clock().label("now"))
         .select_from(rows.join(installation, ours))
         .order_by(installation.c.installation_id)
-        .with_for_update(of=installation)
         .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+        .with_hint(installation, "FORCE INDEX (PRIMARY)", "mysql")
     )
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Executable, Select
+from sqlalchemy import ColumnElement, Connection, Executable, Row, Select
 
 from dispatcher.database import Database
 from dispatcher.dialects import Dialect
@@ -28,10 +28,16 @@ SETTLE_CAP = 10
 
 
 def collect(database: Database, limit: int, floor: int = LOWEST_ID, settle_delay: timedelta = timedelta()) -> Collected:
-    """Moves up to `limit` committed events whose id is above `floor`. Moves none while another dispatcher is collecting."""
+    """Moves up to `limit` committed events whose id is above `floor`. Moves none while another dispatcher is collecting.
+
+    Leaves those whose installation somebody keeps locked.
+    """
     # Should it be undone, the events are in the outbox again.
-    return database.transact(
-        lambda connection: _collect(connection, database.dialect, limit, floor, settle_delay), durable=False
+    return database.transact_around_locks(
+        lambda connection, skip_locked: _collect(
+            connection, database.dialect, limit, floor, settle_delay, skip_locked=skip_locked
+        ),
+        durable=False,
     )
 
 
@@ -53,15 +59,18 @@ def _collect(
     floor: int,
     settle_delay: timedelta,
     statement: Executable | None = None,
+    *,
+    skip_locked: bool = False,
 ) -> Collected:
     now = _exclude_others(connection, dialect)
     if now is None:
         return Collected(skipped=True)
-    rows = connection.execute(
+    read = connection.execute(
         committed(dialect) if statement is None else statement, {"floor": floor, "limit": limit}
     ).all()
-    if not rows:
+    if not read:
         return Collected()
+    rows = _leave_locked(connection, dialect, read, now) if skip_locked else read
     changes, malformed = group(rows, now)
     if changes:
         _mark_due(connection, dialect, changes, now + settle_delay)
@@ -69,7 +78,16 @@ def _collect(
     _bury(connection, malformed, now)
     connection.execute(_delete(dialect), dialect.encode([{"id": row.id} for row in rows]))
     subject_keys = frozenset(change.subject_key for change in changes)
-    return Collected(len(rows), subject_keys, len(malformed), rows[-1].id, full=len(rows) == limit)
+    installation_ids = frozenset(change.subject.installation_id for change in changes)
+    return Collected(
+        len(rows),
+        subject_keys,
+        installation_ids,
+        len(malformed),
+        read[-1].id,
+        left=len(read) - len(rows),
+        full=len(read) == limit,
+    )
 
 
 def _exclude_others(connection: Connection, dialect: Dialect) -> datetime | None:
@@ -103,6 +121,30 @@ def committed(dialect: Dialect) -> Select[Any]:
         .where(outbox.c.id > sa.bindparam("floor"))
         .order_by(outbox.c.id)
         .limit(sa.bindparam("limit"))
+    )
+
+
+def _leave_locked(connection: Connection, dialect: Dialect, rows: Sequence[Row[Any]], now: datetime) -> list[Row[Any]]:
+    """Locks the rows of the events' installations; the events remain for which that is possible, or whose installation is new."""
+    ids = sorted({change.subject.installation_id for change in group(rows, now)[0]})
+    asked = dialect.encode([{"installation_id": id_} for id_ in ids])
+    locked = set(
+        connection.execute(_known(dialect).with_for_update(of=installation, skip_locked=True), asked).scalars()
+    )
+    others = set(connection.execute(_known(dialect), asked).scalars()) - locked if len(locked) < len(ids) else set()
+    left = others | {id_.encode() for id_ in others}  # as a dialect may have read them
+    return [row for row in rows if row.installation_id not in left]
+
+
+@cache
+def _known(dialect: Dialect) -> Select[Any]:
+    rows = dialect.rows(installation.c.installation_id)
+    return (
+        sa.select(installation.c.installation_id)
+        .select_from(rows.join(installation, installation.c.installation_id == rows.c.installation_id))
+        .order_by(installation.c.installation_id)
+        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+        .with_hint(installation, "FORCE INDEX (PRIMARY)", "mysql")
     )
 
 

@@ -60,14 +60,17 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What one collection moved. `full`: more may wait. `last_event_id`: 0 if it moved nothing. `skipped`: another dispatcher was
-    collecting, so this one has seen nothing of the outbox.
+    """What one collection moved. `full`: more may wait. `last_event_id`: of what it read, 0 if that was nothing. `left`: events that
+    stay in the outbox while somebody keeps their installation locked. `skipped`: another dispatcher was collecting, so this one has
+    seen nothing of the outbox.
     """
 
     events: int = 0
     subject_keys: frozenset[str] = frozenset()
+    installation_ids: frozenset[str] = frozenset()
     malformed: int = 0
     last_event_id: int = 0
+    left: int = 0
     full: bool = False
     skipped: bool = False
 
@@ -95,6 +98,13 @@ class Claimed:
     leased: tuple[Leased, ...] = ()
     full: bool = False
     buried: int = 0
+
+
+class Pulled(NamedTuple):
+    """What a pull read of each installation whose lease it renewed. `locked`: somebody keeps their rows locked, so nothing was done."""
+
+    deliveries: dict[str, list[Delivery]]
+    locked: frozenset[str] = frozenset()
 
 
 _USES_UP = frozenset({Action.RETRY, Action.BURY})
@@ -146,10 +156,12 @@ class InstallationState:
 class Settled:
     """What a settlement changed. `lost`: installations whose lease was no longer ours, so that nothing of theirs was written.
 
-    `paused`: those that an operator has paused meanwhile: nothing more may be sent for them.
+    `paused`: those that an operator has paused meanwhile: nothing more may be sent for them. `locked`: those whose row somebody keeps
+    locked, so that nothing of theirs was written yet.
     """
 
     lost: frozenset[str] = frozenset()
     buried: int = 0
     superseded: int = 0
     paused: frozenset[str] = frozenset()
+    locked: frozenset[str] = frozenset()

@@ -40,12 +40,12 @@ def settle(
     `states` names every installation of the answers. `failures_only`: leave requests that succeeded out of the log of attempts.
     """
 
-    def step(connection: Connection) -> Settled:
+    def step(connection: Connection, skip_locked: bool) -> Settled:
         dialect = database.dialect
-        ours = _lock(connection, dialect, states)
-        lost = frozenset(state.installation_id for state in states) - ours.keys()
+        ours, locked = _lock(connection, dialect, states, skip_locked=skip_locked)
+        lost = frozenset(state.installation_id for state in states) - ours.keys() - locked
         if not ours:
-            return Settled(lost)
+            return Settled(lost, locked=locked)
         now = next(iter(ours.values())).now
         valid = [answer for answer in answers if answer.delivery.subject.installation_id in ours]
         delivered = [answer for answer in valid if answer.decision.action is Action.DELIVERED]
@@ -59,14 +59,17 @@ def settle(
         kept = [state for state in states if state.installation_id in ours]
         _write_states(connection, dialect, kept, ours, valid, lease)
         paused = frozenset(id_ for id_, row in ours.items() if row.pause_reason == PauseReason.OPERATOR)
-        return Settled(lost, buried, superseded, paused)
+        return Settled(lost, buried, superseded, paused, locked)
 
-    return database.transact(step)
+    return database.transact_around_locks(step)
 
 
-def _lock(connection: Connection, dialect: Dialect, states: Sequence[InstallationState]) -> Rows:
+def _lock(
+    connection: Connection, dialect: Dialect, states: Sequence[InstallationState], *, skip_locked: bool
+) -> tuple[Rows, frozenset[str]]:
     tokens = [{"installation_id": state.installation_id, "lease_token": state.token} for state in states]
-    return {row.installation_id: row for row in connection.execute(lock_ours(dialect), dialect.encode(tokens)).all()}
+    ours, locked = lock_ours(connection, dialect, tokens, skip_locked=skip_locked)
+    return {row.installation_id: row for row in ours}, locked
 
 
 def _delete_delivered(

@@ -27,7 +27,7 @@ def test_it_renews_the_lease_and_reads_what_fell_due_meanwhile(database: Databas
     (leased,) = claim(database)
     until = leased_until(database)
     collect(database, partner, "db_2", "db_3")
-    found = store.pull(database, {ID: leased.token}, 9, 2 * LEASE)
+    found = store.pull(database, {ID: leased.token}, 9, 2 * LEASE).deliveries
     assert sorted(str(one.subject.resource_id) for one in found[ID]) == ["db_1", "db_2", "db_3"]
     assert leased_until(database) >= until + LEASE
 
@@ -35,7 +35,7 @@ def test_it_renews_the_lease_and_reads_what_fell_due_meanwhile(database: Databas
 def test_it_reads_no_more_than_is_asked_for(database: Database, partner: Engine) -> None:
     collect(database, partner, *(f"db_{number}" for number in range(5)))
     (leased,) = claim(database)
-    assert len(store.pull(database, {ID: leased.token}, 2, LEASE)[ID]) == 2
+    assert len(store.pull(database, {ID: leased.token}, 2, LEASE).deliveries[ID]) == 2
 
 
 def test_an_installation_with_nothing_due_is_ours_all_the_same(database: Database, partner: Engine) -> None:
@@ -43,7 +43,7 @@ def test_an_installation_with_nothing_due_is_ours_all_the_same(database: Databas
     (leased,) = claim(database)
     with database.engine.begin() as connection:
         connection.execute(sa.delete(delivery))
-    assert store.pull(database, {ID: leased.token}, 9, LEASE) == {ID: []}
+    assert store.pull(database, {ID: leased.token}, 9, LEASE) == store.Pulled({ID: []})
 
 
 def test_an_installation_under_another_token_is_left_out(database: Database, partner: Engine) -> None:
@@ -51,7 +51,7 @@ def test_an_installation_under_another_token_is_left_out(database: Database, par
     collect(database, partner, "db_1", installation_id="b")
     tokens = {lease.installation_id: lease.token for lease in claim(database)}
     found = store.pull(database, {"a": tokens["a"], "b": "another"}, 9, LEASE)
-    assert list(found) == ["a"]
+    assert (list(found.deliveries), found.locked) == (["a"], frozenset())
 
 
 def test_a_takeover_counts_an_attempt_and_buries_only_what_has_used_up_all(database: Database, partner: Engine) -> None:

@@ -39,7 +39,7 @@ def limited(database: Database, monkeypatch: pytest.MonkeyPatch, limit: str, sec
 @pytest.fixture
 def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """Who waits for a lock gives up soon."""
-    opened = limited(database, monkeypatch, "LOCK_TIMEOUT", 1)
+    opened = limited(database, monkeypatch, "BUSY_TIMEOUT" if database.dialect.name == "sqlite" else "LOCK_TIMEOUT", 1)
     yield opened
     opened.close()
 

@@ -114,7 +114,7 @@ def test_the_next_waits_until_the_revision_is_committed(bare_database: Database,
 
 
 def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.dialects.sqlite.LOCK_TIMEOUT", LONGEST)
+    monkeypatch.setattr("dispatcher.dialects.sqlite.BUSY_TIMEOUT", LONGEST)
     file = tmp_path / "new.db"
     first = sqlite3.connect(file, isolation_level=None)
     first.execute(

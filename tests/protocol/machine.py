@@ -154,7 +154,7 @@ class Machine(RuleBasedStateMachine):
         held = draw(self.held)
 
         def renew() -> set[str]:
-            found = store.pull(self.database, {held.installation_id: held.token}, 9, LEASE)
+            found = store.pull(self.database, {held.installation_id: held.token}, 9, LEASE).deliveries
             held.plan(found.get(held.installation_id, []))
             return {held.installation_id} - found.keys()
 

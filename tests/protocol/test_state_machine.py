@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from dispatcher.database import Database
 from dispatcher.events import Event
-from tests.contract.test_guards import SETTLING
+from tests.contract.test_guards import CLAIMING, SETTLING
 from tests.contract.test_guards import _without_token as without_token
 from tests.contract.test_guards import _without_version as without_version
 from tests.protocol.machine import EVENTS, Machine
@@ -89,14 +90,14 @@ def test_no_order_of_steps_loses_or_strands_anything(database: Database, partner
     indirect=True,
 )
 @pytest.mark.parametrize(
-    ("name", "without"),
-    [("_delete", without_version), ("lock_ours", without_token)],
+    ("module", "name", "without"),
+    [(SETTLING, "_delete", without_version), (CLAIMING, "_ours", without_token)],
     ids=["version", "token"],
 )
 def test_without_a_guard_it_finds_what_goes_wrong(
-    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, name: str, without: Any
+    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, without: Any
 ) -> None:
-    monkeypatch.setattr(SETTLING, name, cache(without))
+    monkeypatch.setattr(module, name, cache(without))
     found = r"last look is older|events appeared|under a lease|lease_is_whole"
     with pytest.raises((AssertionError, sa.exc.DBAPIError), match=found):
         search(database, partner, 2_000, ONE_SUBJECT, phases=[Phase.generate])  # at most 406 were needed

@@ -226,7 +226,7 @@ async def test_nothing_more_is_read_while_plenty_is_queued(rig: Rig, monkeypatch
         await turns.acquire()
         return httpx.Response(201)
 
-    def counting(*arguments: Any) -> dict[str, list[store.Delivery]]:
+    def counting(*arguments: Any) -> store.Pulled:
         nonlocal pulled
         pulled += 1
         return pull(*arguments)
