@@ -4,6 +4,7 @@ import re
 
 from pydantic import SecretStr
 
+_INSTALLATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 
 
@@ -13,6 +14,12 @@ class NoCredential(Exception):
 
 class CredentialsUnavailable(Exception):
     """The source of credentials cannot be asked at present, which is no fault of the installation. Text as above."""
+
+
+def check_installation_id(installation_id: str) -> None:
+    """Raises NoCredential for an id that could lead elsewhere than to its own token."""
+    if not _INSTALLATION_ID.fullmatch(installation_id):
+        raise NoCredential("an installation id that is not made of A-Z a-z 0-9 _ - has no credential")
 
 
 def check_token(raw: str | bytes, source: str) -> SecretStr:

@@ -53,7 +53,7 @@ async def composed(settings: Settings, report: Listener) -> AsyncIterator[Parts]
         await thread.run(Database.check_isolation)
         transport = open_transport(settings.concurrency, Network.of(settings))
         stack.push_async_callback(transport.aclose)
-        credentials = open_credentials(settings, database.engine, transport)
+        credentials = open_credentials(settings, transport)
         stack.push_async_callback(credentials.aclose)
         vercel = Vercel(settings.vercel_base_url, transport, settings.request_timeout)
         worker = Worker(database, vercel, credentials, settings, report, name=f"{socket.gethostname()}:{os.getpid()}")

@@ -1,25 +1,19 @@
 """Which bearer token speaks for an installation: one for all, a file each, the partner's own table, or OAuth."""
 
-import asyncio
-import re
 import stat
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import sqlalchemy as sa
 from pydantic import SecretStr
-from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.bearer_token import CredentialsUnavailable, NoCredential, check_token
-from dispatcher.database import error_code
-from dispatcher.masking import mask_query
+from dispatcher.bearer_token import CredentialsUnavailable, NoCredential, check_installation_id, check_token
+from dispatcher.credentials_query import QueryCredentials
+from dispatcher.database import open_database
 from dispatcher.oauth import Grant, OAuthCredentials
 from dispatcher.settings import Settings, SettingsError, describe
-from dispatcher.token_cache import KEPT_TOKENS, Found, TokenCache
+from dispatcher.token_cache import KEPT_TOKENS
 from dispatcher.transport import Transport
 
 __all__ = [
@@ -33,12 +27,14 @@ __all__ = [
     "open_credentials",
 ]
 
-_INSTALLATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LARGEST_FILE = 4_096
 
 
 class Credentials(Protocol):
     """Finds tokens."""
+
+    def is_at_hand(self, installation_id: str) -> bool:
+        """Whether `token` waits for nobody, as far as can be told."""
 
     async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
         """Returns the token of an installation; if the one that is kept was `refused`, what its source says now.
@@ -49,14 +45,18 @@ class Credentials(Protocol):
         """Ends what is under way; no token can be asked for afterwards."""
 
 
-def open_credentials(settings: Settings, engine: sa.Engine, transport: Transport) -> Credentials:
+def open_credentials(settings: Settings, transport: Transport) -> Credentials:
     """The source that the settings name. Raises SettingsError if they name none, or one that cannot work."""
     if settings.vercel_token is not None:
         return StaticCredentials(settings.vercel_token, _token_file(settings))
     if settings.credentials_dir is not None:
         return DirectoryCredentials(Path(settings.credentials_dir))
     if settings.credentials_query is not None:
-        return QueryCredentials(engine, settings.credentials_query, settings.credentials_ttl)
+        # Connections of its own: the worker must not wait for those that wait for a partner's table.
+        database = open_database(settings.database_url.get_secret_value(), settings.database_schema)
+        return QueryCredentials(
+            database, settings.credentials_query, settings.credentials_ttl, deadline=settings.request_timeout
+        )
     if settings.oauth_token_url and settings.oauth_client_id and settings.oauth_client_secret:
         params = settings.oauth_params or {}
         grant = Grant(settings.oauth_token_url, settings.oauth_client_id, settings.oauth_client_secret, params)
@@ -79,6 +79,9 @@ class StaticCredentials:
         self._token = token
         self._path = path
 
+    def is_at_hand(self, installation_id: str) -> bool:
+        return True
+
     async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
         if refused is not None and self._path is not None:
             self._token = _read_token(self._path, _look(self._path))
@@ -95,8 +98,11 @@ class DirectoryCredentials:
         self._directory = directory
         self._kept: OrderedDict[str, tuple[_Version, SecretStr]] = OrderedDict()
 
+    def is_at_hand(self, installation_id: str) -> bool:
+        return True
+
     async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
-        _check_id(installation_id)
+        check_installation_id(installation_id)
         try:
             return self._find(installation_id, refresh=refused is not None)
         except NoCredential:
@@ -117,82 +123,6 @@ class DirectoryCredentials:
         if len(self._kept) > KEPT_TOKENS:
             self._kept.popitem(last=False)
         return kept[1]
-
-
-class QueryCredentials:
-    """The one value that a query on the partner's tables gives for `:installation_id`, kept for `ttl` seconds.
-
-    The query runs in a thread, in a transaction of its own that is always rolled back. Raises SettingsError.
-    """
-
-    def __init__(
-        self, engine: sa.Engine, query: str, ttl: float, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._engine = engine.execution_options(reads_only=True)
-        self._query = sa.text(query)
-        self._ttl = ttl
-        self._cache = TokenCache(self._find, clock)
-        if others := self._query.compile().params.keys() - {"installation_id"}:
-            shown = next(
-                (f":{name}" for name in sorted(others) if f":{name}" in mask_query(query)), "a : within quotes"
-            )
-            raise SettingsError(
-                f"DISPATCHER_CREDENTIALS_QUERY uses {shown}, but only :installation_id is filled in: "
-                r"write \: for a colon that means itself"
-            )
-
-    async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
-        _check_id(installation_id)
-        return await self._cache.get(installation_id, refused=refused)
-
-    async def aclose(self) -> None:
-        await self._cache.aclose()
-
-    async def _find(self, installation_id: str) -> Found:
-        value = await asyncio.to_thread(self._fetch, installation_id)
-        source = f"what DISPATCHER_CREDENTIALS_QUERY finds for {installation_id}"
-        match value:
-            case str():
-                return Found(check_token(value, source), self._ttl)
-            case bytes() | bytearray() | memoryview():
-                return Found(check_token(bytes(value), source), self._ttl)
-            case None:
-                raise NoCredential(f"{source} is NULL: store the installation's access token there")
-        raise NoCredential(f"{source} is of type {type(value).__name__}: it must be text")
-
-    def _fetch(self, installation_id: str) -> object:
-        try:
-            connection = self._engine.connect()
-        except SQLAlchemyError as error:
-            raise CredentialsUnavailable(
-                f"DISPATCHER_CREDENTIALS_QUERY failed: the database cannot be reached ({error_code(error)})"
-            ) from None
-        try:
-            with connection:
-                rows = connection.execute(self._query, {"installation_id": installation_id}).fetchmany(2)
-        except (SQLAlchemyError, ValueError) as error:  # ValueError: a driver could not decode what it was sent
-            raise CredentialsUnavailable(
-                f"DISPATCHER_CREDENTIALS_QUERY failed ({error_code(error)}): run it in the database's own client to see"
-                " why; the database's message is not shown, because it can repeat a token"
-            ) from None
-        return _only_value(rows, installation_id)
-
-
-def _only_value(rows: Sequence[sa.Row[Any]], installation_id: str) -> object:
-    if not rows:
-        raise NoCredential(f"DISPATCHER_CREDENTIALS_QUERY finds no row for {installation_id}")
-    if len(rows[0]) != 1:
-        raise CredentialsUnavailable(
-            f"DISPATCHER_CREDENTIALS_QUERY gives {len(rows[0])} columns: select the token alone"
-        )
-    if len(rows) > 1:
-        raise NoCredential(f"DISPATCHER_CREDENTIALS_QUERY finds several rows for {installation_id}: it must give one")
-    return rows[0][0]
-
-
-def _check_id(installation_id: str) -> None:
-    if not _INSTALLATION_ID.fullmatch(installation_id):
-        raise NoCredential("an installation id that is not made of A-Z a-z 0-9 _ - has no credential")
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,9 @@ class OAuthCredentials:
         self._host = urlsplit(grant.url).hostname or grant.url
         self._cache = TokenCache(self._find, clock)
 
+    def is_at_hand(self, installation_id: str) -> bool:
+        return self._cache.has(installation_id)
+
     async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
         return await self._cache.get(installation_id, refused=refused)
 

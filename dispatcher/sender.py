@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pydantic import SecretStr
 
 from dispatcher.breaker import Breaker
-from dispatcher.credentials import Credentials, CredentialsUnavailable, NoCredential
+from dispatcher.credentials import Credentials
 from dispatcher.database import explain, summarize
 from dispatcher.lease import HeldLease
+from dispatcher.look_ups import LookUps, find_token
 from dispatcher.policy import Action, Decision, Outcome, OutcomeKind, PauseReason, Policy, decide
 from dispatcher.rate_window import RateWindow
 from dispatcher.settings import Settings
@@ -59,6 +60,7 @@ class Sender:
         self._breaker = Breaker(self._policy, chance)
         self._rota: deque[HeldLease] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._look_ups = LookUps(credentials, max(1, settings.concurrency // 2), self._looked_up)
         self._stopping = False
         self._span = delivery_spans()
         self.answers: list[Answer] = []
@@ -90,8 +92,8 @@ class Sender:
         return max(self._breaker.wait(now), self._overall.wait(now) if self._overall is not None else 0.0)
 
     def queue(self, lease: HeldLease) -> None:
-        """The lease has something to send: it takes its turn from now on."""
-        if lease.queue and not lease.in_rota:
+        """The lease has something to send: it takes its turn from now on, or once its token has been looked up."""
+        if lease.queue and not lease.in_rota and lease not in self._look_ups:
             lease.in_rota = True
             self._rota.append(lease)
 
@@ -111,6 +113,7 @@ class Sender:
     def begin_stop(self) -> None:
         """Begins no request any more."""
         self._stopping = True
+        self._look_ups.end()
 
     async def finish(self, grace: float) -> None:
         """Lets what is in flight end for up to `grace` seconds; what is late is abandoned, and will be sent again."""
@@ -130,6 +133,10 @@ class Sender:
         now = self._clock()
         while self._rota and not self._stopping and self.wait() <= 0:
             lease = self._rota.popleft()
+            if lease.queue and not self._credentials.is_at_hand(lease.installation_id):
+                lease.in_rota = False
+                self._look_ups.begin(lease)
+                continue
             delivery = lease.next(now, self._settings.request_timeout)
             lease.in_rota = bool(lease.queue) and delivery is not None
             if lease.in_rota:
@@ -167,7 +174,7 @@ class Sender:
             self._start(now)
             self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
             return (await self._request(lease, delivery, refused))[1]
-        found = await self._token(delivery, refused)
+        found = await find_token(self._credentials, lease.installation_id, refused)
         if isinstance(found, Outcome):
             return found
         if found == refused:
@@ -175,14 +182,15 @@ class Sender:
         self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
         return None
 
-    async def _token(self, delivery: Delivery, refused: SecretStr | None = None) -> SecretStr | Outcome:
-        """The installation's token, or what it comes to without one."""
-        try:
-            return await self._credentials.token(delivery.subject.installation_id, refused=refused)
-        except NoCredential as error:
-            return Outcome(OutcomeKind.NO_CREDENTIAL, error=str(error))
-        except CredentialsUnavailable as error:
-            return Outcome(OutcomeKind.CREDENTIALS_UNAVAILABLE, error=str(error))
+    def _looked_up(self, lease: HeldLease, failure: Outcome | None) -> None:
+        """Its requests may begin. Without a token, the next delivery comes to that, and by its decision so does the installation."""
+        now = self._clock()
+        if failure is not None and (delivery := lease.next(now, self._settings.request_timeout)) is not None:
+            lease.end(now, sent=False)
+            self._conclude(lease, delivery, failure, now)
+            self.ended.set()
+        self.queue(lease)
+        self.send()
 
     async def _request(
         self, lease: HeldLease, delivery: Delivery, refused: SecretStr | None = None
@@ -190,7 +198,7 @@ class Sender:
         """The token and the outcome of one request, which has been started; no outcome if the lease has grown too short meanwhile."""
         subject, sent, outcome = delivery.subject, False, None
         try:
-            token = await self._token(delivery, refused)
+            token = await find_token(self._credentials, lease.installation_id, refused)
             if isinstance(token, Outcome):
                 return None, token
             if not lease.outlasts(self._clock(), self._settings.request_timeout):

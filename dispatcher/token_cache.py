@@ -48,6 +48,11 @@ class TokenCache:
             raise CredentialsUnavailable("credentials are no longer looked up: the service is stopping")
         return flight.result()
 
+    def has(self, installation_id: str) -> bool:
+        """Whether a token is kept whose time is not over."""
+        kept = self._kept.get(installation_id)
+        return kept is not None and self._clock() < kept[1]
+
     async def aclose(self) -> None:
         """Ends every look-up under way."""
         flights = list(self._flights.values())

@@ -23,7 +23,7 @@ async def check_credentials(
     except SettingsError as error:
         return [problem("settings", str(error))]
     try:
-        credentials = open_credentials(settings, database.engine, transport)
+        credentials = open_credentials(settings, transport)
     except SettingsError as error:
         await transport.aclose()
         return [problem("settings", str(error))]

@@ -10,10 +10,11 @@ from pydantic import SecretStr
 from dispatcher.checks.credentials import check_credentials
 from dispatcher.checks.finding import Level
 from dispatcher.credentials import CredentialsUnavailable, QueryCredentials
-from dispatcher.database import Database
+from dispatcher.database import Database, open_database
 from dispatcher.settings import Settings
 from dispatcher.transport import Network
 from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
+from tests.contract.steps import LONGEST
 
 CANARY = "CANARYtok_9f8e7d6c5b4a"
 KEY = "CANARYkey_1a2b3c"
@@ -32,7 +33,9 @@ def partner(bare_database: Database) -> Iterator[Database]:
 
 
 async def refusal(database: Database, query: str) -> str:
-    credentials = QueryCredentials(database.engine, f"{query} FROM canary_partner WHERE id = :installation_id", 60.0)
+    opened = open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
+    query = f"{query} FROM canary_partner WHERE id = :installation_id"
+    credentials = QueryCredentials(opened, query, 60.0, deadline=LONGEST)
     with pytest.raises(CredentialsUnavailable) as refused:
         await credentials.token("icfg_1")
     await credentials.aclose()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import sqlalchemy as sa
 from pydantic import SecretStr
 
 from dispatcher.credentials import (
@@ -17,9 +16,13 @@ from dispatcher.credentials import (
     QueryCredentials,
     StaticCredentials,
 )
+from dispatcher.database import open_database
 from dispatcher.oauth import Grant
 from dispatcher.settings import SettingsError
 from dispatcher.transport.portable import HttpxTransport
+
+LONGEST = 60.0
+"""Seconds until something that an idle machine does at once must have happened on a busy one."""
 
 
 async def test_a_static_token_is_read_again_from_its_file(tmp_path: Path) -> None:
@@ -56,12 +59,15 @@ async def test_a_missing_directory_is_no_installations_fault(tmp_path: Path) -> 
 
 
 async def test_a_query_is_kept_until_refreshed(tmp_path: Path) -> None:
-    engine = sa.create_engine(f"sqlite:///{tmp_path}/partner.db")
+    database = open_database(f"sqlite:///{tmp_path}/partner.db")
+    engine = database.engine
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE t (id TEXT, token TEXT)")
         connection.exec_driver_sql("INSERT INTO t VALUES ('a', 'one'), ('n', NULL), ('d', 'x'), ('d', 'y')")
-    credentials = QueryCredentials(engine, "SELECT token FROM t WHERE id = :installation_id", 60.0)
+    credentials = QueryCredentials(database, "SELECT token FROM t WHERE id = :installation_id", 60.0, deadline=LONGEST)
+    assert not credentials.is_at_hand("a")
     assert (await credentials.token("a")).get_secret_value() == "one"
+    assert credentials.is_at_hand("a")
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE t SET token = 'two' WHERE id = 'a'")
     assert (await credentials.token("a")).get_secret_value() == "one"
@@ -73,18 +79,21 @@ async def test_a_query_is_kept_until_refreshed(tmp_path: Path) -> None:
     for installation in ("none", "n", "d"):
         with pytest.raises(NoCredential):
             await credentials.token(installation)
+    wrong = QueryCredentials(database, "SELECT x FROM nowhere WHERE id = :installation_id", 1.0, deadline=LONGEST)
     with pytest.raises(CredentialsUnavailable):
-        await QueryCredentials(engine, "SELECT x FROM nowhere WHERE id = :installation_id", 1.0).token("a")
-    engine.dispose()
+        await wrong.token("a")
+    await wrong.aclose()
+    await credentials.aclose()
 
 
 def test_a_colon_within_a_literal_does_not_show_the_literal() -> None:
-    engine = sa.create_engine("sqlite://")
+    database = open_database("sqlite:///never-opened.db")
     with pytest.raises(SettingsError, match="uses a : within quotes, but"):
-        QueryCredentials(engine, "SELECT d(token, 'a :KEY') FROM t WHERE id = :installation_id", 1.0)
+        QueryCredentials(database, "SELECT d(token, 'a :KEY') FROM t WHERE id = :installation_id", 1.0, deadline=1.0)
+    query = "SELECT token FROM t WHERE id = :installation_id AND t = :tenant"
     with pytest.raises(SettingsError, match="uses :tenant, but"):
-        QueryCredentials(engine, "SELECT token FROM t WHERE id = :installation_id AND t = :tenant", 1.0)
-    engine.dispose()
+        QueryCredentials(database, query, 1.0, deadline=1.0)
+    database.close()
 
 
 def open_oauth(*statuses: int) -> tuple[OAuthCredentials, list[bytes]]:

@@ -1,0 +1,130 @@
+"""Tokens that are not at hand are looked up beside the requests in flight."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import SecretStr
+
+from dispatcher.bearer_token import CredentialsUnavailable, NoCredential
+from dispatcher.settings import RateLimit, Settings
+from dispatcher.tables import delivery, installation, outbox
+from dispatcher.worker import Worker
+from tests.worker.conftest import Rig
+
+TOKEN = SecretStr("t0ken")
+
+
+class Slow:
+    """Looks tokens up when the test lets it; keeps what it found."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.found: dict[str, SecretStr] = {}
+        self.failure: Exception | None = None
+        self._turns = asyncio.Semaphore(0)
+
+    def is_at_hand(self, installation_id: str) -> bool:
+        return installation_id in self.found
+
+    async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
+        if installation_id not in self.found or refused is not None:
+            self.asked.append(installation_id)
+            await self._turns.acquire()
+            if self.failure is not None:
+                raise self.failure
+            self.found[installation_id] = TOKEN
+        return self.found[installation_id]
+
+    def release(self, look_ups: int = 1) -> None:
+        """Lets so many end."""
+        for _ in range(look_ups):
+            self._turns.release()
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Four requests at a time, and so two look-ups."""
+    return Settings(vercel_token=TOKEN, concurrency=4, poll_interval=0.02, rate_limit=RateLimit(60, 60.0))
+
+
+@pytest.fixture
+def credentials() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+async def worker(rig: Rig, credentials: Slow) -> AsyncIterator[Worker]:
+    hired = rig.another(credentials=credentials)
+    yield hired
+    await hired.stop(0)
+    hired.close()
+
+
+async def test_a_token_is_looked_up_once_whatever_waits_for_it(rig: Rig, worker: Worker, credentials: Slow) -> None:
+    rig.commit(*(f"db_{number}" for number in range(9)))
+    await rig.until(lambda: bool(credentials.asked), worker)
+    rig.commit("db_9")
+    await rig.until(lambda: not rig.rows(outbox), worker)
+    assert (credentials.asked, worker.in_flight, rig.requests) == (["icfg_1"], 0, [])
+    credentials.release()
+    await rig.until(lambda: worker.idle, worker)
+    assert (credentials.asked, len(rig.requests)) == (["icfg_1"], 10)
+
+
+async def test_more_look_ups_than_requests_keep_nobody_from_being_sent(
+    rig: Rig, worker: Worker, credentials: Slow
+) -> None:
+    credentials.found["icfg_quick"] = TOKEN
+    for number in range(9):
+        rig.commit("slow", installation_id=f"icfg_{number}")
+    await rig.until(lambda: len(credentials.asked) == 2, worker)
+    rig.commit("quick", installation_id="icfg_quick")
+    await rig.until(lambda: rig.bodies() == ["quick"], worker)
+    assert len(credentials.asked) == 2
+    credentials.release()
+    await rig.until(lambda: len(credentials.asked) == 3, worker)
+    credentials.release(8)
+    await rig.until(lambda: worker.idle, worker)
+    assert (len(credentials.asked), len(rig.requests)) == (9, 10)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"), [(NoCredential("none"), "no_credential"), (CredentialsUnavailable("later"), None)]
+)
+async def test_without_a_token_the_installation_waits_and_no_attempt_is_used_up(
+    rig: Rig, worker: Worker, credentials: Slow, failure: Exception, reason: str | None
+) -> None:
+    credentials.failure = failure
+    credentials.release()
+    rig.commit("db_1", "db_2")
+    await rig.until(lambda: worker.idle and not rig.rows(outbox), worker)
+    (row,) = rig.rows(installation)
+    assert (row.pause_reason, row.failures, row.lease_token) == (reason, 1, None)
+    assert [(one.attempts, one.last_error) for one in rig.rows(delivery)].count((0, str(failure))) == 1
+    assert (credentials.asked, rig.requests) == (["icfg_1"], [])
+
+
+async def test_a_look_up_that_fails_after_the_installation_was_stopped_changes_nothing(
+    rig: Rig, worker: Worker, credentials: Slow
+) -> None:
+    credentials.failure = NoCredential("none")
+    rig.commit("db_1")
+    await rig.until(lambda: bool(credentials.asked), worker)
+    (lease,) = worker._leases._held.values()
+    lease.stop(0.0)
+    credentials.release()
+    await rig.until(lambda: worker.idle, worker)
+    assert [row.pause_reason for row in rig.rows(installation)] == [None]
+
+
+async def test_a_worker_that_stops_waits_for_no_look_up(rig: Rig, worker: Worker, credentials: Slow) -> None:
+    for number in range(3):
+        rig.commit("slow", installation_id=f"icfg_{number}")
+    await rig.until(lambda: len(credentials.asked) == 2, worker)
+    await worker.stop(0)
+    assert {row.lease_token for row in rig.rows(installation)} == {None}
+    assert (len(credentials.asked), len(rig.rows(delivery))) == (2, 3)
