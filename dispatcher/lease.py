@@ -63,6 +63,8 @@ class HeldLease:
     stopped_until: float | None = None
     """Nothing is sent before; the lease is given back."""
     in_rota: bool = False
+    token_found: bool = False
+    """Its token has just been looked up: a request may begin, however short the token may be kept."""
     written: InstallationState | None = None
     """What its row says by now."""
 

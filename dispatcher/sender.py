@@ -133,10 +133,11 @@ class Sender:
         now = self._clock()
         while self._rota and not self._stopping and self.wait() <= 0:
             lease = self._rota.popleft()
-            if lease.queue and not self._credentials.is_at_hand(lease.installation_id):
+            if lease.queue and not (lease.token_found or self._credentials.is_at_hand(lease.installation_id)):
                 lease.in_rota = False
                 self._look_ups.begin(lease)
                 continue
+            lease.token_found = False
             delivery = lease.next(now, self._settings.request_timeout)
             lease.in_rota = bool(lease.queue) and delivery is not None
             if lease.in_rota:
@@ -185,6 +186,7 @@ class Sender:
     def _looked_up(self, lease: HeldLease, failure: Outcome | None) -> None:
         """Its requests may begin. Without a token, the next delivery comes to that, and by its decision so does the installation."""
         now = self._clock()
+        lease.token_found = failure is None
         if failure is not None and (delivery := lease.next(now, self._settings.request_timeout)) is not None:
             lease.end(now, sent=False)
             self._conclude(lease, delivery, failure, now)

@@ -22,13 +22,14 @@ class Slow:
         self.asked: list[str] = []
         self.found: dict[str, SecretStr] = {}
         self.failure: Exception | None = None
+        self.keeps = True
         self._turns = asyncio.Semaphore(0)
 
     def is_at_hand(self, installation_id: str) -> bool:
-        return installation_id in self.found
+        return self.keeps and installation_id in self.found
 
     async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
-        if installation_id not in self.found or refused is not None:
+        if not self.is_at_hand(installation_id) or refused is not None:
             self.asked.append(installation_id)
             await self._turns.acquire()
             if self.failure is not None:
@@ -128,3 +129,11 @@ async def test_a_worker_that_stops_waits_for_no_look_up(rig: Rig, worker: Worker
     await worker.stop(0)
     assert {row.lease_token for row in rig.rows(installation)} == {None}
     assert (len(credentials.asked), len(rig.rows(delivery))) == (2, 3)
+
+
+async def test_a_token_that_may_not_be_kept_is_good_for_one_request(rig: Rig, worker: Worker, credentials: Slow) -> None:
+    credentials.keeps = False
+    rig.commit("db_1", "db_2")
+    credentials.release(8)
+    await rig.until(lambda: worker.idle and not rig.rows(outbox), worker)
+    assert sorted(rig.bodies()) == ["db_1", "db_2"]
