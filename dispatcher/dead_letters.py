@@ -202,10 +202,9 @@ def _replay(
     connection: Connection, dialect: Dialect, wanted: Filter, after: int, until: int, signature: Signature
 ) -> list[int]:
     rows = connection.execute(_lock(wanted, after, until).where(dead_letter.c.subject_key.is_not(None))).all()
-    overtaken = _overtaken(connection, rows)
+    events = _events(connection, rows)
     ids = _resolve(connection, dialect, rows, Resolution.REPLAYED, signature)
     if rows:
-        events = [_event(row, carries_plan=row.id not in overtaken) for row in rows]
         connection.execute(_publish(dialect), dialect.encode(events))
     return ids
 
@@ -216,7 +215,8 @@ def _publish(dialect: Dialect) -> Executable:
     return sa.insert(outbox).from_select(_EVENT, sa.select(rows))
 
 
-_EVENT = ("installation_id", "type", "resource_id", "product_id", "billing_plan_id")
+_CARRIED = ("product_id", "billing_plan_id")
+_EVENT = ("installation_id", "type", "resource_id", *_CARRIED)
 
 
 def _discard(
@@ -237,37 +237,47 @@ def _is_unresolved() -> ColumnElement[bool]:
     return dead_letter.c.resolved_at.is_(None)
 
 
-def _event(row: Row[Any], *, carries_plan: bool) -> dict[str, str | None]:
-    event = {name: getattr(row, name) for name in _EVENT}
-    return event if carries_plan else {**event, "billing_plan_id": None}
+def _events(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, str | None]]:
+    """What is to be announced again, without the values that newer ones have overtaken: an old one must not come last."""
+    overtaken = {name: _overtaken(connection, rows, name) for name in _CARRIED}
+    return [
+        {name: None if row.id in overtaken.get(name, ()) else getattr(row, name) for name in _EVENT} for row in rows
+    ]
 
 
-def _overtaken(connection: Connection, rows: Sequence[Row[Any]]) -> set[int]:
-    """Those whose billing plan a newer one has overtaken that still waits, or died too: an old plan must not come last."""
-    carrying = [row for row in rows if row.billing_plan_id is not None]
+def _overtaken(connection: Connection, rows: Sequence[Row[Any]], name: str) -> set[int]:
+    """Those whose value in this column a newer one has overtaken that still waits, or died too."""
+    carrying = [row for row in rows if getattr(row, name) is not None]
     if not carrying:
         return set()
-    ids, keys = {row.installation_id for row in carrying}, {row.subject_key for row in carrying}
-    # First the outbox, then the deliveries: that is the way an event goes.
-    waiting = {
-        id_
-        for table in (outbox, delivery)
-        for id_ in connection.execute(
-            sa.select(table.c.installation_id).where(
-                table.c.installation_id.in_(ids), table.c.billing_plan_id.is_not(None)
-            )
-        ).scalars()
+    waiting = _waiting(connection, carrying, name)
+    columns, keys = dead_letter.c, {row.subject_key for row in carrying}
+    last = (
+        sa.select(columns.subject_key, sa.func.max(columns.last_event_id))
+        .where(columns.subject_key.in_(keys), _is_unresolved(), columns[name].is_not(None))
+        .group_by(columns.subject_key)
+    )
+    newest: dict[str, int] = dict(connection.execute(last).all())
+    return {
+        row.id
+        for row in carrying
+        if (row.installation_id, row.resource_id) in waiting or row.last_event_id < newest[row.subject_key]
     }
-    columns = dead_letter.c
-    newest = {
-        row[0]: row[1]
-        for row in connection.execute(
-            sa.select(columns.subject_key, sa.func.max(columns.last_event_id))
-            .where(columns.subject_key.in_(keys), _is_unresolved(), columns.billing_plan_id.is_not(None))
-            .group_by(columns.subject_key)
-        )
-    }
-    return {row.id for row in carrying if row.installation_id in waiting or row.last_event_id < newest[row.subject_key]}
+
+
+def _waiting(connection: Connection, rows: Sequence[Row[Any]], name: str) -> set[tuple[str, str | None]]:
+    """The installations and resources of these rows for which an event with a value in this column waits."""
+    ids, resources = {row.installation_id for row in rows}, {row.resource_id for row in rows} - {None}
+    found: set[tuple[str, str | None]] = set()
+    for table in (outbox, delivery):  # in the order of an event's way
+        columns = table.c
+        same_resource = sa.or_(columns.resource_id.is_(None), columns.resource_id.in_(resources))
+        carrying = (columns.installation_id.in_(ids), same_resource, columns[name].is_not(None))
+        found |= {
+            (row[0], row[1])
+            for row in connection.execute(sa.select(columns.installation_id, columns.resource_id).where(*carrying))
+        }
+    return found
 
 
 def _resolve(

@@ -53,12 +53,14 @@ Traceparent = Annotated[str, Field(strict=True, pattern=_TRACEPARENT)]
 
 
 class Subject(NamedTuple):
-    """What an event is about: one resource of one installation, or the installation itself (then `resource_id` is None)."""
+    """What an event is about: one resource of one installation, or the installation itself (then `resource_id` is None).
+
+    A resource's product and an installation's billing plan are no part of it: the newest that is named goes with the request.
+    """
 
     installation_id: str
     type: str
     resource_id: str | None = None
-    product_id: str | None = None
 
     @property
     def key(self) -> str:
@@ -70,13 +72,13 @@ class Subject(NamedTuple):
             b"".join([b"-" if part is None else _measured(part.encode()) for part in self])
         ).hexdigest()
 
-    def body(self, billing_plan_id: str | None = None) -> bytes:
+    def body(self, *, product_id: str | None = None, billing_plan_id: str | None = None) -> bytes:
         """The request body that announces this subject; an absent optional field is left out, never sent as null."""
         event = {"type": self.type}
         if self.resource_id is not None:
             event["resourceId"] = self.resource_id
-        if self.product_id is not None:
-            event["productId"] = self.product_id
+        if product_id is not None:
+            event["productId"] = product_id
         if billing_plan_id is not None:
             event["billingPlanId"] = billing_plan_id
         return to_json({"event": event})
@@ -106,8 +108,8 @@ class ResourceUpdated(_Event):
     """Any state of a linked resource changed (`resource.updated`): renamed, suspended, another plan, a notification.
 
     `installation_id` is 1 to 128 of `[A-Za-z0-9_-]`; `resource_id` and `product_id` are your own ids, 1 to 255 characters without
-    control characters; a UUID or an integer becomes text. Raises `pydantic.ValidationError` (a `ValueError`) naming each field that
-    is wrong.
+    control characters; a UUID or an integer becomes text. `product_id` is carried to Vercel; of several undelivered events of the
+    resource the newest that has one wins. Raises `pydantic.ValidationError` (a `ValueError`) naming each field that is wrong.
     """
 
     type: ClassVar[str] = RESOURCE_UPDATED
@@ -129,7 +131,7 @@ class ResourceUpdated(_Event):
 class InstallationUpdated(_Event):
     """The installation's billing plan (or notification) changed on the partner's side (`installation.updated`).
 
-    `billing_plan_id` is the one value that is carried to Vercel; of several undelivered events the newest that has one wins.
+    `billing_plan_id` is carried to Vercel; of several undelivered events the newest that has one wins.
     Raises `pydantic.ValidationError` (a `ValueError`) naming each field that is wrong.
     """
 
@@ -173,7 +175,7 @@ def subject_of(event: Event) -> Subject:
     """What this event is about."""
     match event:
         case ResourceUpdated():
-            return Subject(event.installation_id, event.type, event.resource_id, event.product_id)
+            return Subject(event.installation_id, event.type, event.resource_id)
         case InstallationUpdated():
             return Subject(event.installation_id, event.type)
 

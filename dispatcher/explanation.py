@@ -180,7 +180,7 @@ def _written(found: _Found) -> Iterator[Entry]:
     for change in found.changes:
         more = f", and {change.events - 1} more up to {change.last_event_id}" if change.events > 1 else ""
         said = f"event {change.first_event_id} was written{more}"
-        yield _entry(change.subject, change.first_created_at, "event", said)
+        yield Entry(change.first_created_at, "event", said, *change.subject, change.product_id)
 
 
 def _attempted(one: Attempt) -> Entry:
@@ -224,7 +224,7 @@ def _count(events: int) -> str:
 def _next(found: _Found, graces: Graces) -> Iterator[Entry]:
     for change in found.changes:
         said = f"{_count(change.events)} up to {change.last_event_id}: collected at the dispatcher's next tick"
-        yield _entry(change.subject, None, "next", said)
+        yield Entry(None, "next", said, *change.subject, change.product_id)
     for malformed in found.malformed:
         said = f"event {malformed.event_id} becomes a dead letter at the dispatcher's next tick"
         yield Entry(None, "next", said, malformed.values["installation_id"])

@@ -98,7 +98,7 @@ def row_of(event: Event) -> dict[str, str]:
         "installation_id": subject.installation_id,
         "type": subject.type,
         "resource_id": subject.resource_id,
-        "product_id": subject.product_id,
+        "product_id": getattr(event, "product_id", None),
         "billing_plan_id": getattr(event, "billing_plan_id", None),
         "traceparent": event.traceparent or current_traceparent(),
     }

@@ -207,7 +207,7 @@ class Sender:
                 return token, None
             sent = True
             with self._span(subject, delivery.events, delivery.traceparent) as conclude:
-                body = subject.body(delivery.billing_plan_id)
+                body = subject.body(product_id=delivery.product_id, billing_plan_id=delivery.billing_plan_id)
                 outcome = await self._vercel.send(subject.installation_id, body, token)
                 conclude(outcome)
             return token, outcome

@@ -39,7 +39,6 @@ def _subject_columns() -> tuple[Column[str], ...]:
         Column("installation_id", text(INSTALLATION_ID_LENGTH), nullable=False),
         Column("type", text(32), nullable=False),
         Column("resource_id", text(PARTNER_ID_LENGTH)),
-        Column("product_id", text(PARTNER_ID_LENGTH)),
     )
 
 
@@ -50,6 +49,7 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
         metadata,
         Column("id", identity(), Identity(always=True), primary_key=True),
         *_subject_columns(),
+        Column("product_id", text(PARTNER_ID_LENGTH)),
         Column("billing_plan_id", text(PARTNER_ID_LENGTH)),
         Column("created_at", Timestamp(), nullable=False, server_default=now_default()),
         Column("traceparent", text(TRACEPARENT_LENGTH)),
@@ -86,6 +86,7 @@ def _delivery(metadata: MetaData, schema: str | None) -> Table:
         metadata,
         Column("subject_key", text(64), primary_key=True),
         *_subject_columns(),
+        Column("product_id", text(PARTNER_ID_LENGTH)),
         Column("billing_plan_id", text(PARTNER_ID_LENGTH)),
         Column("version", text(36), nullable=False),
         Column("events", counter(), nullable=False),
@@ -160,6 +161,7 @@ def _attempt(metadata: MetaData, schema: str | None) -> Table:
         Column("at", Timestamp(), nullable=False),
         Column("subject_key", text(64), nullable=False),
         *_subject_columns(),
+        Column("product_id", text(PARTNER_ID_LENGTH)),
         Column("attempt", Integer, nullable=False),
         Column("events", counter(), nullable=False),
         Column("first_event_id", counter(), nullable=False),

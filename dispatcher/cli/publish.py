@@ -54,7 +54,7 @@ def publish(
                 "installation_id": subject.installation_id,
                 "type": subject.type,
                 "resource_id": subject.resource_id,
-                "product_id": subject.product_id,
+                "product_id": product,
                 "billing_plan_id": plan,
             }
         )

@@ -30,8 +30,9 @@ def trigger(
 ) -> None:
     """Print a trigger that writes the outbox row whenever a row of your table is inserted, updated or deleted.
 
-    So no code path can forget it. Rows whose installation or resource id is NULL write nothing. Names are taken as they are
-    written, in upper and lower case. Run again, the SQL replaces what it made before.
+    So no code path can forget it. Rows whose installation or resource id is NULL write nothing. It names no product: one that
+    your code publishes for the same resource is sent all the same. Names are taken as they are written, in upper and lower
+    case. Run again, the SQL replaces what it made before.
 
     \b
     dispatcher trigger --dialect postgresql --table databases --installation-column installation_id \\

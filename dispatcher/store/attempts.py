@@ -28,7 +28,7 @@ def _row(answer: Answer, now: datetime) -> dict[str, object]:
         "installation_id": subject.installation_id,
         "type": subject.type,
         "resource_id": subject.resource_id,
-        "product_id": subject.product_id,
+        "product_id": delivery.product_id,
         "attempt": delivery.attempts + 1,
         "events": delivery.events,
         "first_event_id": delivery.first_event_id,

@@ -190,7 +190,7 @@ def _add_to_deliveries(
             "installation_id": change.subject.installation_id,
             "type": change.subject.type,
             "resource_id": change.subject.resource_id,
-            "product_id": change.subject.product_id,
+            "product_id": change.product_id,
             "billing_plan_id": change.billing_plan_id,
             "events": change.events,
             "first_event_id": change.first_event_id,
@@ -222,6 +222,7 @@ def _upsert_deliveries(dialect: Dialect) -> Executable:
             "last_event_id": sa.case(
                 (new.last_event_id > old.last_event_id, new.last_event_id), else_=old.last_event_id
             ),
+            "product_id": sa.func.coalesce(new.product_id, old.product_id),
             "billing_plan_id": sa.func.coalesce(new.billing_plan_id, old.billing_plan_id),
             "traceparent": sa.func.coalesce(new.traceparent, old.traceparent),
             # Backoff belongs to the subject, so a new event does not jump the queue. Else the settle delay begins anew, up to its cap.

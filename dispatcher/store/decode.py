@@ -39,13 +39,15 @@ class Changes:
     first_created_at: datetime
     events: int = 0
     last_event_id: int = 0
+    product_id: str | None = None
     billing_plan_id: str | None = None
     traceparent: str | None = None
 
-    def add(self, event_id: int, billing_plan_id: str | None, traceparent: str | None) -> None:
+    def add(self, event_id: int, product_id: str | None, billing_plan_id: str | None, traceparent: str | None) -> None:
         """One more event; they come in the order of their ids, so the newest value is the last that is given."""
         self.events += 1
         self.last_event_id = event_id
+        self.product_id = product_id or self.product_id
         self.billing_plan_id = billing_plan_id or self.billing_plan_id
         self.traceparent = traceparent or self.traceparent
 
@@ -64,7 +66,7 @@ class Malformed:
 def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malformed]]:
     """The rows, which come in the order of their ids, by subject; and those that can never be a request."""
     changes: dict[str, Changes] = {}
-    known: dict[tuple[object, ...], Changes] = {}
+    known: dict[tuple[Raw, ...], tuple[Changes, str | None, str | None]] = {}
     malformed = []
     for row in rows:
         raw = tuple(row[1:6])
@@ -77,10 +79,10 @@ def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malfo
                 malformed.append(_malformed(row.id, raw, instant(row.created_at, now), error))
                 continue
             key = subject.key
-            found = changes.setdefault(key, Changes(key, subject, row.id, instant(row.created_at, now)))
-            if texts[-1] is None:
-                known[raw] = found
-        found.add(row.id, _text(raw[-1]), _traceparent(row.traceparent))
+            change = changes.setdefault(key, Changes(key, subject, row.id, instant(row.created_at, now)))
+            known[raw] = found = change, texts[3], texts[4]
+        change, product_id, billing_plan_id = found
+        change.add(row.id, product_id, billing_plan_id, _traceparent(row.traceparent))
     return list(changes.values()), malformed
 
 

@@ -37,6 +37,7 @@ class Delivery(NamedTuple):
 
     subject_key: str
     subject: Subject
+    product_id: str | None
     billing_plan_id: str | None
     events: int
     first_event_id: int
@@ -49,8 +50,8 @@ class Delivery(NamedTuple):
     @classmethod
     def of(cls, row: Row[Any]) -> "Delivery":
         """From a row that begins with the columns of `READ`."""
-        key, installation_id, type_, resource_id, product_id, *others = row[: len(READ)]
-        return cls(key, Subject(installation_id, type_, resource_id, product_id), *others)
+        key, installation_id, type_, resource_id, *others = row[: len(READ)]
+        return cls(key, Subject(installation_id, type_, resource_id), *others)
 
     @property
     def guard(self) -> dict[str, str]:

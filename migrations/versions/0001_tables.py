@@ -41,7 +41,6 @@ def _subject_columns() -> tuple[Column[Any], ...]:
         Column("installation_id", text(128), nullable=False),
         Column("type", text(32), nullable=False),
         Column("resource_id", text(255)),
-        Column("product_id", text(255)),
     )
 
 
@@ -51,6 +50,7 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
         metadata,
         Column("id", identity(), Identity(always=True), primary_key=True),
         *_subject_columns(),
+        Column("product_id", text(255)),
         Column("billing_plan_id", text(255)),
         Column("created_at", Timestamp(), nullable=False, server_default=now_default()),
         Column("traceparent", text(55)),
@@ -85,6 +85,7 @@ def _delivery(metadata: MetaData, schema: str | None) -> Table:
         metadata,
         Column("subject_key", text(64), primary_key=True),
         *_subject_columns(),
+        Column("product_id", text(255)),
         Column("billing_plan_id", text(255)),
         Column("version", text(36), nullable=False),
         Column("events", counter(), nullable=False),
@@ -156,6 +157,7 @@ def _attempt(metadata: MetaData, schema: str | None) -> Table:
         Column("at", Timestamp(), nullable=False),
         Column("subject_key", text(64), nullable=False),
         *_subject_columns(),
+        Column("product_id", text(255)),
         Column("attempt", Integer, nullable=False),
         Column("events", counter(), nullable=False),
         Column("first_event_id", counter(), nullable=False),

@@ -40,6 +40,19 @@ def test_it_tells_what_happened_and_what_happens_next(dispatcher: Terminal, data
     assert "nothing is sent until `dispatcher installations resume icfg_1`" in lines[5]
 
 
+def test_the_product_is_told_wherever_the_event_is(dispatcher: Terminal, database: Database) -> None:
+    event = ResourceUpdated(installation_id="icfg_1", resource_id="db_1", product_id="pg")
+    with database.engine.begin() as connection:
+        connection.execute(insert_event(event))
+    for _ in ("in the outbox", "collected"):
+        rows = dispatcher("explain", "db_1", "--json").rows
+        assert [(row["what"], row["resource_id"], row["product_id"]) for row in rows] == [
+            ("event", "db_1", "pg"),
+            ("next", "db_1", "pg"),
+        ]
+        store.collect(database, 500)
+
+
 def test_json_is_one_object_a_line_with_stable_keys(dispatcher: Terminal, database: Database) -> None:
     publish(database, "db_1", "db_2")
     rows = dispatcher("explain", "icfg_1", "--json").rows

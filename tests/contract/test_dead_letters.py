@@ -38,6 +38,21 @@ def die(database: Database, partner: Engine, *resources: str, installation_id: s
     settle(database, *claim(database), decision=REJECTED)
 
 
+def announce_product(database: Database, partner: Engine, product: str | None) -> None:
+    schema = f"{database.schema}." if database.schema else ""
+    insert = (
+        f"INSERT INTO {schema}vercel_outbox (installation_id, type, resource_id, product_id) VALUES (:i, :t, :r, :p)"
+    )
+    with partner.begin() as connection:
+        connection.execute(sa.text(insert), {"i": ID, "t": "resource.updated", "r": "db_é ", "p": product})
+
+
+def die_with_product(database: Database, partner: Engine, product: str) -> None:
+    announce_product(database, partner, product)
+    store.collect(database, 500)
+    settle(database, *claim(database), decision=REJECTED)
+
+
 def announce_plan(database: Database, partner: Engine, plan: str) -> None:
     schema = f"{database.schema}." if database.schema else ""
     insert = f"INSERT INTO {schema}vercel_outbox (installation_id, type, billing_plan_id) VALUES (:i, :t, :p)"
@@ -89,9 +104,9 @@ def resolutions(database: Database) -> list[str | None]:
         return list(connection.execute(sa.select(dead_letter.c.resolution).order_by(dead_letter.c.id)).scalars())
 
 
-def plans_in_outbox(database: Database) -> list[str | None]:
+def in_outbox(database: Database, column: sa.Column[str]) -> list[str | None]:
     with database.read() as connection:
-        return list(connection.execute(sa.select(outbox.c.billing_plan_id).order_by(outbox.c.id)).scalars())
+        return list(connection.execute(sa.select(column).order_by(outbox.c.id)).scalars())
 
 
 @pytest.mark.varies
@@ -129,21 +144,37 @@ def test_of_two_replays_at_once_one_waits_and_then_finds_nothing(database: Datab
     assert count(database, outbox) == 1
 
 
-def test_what_a_replay_sends_keeps_every_part_of_its_subject(database: Database, partner: Engine) -> None:
-    schema = f"{database.schema}." if database.schema else ""
-    columns = "(installation_id, type, resource_id, product_id)"
-    with partner.begin() as connection:
-        connection.execute(
-            sa.text(f"INSERT INTO {schema}vercel_outbox {columns} VALUES ('icfg_1', 'resource.updated', 'db_é ', 'pg')")
-        )
-    store.collect(database, 500)
-    settle(database, *claim(database), decision=REJECTED)
+def test_what_a_replay_sends_keeps_its_subject_and_product(database: Database, partner: Engine) -> None:
+    die_with_product(database, partner, "pg")
     (letter,) = dead_letters.list_dead_letters(database, Filter(), 9)
     replay(database)
     store.collect(database, 500)
     ((again,),) = [lease.deliveries for lease in claim(database)]
     assert again.subject_key == letter.subject_key
-    assert (again.subject.resource_id, again.subject.product_id) == ("db_é ", "pg")
+    assert (again.subject.resource_id, again.product_id) == ("db_é ", "pg")
+
+
+@pytest.mark.parametrize("collected", [False, True])
+@pytest.mark.parametrize(("product", "sent"), [("new", "new"), (None, "old")])
+def test_an_old_product_does_not_overtake_a_newer_one_that_waits(
+    database: Database, partner: Engine, collected: bool, product: str | None, sent: str
+) -> None:
+    die_with_product(database, partner, "old")
+    announce_product(database, partner, product)
+    if collected:
+        store.collect(database, 500)
+    replay(database)
+    store.collect(database, 500)
+    assert [(one.product_id, one.events) for lease in claim(database) for one in lease.deliveries] == [(sent, 2)]
+
+
+def test_an_old_product_does_not_overtake_a_newer_one_that_died_too(database: Database, partner: Engine) -> None:
+    die_with_product(database, partner, "old")
+    die_with_product(database, partner, "new")
+    first = dead_letters.list_dead_letters(database, Filter(), 9)[-1]
+    assert replay(database, Filter(ids=[first.id])) == 1
+    assert replay(database) == 1
+    assert in_outbox(database, outbox.c.product_id) == [None, "new"]
 
 
 def test_a_replay_carries_the_billing_plan(database: Database, partner: Engine) -> None:
@@ -172,7 +203,7 @@ def test_an_old_plan_does_not_overtake_a_newer_one_that_died_too(database: Datab
     first = dead_letters.list_dead_letters(database, Filter(), 9)[-1]
     assert replay(database, Filter(ids=[first.id])) == 1
     assert replay(database) == 1
-    assert plans_in_outbox(database) == [None, "new"]
+    assert in_outbox(database, outbox.c.billing_plan_id) == [None, "new"]
 
 
 def test_a_malformed_dead_letter_cannot_be_replayed_but_discarded(database: Database, partner: Engine) -> None:

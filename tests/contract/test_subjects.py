@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Engine, make_url
 
 from dispatcher import schema, store
 from dispatcher.database import Database, open_database
-from dispatcher.tables import delivery, outbox
-from tests.contract.steps import claim, count, settle
+from dispatcher.tables import attempt, dead_letter, delivery, outbox
+from tests.contract.steps import DELIVERED, REJECTED, claim, count, settle
 
 COMPOSED, DECOMPOSED = "db_\u00e9", "db_e\u0301"
 IDS = ["db_1", "DB_1", "db_1 ", COMPOSED, DECOMPOSED]
@@ -23,10 +23,15 @@ def write(connection: Connection, resource: str, installation_id: str = "icfg_1"
     connection.execute(INSERT, {"i": installation_id, "r": resource, "p": product})
 
 
-def events(database: Database) -> dict[tuple[str, str | None, str | None], int]:
-    """Of each delivery that a claim finds, by its installation, resource and product."""
+def events(database: Database) -> dict[tuple[str, str | None], int]:
+    """Of each delivery that a claim finds, by its installation and resource."""
     found = [one for lease in claim(database) for one in lease.deliveries]
-    return {(one.subject.installation_id, one.subject.resource_id, one.subject.product_id): one.events for one in found}
+    return {(one.subject.installation_id, one.subject.resource_id): one.events for one in found}
+
+
+def products(database: Database) -> list[tuple[str | None, int]]:
+    """The product and the events of each delivery that a claim finds."""
+    return [(one.product_id, one.events) for lease in claim(database) for one in lease.deliveries]
 
 
 @pytest.mark.varies
@@ -34,12 +39,51 @@ def test_ids_that_only_look_alike_are_different_subjects(database: Database, par
     with partner.begin() as connection:
         for resource in IDS * 2:
             write(connection, resource)
-            write(connection, "db_1", product=resource)
         write(connection, "db_1", installation_id="ICFG_1")
     store.collect(database, 100)
-    expected: dict[tuple[str, str | None, str | None], int] = {("icfg_1", resource, None): 2 for resource in IDS}
-    expected |= {("icfg_1", "db_1", resource): 2 for resource in IDS}
-    assert events(database) == expected | {("ICFG_1", "db_1", None): 1}
+    expected: dict[tuple[str, str | None], int] = {("icfg_1", resource): 2 for resource in IDS}
+    assert events(database) == expected | {("ICFG_1", "db_1"): 1}
+
+
+ONE_COLLECTION_OR_MORE = pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
+
+
+@ONE_COLLECTION_OR_MORE
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        (["pg", "mysql"], "mysql"),
+        (["pg", "mysql", "pg"], "pg"),
+        (["pg", None], "pg"),
+        ([None, "pg", None], "pg"),
+        (["pg", "PG "], "PG "),
+    ],
+)
+def test_a_resource_is_one_subject_whatever_its_product_and_the_newest_wins(
+    database: Database, partner: Engine, written: list[str | None], sent: str, apart: bool
+) -> None:
+    for product in written:
+        with partner.begin() as connection:
+            write(connection, "db_1", product=product)
+        if apart:
+            store.collect(database, 100)
+    store.collect(database, 100)
+    assert products(database) == [(sent, len(written))]
+
+
+def test_a_dead_letter_is_superseded_whatever_its_product(database: Database, partner: Engine) -> None:
+    for product, decision in (("pg", REJECTED), (None, REJECTED), ("mysql", DELIVERED)):
+        with partner.begin() as connection:
+            write(connection, "db_1", product=product)
+        store.collect(database, 100)
+        settled = settle(database, *claim(database), decision=decision)
+    assert (settled.buried, settled.superseded) == (0, 2)
+    with database.read() as connection:
+        columns = dead_letter.c.product_id, dead_letter.c.resolution
+        rows = connection.execute(sa.select(*columns).order_by(dead_letter.c.id)).all()
+        logged = connection.execute(sa.select(attempt.c.product_id).order_by(attempt.c.id)).scalars().all()
+    assert [tuple(row) for row in rows] == [("pg", "superseded"), (None, "superseded")]
+    assert logged == ["pg", None, "mysql"]
 
 
 def test_the_answer_for_one_of_them_leaves_the_others(database: Database, partner: Engine) -> None:
@@ -89,6 +133,6 @@ def test_neither_the_default_collation_nor_a_partners_charset_matters(folding: D
     partner.dispose()
     other.dispose()
     store.collect(folding, 100)
-    expected = {("icfg_1", resource, None): 2 for resource in in_latin1}
-    assert events(folding) == expected | {("icfg_1", DECOMPOSED, None): 1}
+    expected: dict[tuple[str, str | None], int] = {("icfg_1", resource): 2 for resource in in_latin1}
+    assert events(folding) == expected | {("icfg_1", DECOMPOSED): 1}
     assert count(folding, outbox) == 0

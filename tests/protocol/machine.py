@@ -337,4 +337,4 @@ def _earlier(moment: datetime | None, time: timedelta) -> datetime | None:
 
 def key_of(row: Row[Any]) -> str:
     """Of the subject of an outbox row."""
-    return Subject(row.installation_id, row.type, row.resource_id, row.product_id).key
+    return Subject(row.installation_id, row.type, row.resource_id).key

@@ -157,13 +157,13 @@ async def test_the_token_is_checked_before_the_body(start: Start) -> None:
 
 async def test_the_dispatchers_own_client_delivers_both_events(start: Start) -> None:
     sandbox, _ = await start(tokens=frozenset({TOKEN}))
-    resource = subject_of(ResourceUpdated(installation_id="icfg_1", resource_id="Größe 1", product_id="pg"))
+    resource = subject_of(ResourceUpdated(installation_id="icfg_1", resource_id="Größe 1"))
     installation = subject_of(InstallationUpdated(installation_id="icfg_2"))
     transport = open_transport(1, Network())
     vercel = Vercel(sandbox.url, transport, 60.0)
     outcomes = [
-        await vercel.send("icfg_1", resource.body(), SecretStr(TOKEN)),
-        await vercel.send("icfg_2", installation.body("pro"), SecretStr(TOKEN)),
+        await vercel.send("icfg_1", resource.body(product_id="pg"), SecretStr(TOKEN)),
+        await vercel.send("icfg_2", installation.body(billing_plan_id="pro"), SecretStr(TOKEN)),
         await vercel.send("icfg_2", installation.body(), SecretStr("unknown")),
     ]
     await transport.aclose()

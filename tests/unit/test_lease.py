@@ -16,7 +16,7 @@ PAUSE = Decision(Action.PAUSE, PauseReason.UNAUTHORIZED, 30.0)
 
 
 def delivery(name: str) -> Delivery:
-    return Delivery(name, Subject("icfg_1", "resource.updated", name), None, 1, 1, 1, LONG_AGO, "v1", 0, None)
+    return Delivery(name, Subject("icfg_1", "resource.updated", name), None, None, 1, 1, 1, LONG_AGO, "v1", 0, None)
 
 
 def held(deliveries: int = 3, *, faults: int = 0, window: RateWindow | None = None, until: float = 60.0) -> HeldLease:

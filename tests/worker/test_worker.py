@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import burst, installations, leases, store
+from dispatcher import ResourceUpdated, burst, installations, leases, publish, store
 from dispatcher.credentials import StaticCredentials
 from dispatcher.policy import Action, OutcomeKind
 from dispatcher.settings import RateLimit, Settings
@@ -27,6 +28,16 @@ async def test_committed_changes_are_delivered_once_a_subject(rig: Rig) -> None:
     assert [rig.rows(table) for table in (outbox, delivery, dead_letter)] == [[], [], []]
     assert [row.due_at for row in rig.rows(installation)] == [None]
     assert {row.outcome for row in rig.rows(attempt)} == {"delivered"}
+
+
+async def test_the_newest_product_of_a_resource_goes_with_its_one_request(rig: Rig) -> None:
+    with rig.database.engine.begin() as connection:
+        for product in ("pg", "mysql", None):
+            event = ResourceUpdated(installation_id="icfg_1", resource_id="db_1", product_id=product)
+            publish(connection, event)
+    await rig.settle_all()
+    announced = {"type": "resource.updated", "resourceId": "db_1", "productId": "mysql"}
+    assert [json.loads(request.content) for request in rig.requests] == [{"event": announced}]
 
 
 async def test_a_transient_failure_is_sent_again_after_its_backoff(rig: Rig) -> None:
