@@ -9,6 +9,7 @@ from dispatcher.checks.finding import Finding, ok, problem, warning
 from dispatcher.database import Database
 from dispatcher.schema import UnusableSchema
 from dispatcher.settings import Settings, Wakeup, format_duration
+from dispatcher.tables import metadata
 
 CLOCKS_APART = 5.0
 """Seconds of difference between two clocks that are worth a word."""
@@ -48,6 +49,19 @@ def check_durability(database: Database) -> Iterator[Finding]:
         wrong = database.dialect.check_durability(connection)
     if wrong is not None:
         yield warning("durability", wrong)
+
+
+def check_encoding(database: Database) -> Iterator[Finding]:
+    """Whether every text can be kept."""
+    with database.read() as connection:
+        wrong = database.dialect.check_encoding(connection, metadata.tables)
+    if wrong is not None:
+        what, cure = wrong
+        yield warning(
+            "encoding",
+            f"{what}: an event whose ids hold another character is refused, or written with changed ids, and of an answer of Vercel's"
+            f" the text that holds one is left out. To mend it, {cure}",
+        )
 
 
 def check_clock(database: Database) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from dispatcher.checks.credentials import check_credentials
 from dispatcher.checks.database import (
     check_clock,
     check_durability,
+    check_encoding,
     check_isolation,
     check_tables,
     check_tls,
@@ -71,6 +72,7 @@ def _examine_database(database: Database, settings: Settings) -> Iterator[Findin
         yield from check_isolation(database)
         yield from check_writes(database)
         yield from check_durability(database)
+        yield from check_encoding(database)
         yield from check_clock(database)
         privileges = list(check_privileges(database))
         yield from privileges

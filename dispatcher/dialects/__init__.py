@@ -84,9 +84,13 @@ def _explain_refusals(engine: Engine, dialect: Dialect) -> None:
         connecting: EngineDialect, _record: object, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> DBAPIConnection:
         try:
-            return connecting.connect(*arguments, **options)
+            connection = connecting.connect(*arguments, **options)
         except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
             raise UnusableDatabaseUrl(_explain(error, dialect)) from None
+        if (refusal := dialect.check_connection(connection)) is not None:
+            connection.close()
+            raise UnusableDatabaseUrl(refusal)
+        return connection
 
     event.listen(engine, "do_connect", connect)
 

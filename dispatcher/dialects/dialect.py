@@ -5,7 +5,7 @@ Its statements are set-based: they take a whole batch as one JSON parameter (`:r
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -94,6 +94,14 @@ class Dialect(ABC):
 
     def check_durability(self, connection: Connection) -> str | None:
         """What is wrong with how this database keeps commits, or None."""
+        return None
+
+    def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
+        """What cannot hold every character (the database, some of these tables or the connection), and the cure; None if all can."""
+        return None
+
+    def check_connection(self, connection: Any) -> str | None:
+        """Why this driver's new connection is of no use, or None."""
         return None
 
     def is_denied(self, error: DBAPIError) -> bool:

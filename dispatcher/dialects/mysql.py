@@ -6,7 +6,7 @@ somebody keeps locked. Core cannot say it; hence the text here.
 """
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -38,6 +38,12 @@ _DENIED = {1142, 1143}  # for a table, for a column
 _OVERTAKEN = {1050, 1061, 1062, 1684}
 _MIGRATION_LOCK = "vercel_dispatcher_migration"
 _ISOLATION = "READ-COMMITTED"
+_WHOLE = "utf8mb4"
+"""The character set that holds every character."""
+_NARROW_TABLES = sa.text(
+    "SELECT table_name, min(character_set_name) FROM information_schema.columns WHERE table_schema = DATABASE()"
+    " AND table_name IN :tables AND character_set_name <> :whole GROUP BY table_name ORDER BY table_name"
+).bindparams(sa.bindparam("tables", expanding=True))
 
 
 def _session() -> str:
@@ -130,6 +136,22 @@ class Mysql(Dialect):
         if any(value == "OFF" for _, value in status) and self.is_cluster(connection):
             return "this node of the cluster is not ready (wsrep_ready is OFF)"
         return f"{found[0]} is on" if found else None
+
+    @override
+    def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
+        narrow = connection.execute(_NARROW_TABLES, {"tables": sorted(tables), "whole": _WHOLE}).all()
+        if narrow:
+            found = ", ".join(f"{table} ({charset})" for table, charset in narrow)
+            convert = f"CONVERT TO CHARACTER SET {_WHOLE} COLLATE {_WHOLE}_bin"
+            cure = " ".join(f"ALTER TABLE {table} {convert};" for table, _ in narrow)
+            return f"the character set of these tables is not {_WHOLE}: {found}", f"run {cure}"
+        spoken = connection.exec_driver_sql("SELECT @@character_set_client, @@character_set_results").one()
+        if set(spoken) == {_WHOLE}:
+            return None
+        return (
+            f"the connection's character sets are {' and '.join(spoken)}, although {_WHOLE} was asked for",
+            "look at the server's init_connect and skip-character-set-client-handshake, and at the proxy before it",
+        )
 
     @override
     def is_cluster(self, connection: Connection) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -38,6 +38,17 @@ _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # Otherwise a temporary table of the same name would take the place of one of ours.
 _TEMPORARY_TABLES_LAST = (
     "SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'pg_temp'), true)"
+)
+_NEW_DATABASE = (
+    "create a database with ENCODING 'UTF8' TEMPLATE template0, and move yours into it with pg_dump and pg_restore"
+)
+_ENCODINGS = (
+    ("database", "server_encoding", _NEW_DATABASE),
+    (
+        "connection",
+        "client_encoding",
+        "unset PGCLIENTENCODING, the role's client_encoding, and that of DISPATCHER_DATABASE_URL",
+    ),
 )
 _MIGRATION_LOCK = int.from_bytes(b"vercel")
 
@@ -106,6 +117,23 @@ class Postgresql(Dialect):
             return "it is a standby"
         read_only = connection.exec_driver_sql("SHOW default_transaction_read_only").scalar_one() == "on"
         return "default_transaction_read_only is on" if read_only else None
+
+    @override
+    def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
+        for whose, setting, cure in _ENCODINGS:
+            found = connection.execute(sa.select(sa.func.current_setting(setting))).scalar_one()
+            if found != "UTF8":
+                return f"the encoding of the {whose} is {found}, not UTF8", cure
+        return None
+
+    @override
+    def check_connection(self, connection: Any) -> str | None:
+        if connection.info.encoding != "ascii":
+            return None
+        return (
+            f"the encoding of the database {connection.info.dbname} is SQL_ASCII, which does not say what its text means, so that"
+            f" the driver cannot read it: {_NEW_DATABASE}, and correct DISPATCHER_DATABASE_URL"
+        )
 
     @override
     def is_denied(self, error: DBAPIError) -> bool:

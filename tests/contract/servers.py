@@ -74,21 +74,26 @@ def database_of_this_worker(url: str) -> Iterator[str]:
 
 
 @contextmanager
-def postgresql_in(encoding: str, url: str) -> Iterator[str]:
-    """A database of this encoding on the server of the given one."""
+def narrow_database(url: str, encoding: str) -> Iterator[str]:
+    """Yields a database beside the given one with this encoding, in which PostgreSQL, or MySQL by default, keeps text."""
     given = make_url(url)
-    own = given.set(database=f"{given.database}_{encoding.lower()}")
+    name = f"{given.database}_{encoding.lower()}"
     engine = open_engine(url).execution_options(isolation_level="AUTOCOMMIT")
-    locale = "LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    is_postgresql = engine.dialect.name == "postgresql"
+    how = (
+        f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        if is_postgresql
+        else f"CHARACTER SET {encoding}"
+    )
+    drop = f"DROP DATABASE IF EXISTS {name}{' WITH (FORCE)' if is_postgresql else ''}"
     with engine.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {own.database} WITH (FORCE)")
-        connection.exec_driver_sql(f"CREATE DATABASE {own.database} ENCODING '{encoding}' {locale}")
-    try:
-        yield own.render_as_string(hide_password=False)
-    finally:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE {own.database} WITH (FORCE)")
-        engine.dispose()
+        connection.exec_driver_sql(drop)
+        connection.exec_driver_sql(f"CREATE DATABASE {name} {how}")
+        try:
+            yield given.set(database=name).render_as_string(hide_password=False)
+        finally:
+            connection.exec_driver_sql(drop)
+    engine.dispose()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dispatcher.database import Database, open_database
 from dispatcher.events import INSTALLATION_UPDATED, RESOURCE_UPDATED, parse_event
 from dispatcher.tables import dead_letter, outbox
 from tests.contract.databases import on_mysql, on_sqlite
-from tests.contract.servers import postgresql_in
+from tests.contract.servers import narrow_database
 from tests.contract.steps import count
 from tests.contract.test_malformed import collected, drop_constraints, insert
 
@@ -125,7 +125,7 @@ def test_half_a_surrogate_is_refused_or_buried_alone(database: Database, partner
 @pytest.fixture(params=["LATIN1", "WIN1252", "SQL_ASCII"])
 def narrow(request: pytest.FixtureRequest, postgresql_url: str) -> Iterator[Database]:
     """A PostgreSQL database in which the codes from 128 to 159 are control characters, letters, or parts of letters."""
-    with postgresql_in(str(request.param), postgresql_url) as url:
+    with narrow_database(postgresql_url, str(request.param)) as url:
         database = open_database(in_utf8(url))
         schema.migrate(database)
         yield database

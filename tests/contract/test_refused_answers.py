@@ -20,7 +20,7 @@ from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
 from tests.contract.databases import on_sqlite
-from tests.contract.servers import postgresql_in
+from tests.contract.servers import narrow_database
 from tests.contract.steps import LONGEST, write
 
 BAD = "db_bad"
@@ -30,7 +30,7 @@ WITH_A_DASH = httpx.Response(400, json={"error": {"code": "bad_request", "messag
 @pytest.fixture
 def narrow(postgresql_url: str) -> Iterator[Database]:
     """A PostgreSQL database that can hold no more than Latin-1."""
-    with postgresql_in("LATIN1", postgresql_url) as url:
+    with narrow_database(postgresql_url, "LATIN1") as url:
         database = open_database(url)
         schema.migrate(database)
         yield database
