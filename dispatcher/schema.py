@@ -40,9 +40,11 @@ def migrate(database: Database) -> str:
     )
     try:
         retrying(_migrate, database)
-    except MigrationUnderWay:
+    except MigrationUnderWay as under_way:
+        holder = f" ({under_way.holder})" if under_way.holder else ""
         raise UnusableSchema(
-            "another program is migrating this database, or holds the lock of migrations: wait until it has ended, then try again"
+            f"another program is migrating this database, or holds the lock of migrations{holder}: wait until it has ended, or end it,"
+            " then try again"
         ) from None
     return newest()
 

@@ -36,6 +36,11 @@ def remote_host(hosts: str) -> str | None:
 class MigrationUnderWay(Exception):
     """Another program has been migrating this database for as long as one waits."""
 
+    def __init__(self, holder: str | None = None) -> None:
+        """`holder`: the session that keeps the others waiting, if it is known."""
+        super().__init__()
+        self.holder = holder
+
 
 class Dialect(ABC):
     """One subclass for each family of databases."""

@@ -51,6 +51,10 @@ _ENCODINGS = (
     ),
 )
 _MIGRATION_LOCK = int.from_bytes(b"vercel")
+_MIGRATION_HOLDER = f"""
+SELECT pid, usename, application_name FROM pg_locks JOIN pg_stat_activity USING (pid) JOIN pg_database d ON d.oid = database
+WHERE d.datname = current_database() AND locktype = 'advisory' AND objsubid = 1 AND granted
+AND classid = {_MIGRATION_LOCK >> 32} AND objid = {_MIGRATION_LOCK & 0xFFFFFFFF}"""  # noqa: S608 (numbers of our own)
 
 _ENGINE_DIALECT: EngineDialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
 
@@ -241,11 +245,18 @@ def _account(connection: Connection) -> tuple[Callable[[str], str], str]:
 
 def _lock_migration(connection: Connection) -> None:
     try:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+        with connection.begin_nested():  # so that what holds the lock can still be asked for
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT:
-            raise MigrationUnderWay from None
+            raise MigrationUnderWay(_migration_holder(connection)) from None
         raise
+
+
+def _migration_holder(connection: Connection) -> str | None:
+    """The session that holds the lock of migrations, as far as the database shows it."""
+    held = connection.exec_driver_sql(_MIGRATION_HOLDER).first()
+    return f"process {held.pid} of the user {held.usename}, application {held.application_name!r}" if held else None
 
 
 def _may(connection: Connection, schema: str, privilege: str) -> bool:

@@ -144,6 +144,24 @@ def test_one_that_waits_too_long_says_so_and_changes_nothing(
         assert not set(sa.inspect(connection).get_table_names()) & metadata.tables.keys()
 
 
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_who_holds_the_lock_of_migrations_is_named(
+    bare_database: Database, plain_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.dialects.postgresql.LONGEST_MIGRATION", 0.1)
+    with plain_engine.connect() as connection:
+        connection.exec_driver_sql("SET application_name = 'support of alice'")
+        connection.exec_driver_sql("SELECT pg_advisory_lock(130178082891116)")
+        session = connection.exec_driver_sql("SELECT pg_backend_pid(), current_user").one()
+        with pytest.raises(schema.UnusableSchema) as refused:
+            schema.migrate(bare_database)
+        connection.exec_driver_sql("SELECT pg_advisory_unlock_all()")
+    holder = f"process {session[0]} of the user {session[1]}, application 'support of alice'"
+    assert f"({holder}): wait until it has ended, or end it" in str(refused.value)
+    assert schema.migrate(bare_database) == schema.newest()
+    schema.downgrade(bare_database)
+
+
 def test_a_schema_that_this_program_does_not_know_is_left_alone(database: Database) -> None:
     before = fill(database)
     with database.engine.begin() as connection:
