@@ -18,10 +18,7 @@ async def check_credentials(
     settings: Settings, database: Database, network: Network, installation_id: str | None, *, usable: bool
 ) -> list[Finding]:
     """Asks for the token of this installation, else of those known that have work. `usable`: whether the database is."""
-    try:
-        transport = open_transport(1, network)
-    except SettingsError as error:
-        return [problem("settings", str(error))]
+    transport = open_transport(1, network)
     try:
         credentials = open_credentials(settings, transport)
     except SettingsError as error:

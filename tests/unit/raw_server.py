@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import trustme
 from pydantic import SecretStr
 
 from dispatcher.policy import Outcome
@@ -15,6 +16,9 @@ from dispatcher.vercel import Vercel
 
 CANARY = "cAnArY-7f3a+9/tok=en"
 BODY = b'{"event":{"type":"resource.updated","resourceId":"db_1"}}'
+PROXY_CANARY = "s3cret-of-the-pr0xy"
+LOGIN = f"me:{PROXY_CANARY}/@"
+QUOTED_LOGIN = f"me:{PROXY_CANARY}%2F%40"
 DELIVERED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 LONGEST = 60.0
 """Seconds until something that an idle machine does at once must have happened on a busy one."""
@@ -146,3 +150,10 @@ async def proxying(login: bytes | None = None, tls: ssl.SSLContext | None = None
             assert task is not None
             task.cancel()
         await asyncio.gather(*(task for task in proxy.tasks if task), return_exceptions=True)
+
+
+def certified(authority: trustme.CA) -> ssl.SSLContext:
+    """For a server on this machine."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context

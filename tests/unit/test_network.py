@@ -1,9 +1,7 @@
 """How requests leave this machine, on both transports against real servers: private authorities, proxies, their passwords."""
 
-import asyncio
 import base64
 import logging
-import re
 import shutil
 import ssl
 import subprocess
@@ -14,10 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import trustme
-from pydantic import SecretStr
 
-from dispatcher.checks.endpoint import check_base_url
-from dispatcher.checks.finding import Level
 from dispatcher.checks.network import check_network
 from dispatcher.policy import OutcomeKind
 from dispatcher.settings import Settings, SettingsError
@@ -25,48 +20,32 @@ from dispatcher.transport import Network, Transport, post_form
 from dispatcher.transport.portable import PortableTransport
 from dispatcher.transport.reqwest import PyreqwestTransport
 from tests.conftest import not_tested
-from tests.unit.raw_server import DELIVERED, LONGEST, answer, proxying, running, send
+from tests.unit.raw_server import (
+    DELIVERED,
+    LOGIN,
+    LONGEST,
+    PROXY_CANARY,
+    QUOTED_LOGIN,
+    answer,
+    certified,
+    proxying,
+    running,
+    send,
+)
 
 # Under the portable transport a closed socket now and then waits for the garbage collector: see CHANGELOG, known defects.
-pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("nothing_in_the_environment"),
+    pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning"),
+]
 
-CANARY = "s3cret-of-the-pr0xy"
-LOGIN = f"me:{CANARY}/@"
-QUOTED_LOGIN = f"me:{CANARY}%2F%40"
 Opening = Callable[[Network], Transport]
-
-
-@pytest.fixture(autouse=True)
-def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
 
 
 @pytest.fixture(params=["pyreqwest", "portable"])
 def opening(request: pytest.FixtureRequest) -> Opening:
     """What opens a transport."""
     return PortableTransport if request.param == "portable" else lambda network: PyreqwestTransport(4, network)
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> trustme.CA:
-    """A private one, whose certificate is in `ca.pem`."""
-    made = trustme.CA()
-    made.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    return made
-
-
-@pytest.fixture
-def ca_file(tmp_path: Path, authority: trustme.CA) -> str:  # noqa: ARG001 (it writes the file)
-    return str(tmp_path / "ca.pem")
-
-
-def certified(authority: trustme.CA) -> ssl.SSLContext:
-    """For a server on this machine."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
 
 
 @asynccontextmanager
@@ -131,11 +110,12 @@ def test_a_machine_without_a_store_trusts_the_authorities_of_certifi(
     assert ca_file in authorities
 
 
-@pytest.mark.parametrize("name", ["", "/no/such.pem"])
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+@pytest.mark.parametrize("path", ["", "/no/such"])
 def test_a_store_that_the_environment_names_and_that_is_not_there_is_refused(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    variable: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", name)
+    monkeypatch.setenv(variable, path)
     with pytest.raises(SettingsError, match="correct SSL_CERT_FILE"):
         Network()
 
@@ -251,75 +231,25 @@ async def test_a_proxy_that_does_not_connect_is_named_without_its_password(
             outcome = await send(transport, "https://vercel.invalid")
     assert (outcome.kind, outcome.connected) == (OutcomeKind.UNREACHABLE, False)
     assert (outcome.error or "").endswith(f" through the proxy http://***@127.0.0.1:{port}")
-    assert CANARY not in f"{outcome} {caplog.text} {[record.args for record in caplog.records]}"
+    assert PROXY_CANARY not in f"{outcome} {caplog.text} {[record.args for record in caplog.records]}"
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        f"socks5://me:{CANARY}@proxy.test",
-        f"http://me:{CANARY}/x@proxy.test",
-        f"http://me:1/{CANARY}@proxy.test",
-        f"http://me:1?{CANARY}@proxy.test",
-        f"http://me:1#{CANARY}@proxy.test",
-        f"http://me:{CANARY}@:3128",
-        f"http://me:{CANARY}@[::1",
-        f"http://me:{CANARY}\n@proxy.test",
+        f"socks5://me:{PROXY_CANARY}@proxy.test",
+        f"http://me:{PROXY_CANARY}/x@proxy.test",
+        f"http://me:1/{PROXY_CANARY}@proxy.test",
+        f"http://me:1?{PROXY_CANARY}@proxy.test",
+        f"http://me:1#{PROXY_CANARY}@proxy.test",
+        f"http://me:{PROXY_CANARY}@:3128",
+        f"http://me:{PROXY_CANARY}@[::1",
+        f"http://me:{PROXY_CANARY}\n@proxy.test",
     ],
 )
 def test_what_is_no_proxy_is_refused_without_a_part_of_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", url)
     with pytest.raises(SettingsError, match=r"HTTPS_PROXY .*is not the URL of a proxy") as refused:
         Network(trust_env_proxy=True)
-    assert CANARY not in str(refused.value)
+    assert PROXY_CANARY not in str(refused.value)
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
-
-
-async def test_check_connects_through_the_proxy_and_sends_nothing(
-    authority: trustme.CA, ca_file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running(DELIVERED, tls=certified(authority)) as server, proxying(LOGIN.encode()) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", f"http://{QUOTED_LOGIN}@127.0.0.1:{proxy.port}")
-        settings = Settings(vercel_base_url=server.url, ca_file=ca_file, trust_env_proxy=True)
-        network = Network.of(settings)
-        (found,) = await asyncio.to_thread(check_base_url, settings, network)
-        (_, route) = check_network(settings, network)
-    shown = f"through the proxy http://***@127.0.0.1:{proxy.port}"
-    assert (found.level, route.level) == (Level.OK, Level.OK)
-    assert found.what.endswith(shown)
-    assert route.what.endswith(shown)
-    assert (len(proxy.heads), server.requests) == (1, [])
-
-
-@pytest.mark.parametrize("port", [0, 1])
-async def test_check_blames_the_proxy_that_does_not_connect(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with proxying(b"another") as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", f"http://{QUOTED_LOGIN}@127.0.0.1:{port or proxy.port}")
-        settings = Settings(trust_env_proxy=True)
-        (found,) = await asyncio.to_thread(check_base_url, settings, Network.of(settings))
-    assert found.level is Level.PROBLEM
-    assert re.search(r"api\.vercel\.com port 443 cannot be reached through the proxy http://\*\*\*@127", found.what)
-    assert "HTTPS_PROXY" in found.what
-    assert CANARY not in found.what
-
-
-def test_check_does_not_try_what_a_connection_would_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "https://127.0.0.1:1")
-    settings = Settings(trust_env_proxy=True)
-    (found,) = check_base_url(settings, Network.of(settings))
-    assert found.level is Level.OK
-    assert "not tried" in found.what
-
-
-def test_check_names_the_hosts_that_are_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("NO_PROXY", "vercel.com")
-    settings = Settings(
-        trust_env_proxy=True,
-        oauth_token_url="https://tokens.test/token",
-        oauth_client_id="me",
-        oauth_client_secret=SecretStr("s"),
-    )
-    _, vercel, tokens = check_network(settings, Network.of(settings))
-    assert vercel.what == "api.vercel.com is reached directly"
-    assert tokens.what == "tokens.test is reached through the proxy http://127.0.0.1:1"
