@@ -1,4 +1,7 @@
-"""Hypothesis tries the same examples in every run, and takes no time for a fault: what a slow machine needs is no finding."""
+"""Hypothesis tries the same examples in every run, and takes no time for a fault: what a slow machine needs is no finding.
+
+And what the tests of the network share.
+"""
 
 from pathlib import Path
 
