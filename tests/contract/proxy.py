@@ -26,6 +26,11 @@ class Proxy:
     def port(self) -> int:
         return int(self._listening.getsockname()[1])
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has fallen silent on any connection."""
+        return bool(self._silenced)
+
     def fall_silent(self) -> None:
         """From now on nothing passes on the connections that are open now."""
         self._silenced.update(one for pair in self._pairs for one in pair)

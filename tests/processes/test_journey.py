@@ -1,14 +1,10 @@
 """An event's way through real processes, and what becomes of it when they are told to stop."""
 
 import json
-import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from dispatcher.cli.exits import Exit
 from tests.processes.conftest import Stage, on_every_database, wait_until
 
 
@@ -54,34 +50,6 @@ def test_a_second_signal_ends_it_at_once(stage: Stage) -> None:
     service.send_signal(signal.SIGTERM)
     # By itself: the first process of a container is immune to the signal. At the end of its grace it would end with 0.
     assert service.wait(60) == 128 + signal.SIGTERM
-
-
-@pytest.mark.gate
-@pytest.mark.parametrize("server", ["postgresql-18"], indirect=True)
-def test_sigterm_ends_it_even_if_the_database_hangs(stage: Stage) -> None:
-    """The tick that it stops with never ends."""
-    service = stage.start_service(DISPATCHER_SHUTDOWN_GRACE="1s")
-    with frozen(stage):
-        service.send_signal(signal.SIGTERM)
-        assert service.wait(60) == Exit.UNREACHABLE
-    assert service.logged("not stopped in time")
-    at = stage.commit("db_1")
-    stage.start_service()
-    wait_until(lambda: stage.received("db_1", at))
-
-
-@contextmanager
-def frozen(stage: Stage) -> Iterator[None]:
-    """Nothing in the database goes on, but no connection ends."""
-    others = "datname = current_database() AND client_port IS NOT NULL AND pid <> pg_backend_pid()"
-    backends = [int(pid) for (pid,) in stage.query(f"SELECT pid FROM pg_stat_activity WHERE {others}")]
-    for pid in backends:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in backends:
-            os.kill(pid, signal.SIGCONT)
 
 
 def test_drain_delivers_what_is_due_and_says_what_is_left(stage: Stage) -> None:

@@ -131,7 +131,9 @@ async def test_a_worker_that_stops_waits_for_no_look_up(rig: Rig, worker: Worker
     assert (len(credentials.asked), len(rig.rows(delivery))) == (2, 3)
 
 
-async def test_a_token_that_may_not_be_kept_is_good_for_one_request(rig: Rig, worker: Worker, credentials: Slow) -> None:
+async def test_a_token_that_may_not_be_kept_is_good_for_one_request(
+    rig: Rig, worker: Worker, credentials: Slow
+) -> None:
     credentials.keeps = False
     rig.commit("db_1", "db_2")
     credentials.release(8)
