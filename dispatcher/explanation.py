@@ -169,6 +169,7 @@ def _happened(found: _Found) -> Iterator[Entry]:
 def _written(found: _Found) -> Iterator[Entry]:
     """The first event of each request, delivery and dead letter. The later ones that joined it leave no time behind."""
     rows: list[Any] = [*found.attempts, *found.deliveries, *found.dead_letters]
+    rows.sort(key=lambda row: row.first_created_at, reverse=True)  # of what began anew, the oldest knows when that was
     firsts = {
         (row.subject_key, row.first_event_id): _entry(
             row, row.first_created_at, "event", f"event {row.first_event_id} was written"

@@ -36,6 +36,10 @@ class Floor(Generic[Position]):
         """Where a scan at this moment begins."""
         return self._bottom if now >= self._sweep_at else self._floor
 
+    def sweep(self) -> None:
+        """Has the next scan begin at the very bottom."""
+        self._sweep_at = 0.0
+
     def swept(self, began: float) -> None:
         """A scan that began then, and found its end, began where `at` said."""
         if began >= self._sweep_at:

@@ -196,7 +196,7 @@ def _bury(connection: Connection, dialect: Dialect, installation_id: str) -> int
     columns = (delivery.c[name] for name in (*store.READ, "last_status", "last_error"))
     found = connection.execute(sa.select(*columns).where(of_it).order_by(delivery.c.due_at).limit(CHUNK)).all()
     burials = [
-        Burial(store.Delivery.of(one), DeadLetterReason.PURGED, one.attempts, one.last_status, one.last_error)
+        Burial(store.Delivery.of(one, row.now), DeadLetterReason.PURGED, one.attempts, one.last_status, one.last_error)
         for one in found
     ]
     if burials:

@@ -1,5 +1,6 @@
 """A lease that this worker holds on an installation: what it may send for it, and until when."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class HeldLease:
     """In a row, for whatever reason the installation is not served."""
     faults: int = 0
     """In a row, for which the destination is to blame: its breaker counts these."""
+    suspects: int = 0
+    """Deliveries that are still to be read one at a time: one of them may have ended a worker."""
     pause_reason: str | None = None
     paused_for: float | None = None
     queue: deque[Delivery] = field(default_factory=deque)
@@ -59,7 +62,9 @@ class HeldLease:
     """Requests in flight at most, while the installation recovers."""
     more: bool = True
     """Whether more deliveries may be due than were read."""
-    pulled_at: float = 0.0
+    pulled_at: float = -math.inf
+    suspects_at: float = 0.0
+    """When the next suspect is read, at the earliest."""
     stopped_until: float | None = None
     """Nothing is sent before; the lease is given back."""
     in_rota: bool = False
@@ -80,12 +85,13 @@ class HeldLease:
             window,
             leased.failures,
             leased.faults,
+            leased.suspects,
             leased.pause_reason,
             paused_for,
         )
-        lease.limit = 1 if lease.probing else None
+        lease.limit = 1 if lease.one_at_a_time else None
         lease.written = InstallationState(
-            leased.installation_id, leased.token, leased.rate_window, leased.failures, leased.faults
+            leased.installation_id, leased.token, leased.rate_window, leased.failures, leased.faults, leased.suspects
         )
         return lease
 
@@ -106,8 +112,18 @@ class HeldLease:
 
     @property
     def probing(self) -> bool:
-        """Whether the installation is sent one request at a time."""
+        """Whether requests only find out whether the installation works again."""
         return self.is_paused or self.breaker_is_open
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether one request at a time is sent for the installation."""
+        return self.probing or self.suspects > 0
+
+    @property
+    def untried(self) -> bool:
+        """Whether it is one after a crash under which nothing was read yet."""
+        return self.suspects > 0 and self.pulled_at == -math.inf
 
     def add(self, deliveries: Iterable[Delivery], asked: int, now: float) -> None:
         """Queues what was read, except the subjects that are here already. Fewer than were asked for: no more are due."""
@@ -129,11 +145,25 @@ class HeldLease:
         """Makes room for a request, if the lease outlasts it and the rate window allows it; `end` must follow."""
         if not self.outlasts(now, request_timeout) or (self.limit is not None and self.in_flight >= self.limit):
             return False
-        if self.window is not None and not self.window.take(now + self.clock.behind):
-            self.stop(now + self.window.wait(now + self.clock.behind))
+        if not self.has_place(now):
             return False
+        if self.window is not None:
+            self.window.take(now + self.clock.behind)
         self.in_flight += 1
         return True
+
+    def has_place(self, now: float) -> bool:
+        """Whether the rate window allows a request now. If not, the lease is stopped until it does."""
+        wait = self.window.wait(now + self.clock.behind) if self.window is not None else 0.0
+        if wait > 0:
+            self.stop(now + wait)
+        return wait <= 0
+
+    def wants_suspect(self, now: float) -> bool:
+        """Whether the next suspect may be read: the one before it has been settled, and a request may start now."""
+        if self.stopped_until is not None or self.in_flight or self.held or now < self.suspects_at:
+            return False
+        return self.has_place(now)
 
     def end(self, now: float, *, sent: bool) -> None:
         """A request has ended, or was not sent after all."""
@@ -146,6 +176,7 @@ class HeldLease:
         if self.window is not None and outcome.rate_remaining is not None and outcome.rate_reset is not None:
             began_by_window = began + self.clock.behind
             self.window.correct(outcome.rate_remaining, outcome.rate_reset, now + self.clock.ahead, began_by_window)
+        self.suspects = max(0, self.suspects - outcome.made_a_request)
         news = self.stopped_until is None
         if is_fault(outcome.kind):
             self.faults += news
@@ -170,7 +201,7 @@ class HeldLease:
     def _recover(self) -> None:
         """Each success lets twice as many requests in flight, no thundering herd."""
         self.pause_reason = self.paused_for = None
-        if self.limit is not None:
+        if self.limit is not None and not self.suspects:
             self.limit = 2 * self.limit if self.limit < FULL_SPEED else None
 
     def outlasts(self, now: float, request_timeout: float) -> bool:
@@ -199,6 +230,7 @@ class HeldLease:
             rate_window=self.window.stored(now + self.clock.behind, now + self.clock.ahead) if self.window else None,
             failures=self.failures,
             faults=self.faults,
+            suspects=self.suspects,
             throttled_for=max(0.0, self.stopped_until - now) if self.stopped_until is not None else 0.0,
             release=release,
         )

@@ -1,6 +1,6 @@
 """All leases that a worker holds: claimed, filled, written to the database with their answers, given back."""
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import timedelta
 
 from dispatcher import store
@@ -10,6 +10,7 @@ from dispatcher.floor import Floor
 from dispatcher.lease import Clock, HeldLease
 from dispatcher.locked_rows import LockedRows
 from dispatcher.rate_window import RateWindow
+from dispatcher.refusals import Refusals
 from dispatcher.sender import Sender
 from dispatcher.settings import Settings
 from dispatcher.store import Answer, Delivery, InstallationState, Settled
@@ -21,8 +22,6 @@ SETTLED_WITHIN = 0.25
 """… and the seconds within which they are settled all the same."""
 PULL_SECONDS = 1.0
 """What is due of a held installation that this worker did not collect itself, such as a retry, is looked for so often."""
-MAX_TEXT = 500_000
-"""Characters of the answers that are settled together: MySQL refuses a statement longer than `max_allowed_packet`, often 4 MiB."""
 
 
 class Leases:
@@ -48,7 +47,7 @@ class Leases:
         self._held: dict[str, HeldLease] = {}
         self._locked = LockedRows()
         self._others_wait = False
-        self._refusals = 0
+        self._refusals = Refusals()
         self.due_floor = Floor(store.LONG_AGO)
 
     def __len__(self) -> int:
@@ -69,7 +68,8 @@ class Leases:
 
     async def claim(self) -> bool:
         """Takes over installations for which something is due; whether more may be due."""
-        if self._has_plenty():
+        untried = sum(lease.untried for lease in self._held.values())
+        if self._has_plenty() or untried >= self._settings.concurrency:
             return False
         began, probing = self._clock(), self._sender.outage
         claimed = await self._thread.run(
@@ -78,7 +78,7 @@ class Leases:
             deliveries=1 if probing else self._buffer,
             lease=self._lease_time,
             leased_by=self._name,
-            max_attempts=self._settings.max_attempts,
+            suspects=self._settings.concurrency,
             due_floor=self.due_floor.at(began),
         )
         clock = Clock(claimed.at.timestamp() - self._clock(), claimed.at.timestamp() - began)
@@ -86,9 +86,8 @@ class Leases:
         for leased in claimed.leased:
             lease = HeldLease.of(leased, began + self._settings.lease, clock, self._window(leased.rate_window))
             self._held[leased.installation_id] = lease
-            self._queue(lease, leased.deliveries, most)
-        if claimed.buried:
-            self._report(CrashBuried(claimed.buried))
+            if not lease.suspects:
+                self._queue(lease, leased.deliveries, most)
         self._others_wait = claimed.full
         if not claimed.full:
             self.due_floor.swept(began)
@@ -112,6 +111,8 @@ class Leases:
 
     async def pull(self) -> None:
         """Renews leases that have grown short, and reads more for installations that can send more."""
+        await self._renew()
+        await self._pull_suspects()
         now, plenty = self._clock(), self._has_plenty()
         low = [
             lease
@@ -124,12 +125,19 @@ class Leases:
         asked = most + max(len(lease.held) for lease in low)
         tokens = {lease.installation_id: lease.token for lease in low}
         pulled = await self._thread.run(store.pull, tokens, asked, self._lease_time)
-        self._locked.note(pulled.locked, now)
-        for lease in low:
-            if lease.installation_id in pulled.deliveries:
-                lease.until = now + self._settings.lease
-                self._queue(lease, pulled.deliveries[lease.installation_id], asked)
-        self._forget(frozenset(tokens) - pulled.deliveries.keys() - pulled.locked)
+        for lease in self._renewed(low, pulled.deliveries.keys(), pulled.locked, now):
+            self._queue(lease, pulled.deliveries[lease.installation_id], asked)
+
+    def _renewed(
+        self, leases: Sequence[HeldLease], ours: Set[str], locked: Set[str], now: float
+    ) -> Iterable[HeldLease]:
+        """Returns those of the leases that have been renewed; they were, if they are `ours`, or locked by somebody, or lost."""
+        self._locked.note(locked, now)
+        self._forget({lease.installation_id for lease in leases} - ours - locked)
+        renewed = [lease for lease in leases if lease.installation_id in ours]
+        for lease in renewed:
+            lease.until = now + self._settings.lease
+        return renewed
 
     def expect_more(self, installation_ids: Set[str]) -> None:
         """Events of these installations were collected: a held lease reads again, unless it sends one request at a time."""
@@ -137,14 +145,59 @@ class Leases:
             lease = self._held[installation_id]
             lease.more = lease.more or not lease.probing
 
+    async def _renew(self) -> None:
+        """Those under which one request at a time is sent: they wait for their turn, and need nothing more to send."""
+        now = self._clock()
+        short = [
+            lease
+            for lease in self._held.values()
+            if lease.one_at_a_time and self._is_short(lease, now) and not self._locked.has(lease.installation_id, now)
+        ]
+        if not short:
+            return
+        tokens = {lease.installation_id: lease.token for lease in short}
+        pulled = await self._thread.run(store.renew, tokens, self._lease_time)
+        for lease in self._renewed(short, pulled.deliveries.keys(), pulled.locked, now):
+            self._sender.queue(lease)
+
+    async def _pull_suspects(self) -> None:
+        """After a crash: of each installation the next delivery, once the one before it has been settled."""
+        now, at_once = self._clock(), self._settings.concurrency
+        suspected = [lease for lease in self._held.values() if lease.suspects]
+        under_way = sum(bool(lease.held) for lease in suspected)
+        ready = [
+            lease
+            for lease in suspected
+            if lease.wants_suspect(now) and not self._locked.has(lease.installation_id, now)
+        ][: max(0, at_once - under_way)]
+        if not ready or self._sender.wait() > 0:
+            return
+        tokens = {lease.installation_id: lease.token for lease in ready}
+        most = self._settings.max_attempts
+        found = await self._thread.run(
+            store.pull_suspects, tokens, self._lease_time, at_once=at_once, under_way=under_way, max_attempts=most
+        )
+        first = {one.subject.installation_id: one for one in found.deliveries}
+        for lease in self._renewed(ready, found.ours, found.locked, now):
+            lease.suspects_at = now + self._settings.poll_interval
+            lease.more = lease.installation_id in found.due
+            if lease.installation_id in first:
+                lease.suspects_at = now
+                self._queue(lease, [first[lease.installation_id]], 1)
+        if found.buried:
+            self._report(CrashBuried(found.buried))
+
+    def _is_short(self, lease: HeldLease, now: float) -> bool:
+        return lease.stopped_until is None and lease.until - now < self._settings.lease / 2
+
     def _has_plenty(self) -> bool:
         """Whether so much is queued that reading more can wait; a claim or pull costs nearly the same for little as for much."""
         return sum(len(lease.queue) for lease in self._held.values()) > self._buffer // 4
 
     def _wants_more(self, lease: HeldLease, now: float, plenty: bool) -> bool:
-        if lease.stopped_until is not None or lease.probing or self._sender.outage:
+        if lease.stopped_until is not None or lease.one_at_a_time or self._sender.outage:
             return False
-        if lease.until - now < self._settings.lease / 2:
+        if self._is_short(lease, now):
             return True
         if plenty or len(lease.queue) > self._settings.concurrency:
             return False
@@ -170,35 +223,11 @@ class Leases:
         if release_all:
             self._locked.retry()
         self._sender.answers[:0] = self._locked.take(self._clock())
-        while len(first := self._first_answers()) < len(self._sender.answers):
+        at_once = self._thread.database.dialect.settled_at_once
+        while len(first := self._refusals.first(self._sender.answers, at_once)) < len(self._sender.answers):
             await self._settle(first, lambda _: False)
         await self._settle(first, lambda lease: release_all or self._is_done(lease))
         return any_answer
-
-    def _first_answers(self) -> list[Answer]:
-        """As many as one settlement writes."""
-        most, length = 1 if self._refusals > 1 else self._thread.database.dialect.settled_at_once, 0
-        for number, answer in enumerate(self._sender.answers[:most]):
-            length += len(answer.outcome.error or "")
-            if number and length > MAX_TEXT:
-                return self._sender.answers[:number]
-        return self._sender.answers[:most]
-
-    def _refused(self, error: Exception, taken: list[Answer]) -> None:
-        """The database would refuse the same settlement for ever, and every other with it. So it is tried again without the answers'
-        texts, which it may not be able to hold, then one answer at a time; one that is refused even so is given up: it is sent again.
-        """
-        if is_unreachable(error) or self._thread.database.dialect.is_transient(error):
-            return
-        self._refusals += 1
-        if self._refusals == 1:
-            for answer in taken:
-                answer.outcome = answer.outcome._replace(error=None, error_code=None, vercel_id=None)
-        elif len(taken) == 1:
-            self._refusals = 0
-            del self._sender.answers[0]
-            for lease in self._held.values():
-                lease.held.discard(taken[0].delivery.subject_key)
 
     async def _settle(self, taken: list[Answer], releases: Callable[[HeldLease], bool]) -> None:
         """In one transaction. A lease under which other answers wait is not given back."""
@@ -215,7 +244,7 @@ class Leases:
         ]
         settled = await self._write(taken, answers, states) if states else Settled()
         if len(taken) == len(self._sender.answers):
-            self._refusals = 0
+            self._refusals.end()
         del self._sender.answers[: len(taken)]
         self._locked.note(settled.locked, now)
         for answer in ours:
@@ -231,8 +260,15 @@ class Leases:
                 store.settle, answers, states, self._lease_time, failures_only=not self._settings.attempt_retention
             )
         except Exception as error:
-            self._refused(error, taken)
+            if not is_unreachable(error) and not self._thread.database.dialect.is_transient(error):
+                self._give_up(self._refusals.note(taken))
             raise
+
+    def _give_up(self, refused: Answer | None) -> None:
+        if refused is not None:
+            del self._sender.answers[0]
+            for lease in self._held.values():
+                lease.held.discard(refused.delivery.subject_key)
 
     def _follow(self, settled: Settled, states: Iterable[InstallationState], now: float) -> None:
         """What became of the leases."""
@@ -261,9 +297,11 @@ class Leases:
         """Nothing is in flight, and nothing more can be sent, or others have waited longer."""
         if lease.in_flight or (lease.queue and lease.stopped_until is None):
             return False
-        return not lease.more or lease.stopped_until is not None or self._others_wait
+        if lease.stopped_until is not None or not lease.more:
+            return True
+        return not lease.untried and (self._others_wait or (lease.probing and not lease.suspects))
 
-    def _forget(self, lost: frozenset[str]) -> None:
+    def _forget(self, lost: Set[str]) -> None:
         """Leases that are another's by now: what was planned under them is theirs."""
         for installation_id in lost:
             if (lease := self._held.pop(installation_id, None)) is not None:

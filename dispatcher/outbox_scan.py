@@ -56,6 +56,10 @@ class OutboxScan:
             self._not_before = began + self._retry
         self._begin()
 
+    def sweep(self) -> None:
+        """Has the next look and collection begin at the very bottom."""
+        self._floor.sweep()
+
     def found_nothing(self, began: float) -> None:
         """A look that began then saw no event."""
         self._floor.swept(began)

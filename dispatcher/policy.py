@@ -127,6 +127,7 @@ class Policy:
 
 
 GONE_ATTEMPTS = 4
+"""Answers 404 or 410 after which a resource is taken to be gone."""
 GONE_BACKOFF = 60.0
 PAUSE_PROBE_BACKOFF = 60.0
 BREAKER_FAULTS = 5
@@ -171,6 +172,7 @@ def decide(
     outcome: Outcome,
     *,
     attempts: int,
+    gone: int,
     failures: int,
     pause_reason: str | None,
     paused_for: float | None,
@@ -179,9 +181,9 @@ def decide(
     policy: Policy,
     random: Callable[[], float],
 ) -> Decision:
-    """The table of the design. `attempts` were used up before this one; `failures` are the installation's in a row, this one
-    included; `paused_for` seconds it has been paused for `pause_reason`, None if it isn't; `outage`: the host's breaker is open;
-    `suspected`: a fault may be the host's, not the delivery's.
+    """The table of the design. `attempts` were used up before this one, `gone` of them by a 404 or 410. `failures` are the
+    installation's in a row, this one included; `paused_for` seconds it has been paused for `pause_reason`, None if it isn't. `outage`:
+    the host's breaker is open; `suspected`: a fault may be the host's, not the delivery's.
     """
     match outcome.kind:
         case OutcomeKind.DELIVERED:
@@ -193,8 +195,7 @@ def decide(
             # Another reason has a grace of its own.
             return _pause(reason, failures, paused_for if reason == pause_reason else None, policy, random)
         case OutcomeKind.GONE:
-            slow = max(GONE_BACKOFF, policy.backoff_base)
-            return _retry(attempts + 1, GONE_ATTEMPTS, slow, DeadLetterReason.GONE, policy, random)
+            return _gone(attempts, gone, policy, random)
         case OutcomeKind.THROTTLED:
             return _throttle(ThrottleReason.RATE_LIMITED, failures, outcome.retry_after, policy, random)
         case OutcomeKind.CREDENTIALS_UNAVAILABLE:
@@ -210,8 +211,17 @@ def _fault(
         return Decision(Action.THROTTLE, ThrottleReason.OUTAGE, probe_gap(failures, policy, random))
     if suspected:
         return Decision(Action.RETRY, delay=probe_gap(failures, policy, random), spares_attempt=True)
-    reason = DeadLetterReason.EXHAUSTED
-    return _retry(attempts + 1, policy.max_attempts, policy.backoff_base, reason, policy, random)
+    if attempts + 1 >= policy.max_attempts:
+        return Decision(Action.BURY, DeadLetterReason.EXHAUSTED)
+    return Decision(Action.RETRY, delay=backoff(attempts + 1, policy.backoff_base, policy.backoff_cap, random))
+
+
+def _gone(attempts: int, gone: int, policy: Policy, random: Callable[[], float]) -> Decision:
+    """A few slow retries, however many attempts were used up by something else."""
+    if gone + 1 >= GONE_ATTEMPTS or attempts + 1 >= policy.max_attempts:
+        return Decision(Action.BURY, DeadLetterReason.GONE)
+    slow = max(GONE_BACKOFF, policy.backoff_base)
+    return Decision(Action.RETRY, delay=backoff(gone + 1, slow, policy.backoff_cap, random))
 
 
 def _pause(
@@ -222,14 +232,6 @@ def _pause(
         return Decision(Action.BURY, DeadLetterReason(reason.value))
     probe_in = PAUSE_PROBE_BACKOFF / 2 + backoff(failures, PAUSE_PROBE_BACKOFF, policy.backoff_cap, random)
     return Decision(Action.PAUSE, reason, probe_in)
-
-
-def _retry(
-    attempt: int, most: int, base: float, reason: DeadLetterReason, policy: Policy, random: Callable[[], float]
-) -> Decision:
-    if attempt >= min(most, policy.max_attempts):
-        return Decision(Action.BURY, reason)
-    return Decision(Action.RETRY, delay=backoff(attempt, base, policy.backoff_cap, random))
 
 
 def _throttle(

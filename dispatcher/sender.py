@@ -229,6 +229,7 @@ class Sender:
         decision = decide(
             outcome,
             attempts=delivery.attempts,
+            gone=delivery.gone,
             failures=lease.failures,
             pause_reason=lease.pause_reason,
             paused_for=lease.paused_for,

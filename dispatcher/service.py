@@ -63,7 +63,10 @@ async def _waking(parts: Parts, settings: Settings) -> AsyncIterator[Tick]:
         return
     log = structlog.get_logger("dispatcher")
     sleeper = Sleeper(
-        parts.database, parts.worker.tick_until_answer, lambda why: log.warning("no bell, polling only", reason=why)
+        parts.database,
+        parts.worker.tick_until_answer,
+        parts.worker.sweep,
+        lambda why: log.warning("no bell, polling only", reason=why),
     )
     try:
         yield sleeper.tick

@@ -80,7 +80,11 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
 
 
 def _delivery(metadata: MetaData, schema: str | None) -> Table:
-    """The work: one row per subject that Vercel must be told about. `events`, counted up only, is also the row's version."""
+    """The work: one row per subject that Vercel must be told about.
+
+    `first_created_at`: since when something of it has been waiting. `visible_at`: when its newest event can be seen wherever the
+    partner's API reads.
+    """
     table = Table(
         "vercel_delivery",
         metadata,
@@ -94,7 +98,9 @@ def _delivery(metadata: MetaData, schema: str | None) -> Table:
         Column("last_event_id", counter(), nullable=False),
         Column("first_created_at", Timestamp(), nullable=False),
         Column("attempts", Integer, nullable=False, server_default="0"),
+        Column("gone", SmallInteger, nullable=False, server_default="0"),
         Column("due_at", Timestamp(), nullable=False),
+        Column("visible_at", Timestamp(), nullable=False),
         Column("last_status", SmallInteger),
         Column("last_error", long_text()),
         Column("traceparent", text(TRACEPARENT_LENGTH)),
@@ -123,6 +129,7 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
         Column("rate_window", long_text()),
         Column("failures", Integer, nullable=False, server_default="0"),
         Column("faults", Integer, nullable=False, server_default="0"),
+        Column("suspects", Integer, nullable=False, server_default="0"),
         Column("last_delivered_at", Timestamp()),
         Column("collections", counter(), nullable=False, server_default="0"),
         CheckConstraint("(lease_token IS NULL) = (leased_until IS NULL)", "vercel_installation_lease_is_whole"),

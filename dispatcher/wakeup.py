@@ -19,6 +19,7 @@ UNARMED_PAUSE = 0.1
 class Sleeper:
     """Ticks, and then sleeps until the bell rings, at most for the pause that the tick asked for.
 
+    `sweep` has the next tick look at the whole outbox: before a sleep and after a ring, since a commit rings whatever its ids are.
     `warn` is told once why there is no bell; then the pauses are those of polling, and every 5 s another bell is tried.
     """
 
@@ -26,12 +27,14 @@ class Sleeper:
         self,
         database: Database,
         tick: Callable[[], Awaitable[float]],
+        sweep: Callable[[], None],
         warn: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._tick = tick
+        self._sweep = sweep
         self._warn = warn
         self._clock = clock
         self._bell: Bell | None = None
@@ -70,11 +73,15 @@ class Sleeper:
             return pause
         if not bell.armed:
             if await bell.arm():
+                self._sweep()
                 return 0.0  # look once more: whoever committed until now did not ring
             if not await bell.is_armed_by_another():
                 return min(pause, UNARMED_PAUSE)
         self._rung = await bell.rings(pause)
-        return max(0.0, self._deaf_until - self._clock()) if self._rung else 0.0
+        if not self._rung:
+            return 0.0
+        self._sweep()
+        return max(0.0, self._deaf_until - self._clock())
 
     async def _hung(self) -> Bell | None:
         if self._bell is None and self._clock() >= self._hang_at:

@@ -113,6 +113,10 @@ class Worker:
                 await self._sender.ended.wait()
         return 0.0
 
+    def sweep(self) -> None:
+        """Has the next tick look for events that were committed late, too, below the floor of the outbox."""
+        self._outbox.sweep()
+
     async def stop(self, grace: float) -> None:
         """Claims nothing more, lets what is in flight finish for up to `grace` seconds, settles it, gives all leases back.
 

@@ -187,8 +187,14 @@ class Dialect(ABC):
         """
 
     @abstractmethod
-    def update(self, table: Table, on: Sequence[Column[Any]], columns: Sequence[Column[Any]]) -> Executable:
-        """Sets the columns from `:rows` where the `on` columns are equal."""
+    def update(
+        self,
+        table: Table,
+        on: Sequence[Column[Any]],
+        columns: Sequence[Column[Any]],
+        copies: Sequence[tuple[Column[Any], Column[Any]]] = (),
+    ) -> Executable:
+        """Sets the columns from `:rows` where the `on` columns are equal; of `copies`, the first from the second of the same row."""
 
     @abstractmethod
     def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:

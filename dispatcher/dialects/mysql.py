@@ -215,9 +215,16 @@ class Mysql(Dialect):
         return insert.on_duplicate_key_update(assignments(insert.inserted))
 
     @override
-    def update(self, table: Table, on: Sequence[Column[Any]], columns: Sequence[Column[Any]]) -> Executable:
-        sets = ", ".join(f"t.{column.name} = r.{column.name}" for column in columns)
-        return sa.text(f"UPDATE {self._joined(table, on, columns)} SET {sets}")  # noqa: S608 (names of our own tables)
+    def update(
+        self,
+        table: Table,
+        on: Sequence[Column[Any]],
+        columns: Sequence[Column[Any]],
+        copies: Sequence[tuple[Column[Any], Column[Any]]] = (),
+    ) -> Executable:
+        sets = [f"t.{column.name} = r.{column.name}" for column in columns]
+        sets += [f"t.{copy.name} = t.{original.name}" for copy, original in copies]
+        return sa.text(f"UPDATE {self._joined(table, on, columns)} SET {', '.join(sets)}")  # noqa: S608 (names of our own tables)
 
     @override
     def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:

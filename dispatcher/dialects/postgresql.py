@@ -204,10 +204,17 @@ class Postgresql(Dialect):
         return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=values, where=changes)
 
     @override
-    def update(self, table: Table, on: Sequence[Column[Any]], columns: Sequence[Column[Any]]) -> Executable:
+    def update(
+        self,
+        table: Table,
+        on: Sequence[Column[Any]],
+        columns: Sequence[Column[Any]],
+        copies: Sequence[tuple[Column[Any], Column[Any]]] = (),
+    ) -> Executable:
         rows = self.rows(*on, *columns)
         same = (key == rows.c[key.name] for key in on)
-        return sa.update(table).where(*same).values({column.name: rows.c[column.name] for column in columns})
+        values = {column.name: rows.c[column.name] for column in columns}
+        return sa.update(table).where(*same).values(values | {copy.name: original for copy, original in copies})
 
     @override
     def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:

@@ -3,7 +3,7 @@
 One lock order everywhere: the collector's row, installations, deliveries; each in key order.
 """
 
-from dispatcher.store.claim import LONG_AGO, claim, fair_share, pull
+from dispatcher.store.claim import LONG_AGO, claim, fair_share, pull, renew
 from dispatcher.store.collect import LOWEST_ID, collect, collect_installation
 from dispatcher.store.look import Work, look
 from dispatcher.store.records import (
@@ -16,8 +16,10 @@ from dispatcher.store.records import (
     Leased,
     Pulled,
     Settled,
+    Suspects,
 )
 from dispatcher.store.settle import settle
+from dispatcher.store.suspects import pull_suspects
 from dispatcher.store.sweep import check_writes, mend, prune
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Leased",
     "Pulled",
     "Settled",
+    "Suspects",
     "Work",
     "check_writes",
     "claim",
@@ -42,5 +45,7 @@ __all__ = [
     "mend",
     "prune",
     "pull",
+    "pull_suspects",
+    "renew",
     "settle",
 ]

@@ -1,7 +1,7 @@
 """claim: the installations that have waited longest come under our lease, and with them their deliveries that are due."""
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -11,8 +11,6 @@ from sqlalchemy import Connection, Executable, Row, Select
 
 from dispatcher.database import Database
 from dispatcher.dialects import Dialect
-from dispatcher.policy import DeadLetterReason
-from dispatcher.store.burial import Burial, bury
 from dispatcher.store.look import is_free_and_due
 from dispatcher.store.records import READ, Claimed, Delivery, Leased, Pulled
 from dispatcher.tables import delivery, installation
@@ -29,6 +27,17 @@ LOCKED = (
     "last_delivered_at",
 )
 """What is read of an installation that is ours, besides the time."""
+CLAIMED = (
+    "installation_id",
+    "lease_token",
+    "rate_window",
+    "failures",
+    "faults",
+    "suspects",
+    "pause_reason",
+    "paused_since",
+)
+"""What a claim reads of an installation, besides the time."""
 FEWEST = 8
 """Deliveries of each installation that a claim reads at least, however many installations there are."""
 
@@ -40,13 +49,13 @@ def claim(
     deliveries: int,
     lease: timedelta,
     leased_by: str,
-    max_attempts: int,
+    suspects: int,
     due_floor: datetime = LONG_AGO,
 ) -> Claimed:
     """Leases up to `installations` that are due and free, with about `deliveries` of their deliveries altogether.
 
-    A lease that has expired is taken over. That counts an attempt for what was due under it, because it may be what ended its
-    worker; at `max_attempts` it becomes a dead letter.
+    A lease that has expired is taken over with none of its deliveries: one of them may have ended its worker. So the next `suspects`
+    of that installation, as many as may have been in flight, are read one at a time: see `pull_suspects`.
     """
     token = str(uuid.uuid4())
 
@@ -55,14 +64,12 @@ def claim(
         rows = connection.execute(_lock(dialect), {"due_floor": due_floor, "limit": installations}).all()
         if not rows:
             return Claimed(connection.execute(sa.select(dialect.clock())).scalar_one())
-        _lease(connection, dialect, rows, token, lease, leased_by)
-        most = fair_share(deliveries, len(rows))
-        found = _due(connection, dialect, [row.installation_id for row in rows], most)
-        expired = {row.installation_id for row in rows if row.lease_token is not None}
-        buried = _count_crash(connection, dialect, found, expired, rows[0].now, max_attempts)
-        return Claimed(
-            rows[0].now, tuple(_leased(row, token, found) for row in rows), len(rows) == installations, buried
-        )
+        under_suspicion = {row.installation_id: row.suspects if row.lease_token is None else suspects for row in rows}
+        _lease(connection, dialect, rows, token, lease, leased_by, under_suspicion)
+        ids = [installation_id for installation_id, number in under_suspicion.items() if not number]
+        found = first_due(connection, dialect, ids, fair_share(deliveries, len(rows)), rows[0].now)
+        leased = (_leased(row, token, found, under_suspicion[row.installation_id]) for row in rows)
+        return Claimed(rows[0].now, tuple(leased), len(rows) == installations)
 
     return database.transact(step, durable=False)  # undone, it is as if the lease had expired
 
@@ -79,24 +86,42 @@ def pull(database: Database, leases: dict[str, str], most: int, lease: timedelta
     """
 
     def step(connection: Connection, skip_locked: bool) -> Pulled:
-        dialect = database.dialect
-        tokens = [{"installation_id": i, "lease_token": token} for i, token in sorted(leases.items())]
-        ours, locked = lock_ours(connection, dialect, tokens, skip_locked=skip_locked)
+        ours, locked = renew_ours(connection, database.dialect, leases, lease, skip_locked=skip_locked)
         if not ours:
             return Pulled({}, locked)
-        renewed = [{"installation_id": row.installation_id, "leased_until": row.now + lease} for row in ours]
-        connection.execute(_renew(dialect), dialect.encode(renewed))
-        found = _due(connection, dialect, [row.installation_id for row in ours], most)
-        return Pulled({row.installation_id: found.get(row.installation_id, []) for row in ours}, locked)
+        ids = [row.installation_id for row in ours]
+        found = first_due(connection, database.dialect, ids, most, ours[0].now)
+        return Pulled({installation_id: found.get(installation_id, []) for installation_id in ids}, locked)
 
     return database.transact_around_locks(step, durable=False)  # undone, it is as if the lease had expired
 
 
+def renew(database: Database, leases: dict[str, str], lease: timedelta) -> Pulled:
+    """Renews the leases (installation → token), and reads no delivery."""
+
+    def step(connection: Connection, skip_locked: bool) -> Pulled:
+        ours, locked = renew_ours(connection, database.dialect, leases, lease, skip_locked=skip_locked)
+        return Pulled({row.installation_id: [] for row in ours}, locked)
+
+    return database.transact_around_locks(step, durable=False)  # undone, it is as if the lease had expired
+
+
+def renew_ours(
+    connection: Connection, dialect: Dialect, leases: dict[str, str], lease: timedelta, *, skip_locked: bool
+) -> tuple[Sequence[Row[Any]], frozenset[str]]:
+    """Renews the leases that are still ours, in the caller's transaction. Returns what `lock_ours` does."""
+    tokens = [{"installation_id": i, "lease_token": token} for i, token in sorted(leases.items())]
+    ours, locked = lock_ours(connection, dialect, tokens, skip_locked=skip_locked)
+    if ours:
+        renewed = [{"installation_id": row.installation_id, "leased_until": row.now + lease} for row in ours]
+        connection.execute(_renew(dialect), dialect.encode(renewed))
+    return ours, locked
+
+
 @cache
 def _lock(dialect: Dialect) -> Executable:
-    names = ("installation_id", "lease_token", "rate_window", "failures", "faults", "pause_reason", "paused_since")
     return (
-        sa.select(*(installation.c[name] for name in names), dialect.clock().label("now"))
+        sa.select(*(installation.c[name] for name in CLAIMED), dialect.clock().label("now"))
         .where(*is_free_and_due(dialect))
         .order_by(installation.c.due_at)
         .limit(sa.bindparam("limit"))
@@ -135,7 +160,13 @@ def _ours(dialect: Dialect) -> Select[Any]:
 
 
 def _lease(
-    connection: Connection, dialect: Dialect, rows: Sequence[Row[Any]], token: str, lease: timedelta, leased_by: str
+    connection: Connection,
+    dialect: Dialect,
+    rows: Sequence[Row[Any]],
+    token: str,
+    lease: timedelta,
+    leased_by: str,
+    suspects: dict[str, int],
 ) -> None:
     leased = [
         {
@@ -143,6 +174,7 @@ def _lease(
             "lease_token": token,
             "leased_until": row.now + lease,
             "leased_by": leased_by,
+            "suspects": suspects[row.installation_id],
         }
         for row in rows
     ]
@@ -151,10 +183,8 @@ def _lease(
 
 @cache
 def _write_lease(dialect: Dialect) -> Executable:
-    columns = installation.c
-    return dialect.update(
-        installation, [columns.installation_id], [columns.lease_token, columns.leased_until, columns.leased_by]
-    )
+    names = ("lease_token", "leased_until", "leased_by", "suspects")
+    return dialect.update(installation, [installation.c.installation_id], [installation.c[name] for name in names])
 
 
 @cache
@@ -162,51 +192,27 @@ def _renew(dialect: Dialect) -> Executable:
     return dialect.update(installation, [installation.c.installation_id], [installation.c.leased_until])
 
 
-def _due(connection: Connection, dialect: Dialect, ids: Sequence[str], most: int) -> dict[str, list[Delivery]]:
+def first_due(
+    connection: Connection, dialect: Dialect, ids: Sequence[str], most: int, now: datetime
+) -> dict[str, list[Delivery]]:
+    """Returns up to `most` deliveries of each of these installations, those that have been due longest."""
     found: dict[str, list[Delivery]] = {}
-    statement = dialect.first_due(delivery, READ, len(ids))
-    for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "most": most}).all():
-        found.setdefault(row.installation_id, []).append(Delivery.of(row))
+    if ids:
+        statement = dialect.first_due(delivery, READ, len(ids))
+        for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "most": most}).all():
+            found.setdefault(row.installation_id, []).append(Delivery.of(row, now))
     return found
 
 
-def _leased(row: Row[Any], token: str, found: dict[str, list[Delivery]]) -> Leased:
-    paused_for = None if row.paused_since is None else row.now - row.paused_since
-    deliveries = tuple(found.get(row.installation_id, ()))
+def _leased(row: Row[Any], token: str, found: dict[str, list[Delivery]], suspects: int) -> Leased:
     return Leased(
-        row.installation_id, token, deliveries, row.rate_window, row.failures, row.faults, row.pause_reason, paused_for
+        row.installation_id,
+        token,
+        tuple(found.get(row.installation_id, ())),
+        row.rate_window,
+        row.failures,
+        row.faults,
+        suspects,
+        row.pause_reason,
+        None if row.paused_since is None else row.now - row.paused_since,
     )
-
-
-def _count_crash(
-    connection: Connection,
-    dialect: Dialect,
-    found: dict[str, list[Delivery]],
-    expired: Collection[str],
-    now: datetime,
-    max_attempts: int,
-) -> int:
-    """Counts an attempt for the first deliveries of the expired leases, and takes those out that have used up all."""
-    suspects = [one for installation_id in expired for one in found.get(installation_id, ())]
-    if not suspects:
-        return 0
-    counted = [{"subject_key": one.subject_key, "attempts": one.attempts + 1} for one in suspects]
-    connection.execute(_write_attempts(dialect), dialect.encode(counted))
-    dead = [one for one in suspects if one.attempts + 1 >= max_attempts]
-    error = "the dispatcher stopped without an answer each time this was due: see its logs at those times"
-    bury(
-        connection,
-        dialect,
-        [Burial(one, DeadLetterReason.EXHAUSTED, one.attempts + 1, None, error) for one in dead],
-        now,
-    )
-    gone = {one.subject_key for one in dead}
-    for installation_id in expired:
-        kept = [one for one in found.get(installation_id, ()) if one.subject_key not in gone]
-        found[installation_id] = [one._replace(attempts=one.attempts + 1) for one in kept]
-    return len(dead)
-
-
-@cache
-def _write_attempts(dialect: Dialect) -> Executable:
-    return dialect.update(delivery, [delivery.c.subject_key], [delivery.c.attempts])

@@ -24,7 +24,7 @@ from dispatcher.tables import collector, dead_letter, delivery, installation, ou
 
 LOWEST_ID = -(2**63)
 SETTLE_CAP = 10
-"""A busy subject is delivered at the latest after so many settle delays."""
+"""A busy subject is announced at the latest after so many settle delays, and once more when its last event is visible."""
 
 
 def collect(database: Database, limit: int, floor: int = LOWEST_ID, settle_delay: timedelta = timedelta()) -> Collected:
@@ -197,6 +197,7 @@ def _add_to_deliveries(
             "last_event_id": change.last_event_id,
             "first_created_at": change.first_created_at,
             "due_at": now + settle_delay,
+            "visible_at": now + settle_delay,
             "traceparent": change.traceparent,
         }
         for change in changes
@@ -210,7 +211,8 @@ def _add_to_deliveries(
 @cache
 def _upsert_deliveries(dialect: Dialect) -> Executable:
     old = delivery.c
-    rows = dialect.rows(*(column for column in old if column.name not in {"attempts", "last_status", "last_error"}))
+    settled = {"attempts", "gone", "last_status", "last_error"}
+    rows = dialect.rows(*(column for column in old if column.name not in settled))
 
     def joined(new: Any) -> dict[str, ColumnElement[Any]]:
         keeps_its_time = sa.or_(
@@ -218,6 +220,7 @@ def _upsert_deliveries(dialect: Dialect) -> Executable:
         )
         return {
             "version": new.version,
+            "visible_at": new.visible_at,
             "events": old.events + new.events,
             "last_event_id": sa.case(
                 (new.last_event_id > old.last_event_id, new.last_event_id), else_=old.last_event_id

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row
 
 from dispatcher.events import Subject
-from dispatcher.policy import Action, Decision, Outcome
+from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
 
 VERSION = ("subject_key", "version")
 """What a settlement must still find: the row as the last collection left it. Each collection draws a version of its own, because
@@ -28,7 +28,7 @@ ANNOUNCED = (
     "first_created_at",
 )
 """The columns of `vercel_delivery` that say what is announced."""
-READ = (*ANNOUNCED, "version", "attempts", "traceparent")
+READ = (*ANNOUNCED, "version", "attempts", "traceparent", "gone", "visible_at")
 """Those that a request is planned with, in the order in which `Delivery.of` expects them."""
 
 
@@ -46,12 +46,17 @@ class Delivery(NamedTuple):
     version: str
     attempts: int
     traceparent: str | None
+    gone: int = 0
+    """Answers 404 or 410, of the attempts."""
+    early: bool = False
+    """Whether its request may begin before its newest event is visible everywhere: then another one must follow."""
 
     @classmethod
-    def of(cls, row: Row[Any]) -> "Delivery":
-        """From a row that begins with the columns of `READ`."""
-        key, installation_id, type_, resource_id, *others = row[: len(READ)]
-        return cls(key, Subject(installation_id, type_, resource_id), *others)
+    def of(cls, row: Row[Any], now: datetime) -> "Delivery":
+        """From a row that begins with the columns of `READ`; `now` is no later than when it was read."""
+        key, installation_id, type_, resource_id, *others, visible_at = row[: len(READ)]
+        values = (*others, visible_at > now)
+        return cls(key, Subject(installation_id, type_, resource_id), *values)
 
     @property
     def guard(self) -> dict[str, str]:
@@ -86,6 +91,8 @@ class Leased:
     rate_window: str | None
     failures: int
     faults: int
+    suspects: int
+    """Deliveries that are still to be read one at a time, because one of them may have ended a worker."""
     pause_reason: str | None
     paused_for: timedelta | None
     """How long it has been paused for this reason; None if it isn't."""
@@ -93,11 +100,24 @@ class Leased:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What one claim leased. `at` is the database's clock. `full`: more may be due. `buried`: deaths of poisonous deliveries."""
+    """What one claim leased. `at` is the database's clock. `full`: more may be due."""
 
     at: datetime
     leased: tuple[Leased, ...] = ()
     full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """Deliveries that may end their worker, at most one of an installation; in the database each has used up an attempt more than it
+    says itself. `ours`: the installations whose lease was renewed; `due`: those of them for which anything was due. `locked`: somebody
+    keeps their rows locked, so nothing was done. `buried`: deliveries that ended their worker each time, and are dead letters now.
+    """
+
+    ours: frozenset[str] = frozenset()
+    locked: frozenset[str] = frozenset()
+    due: frozenset[str] = frozenset()
+    deliveries: tuple[Delivery, ...] = ()
     buried: int = 0
 
 
@@ -129,6 +149,15 @@ class Answer:
         uses_one_up = self.decision.action in _USES_UP and not self.decision.spares_attempt
         return self.delivery.attempts + uses_one_up
 
+    @property
+    def gone_after(self) -> int:
+        """Answers 404 or 410 once this one is settled."""
+        return self.delivery.gone + (self.outcome.kind is OutcomeKind.GONE)
+
+    def began_at(self, now: datetime) -> datetime:
+        """When its request began, about."""
+        return now - timedelta(seconds=self.age + self.outcome.duration)
+
     def due_after(self, now: datetime) -> datetime:
         """When the delivery is due again, should it stay. Where its installation waits, the delivery itself needn't."""
         delay = self.decision.delay if self.decision.action is Action.RETRY else 0.0
@@ -148,6 +177,7 @@ class InstallationState:
     rate_window: str | None = None
     failures: int = 0
     faults: int = 0
+    suspects: int = 0
     throttled_for: float = 0.0
     release: bool = False
     as_written: bool = field(default=False, compare=False)

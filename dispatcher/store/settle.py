@@ -2,7 +2,8 @@
 
 Three guards make it safe. Nothing is written under a lease that is no longer ours (the token). A delivery is deleted only if no
 event was collected since its request started (the version). Whether an installation is still due is read only after its
-row is locked, in a statement of its own (the lock).
+row is locked, in a statement of its own (the lock). With a settle delay, a request that began before its newest event was visible
+everywhere (early) is followed by another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,9 +50,9 @@ def settle(
         now = next(iter(ours.values())).now
         valid = [answer for answer in answers if answer.delivery.subject.installation_id in ours]
         delivered = [answer for answer in valid if answer.decision.action is Action.DELIVERED]
-        versions = dialect.encode([answer.delivery.guard for answer in delivered])
+        versions = dialect.encode([answer.delivery.guard for answer in delivered if not answer.delivery.early])
         superseded = _supersede(connection, dialect, versions, now) if delivered else 0
-        _delete_delivered(connection, dialect, delivered, versions)
+        _delete_delivered(connection, dialect, delivered, versions, now)
         _put_off(connection, dialect, [answer for answer in valid if answer.decision.action in _PUT_OFF], now)
         buried = _bury(connection, dialect, [answer for answer in valid if answer.decision.action is Action.BURY], now)
         logged = [answer for answer in valid if not failures_only or answer.decision.action is not Action.DELIVERED]
@@ -73,16 +74,21 @@ def _lock(
 
 
 def _delete_delivered(
-    connection: Connection, dialect: Dialect, delivered: Sequence[Answer], versions: Mapping[str, str]
+    connection: Connection, dialect: Dialect, delivered: Sequence[Answer], versions: Mapping[str, str], now: datetime
 ) -> None:
     if delivered and connection.execute(_delete(dialect), versions).rowcount < len(delivered):
-        _begin_anew(connection, dialect, delivered)
+        _begin_anew(connection, dialect, delivered, now)
 
 
-def _begin_anew(connection: Connection, dialect: Dialect, concluded: Sequence[Answer]) -> None:
-    """More events were collected while a request was in flight that concluded the others: those have a clean record."""
-    clean = {"attempts": 0, "last_status": None, "last_error": None}
-    rows = [{"subject_key": answer.delivery.subject_key, **clean} for answer in concluded]
+def _begin_anew(connection: Connection, dialect: Dialect, concluded: Sequence[Answer], now: datetime) -> None:
+    """What a request concluded and is still there: more events were collected while it was in flight, or it was early. That has a
+    clean record, and is due when its newest event is visible.
+    """
+    clean = {"attempts": 0, "gone": 0, "last_status": None, "last_error": None}
+    rows = [
+        {"subject_key": answer.delivery.subject_key, "first_created_at": answer.began_at(now), **clean}
+        for answer in concluded
+    ]
     connection.execute(_reset(dialect), dialect.encode(rows))
 
 
@@ -93,8 +99,9 @@ def _delete(dialect: Dialect) -> Executable:
 
 @cache
 def _reset(dialect: Dialect) -> Executable:
-    columns = delivery.c
-    return dialect.update(delivery, [columns.subject_key], [columns.attempts, columns.last_status, columns.last_error])
+    names = ("first_created_at", "attempts", "gone", "last_status", "last_error")
+    changed = [delivery.c[name] for name in names]
+    return dialect.update(delivery, [delivery.c.subject_key], changed, [(delivery.c.due_at, delivery.c.visible_at)])
 
 
 def _put_off(connection: Connection, dialect: Dialect, failed: Sequence[Answer], now: datetime) -> None:
@@ -103,6 +110,7 @@ def _put_off(connection: Connection, dialect: Dialect, failed: Sequence[Answer],
             "subject_key": answer.delivery.subject_key,
             "first_event_id": answer.delivery.first_event_id,
             "attempts": answer.attempts_after,
+            "gone": answer.gone_after,
             "due_at": answer.due_after(now),
             "last_status": answer.outcome.status,
             "last_error": answer.outcome.error,
@@ -115,10 +123,10 @@ def _put_off(connection: Connection, dialect: Dialect, failed: Sequence[Answer],
 
 @cache
 def _update(dialect: Dialect) -> Executable:
-    columns = delivery.c
-    changed = [columns.attempts, columns.due_at, columns.last_status, columns.last_error]
+    names = ("attempts", "gone", "due_at", "last_status", "last_error")
     # Not the version: a failure puts off the events that were collected during the request as well. But not those after a purge.
-    return dialect.update(delivery, [columns.subject_key, columns.first_event_id], changed)
+    on = [delivery.c.subject_key, delivery.c.first_event_id]
+    return dialect.update(delivery, on, [delivery.c[name] for name in names])
 
 
 def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now: datetime) -> int:
@@ -131,7 +139,7 @@ def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now:
     ]
     buried = bury(connection, dialect, burials, now)
     if buried < len(burials):
-        _begin_anew(connection, dialect, dead)
+        _begin_anew(connection, dialect, dead, now)
     return buried
 
 
@@ -215,6 +223,7 @@ def _state(
         "rate_window": state.rate_window,
         "failures": state.failures,
         "faults": state.faults,
+        "suspects": state.suspects,
     }
 
 

@@ -41,16 +41,19 @@ def collect(database: Database, partner: Engine, *resources: str, installation_i
     store.collect(database, 500)
 
 
-def claim(database: Database, installations: int = 9, max_attempts: int = 20) -> tuple[store.Leased, ...]:
-    """What one claim leased."""
+def claim(database: Database, installations: int = 9, suspects: int = 0) -> tuple[store.Leased, ...]:
+    """What one claim leased; of a lease that it takes over, so many deliveries are to be read one at a time."""
     return store.claim(
-        database,
-        installations=installations,
-        deliveries=500,
-        lease=LEASE,
-        leased_by="test",
-        max_attempts=max_attempts,
+        database, installations=installations, deliveries=500, lease=LEASE, leased_by="test", suspects=suspects
     ).leased
+
+
+def pull_suspects(
+    database: Database, *leased: store.Leased, at_once: int = 64, under_way: int = 0, max_attempts: int = 20
+) -> store.Suspects:
+    """One delivery of each."""
+    tokens = {one.installation_id: one.token for one in leased}
+    return store.pull_suspects(database, tokens, LEASE, at_once=at_once, under_way=under_way, max_attempts=max_attempts)
 
 
 def settle(database: Database, *leased: store.Leased, decision: Decision = DELIVERED) -> store.Settled:

@@ -62,7 +62,7 @@ def dispatch(url: str, schema: str | None, leases: Leases, failed: threading.Eve
         while not failed.is_set() and count(database, outbox) + count(database, delivery):
             store.collect(database, 500)
             claimed = store.claim(
-                database, installations=20, deliveries=200, lease=LEASE, leased_by="one of many", max_attempts=9
+                database, installations=20, deliveries=200, lease=LEASE, leased_by="one of many", suspects=0
             )
             with leases.hold(claimed.leased):
                 answers = [

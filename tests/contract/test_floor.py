@@ -36,14 +36,14 @@ INSERT_BATCH = (
 class Moved:
     """A worker whose monotonic clock the test moves, and the resources that it announced."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, poll_interval: float = 0.2) -> None:
         self.now = 1_000.0
         self.announced: list[str] = []
         self.worker = Worker(
             database,
             Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), 10.0),
             StaticCredentials(SecretStr("t0ken")),
-            Settings(vercel_token=SecretStr("t0ken"), rate_limit=None),
+            Settings(vercel_token=SecretStr("t0ken"), rate_limit=None, poll_interval=poll_interval),
             lambda _report: None,
             name="moved",
             clock=lambda: self.now,
@@ -134,7 +134,7 @@ class Queue:
             deliveries=BATCH,
             lease=LEASE,
             leased_by="test",
-            max_attempts=20,
+            suspects=0,
             due_floor=self.floors[1],
         )
         taken = time.perf_counter() - began

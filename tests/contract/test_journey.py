@@ -21,7 +21,7 @@ def commit(database: Database, *events: ResourceUpdated | InstallationUpdated) -
 
 
 def claim(database: Database) -> store.Claimed:
-    return store.claim(database, installations=9, deliveries=90, lease=LEASE, leased_by="test", max_attempts=3)
+    return store.claim(database, installations=9, deliveries=90, lease=LEASE, leased_by="test", suspects=0)
 
 
 def answer(one: store.Delivery, token: str, kind: OutcomeKind) -> store.Answer:
@@ -29,6 +29,7 @@ def answer(one: store.Delivery, token: str, kind: OutcomeKind) -> store.Answer:
     decision = decide(
         outcome,
         attempts=0,
+        gone=0,
         failures=1,
         pause_reason=None,
         paused_for=None,

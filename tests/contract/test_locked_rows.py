@@ -101,7 +101,9 @@ def test_settle_and_pull_tell_a_locked_installation_from_a_lost_one(
         collect(database, partner, "db_1", installation_id=installation_id)
     tokens = {one.installation_id: one.token for one in claim(database)} | {"icfg_lost": "another"}
     with database.read() as connection:
-        found = [store.Delivery.of(row) for row in connection.execute(sa.select(*(delivery.c[n] for n in store.READ)))]
+        now = connection.execute(sa.select(hasty.dialect.clock())).scalar_one()
+        rows = connection.execute(sa.select(*(delivery.c[name] for name in store.READ)))
+        found = [store.Delivery.of(row, now) for row in rows]
     answers = [
         store.Answer(one, tokens[one.subject.installation_id], Outcome(OutcomeKind.DELIVERED), DELIVERED)
         for one in found

@@ -54,16 +54,14 @@ def test_an_installation_under_another_token_is_left_out(database: Database, par
     assert (list(found.deliveries), found.locked) == (["a"], frozenset())
 
 
-def test_a_takeover_counts_an_attempt_and_buries_only_what_has_used_up_all(database: Database, partner: Engine) -> None:
-    """What is due under an expired lease may be what ended its worker; what was tried less often goes on."""
-    collect(database, partner, "tried")
-    settle(database, *claim(database), decision=Decision(Action.RETRY, delay=-1))
-    collect(database, partner, "fresh")
-    store.claim(database, installations=9, deliveries=9, lease=-LEASE, leased_by="dies", max_attempts=2)
-    taken_over = store.claim(database, installations=9, deliveries=9, lease=LEASE, leased_by="heir", max_attempts=2)
-    ((fresh,),) = [lease.deliveries for lease in taken_over.leased]
-    assert (fresh.subject.resource_id, fresh.attempts, taken_over.buried) == ("fresh", 1, 1)
-    assert count(database, delivery) == 1
+def test_what_is_only_renewed_lasts_longer_unless_it_is_no_longer_ours(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    until = leased_until(database)
+    assert store.renew(database, {ID: "another"}, 2 * LEASE) == store.Pulled({})
+    assert leased_until(database) == until
+    assert store.renew(database, {ID: leased.token}, 2 * LEASE) == store.Pulled({ID: []})
+    assert leased_until(database) >= until + LEASE
 
 
 def test_the_heir_of_a_lease_does_not_wait_for_a_pause_that_its_holder_saw_end(

@@ -115,6 +115,6 @@ async def test_with_a_bell_too(database: Database, partner: Engine) -> None:
     with database.engine.begin() as connection:
         connection.exec_driver_sql(trigger_sql(database.schema))
     slow = Slow(database)
-    sleeper = Sleeper(database, slow.worker.tick_until_answer, lambda _why: None)
+    sleeper = Sleeper(database, slow.worker.tick_until_answer, slow.worker.sweep, lambda _why: None)
     await see_it_quiet(slow, sleeper.tick, database, partner)
     await sleeper.close()

@@ -2,19 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher import schema
+from dispatcher import floor, schema
 from dispatcher.bell import TRIGGER, Bell, NoBell, trigger_sql
 from dispatcher.database import Database
+from dispatcher.floor import LAG
 from dispatcher.tables import outbox
 from dispatcher.wakeup import AWAKE_FOR, DEAF_FOR, RECONNECT_AFTER, UNARMED_PAUSE, Sleeper
 from dispatcher.worker import BUSY_PAUSE
 from tests.contract.steps import write
+from tests.contract.test_floor import Moved
 
 LONG = 3_600.0
 SOON = 60.0
@@ -131,13 +133,17 @@ class Night:
         self.ticks = 0
         self.during_tick: Callable[[], None] = lambda: None
         self.warnings: list[str] = []
-        self.sleeper = Sleeper(database, self._tick, self.warnings.append, clock=lambda: self.now)
+        self.sweeps = 0
+        self.sleeper = Sleeper(database, self._tick, self._sweep, self.warnings.append, clock=lambda: self.now)
 
     async def _tick(self) -> float:
         self.ticks += 1
         pause = self.pause
         self.during_tick()
         return pause
+
+    def _sweep(self) -> None:
+        self.sweeps += 1
 
     async def tick(self) -> float:
         """One, which must not take as long as a sleep."""
@@ -201,7 +207,7 @@ async def test_who_rings_for_nothing_is_answered_at_once_and_then_no_sooner_than
 async def test_an_event_is_found_in_a_storm_of_rings_that_costs_no_more_looks_than_polling(
     night: Night, database: Database, partner: Engine
 ) -> None:
-    night.sleeper = Sleeper(database, night._tick, night.warnings.append)  # by the real clock
+    night.sleeper = Sleeper(database, night._tick, night._sweep, night.warnings.append)  # by the real clock
     found: list[int] = []
 
     def look() -> None:
@@ -234,7 +240,7 @@ async def test_what_is_committed_after_the_look_and_before_the_bell_is_armed_is_
 ) -> None:
     night.during_tick = lambda: commit(partner)
     assert await night.tick() == 0.0
-    assert night.ticks == 1  # and it did not sleep
+    assert (night.ticks, night.sweeps) == (1, 1)  # and it did not sleep
 
 
 async def test_while_a_commit_is_outstanding_that_will_not_ring_pauses_stay_short(
@@ -275,6 +281,77 @@ async def test_why_there_is_no_bell_is_said_once(night: Night, database: Databas
         night.now += RECONNECT_AFTER
     (said,) = night.warnings
     assert TRIGGER in said
+
+
+class Sleepy:
+    """A worker that sleeps until the bell rings. Its clock goes by leaps, and its regular sweep never comes."""
+
+    def __init__(self, database: Database, partner: Engine, watch: Bell) -> None:
+        self._moved = Moved(database, poll_interval=LONG)
+        worker = self._moved.worker
+        self.sleeper = Sleeper(database, worker.tick, worker.sweep, lambda _why: None, clock=lambda: self._moved.now)
+        self._partner = partner
+        self._watch = watch
+
+    async def until(self, condition: Callable[[], Awaitable[bool]], leap: float) -> None:
+        """Ticks, each so many seconds after the one before."""
+        async with asyncio.timeout(SOON):
+            while not await condition():
+                self._moved.now += leap
+                await self.sleeper.tick()
+                await asyncio.sleep(0.001)
+
+    async def sleeps(self) -> bool:
+        """Whether it has armed the bell."""
+        return await self._watch.is_armed_by_another()
+
+    async def announce(self, resource: str, leap: float = LAG) -> None:
+        """Until it has sent a request about it."""
+
+        async def announced() -> bool:
+            return resource in self._moved.announced
+
+        await self.until(announced, leap)
+
+    async def pass_by(self) -> None:
+        """Other changes are committed and announced, so that the floor comes to lie above ids that are not committed yet."""
+        for number in range(4):
+            with self._partner.begin() as quick:
+                write(quick, f"early_{number}")
+            await self.announce(f"early_{number}")
+
+    async def close(self) -> None:
+        await self.sleeper.close()
+        await self._moved.worker.stop(0)
+        self._moved.worker.close()
+
+
+@pytest.fixture
+async def sleepy(
+    database: Database, partner: Engine, bells: tuple[Bell, Bell], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Sleepy]:
+    monkeypatch.setattr(floor, "SWEEP_EVERY", 1e9)
+    made = Sleepy(database, partner, bells[0])
+    yield made
+    await made.close()
+
+
+async def test_a_lower_id_that_is_committed_late_rings_and_is_found(sleepy: Sleepy, partner: Engine) -> None:
+    await sleepy.until(sleepy.sleeps, LAG)
+    with partner.begin() as slow:
+        write(slow, "late")
+        await sleepy.pass_by()
+        await sleepy.until(sleepy.sleeps, LAG)
+    await sleepy.announce("late", leap=0.0)
+
+
+async def test_a_lower_id_that_was_committed_late_and_without_a_ring_is_found_before_it_sleeps(
+    sleepy: Sleepy, partner: Engine
+) -> None:
+    with partner.begin() as slow:
+        write(slow, "late")  # while nobody sleeps
+        await sleepy.pass_by()
+    await sleepy.announce("late")
 
 
 def _outbox(database: Database) -> str:

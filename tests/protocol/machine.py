@@ -37,7 +37,7 @@ EVENTS: list[Event] = [
     InstallationUpdated(installation_id="icfg_2", billing_plan_id="pro"),
 ]
 TIMES = {
-    delivery: ["due_at"],
+    delivery: ["due_at", "visible_at"],
     installation: ["due_at", "leased_until", "paused_until", "paused_since", "throttled_until"],
 }
 
@@ -139,8 +139,8 @@ class Machine(RuleBasedStateMachine):
 
     @step(when=lambda machine: machine.tables.any_due() and machine.may_write(), shares=2)
     def claim(self, draw: Draw) -> None:
-        most, max_attempts = draw([9, 1]), draw([20, 2])
-        self.lease(9 if self.tables.tied() else most, max_attempts)
+        most, suspects = draw([9, 1]), draw([0, 2])
+        self.lease(9 if self.tables.tied() else most, suspects)
 
     @step(when=lambda machine: machine.tables.outbox and machine.may_write(), shares=2)
     def collect(self, draw: Draw) -> None:
@@ -159,6 +159,20 @@ class Machine(RuleBasedStateMachine):
             return {held.installation_id} - found.keys()
 
         if not self.write_under([held], renew):
+            held.until = self.now + LEASE
+
+    @step(when=lambda machine: machine.suspected() and machine.may_write(), shares=2)
+    def pull_a_suspect(self, draw: Draw) -> None:
+        """The next delivery after a crash, once the one before it is settled."""
+        held, most = draw(self.suspected()), draw([20, 1])
+
+        def read() -> set[str]:
+            tokens = {held.installation_id: held.token}
+            found = store.pull_suspects(self.database, tokens, LEASE, at_once=9, under_way=0, max_attempts=most)
+            held.plan(found.deliveries)
+            return tokens.keys() - found.ours
+
+        if not self.write_under([held], read):
             held.until = self.now + LEASE
 
     @step(when=lambda machine: machine.held)
@@ -249,6 +263,9 @@ class Machine(RuleBasedStateMachine):
     def resolve(self, how: Callable[..., int], dead: int) -> int:
         return how(self.database, Filter(ids=[dead]), dead, Signature("test"), lambda _: None)
 
+    def suspected(self) -> list[Held]:
+        return [held for held in self.held if held.suspects and not held.planned and not held.requests]
+
     def writers_without_savepoint(self) -> list[Writer]:
         return [writer for writer in self.writers if not writer.savepoint]
 
@@ -266,21 +283,16 @@ class Machine(RuleBasedStateMachine):
                     connection.execute(sa.update(table).where(key == row[key.name]).values(earlier))
         assert store.mend(self.database) == 0, "the sweep found a delivery that was stranded"
 
-    def lease(self, most: int = 9, max_attempts: int = 20) -> None:
+    def lease(self, most: int = 9, suspects: int = 0) -> None:
         before = Snapshot.of(self.database)
         claimed = store.claim(
-            self.database,
-            installations=most,
-            deliveries=100,
-            lease=LEASE,
-            leased_by="test",
-            max_attempts=max_attempts,
+            self.database, installations=most, deliveries=100, lease=LEASE, leased_by="test", suspects=suspects
         )
         leased = {one.installation_id for one in claimed.leased}
         assert not [one for one in leased if before.hindered(one)], "claimed against a lease, a pause or the rate"
         assert len(leased) == most or before.claimable() <= leased, "what is due and free was not claimed"
         for one in claimed.leased:
-            self.held.append(Held(one.installation_id, one.token, self.now + LEASE))
+            self.held.append(Held(one.installation_id, one.token, self.now + LEASE, one.suspects))
             self.held[-1].plan(one.deliveries)
         del self.held[:-MOST_HELD]
 
@@ -322,6 +334,11 @@ class Machine(RuleBasedStateMachine):
         self.held.clear()
         self.lease()
         for held in self.held:
+            held.plan(
+                store.pull(self.database, {held.installation_id: held.token}, 100, LEASE).deliveries[
+                    held.installation_id
+                ]
+            )
             while held.planned:
                 self.request(held, REPLIES["delivered"])
         self.the_truth_holds()

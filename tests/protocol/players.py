@@ -91,6 +91,8 @@ class Held:
     installation_id: str
     token: str
     until: timedelta
+    suspects: int = 0
+    """Deliveries that are still to be read one at a time."""
     planned: dict[str, Delivery] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     stopped: bool = False
@@ -107,6 +109,7 @@ class Held:
         """Makes the next request; returns the key of its subject."""
         key = next(iter(self.planned))
         self.requests.append(Request(self.planned.pop(key), reply, commits))
+        self.suspects = max(0, self.suspects - 1)
         return key
 
     def state(self, *, release: bool, fresh: bool) -> InstallationState:
@@ -116,9 +119,10 @@ class Held:
         return InstallationState(
             self.installation_id,
             self.token,
+            suspects=self.suspects,
             throttled_for=LATER if Action.THROTTLE in actions else 0.0,
             release=release,
-            as_written=fresh and not release and not self.stopped,
+            as_written=fresh and not release and not self.stopped and not self.suspects,
         )
 
     def answers(self) -> list[Answer]:

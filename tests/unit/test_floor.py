@@ -39,6 +39,16 @@ def test_a_scan_begins_at_the_bottom_until_one_of_them_finds_the_end(floor: Floo
     assert floor.at(SWEEP_EVERY + 1) == 10
 
 
+def test_a_sweep_that_is_asked_for_comes_before_its_time(floor: Floor[int]) -> None:
+    floor.passed(0.0, 10)
+    floor.passed(LAG, 20)
+    floor.sweep()
+    assert floor.at(LAG) == BOTTOM
+    floor.swept(LAG)
+    assert floor.at(LAG) == 10
+    assert floor.at(LAG + SWEEP_EVERY) == BOTTOM
+
+
 def test_a_scan_that_began_at_the_floor_is_no_sweep(floor: Floor[int]) -> None:
     floor.passed(0.0, 10)
     floor.passed(LAG, 20)

@@ -19,8 +19,10 @@ def delivery(name: str) -> Delivery:
     return Delivery(name, Subject("icfg_1", "resource.updated", name), None, None, 1, 1, 1, LONG_AGO, "v1", 0, None)
 
 
-def held(deliveries: int = 3, *, faults: int = 0, window: RateWindow | None = None, until: float = 60.0) -> HeldLease:
-    leased = Leased("icfg_1", "token", (), None, faults, faults, None, None)
+def held(
+    deliveries: int = 3, *, faults: int = 0, suspects: int = 0, window: RateWindow | None = None, until: float = 60.0
+) -> HeldLease:
+    leased = Leased("icfg_1", "token", (), None, faults, faults, suspects, None, None)
     lease = HeldLease.of(leased, until, Clock(1_000.0, 1_002.0), window)
     lease.add([delivery(f"db_{number}") for number in range(deliveries)], 500, 0.0)
     return lease
@@ -46,6 +48,25 @@ def test_a_full_window_stops_the_lease_until_its_next_place_by_the_cautious_cloc
     assert lease.next(3.0, TIMEOUT) is None
     assert lease.stopped_until == pytest.approx(64.0)  # 1,064 by the one behind
     assert lease.state(3.0, release=True, fresh=False).throttled_for == pytest.approx(61.0)
+
+
+def test_after_a_crash_one_request_at_a_time_until_as_many_were_made_as_may_have_been_in_flight() -> None:
+    lease = held(5, suspects=2)
+    for left, kind, decision in ((1, K.DELIVERED, DELIVERED), (0, K.FAILED, RETRY)):
+        assert lease.next(0.0, TIMEOUT) is not None
+        assert lease.next(0.0, TIMEOUT) is None
+        answer(lease, kind, decision)
+        assert (lease.suspects, lease.limit, lease.state(0.0, release=True, fresh=True).suspects) == (left, 1, left)
+    assert lease.next(0.0, TIMEOUT) is not None
+    answer(lease, K.DELIVERED, DELIVERED)
+    assert lease.limit == 2
+
+
+def test_without_a_request_a_suspect_is_not_cleared() -> None:
+    lease = held(suspects=2)
+    assert lease.next(0.0, TIMEOUT) is not None
+    answer(lease, K.NO_CREDENTIAL, PAUSE)
+    assert lease.suspects == 2
 
 
 def test_subjects_that_are_under_way_are_not_queued_twice() -> None:

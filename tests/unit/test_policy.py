@@ -31,6 +31,7 @@ def judge(
     kind: OutcomeKind,
     *,
     attempts: int = 0,
+    gone: int = 0,
     failures: int = 1,
     paused_for: float | None = None,
     pause_reason: PauseReason | None = None,
@@ -43,6 +44,7 @@ def judge(
     return decide(
         Outcome(kind, retry_after=retry_after),
         attempts=attempts,
+        gone=gone,
         failures=failures,
         pause_reason=pause_reason,
         paused_for=paused_for,
@@ -89,9 +91,15 @@ def test_an_outage_uses_up_no_attempt_and_never_ends_in_the_dead_letters(kind: O
 
 
 def test_what_is_gone_is_tried_a_few_times_slowly() -> None:
-    assert [judge(K.GONE, attempts=n).action for n in range(4)] == [Action.RETRY] * 3 + [Action.BURY]
-    assert judge(K.GONE, policy=Policy(backoff_cap=3_600.0)).delay == 60.0
+    assert [judge(K.GONE, attempts=n, gone=n).action for n in range(4)] == [Action.RETRY] * 3 + [Action.BURY]
+    assert [judge(K.GONE, gone=n, policy=Policy()).delay for n in range(3)] == [60.0, 120.0, 240.0]
     assert judge(K.GONE, attempts=1, policy=Policy(max_attempts=2)) == Decision(Action.BURY, R.GONE)
+
+
+def test_attempts_that_something_else_used_up_take_none_of_those_retries() -> None:
+    assert judge(K.GONE, attempts=10, gone=0, policy=Policy()) == Decision(Action.RETRY, delay=60.0)
+    assert judge(K.GONE, attempts=10, gone=3, policy=Policy()) == Decision(Action.BURY, R.GONE)
+    assert judge(K.GONE, attempts=19, gone=0, policy=Policy()) == Decision(Action.BURY, R.GONE)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ BUSY_STEP = 0.01
 """Seconds that a tick with something to do takes, with its pause."""
 IDLE_STEP = 5.0
 """Seconds that pass between two ticks with nothing under way: six hours would have too many others."""
+SETTINGS = Settings(vercel_token=SecretStr("t0ken"), poll_interval=IDLE_STEP, attempt_retention=0.0)
 
 
 class _SimulatedSqlite(Sqlite):
@@ -42,8 +43,11 @@ class Simulation:
     for which the destination always answers 503.
     """
 
-    def __init__(self, directory: Path, destination: Destination, workers: int = 1) -> None:
+    def __init__(
+        self, directory: Path, destination: Destination, workers: int = 1, settings: Settings = SETTINGS
+    ) -> None:
         self.now = 0.0
+        self._settings = settings
         self.destination = destination
         self.requests: list[tuple[float, bool]] = []
         self.delivered_at: dict[str, float] = {}
@@ -60,9 +64,13 @@ class Simulation:
     def _hire(self, name: str) -> Worker:
         return Worker(
             self.database,
-            Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), 10.0),
+            Vercel(
+                "https://vercel.test",
+                HttpxTransport(httpx.MockTransport(self._receive)),
+                self._settings.request_timeout,
+            ),
             StaticCredentials(SecretStr("t0ken")),
-            Settings(vercel_token=SecretStr("t0ken"), poll_interval=5.0, attempt_retention=0.0),
+            self._settings,
             lambda report: self.reports.update([type(report)]),
             name=name,
             clock=lambda: self.now,

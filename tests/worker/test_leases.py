@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from dispatcher import leases, store
+from dispatcher.policy import BREAKER_FAULTS
 from dispatcher.settings import Settings
 from dispatcher.tables import delivery, installation
 from dispatcher.telemetry import LeaseLost
@@ -60,7 +61,20 @@ async def arrived(rig: Rig, requests: int) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_lease_that_has_grown_short_is_renewed_although_enough_is_queued(rig: Rig, worker: Worker) -> None:
+probed_too = pytest.mark.parametrize("faults", [0, BREAKER_FAULTS], ids=["healthy", "probed"])
+
+
+def fail(rig: Rig, faults: int) -> None:
+    """So many requests in a row have failed."""
+    with rig.database.engine.begin() as connection:
+        connection.execute(sa.insert(installation).values(installation_id="icfg_1", faults=faults))
+
+
+@probed_too
+async def test_a_lease_that_has_grown_short_is_renewed_although_enough_is_queued(
+    rig: Rig, worker: Worker, faults: int
+) -> None:
+    fail(rig, faults)
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(4)))
     await worker.tick()
@@ -78,7 +92,9 @@ async def test_a_lease_that_has_grown_short_is_renewed_although_enough_is_queued
     assert len(rig.requests) == len(set(rig.bodies())) == 4
 
 
-async def test_a_lease_that_cannot_be_renewed_ends_what_is_queued(rig: Rig, worker: Worker) -> None:
+@probed_too
+async def test_a_lease_that_cannot_be_renewed_ends_what_is_queued(rig: Rig, worker: Worker, faults: int) -> None:
+    fail(rig, faults)
     held = Held(rig)
     rig.commit("db_1", "db_2", "db_3")
     await worker.tick()

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import ResourceUpdated, burst, installations, leases, publish, store
+from dispatcher import ResourceUpdated, burst, installations, leases, publish, refusals, store
 from dispatcher.credentials import StaticCredentials
 from dispatcher.policy import Action, OutcomeKind
 from dispatcher.settings import RateLimit, Settings
@@ -153,6 +153,23 @@ async def test_a_probe_that_succeeds_resumes_the_installation(rig: Rig) -> None:
     await rig.settle_all()
     assert sorted(rig.bodies()) == ["db_1", "db_2", "db_3"]
     assert [row.pause_reason for row in rig.rows(installation)] == [None]
+
+
+async def test_a_probed_lease_under_which_nothing_is_queued_any_more_is_given_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal neither ends the pause nor stops the lease, and for a probe nothing more is read."""
+    monkeypatch.setattr(store, "fair_share", lambda *_: 1)  # so more may be due
+    rig.answer = lambda _request: httpx.Response(401)
+    rig.commit("db_1")
+    await rig.settle_all()
+    past = sa.literal(store.LONG_AGO, installation.c.due_at.type)
+    with rig.database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(paused_until=past, due_at=past))
+    rig.answer = lambda _request: httpx.Response(400)
+    await rig.settle_all()
+    assert [row.reason for row in rig.rows(dead_letter)] == ["rejected"]
+    assert [row.lease_token for row in rig.rows(installation)] == [None]
 
 
 async def test_a_429_uses_up_no_attempt_and_makes_the_installation_wait(rig: Rig) -> None:
@@ -386,7 +403,7 @@ async def test_a_delivery_that_ends_its_worker_each_time_is_a_dead_letter(rig: R
     past = sa.literal(store.LONG_AGO, installation.c.leased_until.type)
     with rig.database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(lease_token="dead", leased_until=past))
-        connection.execute(sa.update(delivery).values(attempts=rig.settings.max_attempts - 1))
+        connection.execute(sa.update(delivery).values(attempts=rig.settings.max_attempts))
     await rig.settle_all()
     assert rig.requests == []
     assert CrashBuried(1) in rig.reports
@@ -465,7 +482,7 @@ async def test_long_texts_are_settled_in_several_statements(rig: Rig, monkeypatc
         return settle(database, answers, *arguments, **options)
 
     monkeypatch.setattr(store, "settle", note)
-    monkeypatch.setattr(leases, "MAX_TEXT", 3)
+    monkeypatch.setattr(refusals, "MAX_TEXT", 3)
     rig.answer = lambda _request: REFUSAL
     rig.commit("db_1", "db_2", "db_3")
     await rig.settle_all()

@@ -1,0 +1,41 @@
+"""How often a resource was said to be gone is counted apart from the other attempts."""
+
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from dispatcher import store
+from dispatcher.database import Database
+from dispatcher.policy import Action, Decision, Outcome, OutcomeKind, PauseReason
+from dispatcher.tables import delivery
+from tests.contract.steps import DELIVERED, ID, LEASE, claim, collect
+
+RETRY = Decision(Action.RETRY)
+PAUSE = Decision(Action.PAUSE, PauseReason.UNAUTHORIZED)
+
+
+def counts(database: Database) -> tuple[int, int]:
+    with database.read() as connection:
+        row = connection.execute(sa.select(delivery.c.attempts, delivery.c.gone)).one()
+    return row.attempts, row.gone
+
+
+def test_each_answer_that_it_is_gone_counts_until_the_delivery_begins_anew(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    seen = []
+    for kind, decision in (
+        (OutcomeKind.FAILED, RETRY),
+        (OutcomeKind.GONE, RETRY),
+        (OutcomeKind.UNAUTHORIZED, PAUSE),
+        (OutcomeKind.FAILED, RETRY),
+        (OutcomeKind.GONE, RETRY),
+        (OutcomeKind.DELIVERED, DELIVERED),
+    ):
+        (one,) = store.pull(database, {ID: leased.token}, 9, LEASE).deliveries[ID]
+        assert (one.attempts, one.gone) == counts(database)
+        if decision is DELIVERED:
+            collect(database, partner, "db_1")
+        answer = store.Answer(one, leased.token, Outcome(kind), decision)
+        store.settle(database, [answer], [store.InstallationState(ID, leased.token)], LEASE)
+        seen.append(counts(database))
+    assert seen == [(1, 0), (2, 1), (2, 1), (3, 1), (4, 2), (0, 0)]

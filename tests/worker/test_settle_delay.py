@@ -1,0 +1,63 @@
+"""With a settle delay, the last request about a subject starts after the delay, however busy the subject was."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from dispatcher.settings import Settings
+from dispatcher.store.collect import SETTLE_CAP
+from dispatcher.tables import delivery, outbox
+from tests.worker.conftest import Rig
+from tests.worker.simulation import IDLE_STEP, SETTINGS, Simulation
+
+DELAY = 12 * IDLE_STEP
+
+
+@pytest.fixture
+async def simulation(tmp_path: Path) -> AsyncIterator[Simulation]:
+    settings = SETTINGS.model_copy(update={"settle_delay": DELAY})
+    made = Simulation(tmp_path, lambda _now: httpx.Response(201), settings=settings)
+    yield made
+    await made.close()
+
+
+async def test_a_request_that_could_wait_no_longer_is_followed_by_one_that_waited(simulation: Simulation) -> None:
+    """The subject changes until the first request about it has begun."""
+
+    def change() -> None:
+        if not simulation.requests:
+            simulation.change([1], 1)
+
+    await simulation.run_until(2 * SETTLE_CAP * DELAY, change)
+    (first, _), (last, _) = simulation.requests
+    assert first < simulation.changed_at["db_1"] + DELAY <= last
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings(vercel_token=SecretStr("t0ken"), settle_delay=0.1, rate_limit=None, poll_interval=0.005)]
+)
+async def test_a_subject_that_changes_during_each_request_is_announced_after_the_delay_too(rig: Rig) -> None:
+    """For longer than a delivery is put off by new events."""
+    began: list[datetime] = []
+    changed_at = rig.database.now()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        nonlocal changed_at
+        began.append(rig.database.now())
+        if len(began) <= SETTLE_CAP + 3:
+            changed_at = rig.database.now()
+            rig.commit("db_1")
+            while rig.rows(outbox):
+                await asyncio.sleep(0.001)
+        return httpx.Response(201)
+
+    rig.answer = answer
+    rig.commit("db_1")
+    await rig.until(lambda: bool(began) and rig.worker.idle and not rig.rows(delivery) and not rig.rows(outbox))
+    assert len(began) == SETTLE_CAP + 4
+    assert began[-1] >= changed_at + timedelta(seconds=rig.settings.settle_delay)
