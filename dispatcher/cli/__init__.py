@@ -22,6 +22,7 @@ from dispatcher.cli import (
     trigger,
 )
 from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.cli.output import shown
 from dispatcher.database import UnusableIsolation, first_line, is_unreachable
 from dispatcher.dialects import UnusableDatabaseUrl
 from dispatcher.schema import UnusableSchema
@@ -116,5 +117,5 @@ def _refuse_database(error: DBAPIError) -> None:
 
 
 def _fail(why: str, code: Exit) -> None:
-    typer.echo(f"dispatcher: {why}", err=True)
+    typer.echo(f"dispatcher: {shown(why)}", err=True)
     sys.exit(code)

@@ -46,6 +46,13 @@ def test_wrong_usage_is_one_line_and_exit_code_2(dispatcher: Terminal, arguments
     assert ended.complaint.startswith("dispatcher: ")
 
 
+@pytest.mark.parametrize("steering", ["\x9b2J", "\x85second line", "\u202egpj", "\x1b[2J"])
+def test_what_is_complained_of_cannot_steer_a_terminal(dispatcher: Terminal, steering: str) -> None:
+    ended = dispatcher("status", f"--no{steering}")
+    assert ended.code == 2
+    assert ended.complaint.isprintable()
+
+
 def test_a_process_ends_with_the_same_code_and_line(dispatcher: Terminal) -> None:
     environ = dispatcher.environ()
     for command, code in (("status", "--json", "--nope"), 2), (("dead-letters", "show", "7"), 3), (READING[0], 0):

@@ -77,6 +77,20 @@ def test_json_cannot_steer_a_terminal_either(dispatcher: Terminal, database: Dat
     assert [row["resource_id"] for row in ended.rows] == [resource]
 
 
+@pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["text", "json"])
+@pytest.mark.parametrize("command", [("dead-letters", "list"), ("dead-letters", "show", 1), ("explain", "icfg_1")])
+def test_rows_from_before_the_constraints_cannot_steer_a_terminal(
+    dispatcher: Terminal, database: Database, command: tuple[object, ...], as_json: tuple[str, ...]
+) -> None:
+    """In no command that shows an id or what was said of it."""
+    die(database, "\x9b2J\x9d0;title\x9c\u202egpj\u2066\x85\u2028ü", "db_2")
+    ended = dispatcher(*command, *as_json)
+    lines = ended.out.removesuffix("\n").split("\n")
+    assert (ended.code, ended.err) == (0, "")
+    assert all(line.isprintable() for line in lines)
+    assert "ü" in ended.out
+
+
 def test_a_dead_letter_is_shown_with_what_to_do(dispatcher: Terminal, database: Database) -> None:
     die(database, "db_1")
     ended = dispatcher("dead-letters", "show", "1")
