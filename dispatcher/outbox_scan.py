@@ -1,5 +1,7 @@
 """Where in the outbox the next collection begins, and when."""
 
+from math import inf
+
 from dispatcher import store
 from dispatcher.floor import Floor
 from dispatcher.store import Collected
@@ -16,7 +18,8 @@ class OutboxScan:
         self._retry = retry
         self._floor = Floor(store.LOWEST_ID)
         self._begin()
-        self._began = self._not_before = 0.0
+        self._began = 0.0
+        self._not_before = -inf
 
     def _begin(self) -> None:
         self._beyond: int | None = None

@@ -62,3 +62,6 @@ class RateWindow:
     def _forget(self, now: float) -> None:
         while self._ended and self._ended[0] + self.seconds <= now:
             self._ended.popleft()
+        latest = now + self.seconds + ROUNDING
+        if self._ended and self._ended[-1] > latest:  # the clock was set back: they end as if they had ended now
+            self._ended = deque(sorted(now if at > latest else at for at in self._ended))

@@ -23,7 +23,8 @@ from dispatcher.telemetry import EventsCollected, Listener, Ticked
 from dispatcher.vercel import Vercel
 
 COLLECT_FOR = 20.0
-"""Seconds after which a collection that finds ever more gives way to a claim."""
+"""Seconds after which a collection that finds ever more gives way to a claim, unless a quarter of a lease is shorter: what is held
+must be renewed meanwhile."""
 ANSWERS_WAIT = 64
 """Answers that wait for a settlement while there is more to collect."""
 LOOK_SECONDS = 10.0
@@ -158,7 +159,7 @@ class Worker:
         """
         at_once = self._thread.database.dialect.collected_at_once
         delay = timedelta(seconds=self._settings.settle_delay)
-        until = self._clock() + COLLECT_FOR
+        until = self._clock() + min(COLLECT_FOR, self._settings.lease / 4)
         while not self._stopping:
             began = self._clock()
             collected = await self._thread.run(store.collect, at_once, self._outbox.next(began), delay)

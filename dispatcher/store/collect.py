@@ -23,6 +23,9 @@ from dispatcher.store.records import Collected
 from dispatcher.tables import collector, dead_letter, delivery, installation, outbox
 
 LOWEST_ID = -(2**63)
+CLOCK_SKEW = timedelta(minutes=1)
+"""How far a time of what has happened may lie ahead, such as one of another node. One further ahead was written before the database's
+clock was set back."""
 SETTLE_CAP = 10
 """A busy subject is announced at the latest after so many settle delays, and once more when its last event is visible."""
 
@@ -73,7 +76,7 @@ def _collect(
     rows = _leave_locked(connection, dialect, read, now) if skip_locked else read
     changes, malformed = group(rows, now)
     if changes:
-        _mark_due(connection, dialect, changes, now + settle_delay)
+        _mark_due(connection, dialect, changes, now, settle_delay)
         _add_to_deliveries(connection, dialect, changes, now, settle_delay)
     _bury(connection, malformed, now)
     connection.execute(_delete(dialect), dialect.encode([{"id": row.id} for row in rows]))
@@ -148,12 +151,13 @@ def _known(dialect: Dialect) -> Select[Any]:
     )
 
 
-def _mark_due(connection: Connection, dialect: Dialect, changes: Sequence[Changes], due_at: datetime) -> None:
+def _mark_due(
+    connection: Connection, dialect: Dialect, changes: Sequence[Changes], now: datetime, settle_delay: timedelta
+) -> None:
     """First the installations: whoever gives a lease back waits here, and then sees the deliveries."""
     ids = sorted({change.subject.installation_id for change in changes})
-    connection.execute(
-        _upsert_installations(dialect), dialect.encode([{"installation_id": i, "due_at": due_at} for i in ids])
-    )
+    rows = [{"installation_id": id_, "due_at": now + settle_delay} for id_ in ids]
+    connection.execute(_upsert_installations(dialect), {**dialect.encode(rows), "latest": now + CLOCK_SKEW})
 
 
 @cache
@@ -162,11 +166,12 @@ def _upsert_installations(dialect: Dialect) -> Executable:
     old = installation.c
 
     def mark(new: Any) -> dict[str, ColumnElement[Any]]:
+        clock_was_set_back = old.last_delivered_at > sa.bindparam("latest", type_=Timestamp())
         # Not before its pause or its next slot in the rate window, or each event would wake a claim that can do nothing.
         allowed = dialect.latest(
             new.due_at,
             sa.func.coalesce(old.paused_until, new.due_at),
-            sa.func.coalesce(old.throttled_until, new.due_at),
+            sa.case((clock_was_set_back, new.due_at), else_=sa.func.coalesce(old.throttled_until, new.due_at)),
         )
         marked = {"due_at": sa.case((old.due_at <= allowed, old.due_at), else_=allowed)}
         return marked | ({"collections": old.collections + 1} if dialect.writes_what_it_locks else {})

@@ -15,14 +15,15 @@ import dispatcher
 from dispatcher import store
 from dispatcher.credentials import StaticCredentials
 from dispatcher.database import Database
-from dispatcher.policy import Action, Decision
+from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
+from dispatcher.rate_window import RateWindow
 from dispatcher.settings import Settings
 from dispatcher.tables import delivery, installation, outbox
 from dispatcher.transport import Transport
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel import Vercel
 from dispatcher.worker import Worker
-from tests.contract.steps import ID, LONGEST, claim, collect, count, deliver, settle, write
+from tests.contract.steps import DELIVERED, ID, LEASE, LONGEST, claim, collect, count, deliver, settle, write
 
 CLOCK = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now', '{:+d} hours')",
@@ -91,6 +92,24 @@ def test_what_was_due_before_the_clock_was_set_back_waits_until_it_has_caught_up
     assert resources(again) == ["db_2"]
     settle(after, *again, decision=Decision(Action.RETRY, delay=0))
     assert resources(claim(database)) == ["db_2"]
+
+
+def test_a_used_up_rate_window_keeps_no_new_event_waiting_until_the_clock_has_caught_up(
+    database: Database, partner: Engine
+) -> None:
+    collect(database, partner, "db_1", "db_2")
+    (leased,) = claim(database)
+    answer = store.Answer(leased.deliveries[0], leased.token, Outcome(OutcomeKind.DELIVERED), DELIVERED)
+    used_up = f"[{database.now().timestamp()}]"
+    state = store.InstallationState(ID, leased.token, rate_window=used_up, throttled_for=60, release=True)
+    store.settle(database, [answer], [state], LEASE)
+    collect(database, partner, "db_3")
+    assert claim(database) == ()  # the slot lies ahead
+    after = moved(database, -1)
+    collect(after, partner, "db_4")
+    ((rate_window, deliveries),) = [(lease.rate_window, lease.deliveries) for lease in claim(after)]
+    assert [one.subject.resource_id for one in deliveries] == ["db_4"]
+    assert RateWindow(1, 60.0, rate_window).wait(after.now().timestamp()) == 60.0
 
 
 @either_way

@@ -251,5 +251,5 @@ async def test_what_was_left_makes_no_hot_loop(rig: Rig, hasty: Database, databa
         for _ in range(20):
             await rig.worker.tick()
     assert collections == 0
-    rig.worker._outbox._not_before = 0.0
+    rig.worker._outbox._not_before = 0.0  # as if it were over
     await rig.until(lambda: rig.requested == [LOCKED])

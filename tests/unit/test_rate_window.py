@@ -111,3 +111,12 @@ def test_whoever_knows_the_database_clock_less_well_never_shortens_it() -> None:
     window.end(12.0)
     other = RateWindow(1, 60.0, window.stored(10.0, 12.0))
     assert other.wait(71.0) == pytest.approx(1.0)
+
+
+def test_after_the_clock_was_set_back_it_waits_for_one_window_at_most() -> None:
+    window = RateWindow(2, 60.0, "[3590.0,3600.0]")
+    assert window.wait(0.0) == 60.0
+    assert room(window, 59.9) == 0
+    assert room(window, 60.0) == 2
+    little = RateWindow(2, 60.0, "[10.0,30.0]")  # by no more than a clock may differ from another
+    assert little.wait(0.0) == 70.0

@@ -193,3 +193,21 @@ async def test_after_a_time_without_the_database_answers_are_settled_before_the_
     assert len(rig.requests) == 3
     assert rig.rows(delivery) == []
     assert [report for report in rig.reports if isinstance(report, LeaseLost)] == []
+
+
+async def test_a_burst_without_an_end_gives_way_before_the_leases_that_are_held_grow_short(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.settings = rig.settings.model_copy(update={"lease": 12.0})
+    endless = store.Collected(1, frozenset({"the same"}), last_event_id=1, full=True)
+
+    def collect(*_: object) -> store.Collected:
+        rig.now += 1.0
+        return endless
+
+    monkeypatch.setattr(store, "collect", collect)
+    monkeypatch.setattr(store, "look", lambda *_: store.Work(to_collect=True, to_claim=False))
+    worker = rig.another(clock=lambda: rig.now)
+    await worker.tick()
+    assert rig.now == pytest.approx(4.0)
+    worker.close()
