@@ -1,0 +1,69 @@
+"""Where a scan of the outbox goes on when some of its events must stay."""
+
+import pytest
+
+from dispatcher import store
+from dispatcher.floor import LAG, SWEEP_EVERY
+from dispatcher.outbox_scan import OutboxScan
+from dispatcher.store import Collected
+
+RETRY = 0.2
+LEFT = Collected(last_event_id=500, left=500, full=True)
+MOVED = Collected(events=500, last_event_id=1_000, full=True)
+NOTHING = Collected()
+
+
+@pytest.fixture
+def scan() -> OutboxScan:
+    """One that has come to its end at 0."""
+    made = OutboxScan(RETRY)
+    made.found_nothing(0.0)
+    return made
+
+
+def follow(scan: OutboxScan, now: float, collected: Collected) -> int:
+    """Where the next collection begins."""
+    scan.next(now)
+    scan.note(now, collected)
+    return scan.next(now)
+
+
+def test_it_goes_on_beyond_what_it_left_until_its_end(scan: OutboxScan) -> None:
+    assert follow(scan, 1.0, LEFT) == 500
+    assert follow(scan, 1.0, MOVED) == 1_000
+    assert follow(scan, 1.0, Collected(skipped=True)) == 1_000
+    assert follow(scan, 1.0, NOTHING) == store.LOWEST_ID
+
+
+def test_what_moves_everything_begins_anew_each_time(scan: OutboxScan) -> None:
+    assert follow(scan, 1.0, MOVED) == store.LOWEST_ID
+
+
+def test_once_it_has_left_everything_it_waits(scan: OutboxScan) -> None:
+    follow(scan, 1.0, LEFT)
+    assert scan.may_go_on(1.0)
+    follow(scan, 1.0, NOTHING)
+    assert not scan.may_go_on(1.1)
+    assert scan.may_go_on(1.0 + RETRY)
+
+
+def test_while_it_moves_something_it_does_not_wait(scan: OutboxScan) -> None:
+    follow(scan, 1.0, LEFT)
+    follow(scan, 1.0, MOVED)
+    follow(scan, 1.0, NOTHING)
+    assert scan.may_go_on(1.0)
+
+
+def test_what_was_left_is_looked_for_again_by_the_next_sweep(scan: OutboxScan) -> None:
+    follow(scan, 0.1, Collected(last_event_id=500, left=1))
+    follow(scan, 0.1 + LAG, Collected(events=1, last_event_id=600))
+    assert scan.floor(SWEEP_EVERY - 0.1) == 500
+    assert scan.floor(SWEEP_EVERY) == store.LOWEST_ID
+
+
+def test_a_sweep_is_done_only_if_its_beginning_was_at_the_bottom(scan: OutboxScan) -> None:
+    follow(scan, 0.1, Collected(events=1, last_event_id=100))
+    follow(scan, 0.1 + LAG, Collected(events=1, last_event_id=600))
+    follow(scan, SWEEP_EVERY - 0.1, LEFT)  # begins at the floor
+    follow(scan, SWEEP_EVERY + 0.1, NOTHING)
+    assert scan.floor(SWEEP_EVERY + 0.1) == store.LOWEST_ID
