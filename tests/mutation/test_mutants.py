@@ -1,0 +1,38 @@
+"""The small changes themselves, on a small file."""
+
+from pathlib import Path
+
+from tests.mutation.mutants import mutants_of
+
+CODE = """
+async def settle(answers: list[int] | None, now: int) -> bool:
+    if answers is not None and now >= -1:
+        report(answers)
+        await record(answers[0] + now)
+        answers.clear()
+    return not now
+"""
+
+
+def test_each_change_is_made_alone(tmp_path: Path) -> None:
+    path = tmp_path / "settle.py"
+    path.write_text(CODE)
+    changed = {(mutant.line, _changed_line(mutant.applied(CODE))) for mutant in mutants_of(path)}
+    assert changed == {
+        (3, "if not answers is not None and now >= -1:"),
+        (3, "if answers is not None or now >= -1:"),
+        (3, "if answers is None and now >= -1:"),
+        (3, "if answers is not None and now > -1:"),
+        (3, "if answers is not None and now < -1:"),
+        (3, "if answers is not None and now >= +1:"),
+        (4, "pass"),
+        (5, "pass"),
+        (5, "await record(answers[0] - now)"),
+        (6, "pass"),
+        (7, "return now"),
+    }
+
+
+def _changed_line(changed: str) -> str:
+    (line,) = (new for old, new in zip(CODE.splitlines(), changed.splitlines(), strict=True) if old != new)
+    return " ".join(line.split())
