@@ -137,11 +137,16 @@ def lock_ours(
     `skip_locked`: without waiting for another's lock; the installations that are ours all the same are returned too.
     """
     asked = dialect.encode(tokens)
-    ours = connection.execute(_ours(dialect).with_for_update(of=installation, skip_locked=skip_locked), asked).all()
+    ours = connection.execute(_locking(_ours(dialect), skip_locked), asked).all()
     if not skip_locked or len(ours) == len(tokens):
         return ours, frozenset()
     found = {row.installation_id for row in connection.execute(_ours(dialect), asked)}
     return ours, frozenset(found - {row.installation_id for row in ours})
+
+
+@cache
+def _locking(statement: Select[Any], skip_locked: bool) -> Executable:
+    return statement.with_for_update(of=installation, skip_locked=skip_locked)
 
 
 @cache
