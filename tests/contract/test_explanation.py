@@ -72,6 +72,17 @@ def test_the_whole_life_of_a_resource_in_the_order_of_time(database: Database, p
     assert found.complete
 
 
+def test_of_a_delivery_that_began_anew_the_first_event_keeps_its_time(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    leased = claim(database)
+    let_its_clock_go_on(database)
+    collect(database, partner, "db_1")
+    settle(database, *leased)
+    happened = tell(database, "db_1").happened
+    assert whats(happened) == ["event", "attempt"]
+    assert happened[0].at == leased[0].deliveries[0].first_created_at
+
+
 def test_an_event_that_is_not_collected_yet_is_next(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1", "db_1", "db_2")
