@@ -38,13 +38,13 @@ def die(database: Database, partner: Engine, *resources: str, installation_id: s
     settle(database, *claim(database), decision=REJECTED)
 
 
-def announce_product(database: Database, partner: Engine, product: str | None) -> None:
+def announce_product(database: Database, partner: Engine, product: str | None, resource: str = "db_é ") -> None:
     schema = f"{database.schema}." if database.schema else ""
     insert = (
         f"INSERT INTO {schema}vercel_outbox (installation_id, type, resource_id, product_id) VALUES (:i, :t, :r, :p)"
     )
     with partner.begin() as connection:
-        connection.execute(sa.text(insert), {"i": ID, "t": "resource.updated", "r": "db_é ", "p": product})
+        connection.execute(sa.text(insert), {"i": ID, "t": "resource.updated", "r": resource, "p": product})
 
 
 def die_with_product(database: Database, partner: Engine, product: str) -> None:
@@ -166,6 +166,15 @@ def test_an_old_product_does_not_overtake_a_newer_one_that_waits(
     replay(database)
     store.collect(database, 500)
     assert [(one.product_id, one.events) for lease in claim(database) for one in lease.deliveries] == [(sent, 2)]
+
+
+def test_the_product_of_another_resource_that_waits_overtakes_nothing(database: Database, partner: Engine) -> None:
+    die_with_product(database, partner, "old")
+    announce_product(database, partner, "new", "db_é")
+    replay(database)
+    store.collect(database, 500)
+    found = {one.subject.resource_id: one.product_id for lease in claim(database) for one in lease.deliveries}
+    assert found == {"db_é ": "old", "db_é": "new"}
 
 
 def test_an_old_product_does_not_overtake_a_newer_one_that_died_too(database: Database, partner: Engine) -> None:
