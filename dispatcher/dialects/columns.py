@@ -141,8 +141,8 @@ def matches_partner_id(column: str, most: int, name: str) -> CheckConstraint:
     """NULL, or text of 1 to `most` characters, none of them a control character: U+0000 to U+001F, U+007F to U+009F."""
     # PostgreSQL has no U+0000. In these encodings, the codes from U+0080 on are letters or parts of them.
     postgresql = (
-        rf"{column} ~ '^[^\u0001-\u001f\u007f]+$'"
-        rf" AND ({column} !~ '[\u0080-\u009f]' OR getdatabaseencoding() ~ '^(WIN|KOI|SQL)')"
+        rf"{column} ~ '^[^\x01-\x1f\x7f]+$'"
+        rf" AND ({column} !~ '[\x80-\x9f]' OR getdatabaseencoding() ~ '^(WIN|KOI|SQL)')"
     )
     # All other characters: so no literal needs a backslash, which MySQL reads by its sql_mode.
     first, last = "char(0xC2A0 USING utf8mb4)", "char(0xF48FBFBF USING utf8mb4)"
