@@ -9,8 +9,8 @@ from dispatcher.store import Answer, Delivery
 
 
 def answer(installation_id: str) -> Answer:
-    subject = Subject(installation_id, "resource.updated", "db_1", None)
-    delivery = Delivery("key", subject, None, 1, 1, 1, datetime.now(UTC), "version", 0, None)
+    subject = Subject(installation_id, "resource.updated", "db_1")
+    delivery = Delivery("key", subject, None, None, 1, 1, 1, datetime.now(UTC), "version", 0, None)
     return Answer(delivery, "token", Outcome(OutcomeKind.DELIVERED), Decision(Action.DELIVERED))
 
 
