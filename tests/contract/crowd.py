@@ -101,7 +101,8 @@ def _subject(key: ColumnElement[str]) -> dict[str, Any]:
 def _delivery(now: datetime, key: ColumnElement[str]) -> Mapping[str, Any]:
     then, tomorrow = _time(now - timedelta(minutes=1)), _time(now + timedelta(days=1))
     due_at = sa.case((_OWNER < NOT_PAUSED, tomorrow), else_=then)
-    return {**_subject(key), "first_created_at": then, "due_at": due_at, "attempts": sa.literal(1)}
+    others = {"version": sa.literal("v" * 36), "visible_at": then, "due_at": due_at, "attempts": sa.literal(1)}
+    return {**_subject(key), "first_created_at": then, **others}
 
 
 def _attempt(now: datetime, key: ColumnElement[str]) -> Mapping[str, Any]:
