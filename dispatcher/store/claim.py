@@ -1,7 +1,7 @@
 """claim: the installations that have waited longest come under our lease, and with them their deliveries that are due."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -110,8 +110,7 @@ def renew_ours(
     connection: Connection, dialect: Dialect, leases: dict[str, str], lease: timedelta, *, skip_locked: bool
 ) -> tuple[Sequence[Row[Any]], frozenset[str]]:
     """Renews the leases that are still ours, in the caller's transaction. Returns what `lock_ours` does."""
-    tokens = [{"installation_id": i, "lease_token": token} for i, token in sorted(leases.items())]
-    ours, locked = lock_ours(connection, dialect, tokens, skip_locked=skip_locked)
+    ours, locked = lock_ours(connection, dialect, leases, skip_locked=skip_locked)
     if ours:
         renewed = [{"installation_id": row.installation_id, "leased_until": row.now + lease} for row in ours]
         connection.execute(_renew(dialect), dialect.encode(renewed))
@@ -130,13 +129,14 @@ def _lock(dialect: Dialect) -> Executable:
 
 
 def lock_ours(
-    connection: Connection, dialect: Dialect, tokens: list[dict[str, Any]], *, skip_locked: bool
+    connection: Connection, dialect: Dialect, leases: Mapping[str, str], *, skip_locked: bool
 ) -> tuple[Sequence[Row[Any]], frozenset[str]]:
-    """Locks, in key order, the installations whose lease is still the one that is named, and returns their rows.
+    """Locks, in key order, the installations that are still under these leases (installation → token), and returns their rows.
 
     `skip_locked`: without waiting for another's lock; the installations that are ours all the same are returned too.
     """
-    asked = dialect.encode(tokens)
+    tokens = [{"installation_id": id_, "lease_token": token} for id_, token in sorted(leases.items())]
+    asked = dialect.encode(tokens)  # MySQL locks in this order, whatever ORDER BY says
     ours = connection.execute(_locking(_ours(dialect), skip_locked), asked).all()
     if not skip_locked or len(ours) == len(tokens):
         return ours, frozenset()

@@ -68,8 +68,8 @@ def settle(
 def _lock(
     connection: Connection, dialect: Dialect, states: Sequence[InstallationState], *, skip_locked: bool
 ) -> tuple[Rows, frozenset[str]]:
-    tokens = [{"installation_id": state.installation_id, "lease_token": state.token} for state in states]
-    ours, locked = lock_ours(connection, dialect, tokens, skip_locked=skip_locked)
+    leases = {state.installation_id: state.token for state in states}
+    ours, locked = lock_ours(connection, dialect, leases, skip_locked=skip_locked)
     return {row.installation_id: row for row in ours}, locked
 
 

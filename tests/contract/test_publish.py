@@ -15,6 +15,7 @@ from dispatcher import InstallationUpdated, NoTransaction, ResourceUpdated, apub
 from dispatcher.tables import outbox
 from dispatcher.testing import announced
 from tests.contract.databases import POSTGRESQL, on_postgresql
+from tests.contract.test_malformed import drop_constraints
 
 EVENTS = (
     ResourceUpdated(installation_id="icfg_1", resource_id="db_1", product_id="pg"),
@@ -99,7 +100,8 @@ def test_a_partners_test_reads_what_its_own_transaction_announced(partner: Engin
 
 
 def test_a_partners_test_is_told_of_a_row_that_could_not_be_delivered(partner: Engine) -> None:
-    with partner.connect() as opened:
+    with partner.begin() as opened:
+        drop_constraints(opened)
         row = {"installation_id": "icfg_1", "type": "resource.updated", "resource_id": "db\n1"}
         opened.execute(sa.insert(outbox).values(row).inline())
         with pytest.raises(ValueError, match="control characters"):

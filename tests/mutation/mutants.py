@@ -33,7 +33,7 @@ class DropCall(Operator):  # type: ignore[misc]  # ships no types
 
     def mutate(self, node: Any, index: int) -> Any:
         """Puts `pass` in its place."""
-        node.children[0] = parso.parse(f"{node.children[0].get_first_leaf().prefix}pass")
+        node.children[0] = parso.parse(f"{node.children[0].get_first_leaf().prefix}pass")  # type: ignore[no-untyped-call]  # untyped
         return node
 
     @classmethod
