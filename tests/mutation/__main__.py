@@ -2,7 +2,7 @@
 
     python -m tests.mutation [--sample 300] [--seed 2026-11-30] [--jobs 2] [FILE …]
 
-Prints each mutant that survived. Fails if more than one in ten did. `survivors.md` says why those live that may.
+Prints each mutant that survived. Fails if more than one in ten did.
 """
 
 import argparse
