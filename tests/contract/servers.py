@@ -119,16 +119,18 @@ def own_mariadb(server_id: int) -> Iterator[URL]:
         if os.geteuid() == 0:  # it does not run as root
             shutil.chown(directory, "mysql")
         data, log = Path(directory, "data"), Path(directory, "log")
-        user = ["--user=mysql"] if os.geteuid() == 0 else []
-        install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", *user]
-        options = ["--auth-root-authentication-method=normal", "--skip-test-db"]
-        subprocess.run([*install, *options], check=True, capture_output=True)
+        # A server that starts removes the temporary tables that it finds, those of others too.
+        common = ["--no-defaults", f"--datadir={data}", f"--tmpdir={directory}"]
+        common += ["--user=mysql"] if os.geteuid() == 0 else []
+        install = ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
+        installed = subprocess.run(install, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        assert installed.returncode == 0, installed.stdout
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         settings = ["--bind-address=127.0.0.1", f"--port={port}", f"--socket={directory}/socket", "--skip-name-resolve"]
         replication = [f"--server-id={server_id}", "--log-bin=binary", "--binlog-format=ROW"]
         quick = ["--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=32M"]
-        command = [MARIADB or "mariadbd", "--no-defaults", f"--datadir={data}", *user, *settings, *replication, *quick]
+        command = [MARIADB or "mariadbd", *common, *settings, *replication, *quick]
         with log.open("w") as output:
             running = subprocess.Popen(command, stdout=output, stderr=output)
         try:
