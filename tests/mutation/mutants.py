@@ -75,7 +75,7 @@ class Mutant(NamedTuple):
 
     def __str__(self) -> str:
         text = self.path.read_text().splitlines()[self.line - 1].strip()
-        return f"{self.path}:{self.line}:{self.column} {type(self.operator).__name__.removeprefix('Replace')}: {text}"
+        return f"{self.path} {type(self.operator).__name__.removeprefix('Replace')}: {text}"
 
     def applied(self, code: str) -> str:
         """The file's text with the change."""
@@ -83,15 +83,21 @@ class Mutant(NamedTuple):
 
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
-    """Each change that can be made to the file."""
+    """Each change that can be made to the file, but for its decorators."""
     nodes = list(ast_nodes(get_ast(path.read_text())))
     for operator in OPERATORS:
         found = ((node, position) for node in nodes for position, _ in operator.mutation_positions(node))
         for occurrence, (node, (line, column)) in enumerate(found):
-            yield Mutant(path, _statement(node).start_pos[0], line, column, operator, occurrence)
+            statement = _statement(node)
+            if statement.type != "decorator" and not _is_separator(node):
+                yield Mutant(path, statement.start_pos[0], line, column, operator, occurrence)
 
 
 def _statement(node: Any) -> Any:
     while not node.type.endswith(("_stmt", "def", "decorator")):
         node = node.parent
     return node
+
+
+def _is_separator(node: Any) -> bool:
+    return node.type == "operator" and node.parent.type in {"parameters", "param"}

@@ -5,7 +5,8 @@ from pathlib import Path
 from tests.mutation.mutants import mutants_of
 
 CODE = """
-async def settle(answers: list[int] | None, now: int) -> bool:
+@dataclass(frozen=True)
+async def settle(answers: list[int] | None, *, now: int) -> bool:
     if answers is not None and now >= -1:
         report(answers)
         await record(answers[0] + now)
@@ -19,17 +20,17 @@ def test_each_change_is_made_alone(tmp_path: Path) -> None:
     path.write_text(CODE)
     changed = {(mutant.line, _changed_line(mutant.applied(CODE))) for mutant in mutants_of(path)}
     assert changed == {
-        (3, "if not answers is not None and now >= -1:"),
-        (3, "if answers is not None or now >= -1:"),
-        (3, "if answers is None and now >= -1:"),
-        (3, "if answers is not None and now > -1:"),
-        (3, "if answers is not None and now < -1:"),
-        (3, "if answers is not None and now >= +1:"),
-        (4, "pass"),
+        (4, "if not answers is not None and now >= -1:"),
+        (4, "if answers is not None or now >= -1:"),
+        (4, "if answers is None and now >= -1:"),
+        (4, "if answers is not None and now > -1:"),
+        (4, "if answers is not None and now < -1:"),
+        (4, "if answers is not None and now >= +1:"),
         (5, "pass"),
-        (5, "await record(answers[0] - now)"),
         (6, "pass"),
-        (7, "return now"),
+        (6, "await record(answers[0] - now)"),
+        (7, "pass"),
+        (8, "return now"),
     }
 
 

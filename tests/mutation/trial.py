@@ -1,0 +1,87 @@
+"""Runs quick tests on a mutant, in a process that is forked from one that has loaded the libraries."""
+
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import CodeType
+
+import pytest
+
+from tests.mutation.mutants import Mutant
+
+LIBRARIES = (
+    "aiosqlite", "alembic.command", "apscheduler", "httpx", "hypothesis", "opentelemetry.sdk.trace", "prometheus_client",
+    "pydantic_settings", "pyreqwest", "pytest_asyncio", "pytest_cov.plugin", "rich.console", "sqlalchemy.dialects.sqlite",
+    "sqlalchemy.orm", "starlette.applications", "structlog", "typer", "uvicorn",
+)  # fmt: skip
+QUIETLY = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""A library that is also a plugin is loaded before pytest starts, of which it would warn."""
+HANGS_AFTER_SECONDS = 120.0
+"""A mutant that hangs is noticed."""
+
+
+def load_libraries() -> None:
+    """Imports what every trial needs; nothing of the project, of which each trial loads a changed one."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+
+
+def survives(mutant: Mutant, tests: Sequence[str], failed: Path) -> bool:
+    """Whether all these tests pass. The name of the one that does not is written to `failed`."""
+    trial = os.fork()
+    if trial == 0:
+        try:
+            os._exit(_run(mutant, tests, failed))
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + HANGS_AFTER_SECONDS
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(trial, os.WNOHANG)
+        if ended:
+            return status == 0
+        time.sleep(0.02)
+    os.killpg(trial, signal.SIGKILL)
+    os.waitpid(trial, 0)
+    return False
+
+
+def _run(mutant: Mutant, tests: Sequence[str], failed: Path) -> int:
+    os.setsid()
+    silence = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(silence, stream)
+    sys.meta_path.insert(0, _Changed(mutant))
+    return pytest.main([*QUIETLY, *tests], plugins=[_Failure(failed)])
+
+
+class _Changed(SourceFileLoader):
+    """Imports the mutant's module as it is changed."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        name = ".".join(mutant.path.with_suffix("").parts).removesuffix(".__init__")
+        super().__init__(name, str(mutant.path.resolve()))
+        self._changed = mutant.applied(mutant.path.read_text())
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
+        """Its own module's alone."""
+        return spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+    def get_code(self, _fullname: str) -> CodeType:
+        """Never from a cache, and not kept in one."""
+        return compile(self._changed, self.path, "exec", dont_inherit=True)
+
+
+class _Failure:
+    def __init__(self, failed: Path) -> None:
+        self._failed = failed
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Notes the test that failed."""
+        if report.failed:
+            self._failed.write_text(report.nodeid)
