@@ -51,7 +51,9 @@ async def composed(settings: Settings, report: Listener) -> AsyncIterator[Parts]
         stack.callback(thread.close)
         await thread.run(schema.check)
         await thread.run(Database.check_isolation)
-        transport = open_transport(settings.concurrency, Network.of(settings))
+        transport = open_transport(
+            settings.concurrency, Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
+        )
         stack.push_async_callback(transport.aclose)
         credentials = open_credentials(settings, transport)
         stack.push_async_callback(credentials.aclose)

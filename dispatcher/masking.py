@@ -36,13 +36,6 @@ def mask_token_url(url: str) -> str:
     return address + question + _mask_pairs(query)
 
 
-def mask_proxy_url(url: str) -> str:
-    """The URL of a proxy without user name and password, which may both be secret."""
-    scheme, _, rest = url.partition("://")
-    secret, at, host = rest.rpartition("@")
-    return f"{scheme}://{MASK if secret else ''}{at}{host}"
-
-
 def mask_query(sql: str) -> str:
     """SQL without its literals; from where they cannot be told apart surely, without the rest."""
     kept: list[str] = []

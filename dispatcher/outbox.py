@@ -10,7 +10,7 @@ from dispatcher import drivers
 from dispatcher.drivers import NO_TRANSACTION, PSYCOPG_IDLE, AsyncDriverConnection, DBAPIConnection, NoTransaction
 from dispatcher.events import Event, subject_of
 from dispatcher.tables import outbox
-from dispatcher.tracing import current_traceparent
+from dispatcher.traceparent import current_traceparent
 
 if TYPE_CHECKING:
     # Who has a session has imported this; the service need not: it takes a tenth of its start and of its memory.

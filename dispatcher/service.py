@@ -33,7 +33,7 @@ __all__ = ["Drained", "Tally", "drain", "run", "run_in_loop"]
 async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """Delivers until SIGTERM or SIGINT (or `stop`), then drains within the grace. A second signal ends the process at once.
 
-    Raises SettingsError, UnusableSchema, UnusableIsolation, PortUnavailable or the database's error if it cannot begin.
+    Raises SettingsError, UnusableNetwork, UnusableSchema, UnusableIsolation, PortUnavailable or the database's error if it cannot begin.
     """
     stop = stop or asyncio.Event()
     stop_on_signals(stop, settings.shutdown_grace)

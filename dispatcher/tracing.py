@@ -27,15 +27,6 @@ _NO_SPAN: Span = nullcontext(lambda _outcome: None)
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
-def current_traceparent() -> str | None:
-    """The W3C trace context of the span that is active here; None if there is none."""
-    if not _INSTALLED:
-        return None
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
-    return carrier.get("traceparent")
-
-
 def delivery_spans() -> DeliverySpan:
     """What opens a span around each request from now on; without a provider of traces, as things stand, it opens none."""
     if not _INSTALLED or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):

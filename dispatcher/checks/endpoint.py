@@ -14,7 +14,7 @@ VERCEL = "api.vercel.com"
 
 
 def check_base_url(settings: Settings, network: Network) -> list[Finding]:
-    """Whether it leads anywhere, safely. Raises SettingsError without certificate authorities."""
+    """Whether it leads anywhere, safely. Raises UnusableNetwork without certificate authorities."""
     url = urlsplit(settings.vercel_base_url)
     is_safe = url.scheme.lower() == "https"
     found: list[Finding] = []

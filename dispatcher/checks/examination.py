@@ -22,8 +22,8 @@ from dispatcher.checks.network import check_network
 from dispatcher.checks.privileges import check_privileges
 from dispatcher.database import Database, first_line, is_unreachable, open_database
 from dispatcher.dialects import UnusableDatabaseUrl
-from dispatcher.settings import Settings, SettingsError
-from dispatcher.transport import Network
+from dispatcher.settings import Settings
+from dispatcher.transport import Network, UnusableNetwork
 
 
 def examine(settings: Settings, installation_id: str | None = None) -> Iterator[Finding]:
@@ -33,9 +33,9 @@ def examine(settings: Settings, installation_id: str | None = None) -> Iterator[
     or `database` is one that the settings, or an unreachable database, are to blame for.
     """
     try:
-        network = Network.of(settings)
+        network = Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
         network.tls_context()
-    except SettingsError as error:
+    except UnusableNetwork as error:
         yield problem("settings", str(error))
         return
     yield from _examine_sources(settings, network, installation_id)

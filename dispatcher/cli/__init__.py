@@ -27,6 +27,7 @@ from dispatcher.database import UnusableIsolation, first_line, is_unreachable
 from dispatcher.dialects import UnusableDatabaseUrl
 from dispatcher.schema import UnusableSchema
 from dispatcher.settings import SettingsError
+from dispatcher.transport import UnusableNetwork
 
 # Typer's module for its usage errors differs from version to version.
 UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -74,7 +75,7 @@ def main() -> None:
         _refuse_usage(error)
     except CommandFailed as error:
         _fail(str(error), error.code)
-    except (SettingsError, UnusableDatabaseUrl) as error:
+    except (SettingsError, UnusableDatabaseUrl, UnusableNetwork) as error:
         _fail(str(error), Exit.USAGE)
     except (UnusableSchema, UnusableIsolation) as error:
         _fail(str(error), Exit.FAILED)

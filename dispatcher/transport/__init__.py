@@ -1,7 +1,7 @@
 """The HTTP edge: one POST, one reply, over the fastest client that is installed. Nothing else knows the HTTP libraries."""
 
 from dispatcher.transport.form import post_form
-from dispatcher.transport.network import Network
+from dispatcher.transport.network import Network, UnusableNetwork
 from dispatcher.transport.reply import (
     Broken,
     NotConnected,
@@ -20,6 +20,7 @@ __all__ = [
     "Request",
     "Transport",
     "TransportFailed",
+    "UnusableNetwork",
     "describe_failure",
     "open_transport",
     "post_form",
@@ -29,7 +30,7 @@ __all__ = [
 def open_transport(concurrency: int, network: Network) -> Transport:
     """The transport for at most `concurrency` requests in flight: pyreqwest, or httpx where that has no wheel.
 
-    Raises SettingsError without certificate authorities.
+    Raises UnusableNetwork without certificate authorities.
     """
     try:
         from dispatcher.transport.reqwest import PyreqwestTransport

@@ -6,11 +6,8 @@ import ssl
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 from urllib.parse import urlsplit
-
-from dispatcher.masking import mask_proxy_url
-from dispatcher.settings import Settings, SettingsError
 
 NO_AUTHORITY = (
     "no certificate authority is found, so that no server can be trusted: install ca-certificates, or correct SSL_CERT_FILE"
@@ -18,6 +15,10 @@ NO_AUTHORITY = (
 )
 _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 """The name of a certificate in a directory, as OpenSSL looks for it."""
+
+
+class UnusableNetwork(ValueError):
+    """The certificate authorities, the CA file or the proxy cannot be used. The text is one line that never holds a secret."""
 
 
 class Store(NamedTuple):
@@ -49,7 +50,7 @@ class Proxies:
 class Network:
     """The authorities of the machine's store (of certifi where it has none) and of `ca_file`; perhaps the environment's proxies.
 
-    Raises SettingsError if no authority is found, if `ca_file` holds none, or if a variable that should name a proxy does not.
+    Raises UnusableNetwork if no authority is found, if `ca_file` holds none, or if a variable that should name a proxy does not.
     """
 
     def __init__(self, ca_file: str | None = None, *, trust_env_proxy: bool = False) -> None:
@@ -62,13 +63,8 @@ class Network:
 
             self.further_authorities += read_certifi()
 
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """As the settings say."""
-        return cls(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
-
     def tls_context(self) -> ssl.SSLContext:
-        """For clients that use Python's own TLS. Raises SettingsError if the store's file cannot be read or holds no certificate."""
+        """For clients that use Python's own TLS. Raises UnusableNetwork if the store's file cannot be read or holds no certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             if self.store is not None:
@@ -76,22 +72,22 @@ class Network:
             if self.further_authorities:
                 context.load_verify_locations(cadata=b"".join(self.further_authorities))
         except OSError:
-            raise SettingsError(NO_AUTHORITY) from None
+            raise UnusableNetwork(NO_AUTHORITY) from None
         return context
 
     def detour(self, url: str) -> str:
         """What a message about a request to this URL ends with: ` through the proxy …`, without its password, or nothing."""
         proxy = self.proxies.proxy_of(url)
-        return "" if proxy is None else f" through the proxy {mask_proxy_url(proxy)}"
+        return "" if proxy is None else f" through the proxy {_mask_proxy(proxy)}"
 
 
 def _find_store() -> Store | None:
-    """Where OpenSSL and rustls look, too. Raises SettingsError if the environment names a place where there is nothing."""
+    """Where OpenSSL and rustls look, too. Raises UnusableNetwork if the environment names a place where there is nothing."""
     file, directories = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file is not None or directories is not None:
         found = _existing(file, directories)
         if found is None:
-            raise SettingsError(NO_AUTHORITY)
+            raise UnusableNetwork(NO_AUTHORITY)
         return found
     places = ssl.get_default_verify_paths()
     return _existing(places.cafile, places.capath)
@@ -114,16 +110,16 @@ def _read_ca_file(path: str) -> tuple[bytes, ...]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if not Path(path).is_file():
-            raise SettingsError(f"DISPATCHER_CA_FILE names no file ({path}): mount it, or correct the path")
+            raise UnusableNetwork(f"DISPATCHER_CA_FILE names no file ({path}): mount it, or correct the path")
         context.load_verify_locations(path)
     except ssl.SSLError:
-        raise SettingsError(
+        raise UnusableNetwork(
             f"DISPATCHER_CA_FILE holds no certificate ({path}): write the authority's, as PEM"
         ) from None
     except OSError as error:
-        raise SettingsError(f"DISPATCHER_CA_FILE cannot be read ({path}): {error.strerror}") from None
+        raise UnusableNetwork(f"DISPATCHER_CA_FILE cannot be read ({path}): {error.strerror}") from None
     if not (found := context.get_ca_certs(binary_form=True)):
-        raise SettingsError(
+        raise UnusableNetwork(
             f"DISPATCHER_CA_FILE holds no certificate of an authority ({path}): write the authority's, not the server's"
         )
     return tuple(found)
@@ -148,8 +144,15 @@ def _check_proxy(scheme: str, url: str | None) -> str | None:
         usable = False
     # Behind the host there is nothing: else a part of the password may have been taken for the host.
     if not usable or parts.path not in ("", "/") or parts.query or parts.fragment or not url.isprintable():
-        raise SettingsError(
+        raise UnusableNetwork(
             f"{scheme.upper()}_PROXY (or ALL_PROXY) is not the URL of a proxy: write one like http://user:password@proxy.example.com:3128,"
             " and in the user's name and the password %40 for @, %2F for /, %3F for ? and %23 for #"
         )
     return url
+
+
+def _mask_proxy(url: str) -> str:
+    """The URL without user name and password, which may both be secret."""
+    scheme, _, rest = url.partition("://")
+    secret, at, host = rest.rpartition("@")
+    return f"{scheme}://{'***' if secret else ''}{at}{host}"

@@ -51,7 +51,7 @@ class PortableTransport:
     """See `Transport`: httpx's own, one for each request in flight, for the time that its pool takes grows with their square."""
 
     def __init__(self, network: Network) -> None:
-        """Raises SettingsError without certificate authorities."""
+        """Raises UnusableNetwork without certificate authorities."""
         # At DEBUG httpcore writes the headers of every answer, and an answer may repeat the credential.
         logging.getLogger("httpcore").setLevel(logging.WARNING)
         self._network = network

@@ -11,8 +11,7 @@ from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response
 
-from dispatcher.settings import SettingsError
-from dispatcher.transport.network import NO_AUTHORITY, Network
+from dispatcher.transport.network import NO_AUTHORITY, Network, UnusableNetwork
 from dispatcher.transport.reply import Broken, NotConnected, Reply, Request
 
 # All that is ever read of an answer's head: each name costs time.
@@ -25,7 +24,7 @@ class PyreqwestTransport:
     """See `Transport`. The client has the same deadline, but answers that keep it busy can make it miss it by seconds."""
 
     def __init__(self, concurrency: int, network: Network) -> None:
-        """Raises SettingsError without certificate authorities."""
+        """Raises UnusableNetwork without certificate authorities."""
         self._network = network
         builder = ClientBuilder().http1_only().follow_redirects(False).referer(False)
         builder = builder.gzip(False).brotli(False).zstd(False).deflate(False)
@@ -33,7 +32,7 @@ class PyreqwestTransport:
         try:
             self._client = _on(network, builder).build()
         except ValueError:  # the client's own error, while it is put together
-            raise SettingsError(NO_AUTHORITY) from None
+            raise UnusableNetwork(NO_AUTHORITY) from None
 
     async def post(self, request: Request) -> Reply:
         deadline = asyncio.get_running_loop().time() + request.timeout

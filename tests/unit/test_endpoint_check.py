@@ -25,7 +25,7 @@ async def test_check_connects_through_the_proxy_and_sends_nothing(
     async with running(DELIVERED, tls=certified(authority)) as server, proxying(login) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://{f'{QUOTED_LOGIN}@' if login else ''}127.0.0.1:{proxy.port}")
         settings = Settings(vercel_base_url=server.url, ca_file=ca_file, trust_env_proxy=True)
-        network = Network.of(settings)
+        network = Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
         (found,) = await asyncio.to_thread(check_base_url, settings, network)
         (_, route) = check_network(settings, network)
     shown = f"through the proxy http://{'***@' if login else ''}127.0.0.1:{proxy.port}"
@@ -40,7 +40,9 @@ async def test_check_blames_the_proxy_that_does_not_connect(port: int, monkeypat
     async with proxying(b"another") as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://{QUOTED_LOGIN}@127.0.0.1:{port or proxy.port}")
         settings = Settings(trust_env_proxy=True)
-        (found,) = await asyncio.to_thread(check_base_url, settings, Network.of(settings))
+        (found,) = await asyncio.to_thread(
+            check_base_url, settings, Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
+        )
     assert found.level is Level.PROBLEM
     assert re.search(r"api\.vercel\.com port 443 cannot be reached through the proxy http://\*\*\*@127", found.what)
     assert "HTTPS_PROXY" in found.what
@@ -69,7 +71,7 @@ async def test_check_tells_what_speaks_no_tls_and_what_does_not_answer(monkeypat
 def test_check_does_not_try_what_a_connection_would_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "https://127.0.0.1:1")
     settings = Settings(trust_env_proxy=True)
-    (found,) = check_base_url(settings, Network.of(settings))
+    (found,) = check_base_url(settings, Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy))
     assert found.level is Level.OK
     assert "not tried" in found.what
 
@@ -83,6 +85,6 @@ def test_check_names_the_hosts_that_are_asked_directly(monkeypatch: pytest.Monke
         oauth_client_id="me",
         oauth_client_secret=SecretStr("s"),
     )
-    _, vercel, tokens = check_network(settings, Network.of(settings))
+    _, vercel, tokens = check_network(settings, Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy))
     assert vercel.what == "api.vercel.com is reached directly"
     assert tokens.what == "tokens.test is reached through the proxy http://127.0.0.1:1"

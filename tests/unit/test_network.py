@@ -15,8 +15,8 @@ import trustme
 
 from dispatcher.checks.network import check_network
 from dispatcher.policy import OutcomeKind
-from dispatcher.settings import Settings, SettingsError
-from dispatcher.transport import Network, Transport, post_form
+from dispatcher.settings import Settings
+from dispatcher.transport import Network, Transport, UnusableNetwork, post_form
 from dispatcher.transport.portable import PortableTransport
 from dispatcher.transport.reqwest import PyreqwestTransport
 from tests.conftest import not_tested
@@ -116,7 +116,7 @@ def test_a_store_that_the_environment_names_and_that_is_not_there_is_refused(
     variable: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, path)
-    with pytest.raises(SettingsError, match="correct SSL_CERT_FILE"):
+    with pytest.raises(UnusableNetwork, match="correct SSL_CERT_FILE"):
         Network()
 
 
@@ -125,7 +125,7 @@ def test_a_store_without_a_certificate_is_refused(
 ) -> None:
     (tmp_path / "empty.pem").touch()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "empty.pem"))
-    with pytest.raises(SettingsError, match="correct SSL_CERT_FILE"):
+    with pytest.raises(UnusableNetwork, match="correct SSL_CERT_FILE"):
         opening(Network())
 
 
@@ -147,7 +147,7 @@ def test_a_file_without_an_authority_is_refused_in_one_line(kind: str, tmp_path:
     make, problem = BAD_FILES[kind]
     path = tmp_path / "bad.pem"
     make(path)
-    with pytest.raises(SettingsError, match=rf"DISPATCHER_CA_FILE.*({problem}).*{path}") as refused:
+    with pytest.raises(UnusableNetwork, match=rf"DISPATCHER_CA_FILE.*({problem}).*{path}") as refused:
         Network(str(path))
     assert "\n" not in str(refused.value)
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
@@ -249,7 +249,7 @@ async def test_a_proxy_that_does_not_connect_is_named_without_its_password(
 )
 def test_what_is_no_proxy_is_refused_without_a_part_of_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", url)
-    with pytest.raises(SettingsError, match=r"HTTPS_PROXY .*is not the URL of a proxy") as refused:
+    with pytest.raises(UnusableNetwork, match=r"HTTPS_PROXY .*is not the URL of a proxy") as refused:
         Network(trust_env_proxy=True)
     assert PROXY_CANARY not in str(refused.value)
     assert refused.value.__suppress_context__ or refused.value.__context__ is None

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace import TracerProvider
 
-from dispatcher import ResourceUpdated, publish, tracing
+from dispatcher import ResourceUpdated, publish, traceparent, tracing
 from dispatcher.events import Subject, is_traceparent
 from dispatcher.outbox import insert_event
 from dispatcher.policy import Outcome, OutcomeKind
@@ -122,7 +122,8 @@ def test_nothing_is_exported_unless_an_endpoint_is_named(monkeypatch: pytest.Mon
 
 def test_without_opentelemetry_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "_INSTALLED", False)
-    assert tracing.current_traceparent() is None
+    monkeypatch.setattr(traceparent, "_INSTALLED", False)
+    assert traceparent.current_traceparent() is None
     with tracing.delivery_spans()(SUBJECT, 1, TRACEPARENT) as conclude:
         conclude(Outcome(OutcomeKind.DELIVERED))
     tracing.export_traces()()
