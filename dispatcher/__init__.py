@@ -5,10 +5,10 @@ with Session.begin() as session:
     publish(session, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
 """
 
-from dispatcher.drivers import NoTransaction
-from dispatcher.events import InstallationUpdated, ResourceUpdated
-from dispatcher.outbox import apublish, insert_event, publish
-from dispatcher.tables import attach_tables, include_object, metadata
+from dispatcher.outbox.drivers import NoTransaction
+from dispatcher.outbox.events import InstallationUpdated, ResourceUpdated
+from dispatcher.outbox.publisher import apublish, insert_event, publish
+from dispatcher.outbox.tables import attach_tables, include_object, metadata
 
 __all__ = [
     "InstallationUpdated",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from dispatcher.drivers import DBAPIConnection
-from dispatcher.events import Event, parse_event
-from dispatcher.outbox import connection_of
-from dispatcher.tables import outbox
+from dispatcher.outbox.drivers import DBAPIConnection
+from dispatcher.outbox.events import Event, parse_event
+from dispatcher.outbox.publisher import connection_of
+from dispatcher.outbox.tables import outbox
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -1,14 +1,14 @@
-"""Runs the migrations: on the connection or for the dialect that `dispatcher.schema` hands over, or, when it is Alembic's own command
-that runs, on the database of the DISPATCHER_… settings."""
+"""Runs the migrations: on the connection or for the dialect that `dispatcher.database.schema` hands over, or, when it is
+Alembic's own command that runs, on the database of the DISPATCHER_… settings."""
 
 from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection
 
-from dispatcher.database import open_database
-from dispatcher.settings import load_settings
-from dispatcher.tables import VERSION_TABLE, metadata
+from dispatcher.database.transactions import open_database
+from dispatcher.outbox.tables import VERSION_TABLE, metadata
+from dispatcher.settings.settings import load_settings
 
 attributes = context.config.attributes
 

@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from dispatcher import schema
-from dispatcher.database import Database, open_database
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
 from tests.contract.databases import EVERY
 from tests.contract.servers import PGBOUNCER, database_of_this_worker, own_postgresql, pgbouncer_before
 from tests.second_try import (  # noqa: F401 (hooks)
@@ -112,7 +112,7 @@ def bare_database(
 ) -> Iterator[Database]:
     """The dispatcher's own view of it, without tables. On a busy machine, too, a step still waits for a lock when the test looks."""
     for dialect in ("postgresql", "mysql"):
-        monkeypatch.setattr(f"dispatcher.dialects.{dialect}.LOCK_TIMEOUT", 10)
+        monkeypatch.setattr(f"dispatcher.database.transactions.{dialect}.LOCK_TIMEOUT", 10)
     opened = open_database(database_url, SCHEMA if server == "postgresql-schema" else None)
     if opened.schema:
         with opened.engine.begin() as connection:

@@ -23,10 +23,10 @@ from dispatcher.cli import (
 )
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.output import shown
-from dispatcher.database import UnusableIsolation, first_line, is_unreachable
-from dispatcher.dialects import UnusableDatabaseUrl
-from dispatcher.schema import UnusableSchema
-from dispatcher.settings import SettingsError
+from dispatcher.database.engine import UnusableDatabaseUrl
+from dispatcher.database.schema import UnusableSchema
+from dispatcher.database.transactions import UnusableIsolation, first_line, is_unreachable
+from dispatcher.settings.settings import SettingsError
 from dispatcher.transport import UnusableNetwork
 
 # Typer's module for its usage errors differs from version to version.

@@ -8,7 +8,7 @@ import typer
 from dispatcher.cli.exits import Exit
 from dispatcher.cli.options import AsJson
 from dispatcher.cli.output import print_columns, print_json, shown
-from dispatcher.settings import describe, load_settings
+from dispatcher.settings.settings import describe, load_settings
 
 app = typer.Typer()
 
@@ -27,7 +27,7 @@ def check(
 
     Exit codes: 0 nothing is wrong (warnings aside), 1 something is, 2 the settings are, 75 the database cannot be reached.
     """
-    from dispatcher.checks import Level, examine
+    from dispatcher.inspection.checks import Level, examine
 
     settings = load_settings()
     if as_json:

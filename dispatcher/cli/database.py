@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dispatcher import schema
 from dispatcher.cli.exits import CommandFailed
-from dispatcher.database import Database, open_database
-from dispatcher.settings import Settings
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.settings.settings import Settings
 
 
 @contextmanager

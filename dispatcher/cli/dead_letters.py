@@ -7,15 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from dispatcher.attempts import Attempt
 from dispatcher.cli.confirmation import confirm, progress
 from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, DryRun, Limit, Yes
 from dispatcher.cli.output import age, number, print_columns, print_facts, print_json, shown
 from dispatcher.cli.signature import By, Note, sign
-from dispatcher.database import Database
-from dispatcher.dead_letters import (
+from dispatcher.database.transactions import Database
+from dispatcher.inspection.dead_letters import (
     ADVICE,
     DeadLetter,
     Filter,
@@ -26,9 +25,10 @@ from dispatcher.dead_letters import (
     plan,
     replay,
 )
-from dispatcher.durations import parse_duration
-from dispatcher.policy import DeadLetterReason
-from dispatcher.settings import Settings, load_settings
+from dispatcher.policy.decision import DeadLetterReason
+from dispatcher.settings.durations import parse_duration
+from dispatcher.settings.settings import Settings, load_settings
+from dispatcher.store.attempts_read import Attempt
 
 app = typer.Typer(
     name="dead-letters", no_args_is_help=True, help="Show, replay and discard what could not be delivered."

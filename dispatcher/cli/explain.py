@@ -11,10 +11,10 @@ from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, Limit
 from dispatcher.cli.output import print_columns, print_json, shown
-from dispatcher.explanation import Entry
-from dispatcher.explanation import explain as find_explanation
-from dispatcher.outlook import Graces
-from dispatcher.settings import load_settings
+from dispatcher.inspection.explanation import Entry
+from dispatcher.inspection.explanation import explain as find_explanation
+from dispatcher.inspection.outlook import Graces
+from dispatcher.settings.settings import load_settings
 
 app = typer.Typer()
 

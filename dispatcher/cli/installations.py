@@ -10,7 +10,7 @@ from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, DryRun, Limit, Yes
 from dispatcher.cli.output import number, print_columns, print_json, shown
-from dispatcher.installations import (
+from dispatcher.inspection.installations import (
     FOREVER,
     Installation,
     count_waiting,
@@ -19,7 +19,7 @@ from dispatcher.installations import (
     purge,
     resume,
 )
-from dispatcher.settings import load_settings
+from dispatcher.settings.settings import load_settings
 
 app = typer.Typer(name="installations", no_args_is_help=True, help="List, pause, resume and purge installations.")
 

@@ -10,10 +10,10 @@ from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson
 from dispatcher.cli.output import print_json, shown
-from dispatcher.events import Event, InstallationUpdated, ResourceUpdated, subject_of
-from dispatcher.outbox import row_of
-from dispatcher.settings import load_settings
-from dispatcher.tables import outbox
+from dispatcher.outbox.events import Event, InstallationUpdated, ResourceUpdated, subject_of
+from dispatcher.outbox.publisher import row_of
+from dispatcher.outbox.tables import outbox
+from dispatcher.settings.settings import load_settings
 
 app = typer.Typer()
 

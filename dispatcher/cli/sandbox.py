@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.setting_values import parse_rate_limit, parse_token
+from dispatcher.settings.values import parse_rate_limit, parse_token
 
 T = TypeVar("T")
 Given = TypeVar("Given")
@@ -44,8 +44,8 @@ def sandbox(
     curl http://127.0.0.1:8377/faults -d '{"status": 401, "installation_id": "icfg_1"}'
     curl http://127.0.0.1:8377/faults -d '{"cut": "after", "delay": 2, "resource_id": "db_1", "times": 1}'
     """
-    from dispatcher.http_server import PortUnavailable
     from dispatcher.sandbox import serve
+    from dispatcher.service.http_server import PortUnavailable
 
     limit = _read("--rate-limit", parse_rate_limit, rate_limit)
     tokens = {_read("--token", parse_token, one).get_secret_value() for one in token or ()}

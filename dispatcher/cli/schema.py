@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from dispatcher import schema
-from dispatcher.bell import trigger_sql
 from dispatcher.cli.database import opened
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import DialectName
-from dispatcher.setting_values import parse_schema
-from dispatcher.settings import load_settings
+from dispatcher.database import schema
+from dispatcher.database.notifier import trigger_sql
+from dispatcher.settings.settings import load_settings
+from dispatcher.settings.values import parse_schema
 
 app = typer.Typer()
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.process_limits import prepare_process
-from dispatcher.settings import load_settings
+from dispatcher.service.process_limits import prepare_process
+from dispatcher.settings.settings import load_settings
 from dispatcher.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from dispatcher.service import Tally
+    from dispatcher.service.service import Tally
 
 HEALTH_TIMEOUT_SECONDS = 5
 
@@ -23,8 +23,8 @@ app = typer.Typer()
 @app.command()
 def run() -> None:
     """Deliver events until SIGTERM; then finish what is in flight, and end."""
-    from dispatcher import service
-    from dispatcher.http_server import PortUnavailable
+    from dispatcher.service import service
+    from dispatcher.service.http_server import PortUnavailable
 
     prepare_process()
     settings = load_settings()
@@ -42,7 +42,7 @@ def drain(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Deliver what is due and end: for cron and Kubernetes jobs. Exit code 5 if something is left waiting."""
-    from dispatcher import service
+    from dispatcher.service import service
 
     prepare_process()
     settings = load_settings()

@@ -10,9 +10,9 @@ import typer
 from dispatcher.cli.database import checked
 from dispatcher.cli.options import AsJson
 from dispatcher.cli.output import age, print_facts, print_json, shown
-from dispatcher.database import Database
-from dispatcher.settings import load_settings
-from dispatcher.status import LastRequest, Recent, Status, concerns, read_status
+from dispatcher.database.transactions import Database
+from dispatcher.inspection.status import LastRequest, Recent, Status, concerns, read_status
+from dispatcher.settings.settings import load_settings
 
 app = typer.Typer()
 

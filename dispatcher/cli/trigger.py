@@ -6,7 +6,7 @@ import typer
 
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import DialectName
-from dispatcher.trigger import UnusableName, Watched, trigger_sql
+from dispatcher.outbox.trigger import UnusableName, Watched, trigger_sql
 
 app = typer.Typer()
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from dispatcher.sandbox.errors import RATE_LIMITED, refuse
 from dispatcher.sandbox.quota import Quota
 from dispatcher.sandbox.received import LONGEST_BODY, bearer_token
-from dispatcher.settings import RateLimit
+from dispatcher.settings.settings import RateLimit
 
 
 class _Closed(BaseModel):

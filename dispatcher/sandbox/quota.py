@@ -3,7 +3,7 @@
 import math
 from collections import deque
 
-from dispatcher.settings import RateLimit
+from dispatcher.settings.settings import RateLimit
 
 
 class Quota:

@@ -13,8 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dispatcher.hosts import is_local
-from dispatcher.http_server import serving
+from dispatcher.database.hosts import is_local
 from dispatcher.sandbox.connection import Connection, InFlight, connection_of, stays
 from dispatcher.sandbox.control import Control
 from dispatcher.sandbox.endpoint import Endpoint
@@ -28,7 +27,8 @@ from dispatcher.sandbox.received import (
     read_json,
     resource_in,
 )
-from dispatcher.settings import RateLimit
+from dispatcher.service.http_server import serving
+from dispatcher.settings.settings import RateLimit
 
 RATE_LIMIT = RateLimit(60, 60.0)
 """Vercel's own: "Installation event create per minute"."""

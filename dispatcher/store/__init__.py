@@ -3,9 +3,8 @@
 One lock order everywhere: the collector's row, installations, deliveries; each in key order.
 """
 
-from dispatcher.store.claim import LONG_AGO, claim, fair_share, pull, renew
-from dispatcher.store.collect import LOWEST_ID, collect, collect_installation
-from dispatcher.store.look import Work, look
+from dispatcher.store.collection import LOWEST_ID, collect, collect_installation
+from dispatcher.store.leases import LONG_AGO, claim, fair_share, pull, renew
 from dispatcher.store.records import (
     READ,
     Answer,
@@ -18,9 +17,10 @@ from dispatcher.store.records import (
     Settled,
     Suspects,
 )
-from dispatcher.store.settle import settle
+from dispatcher.store.settlement import settle
 from dispatcher.store.suspects import pull_suspects
 from dispatcher.store.sweep import check_writes, mend, prune
+from dispatcher.store.work import Work, look
 
 __all__ = [
     "LONG_AGO",

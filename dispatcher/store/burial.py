@@ -8,10 +8,10 @@ from functools import cache
 import sqlalchemy as sa
 from sqlalchemy import Connection, Executable
 
-from dispatcher.dialects import Dialect
-from dispatcher.policy import DeadLetterReason
+from dispatcher.database.dialect import Dialect
+from dispatcher.outbox.tables import dead_letter, delivery
+from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.store.records import ANNOUNCED, VERSION, Delivery
-from dispatcher.tables import dead_letter, delivery
 
 
 @dataclass(frozen=True, slots=True)

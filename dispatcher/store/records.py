@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
-from dispatcher.events import Subject
-from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
 
 VERSION = ("subject_key", "version")
 """What a settlement must still find: the row as the last collection left it. Each collection draws a version of its own, because

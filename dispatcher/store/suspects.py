@@ -11,13 +11,13 @@ from functools import cache
 
 from sqlalchemy import Connection, Executable
 
-from dispatcher.database import Database
-from dispatcher.dialects import Dialect
-from dispatcher.policy import DeadLetterReason
+from dispatcher.database.dialect import Dialect
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import delivery
+from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.store.burial import Burial, bury
-from dispatcher.store.claim import first_due, renew_ours
+from dispatcher.store.leases import first_due, renew_ours
 from dispatcher.store.records import Delivery, Suspects
-from dispatcher.tables import delivery
 
 ERROR = "the dispatcher stopped without an answer each time this was due: see its logs at those times"
 

@@ -7,9 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Table
 
-from dispatcher.database import Database
-from dispatcher.dialects import Dialect
-from dispatcher.tables import attempt, collector, dead_letter, delivery, installation
+from dispatcher.database.dialect import Dialect
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import attempt, collector, dead_letter, delivery, installation
 
 CHUNK = 500
 OVERDUE = timedelta(minutes=1)

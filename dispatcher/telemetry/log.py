@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from dispatcher.policy import Action
+from dispatcher.policy.decision import Action
 from dispatcher.telemetry.repetition import Repetition
 from dispatcher.telemetry.reports import (
     Attempted,

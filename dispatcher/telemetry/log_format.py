@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from dispatcher.settings import LogFormat, LogLevel
+from dispatcher.settings.settings import LogFormat, LogLevel
 
 
 def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:

@@ -5,7 +5,7 @@ import time
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as Total
 
-from dispatcher.policy import Action, DeadLetterReason, OutcomeKind, PauseReason
+from dispatcher.policy.decision import Action, DeadLetterReason, OutcomeKind, PauseReason
 from dispatcher.telemetry.reports import (
     Attempted,
     BreakerTurned,

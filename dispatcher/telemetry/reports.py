@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dispatcher.events import Subject
-from dispatcher.policy import Decision, Outcome, PauseReason
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import Decision, Outcome, PauseReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from dispatcher.policy import Action, OutcomeKind
+from dispatcher.policy.decision import Action, OutcomeKind
 from dispatcher.telemetry.reports import Attempted
 
 FEWEST = 50

@@ -1,8 +1,6 @@
 """The HTTP edge: one POST, one reply, over the fastest client that is installed. Nothing else knows the HTTP libraries."""
 
-from dispatcher.transport.form import post_form
-from dispatcher.transport.network import Network, UnusableNetwork
-from dispatcher.transport.reply import (
+from dispatcher.transport.exchange import (
     Broken,
     NotConnected,
     Reply,
@@ -11,6 +9,8 @@ from dispatcher.transport.reply import (
     TransportFailed,
     describe_failure,
 )
+from dispatcher.transport.form import post_form
+from dispatcher.transport.network import Network, UnusableNetwork
 
 __all__ = [
     "Broken",

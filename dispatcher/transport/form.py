@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from urllib.parse import urlencode, urlsplit
 
-from dispatcher.transport.reply import Broken, NotConnected, Request, Transport, TransportFailed, describe_failure
+from dispatcher.transport.exchange import Broken, NotConnected, Request, Transport, TransportFailed, describe_failure
 
 _HEADERS = {
     "content-type": "application/x-www-form-urlencoded",

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from dispatcher.transport.exchange import Broken, NotConnected, Reply, Request
 from dispatcher.transport.network import Network
-from dispatcher.transport.reply import Broken, NotConnected, Reply, Request
 
 _IDLE_CONNECTION = 30.0
 

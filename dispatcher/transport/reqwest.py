@@ -11,8 +11,8 @@ from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response
 
+from dispatcher.transport.exchange import Broken, NotConnected, Reply, Request
 from dispatcher.transport.network import NO_AUTHORITY, Network, UnusableNetwork
-from dispatcher.transport.reply import Broken, NotConnected, Reply, Request
 
 # All that is ever read of an answer's head: each name costs time.
 _READ_OF_SUCCESS = ("date", "x-ratelimit-remaining", "x-ratelimit-reset", "x-vercel-id")

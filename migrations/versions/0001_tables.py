@@ -1,4 +1,4 @@
-"""The tables of the first release. A copy, on purpose: `dispatcher/tables.py` goes on, this revision does not.
+"""The tables of the first release. A copy, on purpose: `dispatcher/outbox/tables.py` goes on, this revision does not.
 
 Revision: 0001
 """
@@ -10,7 +10,8 @@ from alembic import context, op
 from sqlalchemy import CheckConstraint, Column, Identity, Index, Integer, MetaData, SmallInteger, Table
 from sqlalchemy.schema import CreateIndex, CreateTable, DropTable
 
-from dispatcher.dialects.columns import (
+from dispatcher.database.schema import already_made
+from dispatcher.outbox.columns import (
     STORAGE,
     Timestamp,
     counter,
@@ -23,7 +24,6 @@ from dispatcher.dialects.columns import (
     partial,
     text,
 )
-from dispatcher.schema import already_made
 
 revision = "0001"
 down_revision = None

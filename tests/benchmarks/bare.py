@@ -6,8 +6,8 @@
 import asyncio
 import sys
 
-from dispatcher.events import RESOURCE_UPDATED, Subject
-from dispatcher.service import run_in_loop
+from dispatcher.outbox.events import RESOURCE_UPDATED, Subject
+from dispatcher.service.service import run_in_loop
 from dispatcher.transport import Network, Request, open_transport
 
 

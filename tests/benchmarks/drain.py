@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from dispatcher.database import open_database
+from dispatcher.database.transactions import open_database
 from tests.benchmarks.events import commit, fresh, wait_until_delivered
 from tests.benchmarks.machine import Machine, Sink
 from tests.benchmarks.programs import Used, dispatcher, run, running, settings

@@ -4,10 +4,10 @@ import time
 
 import sqlalchemy as sa
 
-from dispatcher import schema
-from dispatcher.database import Database
-from dispatcher.events import RESOURCE_UPDATED
-from dispatcher.tables import delivery, installation, outbox
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.events import RESOURCE_UPDATED
+from dispatcher.outbox.tables import delivery, installation, outbox
 from tests.contract.crowd import n, named, numbers, unlimited
 
 

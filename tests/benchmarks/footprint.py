@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from dispatcher.database import Database, open_database
+from dispatcher.database.transactions import Database, open_database
 from tests.benchmarks.events import commit, fresh, wait_until_delivered
 from tests.benchmarks.machine import Machine, Sink, postgresql
 from tests.benchmarks.programs import dispatcher, running, settings

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dispatcher import ResourceUpdated, insert_event
-from dispatcher.bell import trigger_sql
-from dispatcher.database import Database, open_database
+from dispatcher.database.notifier import trigger_sql
+from dispatcher.database.transactions import Database, open_database
 from tests.benchmarks.events import commit, fresh, wait_until_delivered
 from tests.benchmarks.machine import Machine, Sink
 from tests.benchmarks.programs import dispatcher, running, settings

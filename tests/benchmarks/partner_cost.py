@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from dispatcher.bell import trigger_sql
-from dispatcher.database import Database, open_database
+from dispatcher.database.notifier import trigger_sql
+from dispatcher.database.transactions import Database, open_database
 from tests.benchmarks.events import fresh
 from tests.benchmarks.machine import Machine, find
 from tests.benchmarks.programs import dispatcher, running, settings

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from dispatcher import store
-from dispatcher.database import Database, open_database
-from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
-from dispatcher.tables import outbox
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.tables import outbox
+from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
 from tests.benchmarks.events import commit, fresh
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.table import Line, median_ratio

@@ -15,9 +15,9 @@ from unittest import mock
 
 import pytest
 
-from dispatcher import schema
 from dispatcher.cli import main
-from dispatcher.database import Database, open_database
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
 
 COMMAND = Path(sys.executable).with_name("dispatcher")
 DEADLINE = 60

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 import trustme
 
-from dispatcher.database import Database
-from dispatcher.tables import installation
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import installation
 from tests.cli.conftest import Ended, Terminal
 
 TOKEN = "t0ken-of-the-test"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.database import Database
-from dispatcher.tables import VERSION_TABLE
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import VERSION_TABLE
 from tests.cli.conftest import COMMAND, Terminal
 
 READING = [

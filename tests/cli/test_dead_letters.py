@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.database import Database
-from dispatcher.dead_letters import ADVICE
-from dispatcher.policy import DeadLetterReason
-from dispatcher.tables import dead_letter, outbox
+from dispatcher.database.transactions import Database
+from dispatcher.inspection.dead_letters import ADVICE
+from dispatcher.outbox.tables import dead_letter, outbox
+from dispatcher.policy.decision import DeadLetterReason
 from tests.cli.conftest import COMMAND, Terminal
 
 

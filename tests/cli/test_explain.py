@@ -1,9 +1,10 @@
 """`dispatcher explain`."""
 
-from dispatcher import installations, store
-from dispatcher.database import Database
-from dispatcher.events import ResourceUpdated
-from dispatcher.outbox import insert_event
+from dispatcher import store
+from dispatcher.database.transactions import Database
+from dispatcher.inspection import installations
+from dispatcher.outbox.events import ResourceUpdated
+from dispatcher.outbox.publisher import insert_event
 from tests.cli.conftest import Terminal
 
 KEYS = [

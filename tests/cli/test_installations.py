@@ -3,10 +3,10 @@
 import sqlalchemy as sa
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.events import ResourceUpdated
-from dispatcher.outbox import insert_event
-from dispatcher.tables import installation
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.events import ResourceUpdated
+from dispatcher.outbox.publisher import insert_event
+from dispatcher.outbox.tables import installation
 from tests.cli.conftest import Terminal
 
 

@@ -3,8 +3,8 @@
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.database import Database
-from dispatcher.tables import outbox
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import outbox
 from tests.cli.conftest import Terminal
 
 

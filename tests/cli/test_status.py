@@ -8,8 +8,8 @@ import time
 
 import sqlalchemy as sa
 
-from dispatcher.database import Database
-from dispatcher.tables import outbox
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import outbox
 from tests.cli.conftest import COMMAND, Terminal
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.trigger import Watched
+from dispatcher.outbox.trigger import Watched
 from tests.cli.conftest import Terminal
 
 COLUMNS = ("--installation-column", "installation", "--resource-column", "id")

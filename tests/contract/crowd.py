@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, FromClause
 
-from dispatcher.database import Database
-from dispatcher.events import RESOURCE_UPDATED
-from dispatcher.policy import DeadLetterReason, PauseReason
-from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.events import RESOURCE_UPDATED
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.policy.decision import DeadLetterReason, PauseReason
 
 DELIVERIES = 10**6
 OF_ONE = DELIVERIES // 2

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection, event
 
-from dispatcher.database import Database
+from dispatcher.database.transactions import Database
 
 _ONE_ROW = "vercel_collector"
 _ENDLESS = 100_000

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher import schema
-from dispatcher.database import Database, open_database
-from dispatcher.tables import VERSION_TABLE
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.tables import VERSION_TABLE
 
 GUIDE = Path(__file__).parents[2] / "deploy" / "README.md"
 ROLES = ("application", "dispatcher", "migrator")

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sqlalchemy import URL, make_url
 
-from dispatcher.dialects import open_engine
+from dispatcher.database.engine import open_engine
 
 SETTINGS = """
 max_connections = 200

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.policy import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
-from dispatcher.tables import installation
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import installation
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
 
 LEASE = timedelta(seconds=60)
 ID = "icfg_1"

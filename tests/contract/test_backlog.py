@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.backlog import measure
-from dispatcher.database import Database
-from dispatcher.policy import Action, Decision
-from dispatcher.tables import delivery, installation
+from dispatcher.database.transactions import Database
+from dispatcher.inspection.backlog import measure
+from dispatcher.outbox.tables import delivery, installation
+from dispatcher.policy.decision import Action, Decision
 from tests.contract.steps import REJECTED, claim, settle, write
 
 

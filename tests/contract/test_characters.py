@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher import schema, store
-from dispatcher.database import Database, open_database
-from dispatcher.events import INSTALLATION_UPDATED, RESOURCE_UPDATED, parse_event
-from dispatcher.tables import dead_letter, outbox
+from dispatcher import store
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.events import INSTALLATION_UPDATED, RESOURCE_UPDATED, parse_event
+from dispatcher.outbox.tables import dead_letter, outbox
 from tests.contract.databases import on_mysql, on_sqlite
 from tests.contract.servers import narrow_database
 from tests.contract.steps import count

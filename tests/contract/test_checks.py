@@ -12,12 +12,19 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher import schema
-from dispatcher.checks import Finding, Level, examine
-from dispatcher.checks.database import check_clock, check_isolation, check_tables, check_tls, check_wakeup, check_writes
-from dispatcher.checks.privileges import check_privileges
-from dispatcher.database import Database, is_unreachable, open_database
-from dispatcher.settings import Settings, Wakeup
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, is_unreachable, open_database
+from dispatcher.inspection.checks import Finding, Level, examine
+from dispatcher.inspection.checks.database import (
+    check_clock,
+    check_isolation,
+    check_tables,
+    check_tls,
+    check_wakeup,
+    check_writes,
+)
+from dispatcher.inspection.checks.privileges import check_privileges
+from dispatcher.settings.settings import Settings, Wakeup
 from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
 
 Role = tuple[Engine, Database]
@@ -131,9 +138,13 @@ def test_clocks_that_differ_are_told(
     database: Database, monkeypatch: pytest.MonkeyPatch, hours: int, expected: str
 ) -> None:
     real = time.time
-    monkeypatch.setattr("dispatcher.checks.database.time.time", lambda: round(real() / 60) * 60 + hours * 3_600.0)
-    monkeypatch.setattr("dispatcher.checks.database.CLOCKS_APART", 61.0)
-    monkeypatch.setattr("dispatcher.checks.database.format_duration", lambda seconds: f"{round(seconds / 3_600)}h")
+    monkeypatch.setattr(
+        "dispatcher.inspection.checks.database.time.time", lambda: round(real() / 60) * 60 + hours * 3_600.0
+    )
+    monkeypatch.setattr("dispatcher.inspection.checks.database.CLOCKS_APART", 61.0)
+    monkeypatch.setattr(
+        "dispatcher.inspection.checks.database.format_duration", lambda seconds: f"{round(seconds / 3_600)}h"
+    )
     assert expected in said(check_clock(database))
 
 

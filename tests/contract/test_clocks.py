@@ -14,16 +14,16 @@ from sqlalchemy import Engine
 
 import dispatcher
 from dispatcher import store
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database
-from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
-from dispatcher.rate_window import RateWindow
-from dispatcher.settings import Settings
-from dispatcher.tables import delivery, installation, outbox
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import delivery, installation, outbox
+from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
+from dispatcher.policy.rate_window import RateWindow
+from dispatcher.settings.settings import Settings
 from dispatcher.transport import Transport
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.contract.steps import DELIVERED, ID, LEASE, LONGEST, claim, collect, count, deliver, settle, write
 
 CLOCK = {

@@ -8,8 +8,8 @@ from sqlalchemy import CheckConstraint, ColumnElement, Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.tables import outbox
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import outbox
 from tests.contract.steps import count
 
 GOOD: dict[str, object] = {"installation_id": "icfg_1", "type": "resource.updated", "resource_id": "db_1"}

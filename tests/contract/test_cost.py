@@ -7,10 +7,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import make_url
 
-from dispatcher import schema, store
-from dispatcher.backlog import measure
-from dispatcher.database import Database, open_database
-from dispatcher.policy import Action, Decision, Outcome, OutcomeKind, PauseReason
+from dispatcher import store
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.inspection.backlog import measure
+from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind, PauseReason
 from tests.contract.crowd import INSTALLATIONS as INSTALLATIONS_THERE
 from tests.contract.crowd import analyze, crowd, write_events
 from tests.contract.plans import explaining

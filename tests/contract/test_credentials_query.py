@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.checks.credentials import check_credentials
-from dispatcher.checks.finding import Level
-from dispatcher.credentials import CredentialsUnavailable, QueryCredentials
-from dispatcher.database import Database, open_database
-from dispatcher.settings import Settings
+from dispatcher.credentials.sources import CredentialsUnavailable, QueryCredentials
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.inspection.checks.credentials import check_credentials
+from dispatcher.inspection.checks.finding import Level
+from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network
 from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
 from tests.contract.steps import LONGEST

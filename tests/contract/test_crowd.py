@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.database import Database, open_database
-from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
-from dispatcher.tables import attempt, dead_letter, delivery, outbox
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
+from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
 from tests.contract.steps import count
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]

@@ -8,12 +8,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher import dead_letters, store
-from dispatcher.database import Database
-from dispatcher.dead_letters import ADVICE, Filter, Signature
-from dispatcher.policy import Action, DeadLetterReason, Decision
-from dispatcher.setting_values import RateLimit
-from dispatcher.tables import dead_letter, outbox
+from dispatcher import store
+from dispatcher.database.transactions import Database
+from dispatcher.inspection import dead_letters
+from dispatcher.inspection.dead_letters import ADVICE, Filter, Signature
+from dispatcher.outbox.tables import dead_letter, outbox
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.settings.values import RateLimit
 from tests.contract.databases import on_servers
 from tests.contract.steps import (
     ID,
@@ -314,7 +315,7 @@ def test_a_list_holds_the_newest_and_no_more_than_asked_for(database: Database, 
 def test_chunks_leave_nothing_out_and_report_how_far_they_are(
     database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, dead: int
 ) -> None:
-    monkeypatch.setattr("dispatcher.dead_letters.CHUNK", 2)
+    monkeypatch.setattr("dispatcher.inspection.dead_letters.CHUNK", 2)
     die(database, partner, *(f"db_{number}" for number in range(dead)))
     said: list[int] = []
     until = dead_letters.plan(database, Filter()).last_id

@@ -10,12 +10,13 @@ from pydantic import SecretStr
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher import service, store
-from dispatcher.database import Database, is_unreachable, open_database
-from dispatcher.database_thread import DatabaseThread
-from dispatcher.housekeeping import Housekeeping
-from dispatcher.settings import Settings
+from dispatcher import store
+from dispatcher.database.transactions import Database, is_unreachable, open_database
+from dispatcher.service import service
+from dispatcher.service.housekeeping import Housekeeping
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Report
+from dispatcher.worker.database_thread import DatabaseThread
 from tests.contract.databases import on_servers
 from tests.contract.proxy import proxy_before
 from tests.contract.steps import LONGEST, write
@@ -102,7 +103,7 @@ async def test_a_start_and_a_drain_end_with_an_error(
     last_word: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dispatcher.composition.DatabaseThread", partial(DatabaseThread, deadline=STARTED))
+    monkeypatch.setattr("dispatcher.service.composition.DatabaseThread", partial(DatabaseThread, deadline=STARTED))
     with proxy_before(database.engine.url) as (proxy, url):
         proxy.fall_silent_at(last_word)
         async with asyncio.timeout(LONGEST):

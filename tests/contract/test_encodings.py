@@ -8,12 +8,12 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
-from dispatcher import schema
-from dispatcher.checks import Level, examine
-from dispatcher.checks.database import check_encoding
-from dispatcher.database import Database, open_database
-from dispatcher.dialects import UnusableDatabaseUrl
-from dispatcher.settings import Settings
+from dispatcher.database import schema
+from dispatcher.database.engine import UnusableDatabaseUrl
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.inspection.checks import Level, examine
+from dispatcher.inspection.checks.database import check_encoding
+from dispatcher.settings.settings import Settings
 from tests.contract.servers import narrow_database
 
 

@@ -6,13 +6,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher import dead_letters, installations, store
-from dispatcher.database import Database
-from dispatcher.dead_letters import Filter, Signature
-from dispatcher.explanation import Entry, Explanation, explain
-from dispatcher.outlook import Graces
-from dispatcher.policy import Action, DeadLetterReason, Decision
-from dispatcher.tables import delivery, installation
+from dispatcher import store
+from dispatcher.database.transactions import Database
+from dispatcher.inspection import dead_letters, installations
+from dispatcher.inspection.dead_letters import Filter, Signature
+from dispatcher.inspection.explanation import Entry, Explanation, explain
+from dispatcher.inspection.outlook import Graces
+from dispatcher.outbox.tables import delivery, installation
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from tests.contract.databases import on_sqlite
 from tests.contract.steps import ID, REJECTED, claim, deliver, settle, until, write
 
@@ -226,7 +227,7 @@ def test_where_no_index_leads_only_so_many_rows_are_looked_through(
     with partner.begin() as connection:
         write(connection, "db_1", "db_2", "db_2")
     assert tell(database, "db_1").complete
-    monkeypatch.setattr("dispatcher.explanation.LOOKED_AT", 1)
+    monkeypatch.setattr("dispatcher.inspection.explanation.LOOKED_AT", 1)
     found = tell(database, "db_1")
     assert not found.complete
     assert "event 3 was written" in [entry.said for entry in found.happened]

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy import URL, Engine
 
-from dispatcher import schema
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import open_database
-from dispatcher.settings import Settings
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database import schema
+from dispatcher.database.transactions import open_database
+from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.conftest import not_tested
 from tests.contract.proxy import Proxy
 from tests.contract.servers import MARIADB, own_mariadb
@@ -141,7 +141,7 @@ async def test_what_the_new_primary_has_is_delivered(pair: Pair) -> None:
 
 
 async def test_with_a_version_that_repeats_it_would_be_lost(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    collecting = import_module("dispatcher.store.collect")  # its function of the same name hides it from `import`
+    collecting = import_module("dispatcher.store.collection")  # its function of the same name hides it from `import`
     monkeypatch.setattr(collecting, "draw_version", lambda: "the same for ever")
     receiver = await deliver_through_a_failover(pair)
     assert receiver.arrived == ["db_0", "db_1"]

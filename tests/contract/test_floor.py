@@ -11,15 +11,17 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from dispatcher import floor, schema, store
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database, open_database
-from dispatcher.floor import LAG, SWEEP_EVERY
-from dispatcher.settings import Settings
-from dispatcher.tables import collector
+from dispatcher import store
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.tables import collector
+from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker import low_water as floor
+from dispatcher.worker.low_water import LAG, SWEEP_EVERY
+from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_servers
 from tests.contract.steps import LEASE, settle, write
 

@@ -12,21 +12,21 @@ import sqlalchemy as sa
 from sqlalchemy import Engine, Executable, Select
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.dialects import Dialect
-from dispatcher.installations import purge
-from dispatcher.policy import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
-from dispatcher.store.collect import _collect
-from dispatcher.tables import delivery, installation
+from dispatcher.database.dialect import Dialect
+from dispatcher.database.transactions import Database
+from dispatcher.inspection.installations import purge
+from dispatcher.outbox.tables import delivery, installation
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.store.collection import _collect
 from tests.contract.databases import on_mysql, on_postgresql, on_servers
 from tests.contract.steps import ID, LEASE, claim, count, expire_leases, in_background, settle, stays_blocked, write
 
 pytestmark = pytest.mark.varies
 
 # Their functions of the same names hide them from `import`.
-CLAIMING = import_module("dispatcher.store.claim")
-SETTLING = import_module("dispatcher.store.settle")
-COLLECTING = import_module("dispatcher.store.collect")
+CLAIMING = import_module("dispatcher.store.leases")
+SETTLING = import_module("dispatcher.store.settlement")
+COLLECTING = import_module("dispatcher.store.collection")
 
 
 def _without_token(dialect: Dialect) -> Select[Any]:

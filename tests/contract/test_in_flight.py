@@ -9,13 +9,13 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database
-from dispatcher.settings import Settings
-from dispatcher.tables import delivery, outbox
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import delivery, outbox
+from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.contract.steps import LONGEST, count, write
 
 pytestmark = pytest.mark.varies

@@ -7,12 +7,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher import dead_letters, installations, store
-from dispatcher.database import Database
-from dispatcher.dead_letters import Filter
-from dispatcher.installations import FOREVER
-from dispatcher.policy import Action, DeadLetterReason, Decision
-from dispatcher.tables import collector, dead_letter, delivery, installation, outbox
+from dispatcher import store
+from dispatcher.database.transactions import Database
+from dispatcher.inspection import dead_letters, installations
+from dispatcher.inspection.dead_letters import Filter
+from dispatcher.inspection.installations import FOREVER
+from dispatcher.outbox.tables import collector, dead_letter, delivery, installation, outbox
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from tests.contract.databases import on_mysql, on_servers, on_sqlite
 from tests.contract.steps import (
     ID,
@@ -214,7 +215,7 @@ def test_a_purge_buries_deliveries_and_uncollected_events_of_this_installation_a
 def test_a_purge_goes_chunk_by_chunk(
     database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, waiting: int
 ) -> None:
-    monkeypatch.setattr("dispatcher.installations.CHUNK", 2)
+    monkeypatch.setattr("dispatcher.inspection.installations.CHUNK", 2)
     with partner.begin() as connection:
         write(connection, *(f"db_{number}" for number in range(waiting)))
     said: list[int] = []

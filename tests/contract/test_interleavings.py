@@ -5,10 +5,10 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.policy import Action, Decision
-from dispatcher.store.collect import _collect
-from dispatcher.tables import collector, delivery, installation, outbox
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import collector, delivery, installation, outbox
+from dispatcher.policy.decision import Action, Decision
+from dispatcher.store.collection import _collect
 from tests.contract.databases import on_servers
 from tests.contract.steps import (
     ID,

@@ -6,9 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from dispatcher import InstallationUpdated, ResourceUpdated, publish, store
-from dispatcher.database import Database
-from dispatcher.policy import Outcome, OutcomeKind, Policy, decide
-from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.policy.decision import Outcome, OutcomeKind, Policy, decide
 
 pytestmark = pytest.mark.varies
 

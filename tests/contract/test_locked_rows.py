@@ -12,15 +12,15 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database, open_database
-from dispatcher.policy import Outcome, OutcomeKind
-from dispatcher.settings import Settings
-from dispatcher.tables import delivery, installation, outbox
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.tables import delivery, installation, outbox
+from dispatcher.policy.decision import Outcome, OutcomeKind
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import LeaseLost, Report
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_servers
 from tests.contract.steps import DELIVERED, LEASE, LONGEST, claim, collect, count, settle, write
 
@@ -33,7 +33,7 @@ OTHERS = [f"icfg_{number}" for number in range(20)]
 @pytest.fixture
 def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """Waits for a lock for one second only."""
-    monkeypatch.setattr(f"dispatcher.dialects.{database.dialect.name}.LOCK_TIMEOUT", 1)
+    monkeypatch.setattr(f"dispatcher.database.transactions.{database.dialect.name}.LOCK_TIMEOUT", 1)
     opened = open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
     yield opened
     opened.close()

@@ -6,8 +6,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.tables import dead_letter, delivery, outbox
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import dead_letter, delivery, outbox
 from tests.contract.databases import on_mysql, on_postgresql, on_servers, on_sqlite
 
 TYPE = "resource.updated"

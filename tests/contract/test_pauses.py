@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.policy import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
-from dispatcher.tables import installation
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import installation
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
 from tests.contract.steps import ID, LEASE, claim, collect
 
 PAUSE = Decision(Action.PAUSE, PauseReason.UNAUTHORIZED, 90.0)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dispatcher.bell import Bell, NoBell, trigger_sql
-from dispatcher.database import Database
+from dispatcher.database.notifier import Bell, NoBell, trigger_sql
+from dispatcher.database.transactions import Database
 
 
 @pytest.mark.varies

@@ -10,28 +10,22 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from dispatcher import (
-    InstallationUpdated,
-    ResourceUpdated,
-    dead_letters,
-    installations,
-    publish,
-    schema,
-    service,
-    store,
-)
-from dispatcher.backlog import measure
-from dispatcher.bell import Bell, trigger_sql
-from dispatcher.checks import Level, examine
-from dispatcher.checks.database import check_tables
-from dispatcher.checks.privileges import check_privileges
-from dispatcher.database import Database
-from dispatcher.explanation import explain
-from dispatcher.outlook import Graces
-from dispatcher.policy import Action, DeadLetterReason, Decision
-from dispatcher.settings import Settings
-from dispatcher.status import read_status
-from dispatcher.tables import VERSION_TABLE, metadata, outbox
+from dispatcher import InstallationUpdated, ResourceUpdated, publish, store
+from dispatcher.database import schema
+from dispatcher.database.notifier import Bell, trigger_sql
+from dispatcher.database.transactions import Database
+from dispatcher.inspection import dead_letters, installations
+from dispatcher.inspection.backlog import measure
+from dispatcher.inspection.checks import Level, examine
+from dispatcher.inspection.checks.database import check_tables
+from dispatcher.inspection.checks.privileges import check_privileges
+from dispatcher.inspection.explanation import explain
+from dispatcher.inspection.outlook import Graces
+from dispatcher.inspection.status import read_status
+from dispatcher.outbox.tables import VERSION_TABLE, metadata, outbox
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.service import service
+from dispatcher.settings.settings import Settings
 from tests.contract.privileges import GUIDE, Users, assert_refused, documented, users_of
 from tests.contract.steps import DELIVERED, REJECTED, claim, count, expire_leases, pull_suspects, settle, write
 

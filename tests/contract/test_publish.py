@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from dispatcher import InstallationUpdated, NoTransaction, ResourceUpdated, apublish, insert_event, publish
-from dispatcher.tables import outbox
+from dispatcher.outbox.tables import outbox
 from dispatcher.testing import announced
 from tests.contract.databases import POSTGRESQL, on_postgresql
 from tests.contract.test_malformed import drop_constraints

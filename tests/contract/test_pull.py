@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.policy import Action, Decision, Outcome, OutcomeKind, PauseReason
-from dispatcher.tables import delivery, installation
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import delivery, installation
+from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind, PauseReason
 from tests.contract.steps import DELIVERED, ID, LEASE, claim, collect, count, expire_leases, settle
 
 

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from dispatcher import schema
-from dispatcher.database import Database, open_database
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
 from tests.conftest import not_tested
 from tests.contract.servers import MARIADB, own_mariadb
 from tests.contract.steps import LONGEST
@@ -21,7 +21,7 @@ USER = "CREATE USER dispatcher@'%%'; GRANT ALL ON test.* TO dispatcher@'%%'"
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.housekeeping.WRITES_EVERY", 0.1)
+    monkeypatch.setattr("dispatcher.service.housekeeping.WRITES_EVERY", 0.1)
 
 
 async def gives(client: httpx.AsyncClient, reason: str) -> None:

@@ -11,14 +11,14 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import schema
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database, open_database
-from dispatcher.settings import Settings
-from dispatcher.tables import attempt, delivery
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.tables import attempt, delivery
+from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_sqlite
 from tests.contract.servers import narrow_database
 from tests.contract.steps import LONGEST, write
@@ -86,7 +86,7 @@ async def test_a_text_that_the_databases_encoding_lacks_is_left_out(narrow: Data
 async def test_an_answer_that_is_refused_even_so_is_given_up_and_the_others_are_settled(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settling = import_module("dispatcher.store.settle")  # its function of the same name hides it from `import`
+    settling = import_module("dispatcher.store.settlement")  # its function of the same name hides it from `import`
     record = settling.record
 
     def refuse(connection: Any, dialect: Any, answers: Any, now: Any) -> None:

@@ -7,10 +7,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher import dead_letters, store
-from dispatcher.database import Database
-from dispatcher.dead_letters import Filter, Signature
-from dispatcher.tables import attempt, dead_letter
+from dispatcher import store
+from dispatcher.database.transactions import Database
+from dispatcher.inspection import dead_letters
+from dispatcher.inspection.dead_letters import Filter, Signature
+from dispatcher.outbox.tables import attempt, dead_letter
 from tests.contract.steps import DELIVERED, REJECTED, claim, count, settle, write
 
 DAY = timedelta(days=1)

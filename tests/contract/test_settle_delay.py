@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.policy import Action, Decision
-from dispatcher.tables import delivery, installation
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import delivery, installation
+from dispatcher.policy.decision import Action, Decision
 from tests.contract.steps import REJECTED, claim, collect, count, settle, write
 
 DELAY = timedelta(hours=1)

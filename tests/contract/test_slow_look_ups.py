@@ -10,13 +10,13 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from dispatcher import credentials_query
-from dispatcher.credentials import CredentialsUnavailable, QueryCredentials
-from dispatcher.database import Database, open_database
-from dispatcher.settings import Settings
+from dispatcher.credentials import query as credentials_query
+from dispatcher.credentials.sources import CredentialsUnavailable, QueryCredentials
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_servers
 from tests.contract.steps import LONGEST, write
 

@@ -11,17 +11,17 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from dispatcher.bell import trigger_sql
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database
-from dispatcher.scheduler import Scheduler
-from dispatcher.settings import Settings
-from dispatcher.tables import delivery
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database.notifier import trigger_sql
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import delivery
+from dispatcher.service.scheduler import Scheduler
+from dispatcher.service.sleeper import Sleeper
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Report
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.wakeup import Sleeper
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.contract.steps import LONGEST, count, write
 
 A_SECOND = 10

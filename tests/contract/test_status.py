@@ -7,10 +7,10 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
-from dispatcher.status import Failing, concerns, read_status
-from dispatcher.tables import attempt, delivery, installation
+from dispatcher.database.transactions import Database
+from dispatcher.inspection.status import Failing, concerns, read_status
+from dispatcher.outbox.tables import attempt, delivery, installation
+from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
 from tests.contract.steps import LEASE, REJECTED, claim, deliver, expire_leases, settle, write
 
 

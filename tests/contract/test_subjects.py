@@ -7,9 +7,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, make_url
 
-from dispatcher import schema, store
-from dispatcher.database import Database, open_database
-from dispatcher.tables import attempt, dead_letter, delivery, outbox
+from dispatcher import store
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
 from tests.contract.steps import DELIVERED, REJECTED, claim, count, settle
 
 COMPOSED, DECOMPOSED = "db_\u00e9", "db_e\u0301"

@@ -12,14 +12,14 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database
-from dispatcher.policy import Action, Decision, ThrottleReason
-from dispatcher.settings import Settings
-from dispatcher.tables import dead_letter, delivery
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import dead_letter, delivery
+from dispatcher.policy.decision import Action, Decision, ThrottleReason
+from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.contract.steps import (
     ID,
     LEASE,

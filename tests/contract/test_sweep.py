@@ -7,9 +7,9 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.database import Database
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import attempt, collector, delivery, installation
 from dispatcher.store.sweep import OVERDUE
-from dispatcher.tables import attempt, collector, delivery, installation
 from tests.contract.steps import claim, count, deliver, settle, write
 
 

@@ -11,15 +11,17 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher import dialects, service, store
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database, UnusableIsolation, is_unreachable, open_database
-from dispatcher.dialects.mysql import Mysql
-from dispatcher.settings import Settings
-from dispatcher.tables import delivery, installation, outbox
+from dispatcher import store
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database import engine as dialects
+from dispatcher.database.mysql import Mysql
+from dispatcher.database.transactions import Database, UnusableIsolation, is_unreachable, open_database
+from dispatcher.outbox.tables import delivery, installation, outbox
+from dispatcher.service import service
+from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.contract.databases import POSTGRESQL, on_mysql, on_postgresql, on_servers, on_sqlite
 from tests.contract.steps import LEASE, LONGEST, claim, count, in_background, is_waited_for_a_lock, settle, until, write
 
@@ -31,8 +33,8 @@ FOREVER = 3_600
 
 def limited(database: Database, monkeypatch: pytest.MonkeyPatch, limit: str, seconds: int) -> Database:
     """The same database with this one time limit so short; with the others a busy machine would run into them by itself."""
-    monkeypatch.setattr("dispatcher.database.TRIES", 100)
-    monkeypatch.setattr(f"dispatcher.dialects.{database.dialect.name}.{limit}", seconds)
+    monkeypatch.setattr("dispatcher.database.transactions.TRIES", 100)
+    monkeypatch.setattr(f"dispatcher.database.transactions.{database.dialect.name}.{limit}", seconds)
     return open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
 
 
@@ -81,7 +83,7 @@ def test_a_statement_that_takes_too_long_is_ended(brief: Database) -> None:
 def test_who_waits_for_a_row_gives_up(
     hasty: Database, database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.database.TRIES", 2)
+    monkeypatch.setattr("dispatcher.database.transactions.TRIES", 2)
     add_installations(database, "a")
     with partner.begin() as holder:
         touch(holder, "a")

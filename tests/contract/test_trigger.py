@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from dispatcher.database import Database
-from dispatcher.trigger import Watched, trigger_sql
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.trigger import Watched, trigger_sql
 from tests.conftest import not_tested
 from tests.contract.databases import on_mysql, on_postgresql, on_servers
 from tests.contract.steps import deliver

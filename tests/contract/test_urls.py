@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
 
-from dispatcher.database import Database, open_database
+from dispatcher.database.transactions import Database, open_database
 
 WRITTEN_AS = {
     "sqlite": ["sqlite", "sqlite+aiosqlite"],

@@ -12,13 +12,15 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine
 
-from dispatcher import dead_letters, installations, schema, store
-from dispatcher.backlog import measure
-from dispatcher.database import Database
-from dispatcher.dead_letters import Filter
-from dispatcher.policy import Action, Decision
+from dispatcher import store
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database
+from dispatcher.inspection import dead_letters, installations
+from dispatcher.inspection.backlog import measure
+from dispatcher.inspection.dead_letters import Filter
+from dispatcher.outbox.tables import delivery, installation, outbox
+from dispatcher.policy.decision import Action, Decision
 from dispatcher.store.sweep import OVERDUE
-from dispatcher.tables import delivery, installation, outbox
 from tests.contract.databases import on_servers, on_sqlite
 from tests.contract.steps import DELIVERED, ID, LEASE, REJECTED, claim, collect, count, deliver, settle, write
 

@@ -8,13 +8,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher import floor, schema
-from dispatcher.bell import TRIGGER, Bell, NoBell, trigger_sql
-from dispatcher.database import Database
-from dispatcher.floor import LAG
-from dispatcher.tables import outbox
-from dispatcher.wakeup import AWAKE_FOR, DEAF_FOR, RECONNECT_AFTER, UNARMED_PAUSE, Sleeper
-from dispatcher.worker import BUSY_PAUSE
+from dispatcher.database import schema
+from dispatcher.database.notifier import TRIGGER, Bell, NoBell, trigger_sql
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import outbox
+from dispatcher.service.sleeper import AWAKE_FOR, DEAF_FOR, RECONNECT_AFTER, UNARMED_PAUSE, Sleeper
+from dispatcher.worker import low_water as floor
+from dispatcher.worker.low_water import LAG
+from dispatcher.worker.worker import BUSY_PAUSE
 from tests.contract.steps import write
 from tests.contract.test_floor import Moved
 
@@ -32,7 +33,7 @@ pytestmark = [pytest.mark.parametrize("server", SERVERS, indirect=True), pytest.
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine is no broken connection."""
-    monkeypatch.setattr("dispatcher.bell.PATIENCE", SOON)
+    monkeypatch.setattr("dispatcher.database.notifier.PATIENCE", SOON)
 
 
 @pytest.fixture(autouse=True)

@@ -6,15 +6,15 @@ from collections import Counter
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import dead_letter, delivery, outbox
 from dispatcher.sandbox import Fault, Sandbox
-from dispatcher.settings import RateLimit, Settings
-from dispatcher.tables import dead_letter, delivery, outbox
+from dispatcher.settings.settings import RateLimit, Settings
 from dispatcher.telemetry import Report, Stranded
 from dispatcher.transport import Network, Transport, open_transport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.contract.steps import LONGEST, count, write
 
 LIMIT = RateLimit(20, 1.0)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dispatcher.settings import Settings, load_settings
+from dispatcher.settings.settings import Settings, load_settings
 from tests.contract.servers import own_postgresql
 from tests.deploy.documents import DEPLOY, IMAGE, VERSION, is_command, read_yaml
 from tests.processes.conftest import HTTP, free_port, wait_until

@@ -5,7 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from dispatcher.settings import Settings
+from dispatcher.settings.settings import Settings
 from tests.deploy.documents import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

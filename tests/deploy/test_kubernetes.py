@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dispatcher.cli.service import HEALTH_TIMEOUT_SECONDS
-from dispatcher.settings import Settings, load_settings
+from dispatcher.settings.settings import Settings, load_settings
 from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY, IMAGE, VERSION, is_command, read_yaml
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dispatcher.settings import Settings, describe, load_settings
+from dispatcher.settings.settings import Settings, describe, load_settings
 from dispatcher.transport import Network
 from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY, IMAGE, ROOT, VERSION, blocks, commands, is_command, read, read_yaml, table

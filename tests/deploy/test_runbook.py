@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli.exits import Exit
-from dispatcher.policy import DeadLetterReason, PauseReason
-from dispatcher.settings import Settings, variable_name
+from dispatcher.policy.decision import DeadLetterReason, PauseReason
+from dispatcher.settings.settings import Settings, variable_name
 from tests.deploy.documents import DEPLOY, blocks, commands, read, read_yaml, sections
 from tests.processes.conftest import HTTP, free_port, wait_until
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli.exits import Exit
-from dispatcher.settings import Settings
+from dispatcher.settings.settings import Settings
 from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY
 
-UNIT = DEPLOY / "systemd" / "dispatcher.service"
+UNIT = DEPLOY / "systemd" / "dispatcher.service.service"
 INSTALLED = "/opt/vercel-outbox-dispatcher/bin/dispatcher"
 
 

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from dispatcher import schema
-from dispatcher.database import Database, open_database
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
 from tests.conftest import not_tested
 from tests.processes.conftest import free_port
 

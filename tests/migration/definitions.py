@@ -6,8 +6,8 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from dispatcher.database import Database
-from dispatcher.tables import metadata
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import metadata
 
 Definitions = dict[str, list[str]]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 
-from dispatcher import schema
-from dispatcher.database import Database
-from dispatcher.tables import delivery
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import delivery
 from tests.contract.steps import count, deliver, write
 
 ROOT = Path(__file__).parents[2]

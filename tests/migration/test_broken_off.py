@@ -13,11 +13,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher import schema
-from dispatcher.database import Database, open_database
-from dispatcher.dialects.dialect import Dialect
-from dispatcher.dialects.mysql import Mysql
-from dispatcher.tables import VERSION_TABLE, collector, metadata
+from dispatcher.database import schema
+from dispatcher.database.dialect import Dialect
+from dispatcher.database.mysql import Mysql
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.tables import VERSION_TABLE, collector, metadata
 from tests.contract import steps
 from tests.contract.databases import on_mysql
 from tests.migration.definitions import Definitions, definitions
@@ -29,8 +29,8 @@ Change = tuple[str, Any]
 Act = Callable[[sa.Connection], object]
 MIGRATE_WITHOUT_LOCK = """
 from dispatcher.cli import main
-from dispatcher.dialects.dialect import Dialect
-from dispatcher.dialects.mysql import Mysql
+from dispatcher.database.dialect import Dialect
+from dispatcher.database.mysql import Mysql
 Mysql.migration = Dialect.migration
 main()
 """

@@ -3,9 +3,9 @@
 import pytest
 import sqlalchemy as sa
 
-from dispatcher import schema
-from dispatcher.database import Database
-from dispatcher.tables import VERSION_TABLE, metadata
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import VERSION_TABLE, metadata
 from tests.contract.databases import on_postgresql
 from tests.contract.steps import ID, deliver, write
 from tests.migration.definitions import Definitions, definitions, run_script

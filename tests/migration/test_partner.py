@@ -9,9 +9,9 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Column, Engine, Integer, MetaData, Table
 
-from dispatcher import schema
-from dispatcher.database import Database
-from dispatcher.tables import attach_tables, metadata
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import attach_tables, metadata
 from tests.contract.steps import deliver, write
 from tests.migration.definitions import definitions
 
@@ -61,7 +61,7 @@ def environment(tmp_path: Path, bare_database: Database) -> Iterator[Environment
 
     def make(tables: MetaData, *, hook: bool) -> Config:
         (tmp_path / "partner" / "versions").mkdir(parents=True)
-        imported = "from dispatcher.tables import include_object" if hook else ""
+        imported = "from dispatcher.outbox.tables import include_object" if hook else ""
         option = "include_object=include_object," if hook else ""
         (tmp_path / "partner" / "env.py").write_text(ENVIRONMENT.format(hook=imported, option=option))
         (tmp_path / "partner" / "script.py.mako").write_text(TEMPLATE)

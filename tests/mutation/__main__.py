@@ -20,22 +20,11 @@ from tests.mutation.trial import load_libraries, survives
 
 MUTATED = (
     "store",
-    "breaker.py",
-    "burst.py",
-    "dead_letters.py",
-    "floor.py",
-    "installations.py",
-    "lease.py",
-    "leases.py",
-    "locked_rows.py",
-    "look_ups.py",
-    "outbox_scan.py",
-    "policy.py",
-    "rate_window.py",
-    "refusals.py",
-    "sender.py",
-    "token_cache.py",
-    "worker.py",
+    "policy",
+    "worker",
+    "credentials/token_cache.py",
+    "inspection/dead_letters.py",
+    "inspection/installations.py",
 )
 NOTICED = 0.9
 SURVIVORS = Path(__file__).with_name("survivors.txt")

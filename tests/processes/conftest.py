@@ -22,8 +22,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher import schema
-from dispatcher.database import Database
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database
 from tests.contract.databases import IN_PROCESSES
 
 DISPATCHER = Path(sys.executable).with_name("dispatcher")

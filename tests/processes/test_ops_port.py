@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dispatcher.ops_connection import MAX_CONNECTIONS
+from dispatcher.service.ops_connection import MAX_CONNECTIONS
 from dispatcher.telemetry.repetition import MOST
 from tests.processes.conftest import HTTP, Stage, wait_until
 

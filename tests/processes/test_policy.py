@@ -13,7 +13,7 @@ from itertools import count
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.breaker import BURST_SECONDS, ramp_rate
+from dispatcher.policy.breaker import BURST_SECONDS, ramp_rate
 from tests.processes.conftest import HTTP, INSERT, Stage, wait_until
 
 pytestmark = [pytest.mark.gate, pytest.mark.timeout(300)]

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from dispatcher.cli.exits import Exit
-from dispatcher.database import open_database
+from dispatcher.database.transactions import open_database
 from tests.conftest import not_tested
 from tests.contract.proxy import proxy_before
 from tests.contract.servers import MARIADB, own_mariadb

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from dispatcher import schema
-from dispatcher.database import Database, open_database
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
 from tests.processes.conftest import Stage, wait_until
 
 POLL = 10.0

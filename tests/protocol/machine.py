@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import Engine, Row
 
-from dispatcher import InstallationUpdated, ResourceUpdated, dead_letters, installations, store
-from dispatcher.database import Database
-from dispatcher.dead_letters import Filter, Signature
-from dispatcher.events import Event, Subject
-from dispatcher.policy import Action
-from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher import InstallationUpdated, ResourceUpdated, store
+from dispatcher.database.transactions import Database
+from dispatcher.inspection import dead_letters, installations
+from dispatcher.inspection.dead_letters import Filter, Signature
+from dispatcher.outbox.events import Event, Subject
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.policy.decision import Action
 from tests.protocol.players import LATER, REPLIES, Held, Reply, Writer
 from tests.protocol.truth import Snapshot, Truth
 

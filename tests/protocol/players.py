@@ -8,11 +8,11 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, NestedTransaction
 
-from dispatcher.events import Event, subject_of
-from dispatcher.outbox import row_of
-from dispatcher.policy import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.outbox.events import Event, subject_of
+from dispatcher.outbox.publisher import row_of
+from dispatcher.outbox.tables import outbox
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
 from dispatcher.store import Answer, Delivery, InstallationState
-from dispatcher.tables import outbox
 
 LATER = 10_000.0
 

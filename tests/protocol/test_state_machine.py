@@ -12,8 +12,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from dispatcher.database import Database
-from dispatcher.events import Event
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.events import Event
 from tests.contract.test_guards import CLAIMING, SETTLING
 from tests.contract.test_guards import _without_token as without_token
 from tests.contract.test_guards import _without_version as without_version

@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Row
 
-from dispatcher.database import Database
-from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
 
 Rows = list[Row[Any]]
 EVERYTHING = [

@@ -4,10 +4,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.events import InstallationUpdated, ResourceUpdated, subject_of
-from dispatcher.policy import OutcomeKind
+from dispatcher.outbox.events import InstallationUpdated, ResourceUpdated, subject_of
+from dispatcher.policy.decision import OutcomeKind
 from dispatcher.transport import Network, open_transport
-from dispatcher.vercel import Vercel
+from dispatcher.vercel.client import Vercel
 from tests.sandbox.conftest import RESOURCE_UPDATED, TOKEN, Both, Start
 
 in_session = pytest.mark.asyncio(loop_scope="session")

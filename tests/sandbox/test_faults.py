@@ -8,12 +8,12 @@ import httpx
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from dispatcher.events import Subject
-from dispatcher.policy import OutcomeKind
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import OutcomeKind
 from dispatcher.sandbox import Fault, Sandbox
-from dispatcher.settings import RateLimit
+from dispatcher.settings.settings import RateLimit
 from dispatcher.transport import Network, open_transport
-from dispatcher.vercel import Vercel
+from dispatcher.vercel.client import Vercel
 from tests.sandbox.conftest import TOKEN, Client, Start, eventually
 
 

@@ -6,13 +6,13 @@ import math
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.events import Subject
-from dispatcher.policy import OutcomeKind
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import OutcomeKind
 from dispatcher.sandbox import ReceivedRequest
 from dispatcher.sandbox.quota import Quota
-from dispatcher.settings import RateLimit
+from dispatcher.settings.settings import RateLimit
 from dispatcher.transport import Network, open_transport
-from dispatcher.vercel import Vercel
+from dispatcher.vercel.client import Vercel
 from tests.sandbox.conftest import TOKEN, Start
 
 

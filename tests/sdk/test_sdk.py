@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dispatcher.sandbox import Fault, Sandbox
-from dispatcher.settings import RateLimit
+from dispatcher.settings.settings import RateLimit
 from tests.conftest import not_tested
 
 HERE = Path(__file__).parent

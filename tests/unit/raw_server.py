@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import trustme
 from pydantic import SecretStr
 
-from dispatcher.policy import Outcome
+from dispatcher.policy.decision import Outcome
 from dispatcher.transport import Transport
-from dispatcher.vercel import Vercel
+from dispatcher.vercel.client import Vercel
 
 CANARY = "cAnArY-7f3a+9/tok=en"
 BODY = b'{"event":{"type":"resource.updated","resourceId":"db_1"}}'

@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from dispatcher.breaker import (
+from dispatcher.policy.breaker import (
     BURST_SECONDS,
     FAULTS,
     FAULTS_ON_RAMP,
@@ -16,7 +16,7 @@ from dispatcher.breaker import (
     ramp_rate,
     ramp_start,
 )
-from dispatcher.policy import Outcome, OutcomeKind, Policy
+from dispatcher.policy.decision import Outcome, OutcomeKind, Policy
 
 K = OutcomeKind
 

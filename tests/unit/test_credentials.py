@@ -8,7 +8,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.credentials import (
+from dispatcher.credentials.oauth import Grant
+from dispatcher.credentials.sources import (
     CredentialsUnavailable,
     DirectoryCredentials,
     NoCredential,
@@ -16,9 +17,8 @@ from dispatcher.credentials import (
     QueryCredentials,
     StaticCredentials,
 )
-from dispatcher.database import open_database
-from dispatcher.oauth import Grant
-from dispatcher.settings import SettingsError
+from dispatcher.database.transactions import open_database
+from dispatcher.settings.settings import SettingsError
 from dispatcher.transport.portable import HttpxTransport
 
 LONGEST = 60.0

@@ -8,10 +8,10 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from dispatcher.checks.endpoint import check_base_url
-from dispatcher.checks.finding import Level
-from dispatcher.checks.network import check_network
-from dispatcher.settings import Settings
+from dispatcher.inspection.checks.endpoint import check_base_url
+from dispatcher.inspection.checks.finding import Level
+from dispatcher.inspection.checks.network import check_network
+from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network
 from tests.unit.raw_server import DELIVERED, LOGIN, PROXY_CANARY, QUOTED_LOGIN, certified, close, proxying, running
 
@@ -59,7 +59,7 @@ async def test_check_tells_what_speaks_no_tls_and_what_does_not_answer(monkeypat
         settings = Settings(vercel_base_url=f"https://127.0.0.1:{port}")
         (found,) = await asyncio.to_thread(check_base_url, settings, Network())
     assert found.what.endswith("it does not speak TLS; DISPATCHER_VERCEL_BASE_URL may be wrong")
-    monkeypatch.setattr("dispatcher.checks.endpoint.TIMEOUT", 0.1)
+    monkeypatch.setattr("dispatcher.inspection.checks.endpoint.TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = Settings(vercel_base_url=f"https://127.0.0.1:{silent.getsockname()[1]}")
         (found,) = check_base_url(settings, Network())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.error_body import read_error_body
+from dispatcher.vercel.error_body import read_error_body
 
 MEGABYTE = 1_000_000
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from dispatcher import InstallationUpdated, ResourceUpdated
-from dispatcher.events import Subject, parse_event, subject_of
+from dispatcher.outbox.events import Subject, parse_event, subject_of
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

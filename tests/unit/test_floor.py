@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.floor import LAG, SWEEP_EVERY, Floor
+from dispatcher.worker.low_water import LAG, SWEEP_EVERY, Floor
 
 BOTTOM = -100
 

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.hints import LONGEST_WAIT, rate_remaining, rate_reset, rate_wait, reset_in_body, retry_after
+from dispatcher.vercel.rate_headers import (
+    LONGEST_WAIT,
+    rate_remaining,
+    rate_reset,
+    rate_wait,
+    reset_in_body,
+    retry_after,
+)
 
 NOW = 1_795_521_600.0  # Tue, 24 Nov 2026 12:00:00 GMT
 

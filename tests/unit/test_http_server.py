@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from dispatcher import http_server
-from dispatcher.http_server import PortUnavailable, serving
+from dispatcher.service import http_server
+from dispatcher.service.http_server import PortUnavailable, serving
 
 
 async def test_answers_on_a_kept_connection_do_not_wait_for_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:

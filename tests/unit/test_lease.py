@@ -2,11 +2,11 @@
 
 import pytest
 
-from dispatcher.events import Subject
-from dispatcher.lease import FULL_SPEED, MARGIN, Clock, HeldLease
-from dispatcher.policy import BREAKER_FAULTS, Action, Decision, Outcome, OutcomeKind, PauseReason, Policy
-from dispatcher.rate_window import RateWindow
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import BREAKER_FAULTS, Action, Decision, Outcome, OutcomeKind, PauseReason, Policy
+from dispatcher.policy.rate_window import RateWindow
 from dispatcher.store import LONG_AGO, Delivery, Leased
+from dispatcher.worker.lease import FULL_SPEED, MARGIN, Clock, HeldLease
 
 K = OutcomeKind
 TIMEOUT = 10.0

@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime
 
-from dispatcher.events import Subject
-from dispatcher.locked_rows import RETRY_SECONDS, LockedRows
-from dispatcher.policy import Action, Decision, Outcome, OutcomeKind
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
 from dispatcher.store import Answer, Delivery
+from dispatcher.worker.locked_rows import RETRY_SECONDS, LockedRows
 
 
 def answer(installation_id: str) -> Answer:

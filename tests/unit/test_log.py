@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import structlog
 
-from dispatcher.events import Subject
-from dispatcher.policy import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
 from dispatcher.telemetry import (
     Attempted,
     BreakerTurned,
@@ -42,7 +42,7 @@ REJECTED = Attempted(
 # What others write through `logging`, in the process of the service.
 OTHERS = """
 import logging, sys, warnings
-from dispatcher.settings import LogFormat, LogLevel
+from dispatcher.settings.settings import LogFormat, LogLevel
 from dispatcher.telemetry import configure_logging
 
 configure_logging(LogFormat(sys.argv[1]), LogLevel.DEBUG)

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 import trustme
 
-from dispatcher.checks.network import check_network
-from dispatcher.policy import OutcomeKind
-from dispatcher.settings import Settings
+from dispatcher.inspection.checks.network import check_network
+from dispatcher.policy.decision import OutcomeKind
+from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network, Transport, UnusableNetwork, post_form
 from dispatcher.transport.portable import PortableTransport
 from dispatcher.transport.reqwest import PyreqwestTransport

@@ -3,10 +3,10 @@
 import httpx
 import pytest
 
-from dispatcher.events import Subject
-from dispatcher.health import LIVE_FOR, READY_FOR, Health
-from dispatcher.ops import ops_app
-from dispatcher.policy import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.service.endpoints import ops_app
+from dispatcher.service.health import LIVE_FOR, READY_FOR, Health
 from dispatcher.telemetry import (
     Attempted,
     CrashBuried,

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from dispatcher import http_server, ops_connection
-from dispatcher.ops import serving_ops
-from dispatcher.ops_connection import MAX_CONNECTIONS
+from dispatcher.service import http_server, ops_connection
+from dispatcher.service.endpoints import serving_ops
+from dispatcher.service.ops_connection import MAX_CONNECTIONS
 
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 REQUEST = b"GET /here HTTP/1.1\r\nHost: ops\r\n\r\n"

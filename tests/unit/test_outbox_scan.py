@@ -3,9 +3,9 @@
 import pytest
 
 from dispatcher import store
-from dispatcher.floor import LAG, SWEEP_EVERY
-from dispatcher.outbox_scan import OutboxScan
 from dispatcher.store import Collected
+from dispatcher.worker.low_water import LAG, SWEEP_EVERY
+from dispatcher.worker.outbox_scan import OutboxScan
 
 RETRY = 0.2
 LEFT = Collected(last_event_id=500, left=500, full=True)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.policy import (
+from dispatcher.policy.decision import (
     BREAKER_PROBE_CAP,
     Action,
     DeadLetterReason,

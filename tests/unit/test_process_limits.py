@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import process_limits
+from dispatcher.service import process_limits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 

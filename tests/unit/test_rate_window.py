@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.rate_window import RateWindow
+from dispatcher.policy.rate_window import RateWindow
 
 
 def room(window: RateWindow, now: float) -> int:

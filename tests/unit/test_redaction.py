@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.redaction import LONGEST_TEXT, REDACTED, clean
+from dispatcher.transport.redaction import LONGEST_TEXT, REDACTED, clean
 
 TOKEN = "vcp_t0kenAb1234EfGh678/IjKl+90"
 ECHOES = {

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dispatcher.scheduler import Scheduler
+from dispatcher.service.scheduler import Scheduler
 from dispatcher.telemetry import Report, StepFailed
 
 LONGEST = 60.0
@@ -86,7 +86,7 @@ async def test_a_step_never_runs_twice_at_once(scheduler: Scheduler) -> None:
 async def test_a_step_that_fails_is_reported_and_comes_again(
     scheduler: Scheduler, reports: list[Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.scheduler.AFTER_FAILURE", 0.01)
+    monkeypatch.setattr("dispatcher.service.scheduler.AFTER_FAILURE", 0.01)
     again = asyncio.Event()
 
     async def step() -> float:

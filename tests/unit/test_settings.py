@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from dispatcher.settings import (
+from dispatcher.settings.settings import (
     LogFormat,
     LogLevel,
     RateLimit,

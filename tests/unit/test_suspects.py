@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.events import Subject
+from dispatcher.outbox.events import Subject
 from dispatcher.store import LONG_AGO, Delivery
 from dispatcher.store.suspects import choose
 

@@ -14,10 +14,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace import TracerProvider
 
-from dispatcher import ResourceUpdated, publish, traceparent, tracing
-from dispatcher.events import Subject, is_traceparent
-from dispatcher.outbox import insert_event
-from dispatcher.policy import Outcome, OutcomeKind
+from dispatcher import ResourceUpdated, publish
+from dispatcher.outbox import traceparent
+from dispatcher.outbox.events import Subject, is_traceparent
+from dispatcher.outbox.publisher import insert_event
+from dispatcher.policy.decision import Outcome, OutcomeKind
+from dispatcher.telemetry import tracing
 
 EVENT = ResourceUpdated(installation_id="icfg_1", resource_id="db_1")
 SUBJECT = Subject("icfg_1", "resource.updated", "db_1")
@@ -84,9 +86,9 @@ def test_it_travels_through_a_driver_too() -> None:
 
 
 EXPORT = f"""
-from dispatcher.events import Subject
-from dispatcher.policy import Outcome, OutcomeKind
-from dispatcher.tracing import delivery_spans, export_traces
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import Outcome, OutcomeKind
+from dispatcher.telemetry.tracing import delivery_spans, export_traces
 end = export_traces()
 delivery_span = delivery_spans()
 for traceparent, kind, status in (({TRACEPARENT!r}, OutcomeKind.DELIVERED, 201), (None, OutcomeKind.TIMEOUT, None)):

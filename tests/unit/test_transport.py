@@ -13,11 +13,11 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from dispatcher.policy import OutcomeKind
+from dispatcher.policy.decision import OutcomeKind
 from dispatcher.transport import Network, Transport, TransportFailed, open_transport, post_form
 from dispatcher.transport.portable import PortableTransport
 from dispatcher.transport.reqwest import PyreqwestTransport
-from dispatcher.vercel import Vercel
+from dispatcher.vercel.client import Vercel
 from tests.unit.raw_server import BODY, CANARY, DELIVERED, LONGEST, Step, answer, running, send
 
 MEGABYTE = 1_000_000

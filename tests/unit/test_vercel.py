@@ -7,9 +7,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.policy import Outcome, OutcomeKind
+from dispatcher.policy.decision import Outcome, OutcomeKind
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
+from dispatcher.vercel.client import Vercel
 
 TOKEN = "t0ken-7f3a+9/with=signs"
 

@@ -11,14 +11,15 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import ResourceUpdated, publish, schema
-from dispatcher.credentials import Credentials, StaticCredentials
-from dispatcher.database import Database, open_database
-from dispatcher.settings import Settings
+from dispatcher import ResourceUpdated, publish
+from dispatcher.credentials.sources import Credentials, StaticCredentials
+from dispatcher.database import schema
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Report
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 
 Answer = Callable[[httpx.Request], Any]
 LONGEST = 60.0

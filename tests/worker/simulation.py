@@ -12,16 +12,17 @@ import httpx
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import ResourceUpdated, publish, schema
-from dispatcher.credentials import StaticCredentials
-from dispatcher.database import Database
-from dispatcher.dialects import open_engine
-from dispatcher.dialects.sqlite import Sqlite
-from dispatcher.settings import Settings
+from dispatcher import ResourceUpdated, publish
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database import schema
+from dispatcher.database.engine import open_engine
+from dispatcher.database.sqlite import Sqlite
+from dispatcher.database.transactions import Database
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Report
 from dispatcher.transport.portable import HttpxTransport
-from dispatcher.vercel import Vercel
-from dispatcher.worker import Worker
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 
 Destination = Callable[[float], httpx.Response]
 """What the destination answers so many seconds after the beginning; it may raise what a transport raises."""

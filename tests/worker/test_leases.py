@@ -8,12 +8,13 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import leases, store
-from dispatcher.policy import BREAKER_FAULTS
-from dispatcher.settings import Settings
-from dispatcher.tables import delivery, installation
+from dispatcher import store
+from dispatcher.outbox.tables import delivery, installation
+from dispatcher.policy.decision import BREAKER_FAULTS
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import LeaseLost
-from dispatcher.worker import Worker
+from dispatcher.worker import leases
+from dispatcher.worker.worker import Worker
 from tests.worker.conftest import LONGEST, Rig
 
 

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.bearer_token import CredentialsUnavailable, NoCredential
-from dispatcher.settings import RateLimit, Settings
-from dispatcher.tables import delivery, installation, outbox
-from dispatcher.worker import Worker
+from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential
+from dispatcher.outbox.tables import delivery, installation, outbox
+from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.worker.worker import Worker
 from tests.worker.conftest import Rig
 
 TOKEN = SecretStr("t0ken")

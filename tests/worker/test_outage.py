@@ -9,9 +9,9 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from dispatcher import breaker
-from dispatcher.breaker import BURST_SECONDS, FAULTS, RAMP_SECONDS, ramp_rate
-from dispatcher.tables import dead_letter
+from dispatcher.outbox.tables import dead_letter
+from dispatcher.policy import breaker
+from dispatcher.policy.breaker import BURST_SECONDS, FAULTS, RAMP_SECONDS, ramp_rate
 from tests.worker.simulation import Destination, Simulation
 
 HOUR = 3_600.0

@@ -7,9 +7,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.settings import RateLimit, Settings
-from dispatcher.tables import delivery
-from dispatcher.worker import BUSY_PAUSE, HOLDING_PAUSE, Worker
+from dispatcher.outbox.tables import delivery
+from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.worker.worker import BUSY_PAUSE, HOLDING_PAUSE, Worker
 from tests.worker.conftest import LONGEST, Rig
 
 LONG = 3_600.0
@@ -67,7 +67,7 @@ async def test_beside_a_slow_request_the_pause_grows_and_an_answer_ends_it(
     await send(rig, worker, "db_1")
     assert await worker.tick() == BUSY_PAUSE  # something has just happened
     assert await longest_pause(rig, worker) == HOLDING_PAUSE
-    monkeypatch.setattr("dispatcher.worker.HOLDING_PAUSE", LONG)
+    monkeypatch.setattr("dispatcher.worker.worker.HOLDING_PAUSE", LONG)
     waiting = asyncio.create_task(worker.tick_until_answer())
     async with asyncio.timeout(LONGEST):
         while not worker._sender.ended._waiters:  # it sleeps

@@ -7,9 +7,9 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.policy import BREAKER_FAULTS
-from dispatcher.settings import RateLimit
-from dispatcher.tables import dead_letter, delivery, installation
+from dispatcher.outbox.tables import dead_letter, delivery, installation
+from dispatcher.policy.decision import BREAKER_FAULTS
+from dispatcher.settings.settings import RateLimit
 from dispatcher.telemetry import CrashBuried, LeaseLost
 from tests.worker.simulation import SETTINGS, Simulation
 

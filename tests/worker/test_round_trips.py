@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, event
 
 from dispatcher import store
-from dispatcher.database import Database
-from dispatcher.settings import Settings
-from dispatcher.tables import delivery
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import delivery
+from dispatcher.settings.settings import Settings
 from tests.worker.conftest import Rig
 
 DELIVERIES = 1_000

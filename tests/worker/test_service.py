@@ -12,9 +12,10 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from dispatcher import service, store
-from dispatcher.database import Database
-from dispatcher.settings import Settings
+from dispatcher import store
+from dispatcher.database.transactions import Database
+from dispatcher.service import service
+from dispatcher.settings.settings import Settings
 from tests.processes.conftest import free_port
 from tests.worker.conftest import LONGEST
 
@@ -67,7 +68,7 @@ async def test_livez_is_red_while_a_tick_is_stuck_and_green_again_after_it(
         return look(*arguments)  # type: ignore[arg-type]  # whatever they are
 
     async with running(database) as client:
-        monkeypatch.setattr("dispatcher.health.LIVE_FOR", 0.5)
+        monkeypatch.setattr("dispatcher.service.health.LIVE_FOR", 0.5)
         assert await answers(client, "/livez", 200)
         monkeypatch.setattr(store, "look", stuck)
         try:

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.settings import Settings
-from dispatcher.store.collect import SETTLE_CAP
-from dispatcher.tables import delivery, outbox
+from dispatcher.outbox.tables import delivery, outbox
+from dispatcher.settings.settings import Settings
+from dispatcher.store.collection import SETTLE_CAP
 from tests.worker.conftest import Rig
 from tests.worker.simulation import IDLE_STEP, SETTINGS, Simulation
 

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from dispatcher import store
-from dispatcher.settings import RateLimit, Settings
-from dispatcher.tables import delivery, installation
+from dispatcher.outbox.tables import delivery, installation
+from dispatcher.settings.settings import RateLimit, Settings
 from tests.worker.conftest import Rig
 
 RESOURCES = [f"db_{number}" for number in range(6)]

@@ -12,12 +12,14 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import ResourceUpdated, burst, installations, leases, publish, refusals, store
-from dispatcher.credentials import StaticCredentials
-from dispatcher.policy import Action, OutcomeKind
-from dispatcher.settings import RateLimit, Settings
-from dispatcher.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher import ResourceUpdated, publish, store
+from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.inspection import installations
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.policy.decision import Action, OutcomeKind
+from dispatcher.settings.settings import RateLimit, Settings
 from dispatcher.telemetry import Attempted, CrashBuried, LeaseLost
+from dispatcher.worker import burst, leases, refusals
 from tests.worker.conftest import LONGEST, Rig
 
 

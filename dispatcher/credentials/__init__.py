@@ -1,0 +1,1 @@
+"""The bearer token of an installation."""

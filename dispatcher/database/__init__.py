@@ -1,0 +1,1 @@
+"""One database and its differences: connections, transactions, schema."""

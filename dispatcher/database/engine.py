@@ -1,0 +1,139 @@
+"""Every difference between SQLite, PostgreSQL and MySQL/MariaDB; the only package that asks for the database's name."""
+
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
+from sqlalchemy.engine.interfaces import Dialect as EngineDialect
+from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from dispatcher.database.dialect import Dialect, MigrationUnderWay
+from dispatcher.database.mysql import Mysql
+from dispatcher.database.postgresql import Postgresql
+from dispatcher.database.sqlite import Sqlite
+
+_OF_SCHEME: dict[str, type[Dialect]] = {
+    "sqlite": Sqlite,
+    "postgresql": Postgresql,
+    "postgres": Postgresql,
+    "mysql": Mysql,
+    "mariadb": Mysql,
+}
+
+
+IDLE = 5.0
+"""Seconds after which a connection is asked whether it still works: each time would take as long as many a transaction does."""
+
+__all__ = ["Dialect", "MigrationUnderWay", "UnusableDatabaseUrl", "dialect_of", "open_engine", "says_read_only"]
+
+
+class UnusableDatabaseUrl(ValueError):
+    """The database URL cannot be used; says why and what to write, never the URL itself."""
+
+
+def dialect_of(url: str) -> Dialect:
+    """The family of the database that a partner's URL names; a driver in it (`mysql+asyncmy://`) is of no matter.
+
+    Raises UnusableDatabaseUrl.
+    """
+    scheme = url.partition(":")[0].partition("+")[0].lower()
+    if scheme not in _OF_SCHEME:
+        known = ", ".join(f"{name}://" for name in _OF_SCHEME)
+        raise UnusableDatabaseUrl(f"the database URL begins with none of {known}")
+    return _OF_SCHEME[scheme]()
+
+
+def open_engine(url: str, schema: str | None = None) -> Engine:
+    """An engine for a plain partner URL (`postgres://…`, `mysql://…`, `sqlite:///…`), with our driver, isolation and time limits.
+
+    `schema` is the PostgreSQL schema that holds the tables. Connects to nothing yet. Raises UnusableDatabaseUrl.
+    """
+    dialect = dialect_of(url)
+    try:
+        parsed = make_url(url).set(drivername=dialect.driver)
+    except (ArgumentError, ValueError):
+        raise UnusableDatabaseUrl(
+            "the database URL cannot be read: expected scheme://user:password@host:port/name"
+        ) from None
+    if dialect.name == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise UnusableDatabaseUrl(
+            "an in-memory SQLite database is seen by one process only: name a file, sqlite:///dispatcher.db"
+        )
+    try:
+        engine = sa.create_engine(parsed, hide_parameters=True, **dialect.engine_options(parsed))
+    except ModuleNotFoundError as missing:
+        raise UnusableDatabaseUrl(
+            f"the driver {missing.name} is not installed: pip install 'vercel-outbox-dispatcher[{dialect.extra}]'"
+        ) from None
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UnusableDatabaseUrl(_explain(error, dialect)) from None
+    _explain_refusals(engine, dialect)
+    dialect.prepare(engine)
+    _replace_what_broke_idle(engine)
+    _give_up_what_is_read_only(engine, dialect)
+    return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
+
+
+def _explain_refusals(engine: Engine, dialect: Dialect) -> None:
+    """A driver that cannot make use of the URL raises whatever comes to hand, and that only when it connects."""
+
+    def connect(
+        connecting: EngineDialect, _record: object, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> DBAPIConnection:
+        try:
+            connection = connecting.connect(*arguments, **options)
+        except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            raise UnusableDatabaseUrl(_explain(error, dialect)) from None
+        if (refusal := dialect.check_connection(connection)) is not None:
+            connection.close()
+            raise UnusableDatabaseUrl(refusal)
+        return connection
+
+    event.listen(engine, "do_connect", connect)
+
+
+def _explain(error: Exception, dialect: Dialect) -> str:
+    """Never in the driver's own words: they can repeat the password."""
+    if isinstance(error, OSError):
+        return f"a file that the database URL names cannot be read: {error.strerror}"
+    if isinstance(error, UnicodeError):
+        return "the database URL has a character that the driver cannot send: keep the password within Latin-1"
+    if dialect.name == "sqlite" and isinstance(error, ArgumentError):
+        return "the database URL names no file: write sqlite:///dispatcher.db"
+    return f"the database URL has a parameter after the ? that {dialect.driver.partition('+')[2]} does not take"
+
+
+def _replace_what_broke_idle(engine: Engine) -> None:
+    """A server or a firewall may have closed it meanwhile, which is no fault."""
+
+    def note(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        entry.info["idle_since"] = time.monotonic()
+
+    def ask(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        if time.monotonic() - entry.info.get("idle_since", time.monotonic()) < IDLE:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error:
+            raise DisconnectionError from None
+
+    event.listen(engine, "checkin", note)
+    event.listen(engine, "checkout", ask)
+
+
+def says_read_only(error: BaseException) -> bool:
+    """Whether a driver says by this that its server takes no writes."""
+    return any(dialect.is_read_only(error) for dialect in (Postgresql(), Mysql()))
+
+
+def _give_up_what_is_read_only(engine: Engine, dialect: Dialect) -> None:
+    """After a failover the connection may still lead to the old primary, while a new one would reach the new."""
+
+    def note(context: ExceptionContext) -> None:
+        if dialect.is_read_only(context.original_exception):
+            context.is_disconnect = True
+
+    event.listen(engine, "handle_error", note)

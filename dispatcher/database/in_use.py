@@ -1,0 +1,32 @@
+"""Which thread uses which of an engine's connections, so that another can end its wait."""
+
+import threading
+from contextlib import suppress
+
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from dispatcher.database.dialect import Dialect
+
+
+class ConnectionsInUse:
+    """Notes each connection from when it is opened or lent until it is given back."""
+
+    def __init__(self, engine: Engine, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._users: dict[ConnectionPoolEntry, tuple[int, DBAPIConnection]] = {}
+        # Before whatever SQLAlchemy itself asks a new connection.
+        event.listen(engine, "connect", self._lend, insert=True)
+        event.listen(engine, "checkout", lambda connection, entry, _proxy: self._lend(connection, entry))
+        event.listen(engine, "checkin", lambda _connection, entry: self._users.pop(entry, None))
+
+    def _lend(self, connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+        self._users[entry] = threading.get_ident(), connection
+
+    def cut(self, thread: int) -> None:
+        """Ends the connections that this thread uses."""
+        for user, connection in list(self._users.values()):
+            if user == thread:
+                with suppress(Exception):  # it has just been closed
+                    self._dialect.cut(connection)

@@ -1,0 +1,273 @@
+"""MariaDB 10.6 and newer, MySQL 8.
+
+STRAIGHT_JOIN begins every join at `r`, and FORCE INDEX goes on by the key: on a small table the planner would rather scan it, and so
+lock, and wait for, rows that are none of the statement's business, such as one that a partner has not committed yet, or one that
+somebody keeps locked. Core cannot say it; hence the text here.
+"""
+
+import socket
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+from typing_extensions import override
+
+from dispatcher.database.dialect import (
+    CONNECT_TIMEOUT,
+    LOCK_TIMEOUT,
+    LONGEST_MIGRATION,
+    STATEMENT_TIMEOUT,
+    Assignments,
+    Dialect,
+    MigrationUnderWay,
+    remote_host,
+)
+
+_LOCK_TIMEOUT = 1205
+_TRANSIENT = {_LOCK_TIMEOUT, 1213}  # and deadlock
+# --read-only, no update in the transaction or the server's mode, a Galera node that is no part of the cluster's majority
+_READ_ONLY = {1290, 1792, 1836, 1047}
+_DENIED = {1142, 1143}  # for a table, for a column
+# A table, an index or a row exists already, or a table is being changed by another
+_OVERTAKEN = {1050, 1061, 1062, 1684}
+_MIGRATION_LOCK = "vercel_dispatcher_migration"
+_ISOLATION = "READ-COMMITTED"
+_WHOLE = "utf8mb4"
+"""The character set that holds every character."""
+_NARROW_TABLES = sa.text(
+    "SELECT table_name, min(character_set_name) FROM information_schema.columns WHERE table_schema = DATABASE()"
+    " AND table_name IN :tables AND character_set_name <> :whole GROUP BY table_name ORDER BY table_name"
+).bindparams(sa.bindparam("tables", expanding=True))
+
+
+def _session() -> str:
+    variables = {
+        "innodb_lock_wait_timeout": LOCK_TIMEOUT,
+        # Of a table, which a migration takes: MySQL waits a year, and the partners' writes wait behind it.
+        "lock_wait_timeout": LOCK_TIMEOUT,
+        # A dispatcher that is frozen within a transaction would keep its locks for hours.
+        "wait_timeout": STATEMENT_TIMEOUT,
+        "time_zone": "'+00:00'",
+    }
+    settings = ", ".join(f"{name} = {value}" for name, value in variables.items())
+    # The comment is for MariaDB only: MySQL calls it max_execution_time, and for SELECT alone.
+    return f"SET SESSION {settings} /*M! , max_statement_time = {STATEMENT_TIMEOUT} */"
+
+
+class Mysql(Dialect):
+    """See the module."""
+
+    name = "mysql"
+    driver = "mysql+pymysql"
+    extra = "mysql"
+    how_to_verify = "ssl_ca=FILE with the certificates of the server's authority"
+    now = "utc_timestamp(6)"
+    rolls_back_ddl = False
+    # On Galera a row lock holds on its own node only; what is written is certified on all of them.
+    writes_what_it_locks = True
+
+    @override
+    def engine_options(self, url: URL) -> dict[str, Any]:
+        return {
+            # At REPEATABLE READ the worker's gap locks would block a partner's INSERT.
+            "isolation_level": "READ COMMITTED",
+            "connect_args": {
+                "charset": "utf8mb4",
+                "connect_timeout": CONNECT_TIMEOUT,
+                "read_timeout": STATEMENT_TIMEOUT,
+                "write_timeout": STATEMENT_TIMEOUT,
+                "init_command": _session(),
+            },
+        }
+
+    @override
+    def prepare(self, engine: Engine) -> None:
+        """Everything is said when a connection is opened."""
+
+    @override
+    def unverified_host(self, url: URL) -> str | None:
+        # The driver verifies the server exactly if it knows an authority.
+        if {"ssl_ca", "ssl_capath"} & url.query.keys() or "unix_socket" in url.query:
+            return None
+        return remote_host(url.host or "")
+
+    @override
+    def check_isolation(self, connection: Connection) -> str | None:
+        found: dict[str, str] = dict(
+            connection.exec_driver_sql(
+                "SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"
+            ).all()
+        )
+        wrong = sorted(set(found.values()) - {_ISOLATION})
+        if not wrong:
+            return None
+        return (
+            f"the database runs our transactions at {wrong[0]} although {_ISOLATION} was asked for:"
+            " partners would wait for the dispatcher. Look at the proxy before the database, or its init_connect"
+        )
+
+    @override
+    @contextmanager
+    def migration(self, connection: Connection) -> Iterator[None]:
+        # DDL commits by itself here, so the lock belongs to the session. It is kept until the revision is committed too.
+        with connection.begin():
+            lock = f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {LONGEST_MIGRATION})"
+            if connection.exec_driver_sql(lock).scalar() != 1:
+                raise MigrationUnderWay
+        try:
+            with connection.begin():
+                yield
+        finally:
+            with connection.begin():
+                connection.exec_driver_sql(f"SELECT RELEASE_LOCK('{_MIGRATION_LOCK}')")
+
+    @override
+    def check_writes(self, connection: Connection) -> str | None:
+        names = ("read_only", "innodb_read_only", "super_read_only", "wsrep_ready")
+        asked = f"SHOW GLOBAL VARIABLES WHERE Variable_name IN {names[:3]}"
+        found = [name for name, value in connection.exec_driver_sql(asked).all() if value == "ON"]
+        status = connection.exec_driver_sql(f"SHOW GLOBAL STATUS LIKE '{names[3]}'").all()
+        if any(value == "OFF" for _, value in status) and self.is_cluster(connection):
+            return "this node of the cluster is not ready (wsrep_ready is OFF)"
+        return f"{found[0]} is on" if found else None
+
+    @override
+    def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
+        narrow = connection.execute(_NARROW_TABLES, {"tables": sorted(tables), "whole": _WHOLE}).all()
+        if narrow:
+            found = ", ".join(f"{table} ({charset})" for table, charset in narrow)
+            convert = f"CONVERT TO CHARACTER SET {_WHOLE} COLLATE {_WHOLE}_bin"
+            cure = " ".join(f"ALTER TABLE {table} {convert};" for table, _ in narrow)
+            return f"the character set of these tables is not {_WHOLE}: {found}", f"run {cure}"
+        spoken = connection.exec_driver_sql("SELECT @@character_set_client, @@character_set_results").one()
+        if set(spoken) == {_WHOLE}:
+            return None
+        return (
+            f"the connection's character sets are {' and '.join(spoken)}, although {_WHOLE} was asked for",
+            "look at the server's init_connect and skip-character-set-client-handshake, and at the proxy before it",
+        )
+
+    @override
+    def is_cluster(self, connection: Connection) -> bool:
+        found = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").all()
+        return any(value == "ON" for _, value in found)
+
+    @override
+    def is_denied(self, error: DBAPIError) -> bool:
+        return _number(error) in _DENIED
+
+    @override
+    def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
+        database, account = connection.exec_driver_sql("SELECT DATABASE(), CURRENT_USER()").one()
+        user, _, host = account.rpartition("@")
+        return f"GRANT {', '.join(privileges)} ON `{database}`.{table} TO '{user}'@'{host}';"
+
+    @override
+    def is_overtaken(self, error: BaseException) -> bool:
+        # The lock of migrations holds on its own node of a cluster only.
+        return self.is_transient(error) or _number(error) in _OVERTAKEN
+
+    @override
+    def is_transient(self, error: BaseException) -> bool:
+        return _number(error) in _TRANSIENT
+
+    @override
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        return _number(error) == _LOCK_TIMEOUT
+
+    @override
+    def cut(self, connection: Any) -> None:
+        connection._sock.shutdown(socket.SHUT_RDWR)  # PyMySQL has no other way
+
+    @override
+    def is_read_only(self, error: BaseException) -> bool:
+        return bool(error.args) and error.args[0] in _READ_ONLY
+
+    @override
+    def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
+        columns = ", ".join(f"{name} {type_.compile(mysql.dialect())} PATH '$.{name}'" for name, type_ in types.items())
+        return f"SELECT r.* FROM JSON_TABLE(:rows, '$[*]' COLUMNS ({columns})) AS r"  # noqa: S608 (our own columns)
+
+    @override
+    def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:
+        return sa.func.greatest(*values)
+
+    @override
+    def raw(self, column: Column[Any], most: int) -> ColumnElement[Any]:
+        # MariaDB takes half a surrogate for text; read as text, it makes the driver raise for the batch.
+        text = sa.func.convert(column.op("USING")(sa.literal_column("utf8mb4")))
+        return sa.func.left(sa.cast(text, sa.LargeBinary), 4 * most + 4, type_=sa.LargeBinary())
+
+    @override
+    def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
+        # As text, because a zero date is no date to the driver.
+        return sa.cast(column, sa.CHAR(32))
+
+    @override
+    def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
+        insert = mysql.insert(table).from_select([c.name for c in source.selected_columns], source)
+        return insert.on_duplicate_key_update(assignments(insert.inserted))
+
+    @override
+    def update(
+        self,
+        table: Table,
+        on: Sequence[Column[Any]],
+        columns: Sequence[Column[Any]],
+        copies: Sequence[tuple[Column[Any], Column[Any]]] = (),
+    ) -> Executable:
+        sets = [f"t.{column.name} = r.{column.name}" for column in columns]
+        sets += [f"t.{copy.name} = t.{original.name}" for copy, original in copies]
+        return sa.text(f"UPDATE {self._joined(table, on, columns)} SET {', '.join(sets)}")  # noqa: S608 (names of our own tables)
+
+    @override
+    def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
+        return sa.text(f"DELETE t FROM {self._joined(table, on)}")
+
+    def _joined(self, table: Table, on: Sequence[Column[Any]], others: Sequence[Column[Any]] = ()) -> str:
+        unfolded = self.unfold({column.name: column.type for column in (*on, *others)})
+        same = " AND ".join(f"t.{column.name} = r.{column.name}" for column in on)
+        return f"({unfolded}) AS r STRAIGHT_JOIN {table.name} AS t FORCE INDEX (PRIMARY) ON {same}"
+
+    @override
+    def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
+        return self._first_due(delivery, names, _padded(installations))
+
+    @cache  # noqa: B019 (one instance lives as long as the program)
+    def _first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
+        # MariaDB has neither LATERAL nor LIMIT in a subquery of IN: one bounded range of the index for each installation.
+        each = (self._first_due_of(delivery, names, f"installation_{n}") for n in range(installations))
+        return sa.union_all(*each)
+
+    def _first_due_of(self, delivery: Table, names: Sequence[str], parameter: str) -> Select[Any]:
+        return (
+            sa.select(*(delivery.c[name] for name in names))
+            .where(
+                delivery.c.installation_id == sa.bindparam(parameter, type_=delivery.c.installation_id.type),
+                delivery.c.due_at <= self.clock(),
+            )
+            .order_by(delivery.c.due_at)
+            .limit(sa.bindparam("most", type_=sa.Integer))
+        )
+
+    @override
+    def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
+        padding = [""] * (_padded(len(installation_ids)) - len(installation_ids))  # the id of no installation
+        return {f"installation_{n}": id_ for n, id_ in enumerate([*installation_ids, *padding])}
+
+
+def _number(error: BaseException) -> object:
+    """The server's number of it; None if it is nobody's."""
+    arguments = error.orig.args if isinstance(error, DBAPIError) and error.orig else ()
+    return next(iter(arguments), None)
+
+
+def _padded(installations: int) -> int:
+    """The next power of two: so only a few statements of different lengths are ever built and kept."""
+    return 1 << max(0, installations - 1).bit_length()

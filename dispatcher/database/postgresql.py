@@ -1,0 +1,296 @@
+"""PostgreSQL 13 and newer, also through pgbouncer in transaction mode: no session state, no prepared statements."""
+
+import os
+import socket
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table, event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine.interfaces import Dialect as EngineDialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+from typing_extensions import override
+
+from dispatcher.database.dialect import (
+    CONNECT_TIMEOUT,
+    LOCK_TIMEOUT,
+    LONGEST_MIGRATION,
+    STATEMENT_TIMEOUT,
+    Assignments,
+    Dialect,
+    MigrationUnderWay,
+    remote_host,
+)
+
+_READ_ONLY = "25006"
+_LOCK_TIMEOUT = "55P03"
+_TRANSIENT = {"40001", "40P01", _LOCK_TIMEOUT}  # serialization failure, deadlock, lock not available in time
+
+_VERIFYING = {"verify-full", "verify-ca"}
+_DENIED = "42501"
+_ISOLATION = "read committed"
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+# Otherwise a temporary table of the same name would take the place of one of ours.
+_TEMPORARY_TABLES_LAST = (
+    "SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'pg_temp'), true)"
+)
+_NEW_DATABASE = (
+    "create a database with ENCODING 'UTF8' TEMPLATE template0, and move yours into it with pg_dump and pg_restore"
+)
+_ENCODINGS = (
+    ("database", "server_encoding", _NEW_DATABASE),
+    (
+        "connection",
+        "client_encoding",
+        "unset PGCLIENTENCODING, the role's client_encoding, and that of DISPATCHER_DATABASE_URL",
+    ),
+)
+_MIGRATION_LOCK = int.from_bytes(b"vercel")
+_MIGRATION_HOLDER = f"""
+SELECT pid, usename, application_name FROM pg_locks JOIN pg_stat_activity USING (pid) JOIN pg_database d ON d.oid = database
+WHERE d.datname = current_database() AND locktype = 'advisory' AND objsubid = 1 AND granted
+AND classid = {_MIGRATION_LOCK >> 32} AND objid = {_MIGRATION_LOCK & 0xFFFFFFFF}"""  # noqa: S608 (numbers of our own)
+
+_ENGINE_DIALECT: EngineDialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
+
+
+class Postgresql(Dialect):
+    """See the module."""
+
+    name = "postgresql"
+    driver = "postgresql+psycopg"
+    extra = "postgres"
+    how_to_verify = "sslmode=verify-full&sslrootcert=system (or, for a private authority, its file instead of system)"
+    # Not clock_timestamp(): it is volatile, so that no index can serve a comparison with it.
+    now = "statement_timestamp()"
+
+    @override
+    def engine_options(self, url: URL) -> dict[str, Any]:
+        return {
+            "connect_args": {
+                "autocommit": True,  # so that the driver begins nothing by itself: see _begin
+                "connect_timeout": CONNECT_TIMEOUT,
+                "prepare_threshold": None,
+                "application_name": "dispatcher",
+                "keepalives_idle": 15,
+                "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
+            },
+        }
+
+    @override
+    def prepare(self, engine: Engine) -> None:
+        event.listen(engine, "begin", _begin)
+
+    @override
+    def unverified_host(self, url: URL) -> str | None:
+        options = _driver_options(url)
+        if options.get("sslmode", os.environ.get("PGSSLMODE", "")) in _VERIFYING:
+            return None
+        return remote_host(options.get("hostaddr") or options.get("host") or os.environ.get("PGHOST", ""))
+
+    @override
+    @contextmanager
+    def migration(self, connection: Connection) -> Iterator[None]:
+        with connection.begin():
+            # The lock ends with the transaction. DDL that cannot have its table at once gives way to the partners' writes.
+            connection.exec_driver_sql(
+                f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{LONGEST_MIGRATION}s'"
+            )
+            _lock_migration(connection)
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
+            yield
+
+    @override
+    def check_isolation(self, connection: Connection) -> str | None:
+        found = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+        if found == _ISOLATION:
+            return None
+        return (
+            f"the database runs our transactions at {found} although {_ISOLATION} was asked for:"
+            " look at the proxy before the database"
+        )
+
+    @override
+    def check_writes(self, connection: Connection) -> str | None:
+        if connection.execute(sa.select(sa.func.pg_is_in_recovery())).scalar_one():
+            return "it is a standby"
+        read_only = connection.exec_driver_sql("SHOW default_transaction_read_only").scalar_one() == "on"
+        return "default_transaction_read_only is on" if read_only else None
+
+    @override
+    def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
+        for whose, setting, cure in _ENCODINGS:
+            found = connection.execute(sa.select(sa.func.current_setting(setting))).scalar_one()
+            if found != "UTF8":
+                return f"the encoding of the {whose} is {found}, not UTF8", cure
+        return None
+
+    @override
+    def check_connection(self, connection: Any) -> str | None:
+        if connection.info.encoding != "ascii":
+            return None
+        return (
+            f"the encoding of the database {connection.info.dbname} is SQL_ASCII, which does not say what its text means, so that"
+            f" the driver cannot read it: {_NEW_DATABASE}, and correct DISPATCHER_DATABASE_URL"
+        )
+
+    @override
+    def is_denied(self, error: DBAPIError) -> bool:
+        return getattr(error.orig, "sqlstate", None) == _DENIED
+
+    @override
+    def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
+        quote, user = _account(connection)
+        if schema and not _may(connection, schema, "USAGE"):
+            return f"GRANT USAGE ON SCHEMA {quote(schema)} TO {user};"
+        return f"GRANT {', '.join(privileges)} ON {quote(schema) + '.' if schema else ''}{table} TO {user};"
+
+    @override
+    def grant_to_create(self, connection: Connection, schema: str | None) -> str | None:
+        # Since PostgreSQL 15 not everybody may create tables in `public`.
+        target = schema or connection.exec_driver_sql("SELECT current_schema()").scalar_one() or "public"
+        if _may(connection, target, "CREATE"):
+            return None
+        quote, user = _account(connection)
+        return f"GRANT USAGE, CREATE ON SCHEMA {quote(target)} TO {user};"
+
+    @override
+    def is_transient(self, error: BaseException) -> bool:
+        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRANSIENT
+
+    @override
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT
+
+    @override
+    def cut(self, connection: Any) -> None:
+        with socket.socket(fileno=os.dup(connection.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+
+    @override
+    def is_read_only(self, error: BaseException) -> bool:
+        return getattr(error, "sqlstate", None) == _READ_ONLY
+
+    @override
+    def encode(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+        import orjson
+
+        return {"rows": orjson.dumps(rows).decode()}  # times as they are: with their zone
+
+    @override
+    def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
+        columns = ", ".join(f"{name} {type_.compile(_ENGINE_DIALECT)}" for name, type_ in types.items())
+        return f"SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r({columns})"  # noqa: S608 (our own columns)
+
+    @override
+    def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:
+        return sa.func.greatest(*values)
+
+    @override
+    def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
+        # As text, because the driver raises for 'infinity'.
+        return sa.func.to_char(sa.func.timezone("UTC", column), "YYYY-MM-DD HH24:MI:SS.US", type_=sa.String())
+
+    @override
+    def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
+        insert = postgresql.insert(table).from_select([c.name for c in source.selected_columns], source)
+        values = assignments(insert.excluded)
+        changes = sa.or_(*(table.c[name].is_distinct_from(value) for name, value in values.items()))
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=values, where=changes)
+
+    @override
+    def update(
+        self,
+        table: Table,
+        on: Sequence[Column[Any]],
+        columns: Sequence[Column[Any]],
+        copies: Sequence[tuple[Column[Any], Column[Any]]] = (),
+    ) -> Executable:
+        rows = self.rows(*on, *columns)
+        same = (key == rows.c[key.name] for key in on)
+        values = {column.name: rows.c[column.name] for column in columns}
+        return sa.update(table).where(*same).values(values | {copy.name: original for copy, original in copies})
+
+    @override
+    def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
+        rows = self.rows(*on)
+        return sa.delete(table).where(*(key == rows.c[key.name] for key in on))
+
+    @override
+    @cache  # noqa: B019 (one instance lives as long as the program)
+    def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
+        rows = self.rows(delivery.c.installation_id)
+        due = (
+            sa.select(*(delivery.c[name] for name in names))
+            .where(delivery.c.installation_id == rows.c.installation_id, delivery.c.due_at <= self.clock())
+            .order_by(delivery.c.due_at)
+            .limit(sa.bindparam("most", type_=sa.Integer))
+            .lateral("d")
+        )
+        return sa.select(due).select_from(rows.join(due, sa.true()))
+
+    @override
+    def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
+        return self.encode([{"installation_id": installation_id} for installation_id in installation_ids])
+
+
+def _driver_options(url: URL) -> dict[str, str]:
+    """What SQLAlchemy makes of the URL for psycopg, such as several hosts."""
+    return {name: str(value) for name, value in _ENGINE_DIALECT.create_connect_args(url)[1].items()}
+
+
+def _account(connection: Connection) -> tuple[Callable[[str], str], str]:
+    """How names are quoted, and the user's, quoted."""
+    quote = connection.dialect.identifier_preparer.quote
+    return quote, quote(connection.exec_driver_sql("SELECT current_user").scalar_one())
+
+
+def _lock_migration(connection: Connection) -> None:
+    try:
+        with connection.begin_nested():  # so that what holds the lock can still be asked for
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT:
+            raise MigrationUnderWay(_migration_holder(connection)) from None
+        raise
+
+
+def _migration_holder(connection: Connection) -> str | None:
+    """The session that holds the lock of migrations, as far as the database shows it."""
+    held = connection.exec_driver_sql(_MIGRATION_HOLDER).first()
+    return f"process {held.pid} of the user {held.usename}, application {held.application_name!r}" if held else None
+
+
+def _may(connection: Connection, schema: str, privilege: str) -> bool:
+    asked = sa.select(sa.func.has_schema_privilege(schema, privilege))
+    return bool(connection.execute(asked).scalar_one())
+
+
+def _begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get("single_statement"):
+        return
+    # For this transaction only: through pgbouncer a session's settings would stay with whoever comes next.
+    settings = {
+        # A database's or a role's own setting would move times to where the driver cannot load them, or give them another form.
+        "TimeZone": "UTC",
+        "DateStyle": "ISO",
+        "statement_timeout": f"{STATEMENT_TIMEOUT}s",
+        "lock_timeout": f"{LOCK_TIMEOUT}s",
+        "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT}s",
+        "jit": "off",  # compiling one of our short statements takes a hundred times as long as running it
+    }
+    if not options.get("reads_only"):
+        # All that writes finds its rows by an index. Where a queue was empty when the statistics were taken, the planner
+        # would think that a scan and a sort of it cost little.
+        settings |= {"enable_seqscan": "off", "enable_bitmapscan": "off"}
+    if options.get("not_durable"):
+        settings["synchronous_commit"] = "off"
+    begin = [] if "isolation_level" in options else [_BEGIN]  # whoever names another has the driver begin
+    local = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
+    connection.exec_driver_sql("; ".join([*begin, *local, _TEMPORARY_TABLES_LAST]))  # in one round trip

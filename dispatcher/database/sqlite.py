@@ -1,0 +1,172 @@
+"""SQLite 3.35 and newer. Every transaction that writes begins IMMEDIATE, so it needs no row locks."""
+
+import sqlite3
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table, event
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+from typing_extensions import override
+
+from dispatcher.database.dialect import Assignments, Dialect
+
+BUSY_TIMEOUT = 5
+"""Seconds that a writer waits for another."""
+_PRIMARY_CODE = 0xFF
+CACHE_KIB = 16_384
+"""Of a database's pages, kept by each connection: with SQLite's own 2 MiB, a step in a crowded one takes twice as long."""
+
+
+class Sqlite(Dialect):
+    """See the module."""
+
+    name = "sqlite"
+    driver = "sqlite+pysqlite"
+    extra = None
+    # Whoever writes waits for the whole of our transaction: none of them may take long.
+    collected_at_once = 250
+    claimed_at_once = 128
+    settled_at_once = 250
+    now = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+    @override
+    def engine_options(self, url: URL) -> dict[str, Any]:
+        # isolation_level None: the driver begins nothing by itself, so that BEGIN IMMEDIATE is the only beginning.
+        return {"connect_args": {"timeout": BUSY_TIMEOUT, "isolation_level": None, "check_same_thread": False}}
+
+    @override
+    def prepare(self, engine: Engine) -> None:
+        event.listen(engine, "connect", _set_durability)
+        event.listen(engine, "begin", _begin)
+
+    @override
+    def missing_file(self, url: URL) -> str | None:
+        path = url.database or ""
+        is_uri = path.startswith("file:")
+        return None if is_uri or Path(path).exists() else path
+
+    @override
+    def check_durability(self, connection: Connection) -> str | None:
+        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+        if mode == "wal":
+            return None
+        return (
+            f"the journal is in mode {mode}, not WAL: your application and the dispatcher wait for each other."
+            " The file must lie on a local, writable file system, not on a network share"
+        )
+
+    @override
+    def is_denied(self, error: DBAPIError) -> bool:
+        return getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY_CODE == sqlite3.SQLITE_READONLY
+
+    @override
+    def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
+        return f"make the file {connection.engine.url.database} and its directory writable for this user"
+
+    @override
+    def cut(self, connection: Any) -> None:
+        connection.interrupt()
+
+    @override
+    def is_transient(self, error: BaseException) -> bool:
+        return isinstance(error, DBAPIError) and error.orig is not None and _is_locked(error.orig)
+
+    @override
+    def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
+        extracted = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in types)
+        return f"SELECT {extracted} FROM json_each(:rows)"  # noqa: S608 (names of our own columns)
+
+    @override
+    def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:
+        return sa.func.max(*values)
+
+    @override
+    def raw(self, column: Column[Any], most: int) -> ColumnElement[Any]:
+        # SQLite stores any bytes in any column; read as text, those that are not UTF-8 make the driver raise for the batch.
+        return sa.func.substr(sa.cast(column, sa.LargeBinary), 1, 4 * most + 4, type_=sa.LargeBinary())
+
+    @override
+    def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
+        return self.raw(column, 10)
+
+    @override
+    def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
+        # Without a WHERE, SQLite reads the ON of ON CONFLICT as the ON of a join.
+        insert = sqlite.insert(table).from_select([c.name for c in source.selected_columns], source.where(sa.true()))
+        values = assignments(insert.excluded)
+        changes = sa.or_(*(table.c[name].is_distinct_from(value) for name, value in values.items()))
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=values, where=changes)
+
+    @override
+    def update(
+        self,
+        table: Table,
+        on: Sequence[Column[Any]],
+        columns: Sequence[Column[Any]],
+        copies: Sequence[tuple[Column[Any], Column[Any]]] = (),
+    ) -> Executable:
+        rows = self.rows(*on, *columns)
+        same = (key == rows.c[key.name] for key in on)
+        values = {column.name: rows.c[column.name] for column in columns}
+        return sa.update(table).where(*same).values(values | {copy.name: original for copy, original in copies})
+
+    @override
+    def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
+        rows, found = self.rows(*on), table.alias("found")
+        (key,) = table.primary_key
+        same = sa.and_(*(found.c[column.name] == rows.c[column.name] for column in on))
+        return sa.delete(table).where(key.in_(sa.select(found.c[key.name]).select_from(rows.join(found, same))))
+
+    @override
+    @cache  # noqa: B019 (one instance lives as long as the program)
+    def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
+        rows, other = self.rows(delivery.c.installation_id), delivery.alias("other")
+        due = (
+            sa.select(other.c.subject_key)
+            .where(other.c.installation_id == rows.c.installation_id, other.c.due_at <= self.clock())
+            .order_by(other.c.due_at)
+            .limit(sa.bindparam("most", type_=sa.Integer))
+            .correlate(rows)
+        )
+        found = rows.join(delivery, delivery.c.subject_key.in_(due))
+        return sa.select(*(delivery.c[name] for name in names)).select_from(found)
+
+    @override
+    def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
+        return self.encode([{"installation_id": installation_id} for installation_id in installation_ids])
+
+
+def _set_durability(connection: sqlite3.Connection, _record: object) -> None:
+    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+    # Of connections that turn a new file's journal into a WAL at once, all but one may be refused without waiting.
+    turning = Retrying(
+        retry=retry_if_exception(_is_locked),
+        stop=stop_after_delay(BUSY_TIMEOUT),
+        wait=wait_random_exponential(multiplier=0.01, max=0.5),
+        reraise=True,
+    )
+    turning(connection.execute, "PRAGMA journal_mode = WAL")
+    for pragma in (
+        "synchronous = FULL",
+        f"cache_size = -{CACHE_KIB}",
+        f"busy_timeout = {BUSY_TIMEOUT * 1000}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _is_locked(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads first and writes later is refused at once, without waiting, when another wrote in between.
+    options = connection.get_execution_options()
+    if not options.get("single_statement"):
+        connection.exec_driver_sql(f"PRAGMA synchronous = {'NORMAL' if options.get('not_durable') else 'FULL'}")
+        connection.exec_driver_sql("BEGIN" if options.get("reads_only") else "BEGIN IMMEDIATE")

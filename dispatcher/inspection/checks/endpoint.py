@@ -1,0 +1,77 @@
+"""Vercel's address: a connection is opened, with TLS and through the proxy if there is one, and nothing is sent over it."""
+
+import base64
+import ssl
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from dispatcher.inspection.checks.finding import Finding, ok, problem, warning
+from dispatcher.settings.settings import Settings
+from dispatcher.transport import Network
+
+TIMEOUT = 5.0
+VERCEL = "api.vercel.com"
+
+
+def check_base_url(settings: Settings, network: Network) -> list[Finding]:
+    """Whether it leads anywhere, safely. Raises UnusableNetwork without certificate authorities."""
+    url = urlsplit(settings.vercel_base_url)
+    is_safe = url.scheme.lower() == "https"
+    found: list[Finding] = []
+    if not is_safe:
+        found.append(warning("base_url", f"{settings.vercel_base_url} is not https: tokens travel in clear text"))
+    if url.hostname == VERCEL and url.path.strip("/"):
+        found.append(
+            problem("base_url", f"DISPATCHER_VERCEL_BASE_URL must end after {VERCEL}: the path is added to it")
+        )
+    return [*found, _try(url, network)]
+
+
+def _try(url: SplitResult, network: Network) -> Finding:
+    is_safe = url.scheme.lower() == "https"
+    host, port = url.hostname or "", url.port or (443 if is_safe else 80)
+    detour, proxy = network.detour(url.geturl()), urlsplit(network.proxies.proxy_of(url.geturl()) or "")
+    if proxy.hostname and not (is_safe and proxy.scheme == "http"):
+        return ok(
+            "base_url", f"not tried{detour}: a connection tells only of an https:// address behind an http:// proxy"
+        )
+    connection = HTTPConnection(host, port, timeout=TIMEOUT)
+    if is_safe:
+        address = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host, port)
+        connection = HTTPSConnection(*address, timeout=TIMEOUT, context=network.tls_context())
+    if proxy.hostname:
+        connection.set_tunnel(host, port, _authorize(proxy))
+    try:
+        connection.connect()
+    except (OSError, HTTPException) as error:
+        return problem(
+            "base_url", f"{host} port {port} cannot be reached{detour}: {_why(error, is_detour=bool(detour))}"
+        )
+    finally:
+        connection.close()
+    return ok("base_url", f"{host} port {port} answers{detour}")
+
+
+def _authorize(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+def _why(error: OSError | HTTPException, *, is_detour: bool) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not valid ({error.verify_message}): DISPATCHER_VERCEL_BASE_URL may be wrong; or a proxy or a private"
+            " authority issues the certificates, then name the file of its own certificate in DISPATCHER_CA_FILE"
+        )
+    if isinstance(error, ssl.SSLError):
+        return "it does not speak TLS; DISPATCHER_VERCEL_BASE_URL may be wrong"
+    if is_detour:
+        return f"{error}; look at HTTPS_PROXY, and into the proxy's log"
+    if isinstance(error, TimeoutError):
+        return (
+            f"no answer within {TIMEOUT:g} s; a firewall may be in between. Where only a proxy leads out, set HTTPS_PROXY and"
+            " DISPATCHER_TRUST_ENV_PROXY=true"
+        )
+    return f"{getattr(error, 'strerror', None) or error}; look at DISPATCHER_VERCEL_BASE_URL, DNS and the firewall"

@@ -1,0 +1,92 @@
+"""Every check, in the order in which one rests on the other."""
+
+import asyncio
+from collections.abc import Iterator
+
+from sqlalchemy.exc import DBAPIError
+
+from dispatcher.database.engine import UnusableDatabaseUrl
+from dispatcher.database.transactions import Database, first_line, is_unreachable, open_database
+from dispatcher.inspection.checks.credentials import check_credentials
+from dispatcher.inspection.checks.database import (
+    check_clock,
+    check_durability,
+    check_encoding,
+    check_isolation,
+    check_tables,
+    check_tls,
+    check_wakeup,
+    check_writes,
+)
+from dispatcher.inspection.checks.endpoint import check_base_url
+from dispatcher.inspection.checks.finding import Finding, Level, ok, problem
+from dispatcher.inspection.checks.network import check_network
+from dispatcher.inspection.checks.privileges import check_privileges
+from dispatcher.settings.settings import Settings
+from dispatcher.transport import Network, UnusableNetwork
+
+
+def examine(settings: Settings, installation_id: str | None = None) -> Iterator[Finding]:
+    """Looks at the database, the credentials (of this installation, else of some that are known) and Vercel's address.
+
+    Asks a source of credentials for real; to Vercel it opens a connection and sends nothing. A problem of the check `settings`
+    or `database` is one that the settings, or an unreachable database, are to blame for.
+    """
+    try:
+        network = Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
+        network.tls_context()
+    except UnusableNetwork as error:
+        yield problem("settings", str(error))
+        return
+    yield from _examine_sources(settings, network, installation_id)
+    yield from check_network(settings, network)
+    yield from check_base_url(settings, network)
+
+
+def _examine_sources(settings: Settings, network: Network, installation_id: str | None) -> Iterator[Finding]:
+    try:
+        database = open_database(settings.database_url.get_secret_value(), settings.database_schema)
+    except UnusableDatabaseUrl as unusable:
+        yield problem("settings", str(unusable))
+        return
+    try:
+        found = list(_examine_database(database, settings))
+        yield from found
+        usable = all(one.level is not Level.PROBLEM for one in found)
+        yield from asyncio.run(check_credentials(settings, database, network, installation_id, usable=usable))
+    finally:
+        database.close()
+
+
+def _examine_database(database: Database, settings: Settings) -> Iterator[Finding]:
+    name = database.dialect.name
+    if (path := database.dialect.missing_file(database.engine.url)) is not None:
+        yield problem(
+            "schema", f"there is no database file {path}: run `dispatcher migrate`, or correct DISPATCHER_DATABASE_URL"
+        )
+        return
+    yield from check_tls(database)
+    try:
+        with database.read():
+            yield ok("database", f"{name} answers")
+        yield from check_isolation(database)
+        yield from check_writes(database)
+        yield from check_durability(database)
+        yield from check_encoding(database)
+        yield from check_clock(database)
+        privileges = list(check_privileges(database))
+        yield from privileges
+        if all(one.level is Level.OK for one in privileges):
+            yield from check_tables(database)
+        yield from asyncio.run(check_wakeup(settings, database))
+    except UnusableDatabaseUrl as unusable:
+        yield problem("settings", str(unusable))
+    except DBAPIError as error:
+        if is_unreachable(error):
+            yield problem(
+                "database",
+                f"the database cannot be reached ({first_line(error)}): is it running, and does DISPATCHER_DATABASE_URL"
+                " name it, its user and its password?",
+            )
+        else:
+            yield problem("schema", f"the database refused ({first_line(error)})")

@@ -1,0 +1,182 @@
+"""What a person wants to know at 3 a.m., in one bounded reading: how much waits, what fails, and what is going out."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from dispatcher.database.transactions import Database
+from dispatcher.inspection.backlog import LOOKED_AT, Backlog, measure
+from dispatcher.outbox.tables import attempt, installation
+from dispatcher.policy.decision import OutcomeKind
+
+RECENT = 300.0
+"""Seconds of the log of attempts that rates and lag are taken from: at most, for only the newest rows are read."""
+WORST = 5
+"""So many failing installations are named."""
+OLD_EVENT = 60.0
+SILENCE = 30.0
+"""Seconds after which an event is old, and after which it is strange that nothing is sent although something is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """An installation whose last `failures` requests failed."""
+
+    installation_id: str
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """Installations that dispatchers are working on. An expired lease is a dispatcher that died or hangs; another takes over."""
+
+    held: int
+    expired: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """Requests of the last `seconds` by outcome, and the lag (created_at to delivery, in seconds) of those that delivered."""
+
+    seconds: float
+    outcomes: dict[str, int]
+    lag_median: float | None
+    lag_p95: float | None
+    lag_max: float | None
+
+    @property
+    def requests(self) -> int:
+        """All of them."""
+        return sum(self.outcomes.values())
+
+    @property
+    def delivered(self) -> int:
+        """Those that Vercel accepted."""
+        return self.outcomes.get(OutcomeKind.DELIVERED, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LastRequest:
+    """The newest request in the log of attempts: `age` seconds ago, and what it came to."""
+
+    age: float
+    outcome: str
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One reading; `at` is the database's clock."""
+
+    at: datetime
+    backlog: Backlog
+    leases: Leases
+    failing: tuple[Failing, ...]
+    recent: Recent
+    last_request: LastRequest | None
+
+
+def read_status(database: Database) -> Status:
+    """Reads it. Its cost does not grow with what waits; it locks nothing."""
+    backlog = measure(database)
+    with database.read() as connection:
+        now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
+        leases, failing = _installations(connection, now)
+        return Status(now, backlog, leases, failing, _recent(connection, now), _last_request(connection, now))
+
+
+def _installations(connection: Connection, now: datetime) -> tuple[Leases, tuple[Failing, ...]]:
+    """Of those that have work, longest due first: a lease stands in no index."""
+    columns = (installation.c.installation_id, installation.c.leased_until, installation.c.failures)
+    with_work = sa.select(*columns, installation.c.pause_reason).where(installation.c.due_at.is_not(None))
+    rows = connection.execute(with_work.order_by(installation.c.due_at).limit(LOOKED_AT)).all()
+    ends = [row.leased_until for row in rows if row.leased_until is not None]
+    failing = sorted((row for row in rows if row.failures and row.pause_reason is None), key=lambda row: -row.failures)
+    expired = sum(end <= now for end in ends)
+    return (
+        Leases(len(ends) - expired, expired),
+        tuple(Failing(row.installation_id, row.failures) for row in failing[:WORST]),
+    )
+
+
+def _last_request(connection: Connection, now: datetime) -> LastRequest | None:
+    columns = (attempt.c.at, attempt.c.outcome, attempt.c.status)
+    row = connection.execute(sa.select(*columns).order_by(attempt.c.at.desc()).limit(1)).first()
+    return None if row is None else LastRequest(max(0.0, (now - row.at).total_seconds()), row.outcome, row.status)
+
+
+def _recent(connection: Connection, now: datetime) -> Recent:
+    since = sa.literal(now - timedelta(seconds=RECENT), attempt.c.at.type)
+    newest = (
+        sa.select(attempt.c.at, attempt.c.first_created_at, attempt.c.outcome)
+        .where(attempt.c.at >= since)
+        .order_by(attempt.c.at.desc())
+        .limit(LOOKED_AT)
+    )
+    rows = connection.execute(newest).all()
+    seconds = RECENT if len(rows) < LOOKED_AT else max(1.0, (now - rows[-1].at).total_seconds())
+    delivered = [row for row in rows if row.outcome == OutcomeKind.DELIVERED]
+    lags = sorted(max(0.0, (row.at - row.first_created_at).total_seconds()) for row in delivered)
+    outcomes = dict(Counter(row.outcome for row in rows).most_common())
+    return Recent(seconds, outcomes, _quantile(lags, 0.5), _quantile(lags, 0.95), _quantile(lags, 1.0))
+
+
+def _quantile(ascending: Sequence[float], share: float) -> float | None:
+    return ascending[min(len(ascending) - 1, int(share * len(ascending)))] if ascending else None
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Something that a person should know of; `command` looks further. `urgent`: it does not mend itself."""
+
+    urgent: bool
+    what: str
+    command: str
+
+
+def concerns(status: Status) -> list[Concern]:
+    """What is not as it should be, worst first."""
+    return sorted(_concerns(status), key=lambda concern: not concern.urgent)
+
+
+def _concerns(status: Status) -> Iterator[Concern]:
+    backlog, recent = status.backlog, status.recent
+    if dead := sum(backlog.dead_letters.values()):
+        yield Concern(True, f"dead letters: {dead:,} ({_by_size(backlog.dead_letters)})", "dead-letters list")
+    if backlog.outbox + backlog.due and backlog.oldest_event_age > SILENCE and (why := _why_silent(status)):
+        yield Concern(True, f"events wait, and nothing is sent: {why}", "check")
+    if recent.requests and not recent.delivered:
+        yield Concern(True, f"every recent request failed ({_by_size(recent.outcomes)})", "explain INSTALLATION")
+    if backlog.oldest_event_age > OLD_EVENT:
+        yield Concern(False, f"the oldest event has waited for {backlog.oldest_event_age:,.0f} s", "explain RESOURCE")
+    if paused := sum(backlog.paused_installations.values()):
+        by_reason = _by_size(backlog.paused_installations)
+        yield Concern(False, f"paused installations: {paused:,} ({by_reason})", "installations list")
+    if status.failing:
+        worst = ", ".join(f"{one.installation_id} {one.failures}×" for one in status.failing)
+        yield Concern(False, f"failing in a row: {worst}", "explain INSTALLATION")
+    if status.leases.expired:
+        yield Concern(
+            False, f"leases that have expired: {status.leases.expired:,}; a dispatcher died or hangs", "check"
+        )
+
+
+def _why_silent(status: Status) -> str | None:
+    """None: it isn't. The host's breaker, which spaces the probes of an outage, is each dispatcher's own and not in the database."""
+    last = status.last_request
+    if last is not None and last.age <= SILENCE:
+        return None
+    if last is None or last.outcome == OutcomeKind.DELIVERED:
+        return "does `dispatcher run` run?"
+    came_to = last.outcome if last.status is None else f"{last.outcome}, {last.status}"
+    return f"the last request failed ({came_to}), so Vercel may be down and the breaker open, or `dispatcher run` does not run"
+
+
+def _by_size(counts: dict[str, int]) -> str:
+    return ", ".join(
+        f"{count:,} {name}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )

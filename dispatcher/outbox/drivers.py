@@ -1,0 +1,167 @@
+"""The outbox's INSERT on a connection of a database driver itself, in the transaction that this connection is in.
+
+Each driver has its own marks for parameters, and its own way to tell whether it is in a transaction, or begins one by itself at the
+first statement.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NoReturn, Protocol
+
+from dispatcher.outbox.tables import outbox
+
+Row = Mapping[str, str]
+
+
+class DBAPIConnection(Protocol):
+    """A connection of a database driver (PEP 249), or Django's."""
+
+    def cursor(self) -> Any:
+        """Returns a cursor with `execute` and `close`."""
+
+    def commit(self) -> None:
+        """Commits. That of an async driver returns an awaitable, so a type checker refuses it."""
+
+
+class AsyncDriverConnection(Protocol):
+    """A connection of psycopg (AsyncConnection), asyncpg, aiosqlite, aiomysql or asyncmy."""
+
+    async def close(self) -> None:
+        """Ends the connection."""
+
+
+class NoTransaction(RuntimeError):
+    """The connection commits each statement by itself, so the event could not be one with the change it announces."""
+
+
+NO_TRANSACTION = (
+    "this connection commits each statement by itself, so an event could be lost or sent for a change that was rolled back:"
+    " begin a transaction, make the change and publish in it"
+)
+
+_QUESTION_MARKS = {"sqlite3", "pysqlite3", "sqlcipher3", "mariadb", "aiosqlite"}
+_ASYNC_ONLY = {"asyncpg", "aiosqlite", "aiomysql", "asyncmy"}
+_MYSQL_IN_TRANSACTION = 1
+PSYCOPG_IDLE = 0
+
+
+def name_of(connection: object) -> str:
+    """The connection's class with its package, such as `psycopg.AsyncConnection`."""
+    return f"{_package(type(connection))}.{type(connection).__qualname__}".removeprefix("builtins.")
+
+
+def is_async(connection: object) -> bool:
+    """Whether the methods of this connection have to be awaited."""
+    commit = getattr(type(connection), "commit", None)
+    return inspect.iscoroutinefunction(commit) or not _driver_of(connection).isdisjoint(_ASYNC_ONLY)
+
+
+def insert(connection: Any, rows: Iterable[Row]) -> None:
+    """Inserts the rows into the outbox.
+
+    Raises NoTransaction on a connection that commits by itself, and TypeError on an async one: there nothing would be executed.
+    """
+    if is_async(connection):
+        _refuse_async(connection)
+    refuse_autocommit(connection)
+    mark = "?" if _driver_of(connection) & _QUESTION_MARKS else "%s"
+    cursor = connection.cursor()
+    if inspect.isawaitable(cursor):
+        _refuse_async(connection, cursor)
+    try:
+        for row in rows:
+            executed = cursor.execute(_statement(row, [mark] * len(row)), tuple(row.values()))
+            if inspect.isawaitable(executed):
+                _refuse_async(connection, executed)
+    finally:
+        closed = cursor.close()
+        if inspect.iscoroutine(closed):
+            closed.close()
+
+
+async def ainsert(connection: Any, rows: Iterable[Row]) -> None:
+    """The same on a connection of psycopg (async), asyncpg, aiosqlite, aiomysql or asyncmy.
+
+    Raises NoTransaction on a connection that commits by itself, and TypeError for anything else.
+    """
+    drivers = _driver_of(connection) & _EXECUTE.keys()
+    if not drivers or not is_async(connection):
+        raise TypeError(
+            "expected an AsyncSession or AsyncConnection of SQLAlchemy, or a connection of psycopg (AsyncConnection), asyncpg, aiosqlite,"
+            f" aiomysql or asyncmy, not {name_of(connection)}"
+            + (": use publish(…)" if hasattr(connection, "rollback") and not is_async(connection) else "")
+        )
+    (driver,) = drivers
+    refuse_autocommit(connection)
+    for row in rows:
+        marks = [_MARK[driver].format(number) for number in range(1, len(row) + 1)]
+        await _EXECUTE[driver](connection, _statement(row, marks), tuple(row.values()))
+
+
+def refuse_autocommit(connection: Any) -> None:
+    """Raises NoTransaction if the connection is in no transaction and will not begin one at its next statement."""
+    if hasattr(connection, "in_atomic_block"):  # Django
+        by_itself = not connection.in_atomic_block and connection.get_autocommit()
+    elif hasattr(connection, "is_in_transaction"):  # asyncpg
+        by_itself = not connection.is_in_transaction()
+    elif hasattr(connection, "in_transaction") and hasattr(connection, "isolation_level"):  # sqlite3, aiosqlite
+        begins = connection.isolation_level is not None or getattr(connection, "autocommit", None) is False
+        by_itself = not connection.in_transaction and not begins
+    elif hasattr(connection, "get_autocommit"):  # PyMySQL, mysqlclient, aiomysql, asyncmy
+        by_itself = connection.get_autocommit() and not _mysql_status(connection) & _MYSQL_IN_TRANSACTION
+    elif hasattr(connection, "in_transaction"):  # mysql.connector
+        by_itself = connection.autocommit and not connection.in_transaction
+    else:  # psycopg, pg8000, pyodbc
+        status = getattr(getattr(connection, "info", None), "transaction_status", PSYCOPG_IDLE)
+        by_itself = getattr(connection, "autocommit", False) and status == PSYCOPG_IDLE
+    if by_itself:
+        raise NoTransaction(NO_TRANSACTION)
+
+
+def _mysql_status(connection: Any) -> int:
+    if hasattr(connection, "get_transaction_status"):  # aiomysql, asyncmy: whether a transaction is open
+        return int(connection.get_transaction_status())
+    return int(getattr(connection, "server_status", 0))
+
+
+def _statement(row: Row, marks: list[str]) -> str:
+    return f"INSERT INTO {outbox.name} ({', '.join(row)}) VALUES ({', '.join(marks)})"  # noqa: S608 (our own names)
+
+
+def _refuse_async(connection: object, unused: object = None) -> NoReturn:
+    if inspect.iscoroutine(unused):
+        unused.close()
+    raise TypeError(f"{name_of(connection)} is async, so publish(…) would insert nothing: await apublish(…)")
+
+
+def _package(of: type) -> str:
+    return of.__module__.partition(".")[0]
+
+
+def _driver_of(connection: object) -> set[str]:
+    """The packages of the connection's class and of its parents: a partner's own class may extend a driver's."""
+    return {_package(parent) for parent in type(connection).__mro__}
+
+
+async def _by_cursor(connection: Any, statement: str, values: tuple[str, ...]) -> None:
+    async with connection.cursor() as cursor:
+        await cursor.execute(statement, values)
+
+
+async def _by_itself(connection: Any, statement: str, values: tuple[str, ...]) -> None:
+    await connection.execute(statement, *values)
+
+
+async def _by_closing(connection: Any, statement: str, values: tuple[str, ...]) -> None:
+    cursor = await connection.execute(statement, values)
+    await cursor.close()
+
+
+_EXECUTE: dict[str, Callable[[Any, str, tuple[str, ...]], Awaitable[None]]] = {
+    "psycopg": _by_cursor,
+    "asyncpg": _by_itself,
+    "aiosqlite": _by_closing,
+    "aiomysql": _by_cursor,
+    "asyncmy": _by_cursor,
+}
+_MARK = {"psycopg": "%s", "asyncpg": "${}", "aiosqlite": "?", "aiomysql": "%s", "asyncmy": "%s"}

@@ -1,0 +1,1 @@
+"""Puts the parts together, runs them, and takes them apart in order."""

@@ -1,0 +1,93 @@
+"""Delivers what is due and ends."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dispatcher.inspection.backlog import measure
+from dispatcher.policy.decision import Action
+from dispatcher.service.composition import Parts, composed
+from dispatcher.service.signals import stop_on_signals
+from dispatcher.settings.settings import Settings
+from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, Log, Report, Ticked, listen
+
+DRAIN_PAUSE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What a drain did, and how many events and deliveries it left."""
+
+    events: int
+    requests: int
+    delivered: int
+    dead_lettered: int
+    waiting: int
+
+
+class Tally:
+    """Counts what a worker reports."""
+
+    def __init__(self) -> None:
+        self.events = self.requests = self.delivered = self.dead_lettered = 0
+
+    def __call__(self, report: Report) -> None:
+        """Adds it up."""
+        match report:
+            case EventsCollected(events, malformed):
+                self.events += events
+                self.dead_lettered += malformed
+            case Attempted():
+                self.requests += report.outcome.made_a_request
+                self.delivered += report.decision.action is Action.DELIVERED
+                self.dead_lettered += report.decision.action is Action.BURY
+            case CrashBuried(deliveries):
+                self.dead_lettered += deliveries
+            case _:
+                pass
+
+
+async def drain(
+    settings: Settings,
+    *,
+    max_seconds: float | None = None,
+    max_events: int | None = None,
+    progress: Callable[[Tally], None] = lambda _: None,
+) -> Drained:
+    """Delivers what is due and ends; at the latest after so many seconds or (about) so many events.
+
+    `progress` is told after each tick how far it is. Raises as `run` does, and what the database raises.
+    """
+    stop, tally, noteworthy = asyncio.Event(), Tally(), Log()
+    stop_on_signals(stop, settings.shutdown_grace)
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+
+    def enough() -> bool:
+        done = tally.delivered + tally.dead_lettered
+        return (
+            stop.is_set()
+            or (max_events is not None and done >= max_events)
+            or (deadline is not None and time.monotonic() >= deadline)
+        )
+
+    def tell(report: Report) -> None:
+        if isinstance(report, Ticked):
+            progress(tally)
+
+    async with composed(settings, listen(tally, noteworthy, tell)) as parts:
+        await deliver_what_is_due(parts, enough)
+        await parts.worker.stop(settings.shutdown_grace)
+        left = await parts.thread.run(measure)
+    noteworthy.sum_up()
+    return Drained(tally.events, tally.requests, tally.delivered, tally.dead_lettered, left.left)
+
+
+async def deliver_what_is_due(parts: Parts, enough: Callable[[], bool]) -> None:
+    """Returns when nothing is due any more, or Vercel is out, or it is enough. Raises what the database raises."""
+    worker = parts.worker
+    while not enough():
+        pause = await worker.tick_until_answer()
+        if worker.idle and (worker.outage or not await parts.anything_due()):
+            return
+        await asyncio.sleep(min(pause, DRAIN_PAUSE))

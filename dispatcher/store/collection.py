@@ -1,0 +1,266 @@
+"""collect: committed events become one delivery a subject, and their installations due, in one transaction."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, Executable, Row, Select
+
+from dispatcher.database.dialect import Dialect
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.columns import Timestamp, is_exactly
+from dispatcher.outbox.events import (
+    INSTALLATION_ID_LENGTH,
+    PARTNER_ID_LENGTH,
+    TRACEPARENT_LENGTH,
+)
+from dispatcher.outbox.tables import collector, dead_letter, delivery, installation, outbox
+from dispatcher.policy.decision import DeadLetterReason
+from dispatcher.store.outbox_rows import Changes, Malformed, group
+from dispatcher.store.records import Collected
+
+LOWEST_ID = -(2**63)
+CLOCK_SKEW = timedelta(minutes=1)
+"""How far a time of what has happened may lie ahead, such as one of another node. One further ahead was written before the database's
+clock was set back."""
+SETTLE_CAP = 10
+"""A busy subject is announced at the latest after so many settle delays, and once more when its last event is visible."""
+
+
+def collect(database: Database, limit: int, floor: int = LOWEST_ID, settle_delay: timedelta = timedelta()) -> Collected:
+    """Moves up to `limit` committed events whose id is above `floor`. Moves none while another dispatcher is collecting.
+
+    Leaves those whose installation somebody keeps locked.
+    """
+    # Should it be undone, the events are in the outbox again.
+    return database.transact_around_locks(
+        lambda connection, skip_locked: _collect(
+            connection, database.dialect, limit, floor, settle_delay, skip_locked=skip_locked
+        ),
+        durable=False,
+    )
+
+
+def collect_installation(database: Database, installation_id: str, limit: int) -> Collected:
+    """Moves up to `limit` committed events of one installation, once no other dispatcher is collecting."""
+
+    def step(connection: Connection) -> Collected:
+        connection.execute(sa.select(collector).with_for_update())
+        statement = committed(database.dialect).where(is_exactly(outbox.c.installation_id, installation_id))
+        return _collect(connection, database.dialect, limit, LOWEST_ID, timedelta(), statement)
+
+    return database.transact(step)
+
+
+def _collect(
+    connection: Connection,
+    dialect: Dialect,
+    limit: int,
+    floor: int,
+    settle_delay: timedelta,
+    statement: Executable | None = None,
+    *,
+    skip_locked: bool = False,
+) -> Collected:
+    now = _exclude_others(connection, dialect)
+    if now is None:
+        return Collected(skipped=True)
+    read = connection.execute(
+        committed(dialect) if statement is None else statement, {"floor": floor, "limit": limit}
+    ).all()
+    if not read:
+        return Collected()
+    rows = _leave_locked(connection, dialect, read, now) if skip_locked else read
+    changes, malformed = group(rows, now)
+    if changes:
+        _mark_due(connection, dialect, changes, now, settle_delay)
+        _add_to_deliveries(connection, dialect, changes, now, settle_delay)
+    _bury(connection, malformed, now)
+    connection.execute(_delete(dialect), dialect.encode([{"id": row.id} for row in rows]))
+    subject_keys = frozenset(change.subject_key for change in changes)
+    installation_ids = frozenset(change.subject.installation_id for change in changes)
+    return Collected(
+        len(rows),
+        subject_keys,
+        installation_ids,
+        len(malformed),
+        read[-1].id,
+        left=len(read) - len(rows),
+        full=len(read) == limit,
+    )
+
+
+def _exclude_others(connection: Connection, dialect: Dialect) -> datetime | None:
+    """The database's clock once the collector's row is ours; None while it is another's."""
+    now: datetime | None = connection.execute(_lock_collector(dialect)).scalar()
+    if now is None and connection.execute(sa.select(collector)).first() is None:
+        connection.execute(sa.insert(collector).values(id=1))  # the partner's own migrations created an empty table
+        now = connection.execute(sa.select(dialect.clock())).scalar_one()
+    return now
+
+
+@cache
+def _lock_collector(dialect: Dialect) -> Executable:
+    return sa.select(dialect.clock()).select_from(collector).with_for_update(skip_locked=True)
+
+
+@cache
+def committed(dialect: Dialect) -> Select[Any]:
+    """The first `:limit` rows of the outbox above `:floor`, read such that no value in them makes the statement fail."""
+    return (
+        sa.select(
+            outbox.c.id,
+            dialect.raw(outbox.c.installation_id, INSTALLATION_ID_LENGTH).label("installation_id"),
+            dialect.raw(outbox.c.type, 32).label("type"),
+            dialect.raw(outbox.c.resource_id, PARTNER_ID_LENGTH).label("resource_id"),
+            dialect.raw(outbox.c.product_id, PARTNER_ID_LENGTH).label("product_id"),
+            dialect.raw(outbox.c.billing_plan_id, PARTNER_ID_LENGTH).label("billing_plan_id"),
+            dialect.raw_time(outbox.c.created_at).label("created_at"),
+            dialect.raw(outbox.c.traceparent, TRACEPARENT_LENGTH).label("traceparent"),
+        )
+        .where(outbox.c.id > sa.bindparam("floor"))
+        .order_by(outbox.c.id)
+        .limit(sa.bindparam("limit"))
+    )
+
+
+def _leave_locked(connection: Connection, dialect: Dialect, rows: Sequence[Row[Any]], now: datetime) -> list[Row[Any]]:
+    """Locks the rows of the events' installations; the events remain for which that is possible, or whose installation is new."""
+    ids = sorted({change.subject.installation_id for change in group(rows, now)[0]})
+    asked = dialect.encode([{"installation_id": id_} for id_ in ids])
+    locked = set(
+        connection.execute(_known(dialect).with_for_update(of=installation, skip_locked=True), asked).scalars()
+    )
+    others = set(connection.execute(_known(dialect), asked).scalars()) - locked if len(locked) < len(ids) else set()
+    left = others | {id_.encode() for id_ in others}  # as a dialect may have read them
+    return [row for row in rows if row.installation_id not in left]
+
+
+@cache
+def _known(dialect: Dialect) -> Select[Any]:
+    rows = dialect.rows(installation.c.installation_id)
+    return (
+        sa.select(installation.c.installation_id)
+        .select_from(rows.join(installation, installation.c.installation_id == rows.c.installation_id))
+        .order_by(installation.c.installation_id)
+        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+        .with_hint(installation, "FORCE INDEX (PRIMARY)", "mysql")
+    )
+
+
+def _mark_due(
+    connection: Connection, dialect: Dialect, changes: Sequence[Changes], now: datetime, settle_delay: timedelta
+) -> None:
+    """First the installations: whoever gives a lease back waits here, and then sees the deliveries."""
+    ids = sorted({change.subject.installation_id for change in changes})
+    rows = [{"installation_id": id_, "due_at": now + settle_delay} for id_ in ids]
+    connection.execute(_upsert_installations(dialect), {**dialect.encode(rows), "latest": now + CLOCK_SKEW})
+
+
+@cache
+def _upsert_installations(dialect: Dialect) -> Executable:
+    rows = dialect.rows(installation.c.installation_id, installation.c.due_at)
+    old = installation.c
+
+    def mark(new: Any) -> dict[str, ColumnElement[Any]]:
+        clock_was_set_back = old.last_delivered_at > sa.bindparam("latest", type_=Timestamp())
+        # Not before its pause or its next slot in the rate window, or each event would wake a claim that can do nothing.
+        allowed = dialect.latest(
+            new.due_at,
+            sa.func.coalesce(old.paused_until, new.due_at),
+            sa.case((clock_was_set_back, new.due_at), else_=sa.func.coalesce(old.throttled_until, new.due_at)),
+        )
+        marked = {"due_at": sa.case((old.due_at <= allowed, old.due_at), else_=allowed)}
+        return marked | ({"collections": old.collections + 1} if dialect.writes_what_it_locks else {})
+
+    return dialect.upsert(installation, sa.select(rows).order_by(rows.c.installation_id), mark)
+
+
+def draw_version() -> str:
+    """Returns the version of the rows that one collection touches: at random, because nothing else is new after a failover."""
+    return str(uuid.uuid4())
+
+
+def _add_to_deliveries(
+    connection: Connection, dialect: Dialect, changes: Sequence[Changes], now: datetime, settle_delay: timedelta
+) -> None:
+    version = draw_version()
+    rows = [
+        {
+            "subject_key": change.subject_key,
+            "version": version,
+            "installation_id": change.subject.installation_id,
+            "type": change.subject.type,
+            "resource_id": change.subject.resource_id,
+            "product_id": change.product_id,
+            "billing_plan_id": change.billing_plan_id,
+            "events": change.events,
+            "first_event_id": change.first_event_id,
+            "last_event_id": change.last_event_id,
+            "first_created_at": change.first_created_at,
+            "due_at": now + settle_delay,
+            "visible_at": now + settle_delay,
+            "traceparent": change.traceparent,
+        }
+        for change in changes
+    ]
+    rows.sort(key=lambda row: str(row["subject_key"]))
+    connection.execute(
+        _upsert_deliveries(dialect), {**dialect.encode(rows), "settled_before": now - SETTLE_CAP * settle_delay}
+    )
+
+
+@cache
+def _upsert_deliveries(dialect: Dialect) -> Executable:
+    old = delivery.c
+    settled = {"attempts", "gone", "last_status", "last_error"}
+    rows = dialect.rows(*(column for column in old if column.name not in settled))
+
+    def joined(new: Any) -> dict[str, ColumnElement[Any]]:
+        keeps_its_time = sa.or_(
+            old.attempts > 0, old.first_created_at <= sa.bindparam("settled_before", type_=Timestamp())
+        )
+        return {
+            "version": new.version,
+            "visible_at": new.visible_at,
+            "events": old.events + new.events,
+            "last_event_id": sa.case(
+                (new.last_event_id > old.last_event_id, new.last_event_id), else_=old.last_event_id
+            ),
+            "product_id": sa.func.coalesce(new.product_id, old.product_id),
+            "billing_plan_id": sa.func.coalesce(new.billing_plan_id, old.billing_plan_id),
+            "traceparent": sa.func.coalesce(new.traceparent, old.traceparent),
+            # Backoff belongs to the subject, so a new event does not jump the queue. Else the settle delay begins anew, up to its cap.
+            "due_at": sa.case((keeps_its_time, old.due_at), else_=new.due_at),
+        }
+
+    return dialect.upsert(delivery, sa.select(rows).order_by(rows.c.subject_key), joined)
+
+
+def _bury(connection: Connection, malformed: Sequence[Malformed], now: datetime) -> None:
+    if malformed:
+        connection.execute(
+            sa.insert(dead_letter),
+            [
+                {
+                    **row.values,
+                    "died_at": now,
+                    "reason": DeadLetterReason.MALFORMED,
+                    "events": 1,
+                    "first_event_id": row.event_id,
+                    "last_event_id": row.event_id,
+                    "first_created_at": row.created_at,
+                    "attempts": 0,
+                    "last_error": row.why,
+                }
+                for row in malformed
+            ],
+        )
+
+
+@cache
+def _delete(dialect: Dialect) -> Executable:
+    return dialect.delete(outbox, [outbox.c.id])

@@ -1,0 +1,223 @@
+"""claim: the installations that have waited longest come under our lease, and with them their deliveries that are due."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Executable, Row, Select
+
+from dispatcher.database.dialect import Dialect
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import delivery, installation
+from dispatcher.store.records import READ, Claimed, Delivery, Leased, Pulled
+from dispatcher.store.work import is_free_and_due
+
+LONG_AGO = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+LOCKED = (
+    "installation_id",
+    "due_at",
+    "lease_token",
+    "leased_by",
+    "pause_reason",
+    "paused_until",
+    "paused_since",
+    "last_delivered_at",
+)
+"""What is read of an installation that is ours, besides the time."""
+CLAIMED = (
+    "installation_id",
+    "lease_token",
+    "rate_window",
+    "failures",
+    "faults",
+    "suspects",
+    "pause_reason",
+    "paused_since",
+)
+"""What a claim reads of an installation, besides the time."""
+FEWEST = 8
+"""Deliveries of each installation that a claim reads at least, however many installations there are."""
+
+
+def claim(
+    database: Database,
+    *,
+    installations: int,
+    deliveries: int,
+    lease: timedelta,
+    leased_by: str,
+    suspects: int,
+    due_floor: datetime = LONG_AGO,
+) -> Claimed:
+    """Leases up to `installations` that are due and free, with about `deliveries` of their deliveries altogether.
+
+    A lease that has expired is taken over with none of its deliveries: one of them may have ended its worker. So the next `suspects`
+    of that installation, as many as may have been in flight, are read one at a time: see `pull_suspects`.
+    """
+    token = str(uuid.uuid4())
+
+    def step(connection: Connection) -> Claimed:
+        dialect = database.dialect
+        rows = connection.execute(_lock(dialect), {"due_floor": due_floor, "limit": installations}).all()
+        if not rows:
+            return Claimed(connection.execute(sa.select(dialect.clock())).scalar_one())
+        under_suspicion = {row.installation_id: row.suspects if row.lease_token is None else suspects for row in rows}
+        _lease(connection, dialect, rows, token, lease, leased_by, under_suspicion)
+        ids = [installation_id for installation_id, number in under_suspicion.items() if not number]
+        found = first_due(connection, dialect, ids, fair_share(deliveries, len(rows)), rows[0].now)
+        leased = (_leased(row, token, found, under_suspicion[row.installation_id]) for row in rows)
+        return Claimed(rows[0].now, tuple(leased), len(rows) == installations)
+
+    return database.transact(step, durable=False)  # undone, it is as if the lease had expired
+
+
+def fair_share(deliveries: int, installations: int) -> int:
+    """How many deliveries of each installation are read, when so many are wanted altogether."""
+    return max(FEWEST, deliveries // max(1, installations))
+
+
+def pull(database: Database, leases: dict[str, str], most: int, lease: timedelta) -> Pulled:
+    """Renews the leases (installation → token) and reads up to `most` due deliveries of each.
+
+    An installation that the answer does not name is no longer ours.
+    """
+
+    def step(connection: Connection, skip_locked: bool) -> Pulled:
+        ours, locked = renew_ours(connection, database.dialect, leases, lease, skip_locked=skip_locked)
+        if not ours:
+            return Pulled({}, locked)
+        ids = [row.installation_id for row in ours]
+        found = first_due(connection, database.dialect, ids, most, ours[0].now)
+        return Pulled({installation_id: found.get(installation_id, []) for installation_id in ids}, locked)
+
+    return database.transact_around_locks(step, durable=False)  # undone, it is as if the lease had expired
+
+
+def renew(database: Database, leases: dict[str, str], lease: timedelta) -> Pulled:
+    """Renews the leases (installation → token), and reads no delivery."""
+
+    def step(connection: Connection, skip_locked: bool) -> Pulled:
+        ours, locked = renew_ours(connection, database.dialect, leases, lease, skip_locked=skip_locked)
+        return Pulled({row.installation_id: [] for row in ours}, locked)
+
+    return database.transact_around_locks(step, durable=False)  # undone, it is as if the lease had expired
+
+
+def renew_ours(
+    connection: Connection, dialect: Dialect, leases: dict[str, str], lease: timedelta, *, skip_locked: bool
+) -> tuple[Sequence[Row[Any]], frozenset[str]]:
+    """Renews the leases that are still ours, in the caller's transaction. Returns what `lock_ours` does."""
+    ours, locked = lock_ours(connection, dialect, leases, skip_locked=skip_locked)
+    if ours:
+        renewed = [{"installation_id": row.installation_id, "leased_until": row.now + lease} for row in ours]
+        connection.execute(_renew(dialect), dialect.encode(renewed))
+    return ours, locked
+
+
+@cache
+def _lock(dialect: Dialect) -> Executable:
+    return (
+        sa.select(*(installation.c[name] for name in CLAIMED), dialect.clock().label("now"))
+        .where(*is_free_and_due(dialect))
+        .order_by(installation.c.due_at)
+        .limit(sa.bindparam("limit"))
+        .with_for_update(skip_locked=True)
+    )
+
+
+def lock_ours(
+    connection: Connection, dialect: Dialect, leases: Mapping[str, str], *, skip_locked: bool
+) -> tuple[Sequence[Row[Any]], frozenset[str]]:
+    """Locks, in key order, the installations that are still under these leases (installation → token), and returns their rows.
+
+    `skip_locked`: without waiting for another's lock; the installations that are ours all the same are returned too.
+    """
+    tokens = [{"installation_id": id_, "lease_token": token} for id_, token in sorted(leases.items())]
+    asked = dialect.encode(tokens)  # MySQL locks in this order, whatever ORDER BY says
+    ours = connection.execute(_locking(_ours(dialect), skip_locked), asked).all()
+    if not skip_locked or len(ours) == len(tokens):
+        return ours, frozenset()
+    found = {row.installation_id for row in connection.execute(_ours(dialect), asked)}
+    return ours, frozenset(found - {row.installation_id for row in ours})
+
+
+@cache
+def _locking(statement: Select[Any], skip_locked: bool) -> Executable:
+    return statement.with_for_update(of=installation, skip_locked=skip_locked)
+
+
+@cache
+def _ours(dialect: Dialect) -> Select[Any]:
+    rows = dialect.rows(installation.c.installation_id, installation.c.lease_token)
+    ours = sa.and_(
+        installation.c.installation_id == rows.c.installation_id, installation.c.lease_token == rows.c.lease_token
+    )
+    return (
+        sa.select(*(installation.c[name] for name in LOCKED), dialect.clock().label("now"))
+        .select_from(rows.join(installation, ours))
+        .order_by(installation.c.installation_id)
+        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
+        .with_hint(installation, "FORCE INDEX (PRIMARY)", "mysql")
+    )
+
+
+def _lease(
+    connection: Connection,
+    dialect: Dialect,
+    rows: Sequence[Row[Any]],
+    token: str,
+    lease: timedelta,
+    leased_by: str,
+    suspects: dict[str, int],
+) -> None:
+    leased = [
+        {
+            "installation_id": row.installation_id,
+            "lease_token": token,
+            "leased_until": row.now + lease,
+            "leased_by": leased_by,
+            "suspects": suspects[row.installation_id],
+        }
+        for row in rows
+    ]
+    connection.execute(_write_lease(dialect), dialect.encode(leased))
+
+
+@cache
+def _write_lease(dialect: Dialect) -> Executable:
+    names = ("lease_token", "leased_until", "leased_by", "suspects")
+    return dialect.update(installation, [installation.c.installation_id], [installation.c[name] for name in names])
+
+
+@cache
+def _renew(dialect: Dialect) -> Executable:
+    return dialect.update(installation, [installation.c.installation_id], [installation.c.leased_until])
+
+
+def first_due(
+    connection: Connection, dialect: Dialect, ids: Sequence[str], most: int, now: datetime
+) -> dict[str, list[Delivery]]:
+    """Returns up to `most` deliveries of each of these installations, those that have been due longest."""
+    found: dict[str, list[Delivery]] = {}
+    if ids:
+        statement = dialect.first_due(delivery, READ, len(ids))
+        for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "most": most}).all():
+            found.setdefault(row.installation_id, []).append(Delivery.of(row, now))
+    return found
+
+
+def _leased(row: Row[Any], token: str, found: dict[str, list[Delivery]], suspects: int) -> Leased:
+    return Leased(
+        row.installation_id,
+        token,
+        tuple(found.get(row.installation_id, ())),
+        row.rate_window,
+        row.failures,
+        row.faults,
+        suspects,
+        row.pause_reason,
+        None if row.paused_since is None else row.now - row.paused_since,
+    )

@@ -1,0 +1,131 @@
+"""Decodes outbox rows, which partners write by any means, one by one: a bad one is bad alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from dispatcher.outbox.events import (
+    INSTALLATION_ID_LENGTH,
+    PARTNER_ID_LENGTH,
+    Subject,
+    is_traceparent,
+    parse_event,
+    subject_of,
+)
+
+LENGTHS = {
+    "installation_id": INSTALLATION_ID_LENGTH,
+    "type": 32,
+    "resource_id": PARTNER_ID_LENGTH,
+    "product_id": PARTNER_ID_LENGTH,
+    "billing_plan_id": PARTNER_ID_LENGTH,
+}
+Raw = str | bytes | None
+"""What a dialect's `raw` gives for any value."""
+LONGEST = 4 * PARTNER_ID_LENGTH
+"""Bytes of the longest text that any column may hold; what is longer was cut, maybe within a character."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """The events of one subject in one collection."""
+
+    subject_key: str
+    subject: Subject
+    first_event_id: int
+    first_created_at: datetime
+    events: int = 0
+    last_event_id: int = 0
+    product_id: str | None = None
+    billing_plan_id: str | None = None
+    traceparent: str | None = None
+
+    def add(self, event_id: int, product_id: str | None, billing_plan_id: str | None, traceparent: str | None) -> None:
+        """One more event; they come in the order of their ids, so the newest value is the last that is given."""
+        self.events += 1
+        self.last_event_id = event_id
+        self.product_id = product_id or self.product_id
+        self.billing_plan_id = billing_plan_id or self.billing_plan_id
+        self.traceparent = traceparent or self.traceparent
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """An outbox row that can never be a request."""
+
+    event_id: int
+    values: dict[str, str | None]
+    """The row as far as it can be shown: printable, and cut to the columns' lengths."""
+    created_at: datetime
+    why: str
+
+
+def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malformed]]:
+    """The rows, which come in the order of their ids, by subject; and those that can never be a request."""
+    changes: dict[str, Changes] = {}
+    known: dict[tuple[Raw, ...], tuple[Changes, str | None, str | None]] = {}
+    malformed = []
+    for row in rows:
+        raw = tuple(row[1:6])
+        found = known.get(raw)
+        if found is None:
+            try:
+                texts = [_text(value) for value in raw]
+                subject = subject_of(parse_event(*texts))
+            except ValueError as error:
+                malformed.append(_malformed(row.id, raw, instant(row.created_at, now), error))
+                continue
+            key = subject.key
+            change = changes.setdefault(key, Changes(key, subject, row.id, instant(row.created_at, now)))
+            known[raw] = found = change, texts[3], texts[4]
+        change, product_id, billing_plan_id = found
+        change.add(row.id, product_id, billing_plan_id, _traceparent(row.traceparent))
+    return list(changes.values()), malformed
+
+
+def _text(value: Raw) -> str | None:
+    if not isinstance(value, bytes):
+        return value
+    if len(value) > LONGEST:
+        raise ValueError(f"a text of at most {PARTNER_ID_LENGTH} characters was expected")
+    return value.decode()
+
+
+def _traceparent(value: Raw) -> str | None:
+    try:
+        text = _text(value)
+    except ValueError:
+        return None
+    return text if text is not None and is_traceparent(text) else None
+
+
+def instant(value: Raw, now: datetime) -> datetime:
+    """When the event was written by the database's clock; now, where the row says nothing that can be believed."""
+    try:
+        parsed = datetime.fromisoformat(_text(value) or "")
+        return min(parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC), now)
+    except (ValueError, OverflowError):
+        return now
+
+
+def _malformed(event_id: int, raw: tuple[Raw, ...], created_at: datetime, error: ValueError) -> Malformed:
+    values = {name: _shown(value, length) for (name, length), value in zip(LENGTHS.items(), raw, strict=True)}
+    return Malformed(event_id, values, created_at, _why(error))
+
+
+def _shown(value: Raw, length: int) -> str | None:
+    if value is None:
+        return None
+    text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:length])[:length]
+
+
+def _why(error: ValueError) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8: {error.reason} at byte {error.start}"
+    return str(error)

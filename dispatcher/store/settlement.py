@@ -1,0 +1,281 @@
+"""settle: what the answers mean for the deliveries, and what remains to be done for their installations, in one transaction.
+
+Three guards make it safe. Nothing is written under a lease that is no longer ours (the token). A delivery is deleted only if no
+event was collected since its request started (the version). Whether an installation is still due is read only after its
+row is locked, in a statement of its own (the lock). With a settle delay, a request that began before its newest event was visible
+everywhere (early) is followed by another.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Executable, Row
+
+from dispatcher.database.dialect import Dialect
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import dead_letter, delivery, installation
+from dispatcher.policy.decision import Action, DeadLetterReason, PauseReason, Resolution
+from dispatcher.store.attempt_log import record
+from dispatcher.store.burial import Burial, bury
+from dispatcher.store.leases import lock_ours
+from dispatcher.store.records import VERSION, Answer, InstallationState, Settled
+
+Rows = Mapping[str, Row[Any]]
+# Not REFRESH: another answer for the same delivery follows it.
+_PUT_OFF = {Action.RETRY, Action.THROTTLE, Action.PAUSE, Action.BURY}
+
+
+def settle(
+    database: Database,
+    answers: Sequence[Answer],
+    states: Sequence[InstallationState],
+    lease: timedelta,
+    *,
+    failures_only: bool = False,
+) -> Settled:
+    """Writes what became of the answers' deliveries and the state of their installations: the lease is renewed or given back.
+
+    `states` names every installation of the answers. `failures_only`: leave requests that succeeded out of the log of attempts.
+    """
+
+    def step(connection: Connection, skip_locked: bool) -> Settled:
+        dialect = database.dialect
+        ours, locked = _lock(connection, dialect, states, skip_locked=skip_locked)
+        lost = frozenset(state.installation_id for state in states) - ours.keys() - locked
+        if not ours:
+            return Settled(lost, locked=locked)
+        now = next(iter(ours.values())).now
+        valid = [answer for answer in answers if answer.delivery.subject.installation_id in ours]
+        delivered = [answer for answer in valid if answer.decision.action is Action.DELIVERED]
+        versions = dialect.encode([answer.delivery.guard for answer in delivered if not answer.delivery.early])
+        superseded = _supersede(connection, dialect, versions, now) if delivered else 0
+        _delete_delivered(connection, dialect, delivered, versions, now)
+        _put_off(connection, dialect, [answer for answer in valid if answer.decision.action in _PUT_OFF], now)
+        buried = _bury(connection, dialect, [answer for answer in valid if answer.decision.action is Action.BURY], now)
+        logged = [answer for answer in valid if not failures_only or answer.decision.action is not Action.DELIVERED]
+        record(connection, dialect, logged, now)
+        kept = [state for state in states if state.installation_id in ours]
+        _write_states(connection, dialect, kept, ours, valid, lease)
+        paused = frozenset(id_ for id_, row in ours.items() if row.pause_reason == PauseReason.OPERATOR)
+        return Settled(lost, buried, superseded, paused, locked)
+
+    return database.transact_around_locks(step)
+
+
+def _lock(
+    connection: Connection, dialect: Dialect, states: Sequence[InstallationState], *, skip_locked: bool
+) -> tuple[Rows, frozenset[str]]:
+    leases = {state.installation_id: state.token for state in states}
+    ours, locked = lock_ours(connection, dialect, leases, skip_locked=skip_locked)
+    return {row.installation_id: row for row in ours}, locked
+
+
+def _delete_delivered(
+    connection: Connection, dialect: Dialect, delivered: Sequence[Answer], versions: Mapping[str, str], now: datetime
+) -> None:
+    if delivered and connection.execute(_delete(dialect), versions).rowcount < len(delivered):
+        _begin_anew(connection, dialect, delivered, now)
+
+
+def _begin_anew(connection: Connection, dialect: Dialect, concluded: Sequence[Answer], now: datetime) -> None:
+    """What a request concluded and is still there: more events were collected while it was in flight, or it was early. That has a
+    clean record, and is due when its newest event is visible.
+    """
+    clean = {"attempts": 0, "gone": 0, "last_status": None, "last_error": None}
+    rows = [
+        {"subject_key": answer.delivery.subject_key, "first_created_at": answer.began_at(now), **clean}
+        for answer in concluded
+    ]
+    connection.execute(_reset(dialect), dialect.encode(rows))
+
+
+@cache
+def _delete(dialect: Dialect) -> Executable:
+    return dialect.delete(delivery, [delivery.c[name] for name in VERSION])
+
+
+@cache
+def _reset(dialect: Dialect) -> Executable:
+    names = ("first_created_at", "attempts", "gone", "last_status", "last_error")
+    changed = [delivery.c[name] for name in names]
+    return dialect.update(delivery, [delivery.c.subject_key], changed, [(delivery.c.due_at, delivery.c.visible_at)])
+
+
+def _put_off(connection: Connection, dialect: Dialect, failed: Sequence[Answer], now: datetime) -> None:
+    rows = [
+        {
+            "subject_key": answer.delivery.subject_key,
+            "first_event_id": answer.delivery.first_event_id,
+            "attempts": answer.attempts_after,
+            "gone": answer.gone_after,
+            "due_at": answer.due_after(now),
+            "last_status": answer.outcome.status,
+            "last_error": answer.outcome.error,
+        }
+        for answer in failed
+    ]
+    if rows:
+        connection.execute(_update(dialect), dialect.encode(rows))
+
+
+@cache
+def _update(dialect: Dialect) -> Executable:
+    names = ("attempts", "gone", "due_at", "last_status", "last_error")
+    # Not the version: a failure puts off the events that were collected during the request as well. But not those after a purge.
+    on = [delivery.c.subject_key, delivery.c.first_event_id]
+    return dialect.update(delivery, on, [delivery.c[name] for name in names])
+
+
+def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now: datetime) -> int:
+    burials = [
+        Burial(
+            answer.delivery, answer.decision.reason, answer.attempts_after, answer.outcome.status, answer.outcome.error
+        )
+        for answer in dead
+        if isinstance(answer.decision.reason, DeadLetterReason)
+    ]
+    buried = bury(connection, dialect, burials, now)
+    if buried < len(burials):
+        _begin_anew(connection, dialect, dead, now)
+    return buried
+
+
+def _supersede(connection: Connection, dialect: Dialect, delivered: Mapping[str, str], now: datetime) -> int:
+    """A dead letter of a subject that Vercel has now been told about matters no more.
+
+    Only that of a delivery which is still as its request found it: else the dead letter may hold an event that was committed later,
+    as after a purge.
+    """
+    ids = connection.execute(_unresolved(dialect), delivered).scalars().all()
+    if ids:
+        resolved = [{"id": id_, "resolved_at": now, "resolution": Resolution.SUPERSEDED} for id_ in ids]
+        connection.execute(_resolve(dialect), dialect.encode(resolved))
+    return len(ids)
+
+
+@cache
+def _unresolved(dialect: Dialect) -> Executable:
+    rows = dialect.rows(*(delivery.c[name] for name in VERSION))
+    same = sa.and_(*(delivery.c[name] == rows.c[name] for name in VERSION))
+    keys = sa.select(delivery.c.subject_key).select_from(rows.join(delivery, same))
+    return (
+        sa.select(dead_letter.c.id)
+        .where(dead_letter.c.subject_key.in_(keys), dead_letter.c.resolved_at.is_(None))
+        .order_by(dead_letter.c.id)
+        .with_for_update(of=dead_letter)  # an operator may be resolving it
+    )
+
+
+@cache
+def _resolve(dialect: Dialect) -> Executable:
+    return dialect.update(dead_letter, [dead_letter.c.id], [dead_letter.c.resolved_at, dead_letter.c.resolution])
+
+
+def _write_states(
+    connection: Connection,
+    dialect: Dialect,
+    states: Sequence[InstallationState],
+    ours: Rows,
+    answers: Sequence[Answer],
+    lease: timedelta,
+) -> None:
+    released = [state.installation_id for state in states if state.release]
+    first_due = _read_first_due(connection, dialect, released)
+    of_each: dict[str, list[Answer]] = {}
+    for answer in answers:
+        of_each.setdefault(answer.delivery.subject.installation_id, []).append(answer)
+    succeeded = {a.delivery.subject.installation_id for a in answers if a.decision.action is Action.DELIVERED}
+    rows: list[dict[str, Any]] = []
+    for state in states:
+        id_, row = state.installation_id, ours[state.installation_id]
+        if state.as_written and _goes_on(row):
+            continue
+        said = _state(state, row, of_each.get(id_, []), first_due.get(id_))
+        until = None if state.release else row.now + lease
+        delivered_at = row.now if id_ in succeeded else row.last_delivered_at
+        rows.append({"installation_id": id_, **said, "leased_until": until, "last_delivered_at": delivered_at})
+    if rows:
+        connection.execute(_write(dialect), dialect.encode(rows))
+
+
+def _state(
+    state: InstallationState, row: Row[Any], answers: Sequence[Answer], first_due: datetime | None
+) -> dict[str, Any]:
+    """What the installation's row shall say, besides the times of its lease and of the last delivery."""
+    now = row.now
+    reason, paused_until, paused_since = _pause(row, answers)
+    throttled_until = now + timedelta(seconds=state.throttled_for) if state.throttled_for else None
+    # Should a lease that is kept expire, whoever takes it over keeps to the pause and the rate as well, but not to what an earlier
+    # settlement said of them: its row's due_at may stand for a pause that is over. Else it stays, and so does the index on it.
+    # One that is given back comes after those that have waited longer.
+    first, earliest = (first_due, now) if state.release else (min(row.due_at or now, now), None)
+    return {
+        "due_at": _next_look(first, earliest, paused_until, throttled_until),
+        "lease_token": None if state.release else row.lease_token,
+        "leased_by": None if state.release else row.leased_by,
+        "paused_until": paused_until,
+        "pause_reason": reason,
+        "paused_since": paused_since,
+        "throttled_until": throttled_until,
+        "rate_window": state.rate_window,
+        "failures": state.failures,
+        "faults": state.faults,
+        "suspects": state.suspects,
+    }
+
+
+def _goes_on(row: Row[Any]) -> bool:
+    """Whether it is neither paused nor, should its lease expire, to be left alone."""
+    return row.pause_reason is None and row.due_at is not None and row.due_at <= row.now
+
+
+@cache
+def _write(dialect: Dialect) -> Executable:
+    # Not `collections`: a collection that another node of a cluster makes at the same time must not go unnoticed.
+    key, *others = (column for column in installation.c if column.name != "collections")
+    return dialect.update(installation, [key], others)
+
+
+def _pause(row: Row[Any], answers: Sequence[Answer]) -> tuple[str | None, datetime | None, datetime | None]:
+    """Reason, end and beginning of the pause after these answers. One that an operator ordered is the operator's to end."""
+    reason, until, since = row.pause_reason, row.paused_until, row.paused_since
+    if reason == PauseReason.OPERATOR:
+        return reason, until, since
+    for answer in answers:
+        match answer.decision.action:
+            case Action.DELIVERED:
+                reason = until = since = None
+            case Action.PAUSE:
+                since = since if reason == answer.decision.reason else row.now
+                reason, until = answer.decision.reason, row.now + timedelta(seconds=answer.decision.delay)
+            case _:
+                pass  # says nothing about the pause
+    return reason, until, since
+
+
+def _next_look(first: datetime | None, *others: datetime | None) -> datetime | None:
+    """When to look at the installation again: at the last of these times. None: nothing waits."""
+    return None if first is None else max(filter(None, (first, *others)))
+
+
+def _read_first_due(connection: Connection, dialect: Dialect, ids: Sequence[str]) -> dict[str, datetime | None]:
+    if not ids:
+        return {}
+    found = connection.execute(_first_due(dialect), dialect.encode([{"installation_id": id_} for id_ in ids]))
+    return {row.installation_id: row.first_due for row in found}
+
+
+@cache
+def _first_due(dialect: Dialect) -> Executable:
+    rows = dialect.rows(installation.c.installation_id)
+    first = (
+        sa.select(delivery.c.due_at)
+        .where(delivery.c.installation_id == rows.c.installation_id)
+        .order_by(delivery.c.due_at)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return sa.select(rows.c.installation_id, first.label("first_due"))

@@ -1,0 +1,79 @@
+"""Traces: the partner's span, whose context travels in the row, becomes a link on the span of the delivery.
+
+Without OpenTelemetry (extra `otel`) nothing here does anything.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import Outcome, OutcomeKind
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError:
+    _INSTALLED = False
+else:
+    _INSTALLED = True
+
+_SCOPE = "vercel-outbox-dispatcher"
+Span = AbstractContextManager[Callable[[Outcome], None]]
+DeliverySpan = Callable[[Subject, int, str | None], Span]
+"""Opens a span around one request for a subject, a number of events, and the traceparent of the newest, to which the span is linked;
+the block tells it the outcome."""
+_NO_SPAN: Span = nullcontext(lambda _outcome: None)
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+def delivery_spans() -> DeliverySpan:
+    """What opens a span around each request from now on; without a provider of traces, as things stand, it opens none."""
+    if not _INSTALLED or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return lambda _subject, _events, _traceparent: _NO_SPAN
+    return _span
+
+
+@contextmanager
+def _span(subject: Subject, events: int, traceparent: str | None) -> Iterator[Callable[[Outcome], None]]:
+    tracer = trace.get_tracer(_SCOPE)
+    attributes: dict[str, str | int] = {
+        "dispatcher.installation_id": subject.installation_id,
+        "dispatcher.events": events,
+    }
+    with tracer.start_as_current_span(
+        f"deliver {subject.type}", kind=trace.SpanKind.CLIENT, links=_links(traceparent), attributes=attributes
+    ) as span:
+        yield lambda outcome: _conclude(span, outcome)
+
+
+def export_traces() -> Callable[[], None]:
+    """Sends spans to where OTEL_EXPORTER_OTLP_ENDPOINT says, if it says so; returns what ends that, sending the last ones."""
+    if not _INSTALLED or not any(os.environ.get(name) for name in _ENDPOINTS):
+        return lambda: None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    named = os.environ.get("OTEL_SERVICE_NAME", _SCOPE)
+    provider = TracerProvider(resource=Resource.create({"service.name": named}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
+
+
+def _links(traceparent: str | None) -> "list[trace.Link]":
+    if traceparent is None:
+        return []
+    carried = TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+    context = trace.get_current_span(carried).get_span_context()
+    return [trace.Link(context)] if context.is_valid else []
+
+
+def _conclude(span: "trace.Span", outcome: Outcome) -> None:
+    span.set_attribute("dispatcher.outcome", outcome.kind.value)
+    if outcome.status is not None:
+        span.set_attribute("http.response.status_code", outcome.status)
+    if outcome.kind is not OutcomeKind.DELIVERED:
+        span.set_status(trace.StatusCode.ERROR, outcome.kind.value)

@@ -1,0 +1,238 @@
+"""A lease that this worker holds on an installation: what it may send for it, and until when."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from dispatcher.policy.decision import (
+    BREAKER_FAULTS,
+    Action,
+    Decision,
+    Outcome,
+    Policy,
+    is_fault,
+    is_served,
+    probe_gap,
+    shows_life,
+)
+from dispatcher.policy.rate_window import RateWindow
+from dispatcher.store import Delivery, InstallationState, Leased
+
+MARGIN = 1.0
+"""Seconds that a lease must outlast the deadline of a request that is started under it."""
+FULL_SPEED = 64
+"""Requests in flight from which on a recovering installation needs no limit of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The database's clock as far as this worker knows it: added to its monotonic seconds, these give epoch seconds.
+
+    What waits for a time to pass goes by `behind`, what remembers one by `ahead`: so two workers that know it differently well
+    never make a window shorter.
+    """
+
+    behind: float
+    ahead: float
+
+
+@dataclass(slots=True, eq=False)
+class HeldLease:
+    """Times are monotonic seconds of this worker."""
+
+    installation_id: str
+    token: str
+    until: float
+    clock: Clock
+    window: RateWindow | None
+    failures: int = 0
+    """In a row, for whatever reason the installation is not served."""
+    faults: int = 0
+    """In a row, for which the destination is to blame: its breaker counts these."""
+    suspects: int = 0
+    """Deliveries that are still to be read one at a time: one of them may have ended a worker."""
+    pause_reason: str | None = None
+    paused_for: float | None = None
+    queue: deque[Delivery] = field(default_factory=deque)
+    held: set[str] = field(default_factory=set)
+    """Subjects that are queued, in flight or not settled yet."""
+    in_flight: int = 0
+    limit: int | None = None
+    """Requests in flight at most, while the installation recovers."""
+    more: bool = True
+    """Whether more deliveries may be due than were read."""
+    pulled_at: float = -math.inf
+    suspects_at: float = 0.0
+    """When the next suspect is read, at the earliest."""
+    stopped_until: float | None = None
+    """Nothing is sent before; the lease is given back."""
+    in_rota: bool = False
+    token_found: bool = False
+    """Its token has just been looked up: a request may begin, however short the token may be kept."""
+    written: InstallationState | None = None
+    """What its row says by now."""
+
+    @classmethod
+    def of(cls, leased: Leased, until: float, clock: Clock, window: RateWindow | None) -> "HeldLease":
+        """From what the claim found."""
+        paused_for = None if leased.paused_for is None else leased.paused_for.total_seconds()
+        lease = cls(
+            leased.installation_id,
+            leased.token,
+            until,
+            clock,
+            window,
+            leased.failures,
+            leased.faults,
+            leased.suspects,
+            leased.pause_reason,
+            paused_for,
+        )
+        lease.limit = 1 if lease.one_at_a_time else None
+        lease.written = InstallationState(
+            leased.installation_id, leased.token, leased.rate_window, leased.failures, leased.faults, leased.suspects
+        )
+        return lease
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the installation is paused."""
+        return self.paused_for is not None
+
+    @property
+    def stopped_by_pause(self) -> bool:
+        """Whether the installation was paused under this lease."""
+        return self.is_paused and self.stopped_until is not None
+
+    @property
+    def breaker_is_open(self) -> bool:
+        """Whether the destination has failed the installation several times in a row."""
+        return self.faults >= BREAKER_FAULTS
+
+    @property
+    def probing(self) -> bool:
+        """Whether requests only find out whether the installation works again."""
+        return self.is_paused or self.breaker_is_open
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether one request at a time is sent for the installation."""
+        return self.probing or self.suspects > 0
+
+    @property
+    def untried(self) -> bool:
+        """Whether it is one after a crash under which nothing was read yet."""
+        return self.suspects > 0 and self.pulled_at == -math.inf
+
+    def add(self, deliveries: Iterable[Delivery], asked: int, now: float) -> None:
+        """Queues what was read, except the subjects that are here already. Fewer than were asked for: no more are due."""
+        found = list(deliveries)
+        self.more = len(found) >= asked
+        self.pulled_at = now
+        for delivery in found:
+            if delivery.subject_key not in self.held:
+                self.held.add(delivery.subject_key)
+                self.queue.append(delivery)
+
+    def next(self, now: float, request_timeout: float) -> Delivery | None:
+        """The next delivery to send, if a request for it may start now; then that request has started."""
+        if not self.queue or self.stopped_until is not None:
+            return None
+        return self.queue.popleft() if self.start(now, request_timeout) else None
+
+    def start(self, now: float, request_timeout: float) -> bool:
+        """Makes room for a request, if the lease outlasts it and the rate window allows it; `end` must follow."""
+        if not self.outlasts(now, request_timeout) or (self.limit is not None and self.in_flight >= self.limit):
+            return False
+        if not self.has_place(now):
+            return False
+        if self.window is not None:
+            self.window.take(now + self.clock.behind)
+        self.in_flight += 1
+        return True
+
+    def has_place(self, now: float) -> bool:
+        """Whether the rate window allows a request now. If not, the lease is stopped until it does."""
+        wait = self.window.wait(now + self.clock.behind) if self.window is not None else 0.0
+        if wait > 0:
+            self.stop(now + wait)
+        return wait <= 0
+
+    def wants_suspect(self, now: float) -> bool:
+        """Whether the next suspect may be read: the one before it has been settled, and a request may start now."""
+        if self.stopped_until is not None or self.in_flight or self.held or now < self.suspects_at:
+            return False
+        return self.has_place(now)
+
+    def end(self, now: float, *, sent: bool) -> None:
+        """A request has ended, or was not sent after all."""
+        self.in_flight -= 1
+        if self.window is not None:
+            self.window.end(now + self.clock.ahead, sent=sent)
+
+    def hear(self, outcome: Outcome, now: float, began: float) -> None:
+        """What the outcome of a request that began then says about the installation. After a stop, failures are no news."""
+        if self.window is not None and outcome.rate_remaining is not None and outcome.rate_reset is not None:
+            began_by_window = began + self.clock.behind
+            self.window.correct(outcome.rate_remaining, outcome.rate_reset, now + self.clock.ahead, began_by_window)
+        self.suspects = max(0, self.suspects - outcome.made_a_request)
+        news = self.stopped_until is None
+        if is_fault(outcome.kind):
+            self.faults += news
+        elif shows_life(outcome.kind):
+            self.faults = 0
+        self.failures = 0 if is_served(outcome.kind) else self.failures + news
+
+    def follow(self, decision: Decision, now: float, policy: Policy, random: Callable[[], float]) -> None:
+        """What a decision means for the rest of the installation."""
+        match decision.action:
+            case Action.DELIVERED:
+                self._recover()
+            case Action.THROTTLE:
+                self.stop(now + decision.delay)
+            case Action.PAUSE:
+                if self.pause_reason != decision.reason:
+                    self.pause_reason, self.paused_for = decision.reason, 0.0
+                self.stop(now)
+            case Action.RETRY if self.probing:
+                self.stop(now + probe_gap(max(1, self.faults - BREAKER_FAULTS + 1), policy, random))
+
+    def _recover(self) -> None:
+        """Each success lets twice as many requests in flight, no thundering herd."""
+        self.pause_reason = self.paused_for = None
+        if self.limit is not None and not self.suspects:
+            self.limit = 2 * self.limit if self.limit < FULL_SPEED else None
+
+    def outlasts(self, now: float, request_timeout: float) -> bool:
+        """Whether a request that starts now ends while the lease is ours."""
+        return self.until - now >= request_timeout + MARGIN
+
+    def stop(self, until: float) -> None:
+        """Sends nothing more under this lease; the installation waits until then at least."""
+        self.stopped_until = max(until, self.stopped_until or 0.0)
+        self.drop_queue()
+
+    def drop_queue(self) -> None:
+        """Forgets what is not sent yet: it is still due in the database."""
+        self.held.difference_update(delivery.subject_key for delivery in self.queue)
+        self.queue.clear()
+
+    def renew(self, until: float, written: InstallationState) -> None:
+        """The row says this by now, and that the lease is ours until then."""
+        self.until, self.written = until, written
+
+    def state(self, now: float, *, release: bool, fresh: bool) -> InstallationState:
+        """What the installation's row shall say. A fresh lease has so long to go that it need not be renewed."""
+        state = InstallationState(
+            self.installation_id,
+            self.token,
+            rate_window=self.window.stored(now + self.clock.behind, now + self.clock.ahead) if self.window else None,
+            failures=self.failures,
+            faults=self.faults,
+            suspects=self.suspects,
+            throttled_for=max(0.0, self.stopped_until - now) if self.stopped_until is not None else 0.0,
+            release=release,
+        )
+        state.as_written = fresh and self.stopped_until is None and state == self.written
+        return state

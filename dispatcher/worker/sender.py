@@ -1,0 +1,254 @@
+"""Sends what is queued under the worker's leases: installations take turns, and every answer is decided at once."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from pydantic import SecretStr
+
+from dispatcher.credentials.sources import Credentials
+from dispatcher.database.transactions import explain, summarize
+from dispatcher.policy.breaker import Breaker
+from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind, PauseReason, Policy, decide
+from dispatcher.policy.rate_window import RateWindow
+from dispatcher.settings.settings import Settings
+from dispatcher.store import Answer, Delivery
+from dispatcher.telemetry import (
+    Attempted,
+    BreakerTurned,
+    InstallationPaused,
+    InstallationResumed,
+    Listener,
+    StepFailed,
+)
+from dispatcher.telemetry.tracing import delivery_spans
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.lease import HeldLease
+from dispatcher.worker.look_ups import LookUps, find_token
+
+
+class Sender:
+    """Keeps up to `concurrency` requests in flight and gathers their answers in `answers`, which is the worker's to settle.
+
+    `clock` gives monotonic seconds, `chance` a number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        vercel: Vercel,
+        credentials: Credentials,
+        settings: Settings,
+        report: Listener,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self._vercel = vercel
+        self._credentials = credentials
+        self._settings = settings
+        self._report = report
+        self._clock = clock
+        self._chance = chance
+        self._policy = Policy(
+            settings.max_attempts,
+            settings.backoff_base,
+            settings.backoff_cap,
+            settings.auth_grace,
+            settings.disabled_grace,
+        )
+        overall = settings.global_rate_limit
+        self._overall = RateWindow(overall.requests, overall.seconds) if overall else None
+        self._breaker = Breaker(self._policy, chance)
+        self._rota: deque[HeldLease] = deque()
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._look_ups = LookUps(credentials, max(1, settings.concurrency // 2), self._looked_up)
+        self._stopping = False
+        self._span = delivery_spans()
+        self.answers: list[Answer] = []
+        self.ended = asyncio.Event()
+        """Set when a request has ended; the worker's to clear."""
+
+    @property
+    def outage(self) -> bool:
+        """Whether the host's breaker is open."""
+        return self._breaker.is_open
+
+    @property
+    def saturated(self) -> bool:
+        """Whether as many requests are in flight as may be, and others wait for their turn."""
+        return self._is_full and bool(self._rota)
+
+    @property
+    def has_turns_left(self) -> bool:
+        """Whether something is queued for which there is room among the requests in flight: it waits for `wait` alone."""
+        return not self._is_full and not self._stopping and bool(self._rota)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._in_flight) >= self._settings.concurrency
+
+    def wait(self) -> float:
+        """Seconds until any request may start, whatever its installation."""
+        now = self._clock()
+        return max(self._breaker.wait(now), self._overall.wait(now) if self._overall is not None else 0.0)
+
+    def queue(self, lease: HeldLease) -> None:
+        """The lease has something to send: it takes its turn from now on, or once its token has been looked up."""
+        if lease.queue and not lease.in_rota and lease not in self._look_ups:
+            lease.in_rota = True
+            self._rota.append(lease)
+
+    def send(self) -> None:
+        """Begins as many requests as may be in flight; each of them, when it ends, makes room for the next."""
+        waiting = sum(len(lease.queue) for lease in self._rota)
+        for _ in range(min(self._settings.concurrency - len(self._in_flight), waiting)):
+            sending = asyncio.create_task(self._send_while_any())
+            self._in_flight.add(sending)
+            sending.add_done_callback(self._ended)
+
+    def _ended(self, sending: asyncio.Task[None]) -> None:
+        self._in_flight.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            self._report(StepFailed("send", summarize(error), explain(error)))
+
+    def begin_stop(self) -> None:
+        """Begins no request any more."""
+        self._stopping = True
+        self._look_ups.end()
+
+    async def finish(self, grace: float) -> None:
+        """Lets what is in flight end for up to `grace` seconds; what is late is abandoned, and will be sent again."""
+        if not self._in_flight:
+            return
+        _, late = await asyncio.wait(self._in_flight, timeout=grace)
+        for sending in late:
+            sending.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    async def _send_while_any(self) -> None:
+        while (picked := self._pick()) is not None:
+            await self._attempt(*picked)
+
+    def _pick(self) -> tuple[HeldLease, Delivery, float] | None:
+        """The next in turn, and when its request began: one delivery of each installation, then round again."""
+        now = self._clock()
+        while self._rota and not self._stopping and self.wait() <= 0:
+            lease = self._rota.popleft()
+            if lease.queue and not (lease.token_found or self._credentials.is_at_hand(lease.installation_id)):
+                lease.in_rota = False
+                self._look_ups.begin(lease)
+                continue
+            lease.token_found = False
+            delivery = lease.next(now, self._settings.request_timeout)
+            lease.in_rota = bool(lease.queue) and delivery is not None
+            if lease.in_rota:
+                self._rota.append(lease)
+            if delivery is not None:
+                self._start(now)
+                return lease, delivery, now
+        return None
+
+    def _start(self, now: float) -> None:
+        self._breaker.start(now)
+        if self._overall is not None:
+            self._overall.take(now)
+
+    async def _attempt(self, lease: HeldLease, delivery: Delivery, began: float) -> None:
+        token, outcome = await self._request(lease, delivery)
+        if outcome is not None and outcome.kind is OutcomeKind.UNAUTHORIZED and not lease.stopped_by_pause:
+            outcome = await self._read_again(lease, delivery, token, outcome)
+        if outcome is None:
+            lease.held.discard(delivery.subject_key)
+        else:
+            self._conclude(lease, delivery, outcome, began)
+        self.queue(lease)  # what waited for this answer may have its turn again
+        self.ended.set()
+
+    async def _read_again(
+        self, lease: HeldLease, delivery: Delivery, refused: SecretStr | None, outcome: Outcome
+    ) -> Outcome | None:
+        """After a refusal the credential is read again. It has one more request at once, if that may start now.
+
+        If not: a token that is still the same was refused for good; another one is for the delivery's next turn (None).
+        """
+        now = self._clock()
+        if lease.stopped_until is None and self.wait() <= 0 and lease.start(now, self._settings.request_timeout):
+            self._start(now)
+            self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
+            return (await self._request(lease, delivery, refused))[1]
+        found = await find_token(self._credentials, lease.installation_id, refused)
+        if isinstance(found, Outcome):
+            return found
+        if found == refused:
+            return outcome
+        self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
+        return None
+
+    def _looked_up(self, lease: HeldLease, failure: Outcome | None) -> None:
+        """Its requests may begin. Without a token, the next delivery comes to that, and by its decision so does the installation."""
+        now = self._clock()
+        lease.token_found = failure is None
+        if failure is not None and (delivery := lease.next(now, self._settings.request_timeout)) is not None:
+            lease.end(now, sent=False)
+            self._conclude(lease, delivery, failure, now)
+            self.ended.set()
+        self.queue(lease)
+        self.send()
+
+    async def _request(
+        self, lease: HeldLease, delivery: Delivery, refused: SecretStr | None = None
+    ) -> tuple[SecretStr | None, Outcome | None]:
+        """The token and the outcome of one request, which has been started; no outcome if the lease has grown too short meanwhile."""
+        subject, sent, outcome = delivery.subject, False, None
+        try:
+            token = await find_token(self._credentials, lease.installation_id, refused)
+            if isinstance(token, Outcome):
+                return None, token
+            if not lease.outlasts(self._clock(), self._settings.request_timeout):
+                return token, None
+            sent = True
+            with self._span(subject, delivery.events, delivery.traceparent) as conclude:
+                body = subject.body(product_id=delivery.product_id, billing_plan_id=delivery.billing_plan_id)
+                outcome = await self._vercel.send(subject.installation_id, body, token)
+                conclude(outcome)
+            return token, outcome
+        finally:
+            self._end(lease, delivery, outcome, sent=sent)
+
+    def _end(self, lease: HeldLease, delivery: Delivery, outcome: Outcome | None, *, sent: bool) -> None:
+        now, was_open = self._clock(), self._breaker.is_open
+        lease.end(now, sent=sent)
+        if self._overall is not None:
+            self._overall.end(now, sent=sent)
+        self._breaker.end(outcome, delivery.subject_key, now)
+        if self._breaker.is_open is not was_open:
+            self._report(BreakerTurned(self._breaker.is_open))
+
+    def _conclude(self, lease: HeldLease, delivery: Delivery, outcome: Outcome, began: float) -> None:
+        was_paused, was_open = lease.is_paused, lease.breaker_is_open
+        lease.hear(outcome, self._clock(), began)
+        decision = decide(
+            outcome,
+            attempts=delivery.attempts,
+            gone=delivery.gone,
+            failures=lease.failures,
+            pause_reason=lease.pause_reason,
+            paused_for=lease.paused_for,
+            outage=self._breaker.is_open,
+            suspected=self._breaker.is_suspected,
+            policy=self._policy,
+            random=self._chance,
+        )
+        lease.follow(decision, self._clock(), self._policy, self._chance)
+        self._answer(lease, delivery, outcome, decision)
+        if lease.breaker_is_open is not was_open:
+            self._report(BreakerTurned(lease.breaker_is_open, lease.installation_id))
+        if lease.is_paused and not was_paused and isinstance(decision.reason, PauseReason):
+            self._report(InstallationPaused(lease.installation_id, decision.reason))
+        if was_paused and not lease.is_paused:
+            self._report(InstallationResumed(lease.installation_id))
+
+    def _answer(self, lease: HeldLease, delivery: Delivery, outcome: Outcome, decision: Decision) -> None:
+        now = self._clock()
+        self.answers.append(Answer(delivery, lease.token, outcome, decision, answered_at=now))
+        lag = now + lease.clock.ahead - delivery.first_created_at.timestamp()
+        self._report(Attempted(delivery.subject, delivery.attempts + 1, delivery.events, outcome, decision, lag))
