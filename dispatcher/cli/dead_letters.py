@@ -17,18 +17,16 @@ from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import (
     ADVICE,
     DeadLetter,
-    Filter,
     Plan,
-    discard,
     find_dead_letter,
     list_dead_letters,
     plan,
-    replay,
 )
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.settings.durations import parse_duration
 from dispatcher.settings.settings import Settings, load_settings
-from dispatcher.store.attempts_read import Attempt
+from dispatcher.store.attempt_log import Attempt
+from dispatcher.store.dead_letters import Filter, discard, replay
 
 app = typer.Typer(
     name="dead-letters", no_args_is_help=True, help="Show, replay and discard what could not be delivered."

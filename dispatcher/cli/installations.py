@@ -11,15 +11,12 @@ from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, DryRun, Limit, Yes
 from dispatcher.cli.output import number, print_columns, print_json, shown
 from dispatcher.inspection.installations import (
-    FOREVER,
     Installation,
     count_waiting,
     list_installations,
-    pause,
-    purge,
-    resume,
 )
 from dispatcher.settings.settings import load_settings
+from dispatcher.store.installations import FOREVER, pause, purge, resume
 
 app = typer.Typer(name="installations", no_args_is_help=True, help="List, pause, resume and purge installations.")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.inspection.dead_letters import Signature
+from dispatcher.store.dead_letters import Signature
 
 LONGEST_NAME = 255
 LONGEST_NOTE = 2_000

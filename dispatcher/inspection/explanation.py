@@ -17,7 +17,7 @@ from dispatcher.outbox.columns import is_exactly
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
 from dispatcher.policy.decision import DeadLetterReason, Resolution
 from dispatcher.store import LOWEST_ID
-from dispatcher.store.attempts_read import Attempt, latest_attempts
+from dispatcher.store.attempt_log import Attempt, latest_attempts
 from dispatcher.store.collection import committed
 from dispatcher.store.outbox_rows import Changes, Malformed, group
 

@@ -1,11 +1,13 @@
-"""record: the log of attempts, one row a request."""
+"""The log of attempts, one row for each request: written with the settlement, read newest first."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Executable
+from sqlalchemy import ColumnElement, Connection, Executable, Row
 
 from dispatcher.database.dialect import Dialect
 from dispatcher.outbox.tables import attempt
@@ -54,3 +56,51 @@ def _insert(dialect: Dialect) -> Executable:
     columns = [column for column in attempt.c if column.name != "id"]
     rows = dialect.rows(*columns)
     return sa.insert(attempt).from_select([column.name for column in columns], sa.select(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A row of `vercel_attempt`: one request, what it came to and what was decided."""
+
+    id: int
+    at: datetime
+    subject_key: str
+    installation_id: str
+    type: str
+    resource_id: str | None
+    product_id: str | None
+    attempt: int
+    events: int
+    first_event_id: int
+    last_event_id: int
+    first_created_at: datetime
+    outcome: str
+    status: int | None
+    error_code: str | None
+    error: str | None
+    duration_ms: int
+    vercel_id: str | None
+    decision: str
+    reason: str | None
+    next_due_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> "Attempt":
+        """From the row."""
+        return cls(**{name: getattr(row, name) for name in cls.__slots__})
+
+
+def latest_attempts(connection: Connection, most: int, *conditions: ColumnElement[bool]) -> list[Attempt]:
+    """The newest `most` that meet the conditions, in the order of time. The conditions must name a resource or an
+    installation, so that an index leads to them.
+    """
+    newest = sa.select(attempt).where(*conditions).order_by(attempt.c.id.desc()).limit(most)
+    return [Attempt.of(row) for row in reversed(connection.execute(newest).all())]
+
+
+def is_of_subject(
+    subject_key: str, installation_id: str, resource_id: str | None
+) -> tuple[ColumnElement[bool], ColumnElement[bool], ColumnElement[bool]]:
+    """The attempts of one subject, by the index of the resources."""
+    resource = attempt.c.resource_id.is_(None) if resource_id is None else attempt.c.resource_id == resource_id
+    return resource, attempt.c.installation_id == installation_id, attempt.c.subject_key == subject_key

@@ -1,5 +1,6 @@
 """What the store and the worker hand to each other."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -9,6 +10,10 @@ from sqlalchemy import Row
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
 
+CHUNK_ROWS = 500
+"""How many rows a step locks at most that works through a whole table: replay, purge, prune."""
+Progress = Callable[[int], None]
+"""Called after each chunk with the number of rows done so far."""
 VERSION = ("subject_key", "version")
 """What a settlement must still find: the row as the last collection left it. Each collection draws a version of its own, because
 counts, ids and times repeat once an asynchronous replica has been promoted.

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, Connection, Table
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, collector, dead_letter, delivery, installation
+from dispatcher.store.records import CHUNK_ROWS
 
-CHUNK = 500
 OVERDUE = timedelta(minutes=1)
 
 
@@ -23,11 +23,11 @@ def mend(database: Database) -> int:
     with database.read() as connection:
         now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
         ids = (
-            connection.execute(sa.select(installation.c.installation_id).where(*_stranded(now)).limit(CHUNK))
+            connection.execute(sa.select(installation.c.installation_id).where(*_stranded(now)).limit(CHUNK_ROWS))
             .scalars()
             .all()
         )
-        orphans = connection.execute(_without_installation().limit(CHUNK)).scalars().all()
+        orphans = connection.execute(_without_installation().limit(CHUNK_ROWS)).scalars().all()
     mended = sum(database.transact(partial(_mend, installation_id=id_, now=now)) for id_ in sorted(ids))
     return mended + sum(database.transact(partial(_adopt, database.dialect, id_, now)) for id_ in sorted(orphans))
 
@@ -65,15 +65,15 @@ def _adopt(dialect: Dialect, installation_id: str, now: datetime, connection: Co
     return 1
 
 
-def prune(database: Database, attempts_for: timedelta, resolved_for: timedelta) -> int:
-    """Deletes attempts and resolved dead letters that are older than these times, by the database's clock: up to 500 of each.
+def prune(database: Database, attempts_for: timedelta, resolved_for: timedelta, chunk: int = CHUNK_ROWS) -> int:
+    """Deletes attempts and resolved dead letters that are older than these times, by the database's clock: at most `chunk` of each.
 
     Returns how many; 0: none are left. Unresolved dead letters stay for ever.
     """
     old = ((attempt, attempt.c.at, attempts_for), (dead_letter, dead_letter.c.resolved_at, resolved_for))
+    step = partial(_prune, dialect=database.dialect, chunk=chunk)
     return sum(
-        database.transact(partial(_prune, dialect=database.dialect, table=table, time=time, kept_for=kept_for))
-        for table, time, kept_for in old
+        database.transact(partial(step, table=table, time=time, kept_for=kept_for)) for table, time, kept_for in old
     )
 
 
@@ -84,10 +84,15 @@ def check_writes(database: Database) -> None:
 
 
 def _prune(
-    connection: Connection, dialect: Dialect, table: Table, time: ColumnElement[datetime], kept_for: timedelta
+    connection: Connection,
+    dialect: Dialect,
+    table: Table,
+    time: ColumnElement[datetime],
+    kept_for: timedelta,
+    chunk: int,
 ) -> int:
     now: datetime = connection.execute(sa.select(dialect.clock())).scalar_one()
-    old = sa.select(table.c.id).where(time < now - kept_for).order_by(time).limit(CHUNK)
+    old = sa.select(table.c.id).where(time < now - kept_for).order_by(time).limit(chunk)
     ids = connection.execute(old).scalars().all()
     if ids:
         connection.execute(dialect.delete(table, [table.c.id]), dialect.encode([{"id": id_} for id_ in ids]))

@@ -2,9 +2,9 @@
 
 from dispatcher import store
 from dispatcher.database.transactions import Database
-from dispatcher.inspection import installations
 from dispatcher.outbox.events import ResourceUpdated
 from dispatcher.outbox.publisher import insert_event
+from dispatcher.store import installations
 from tests.cli.conftest import Terminal
 
 KEYS = [

@@ -8,12 +8,13 @@ from sqlalchemy import Engine
 
 from dispatcher import store
 from dispatcher.database.transactions import Database
-from dispatcher.inspection import dead_letters, installations
-from dispatcher.inspection.dead_letters import Filter, Signature
+from dispatcher.inspection.dead_letters import ADVICE, plan
 from dispatcher.inspection.explanation import Entry, Explanation, explain
 from dispatcher.inspection.outlook import Graces
 from dispatcher.outbox.tables import delivery, installation
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.store import dead_letters, installations
+from dispatcher.store.dead_letters import Filter, Signature
 from tests.contract.databases import on_sqlite
 from tests.contract.steps import ID, REJECTED, claim, deliver, settle, until, write
 
@@ -54,7 +55,7 @@ def test_the_whole_life_of_a_resource_in_the_order_of_time(database: Database, p
     collect(database, partner, "db_1", "db_1")
     settle(database, *claim(database), decision=Decision(Action.RETRY, delay=-1))
     settle(database, *claim(database), decision=REJECTED)
-    until = dead_letters.plan(database, Filter()).last_id
+    until = plan(database, Filter()).last_id
     dead_letters.replay(database, Filter(), until, Signature("ann", "mended"), lambda _: None)
     found = tell(database, "db_1")
     assert whats(found.happened) == ["event", "attempt", "attempt", "dead_letter", "resolution", "event"]
@@ -217,7 +218,7 @@ def test_an_operators_pause_has_no_end_but_theirs(database: Database, partner: E
 def test_an_unresolved_dead_letter_says_what_to_do(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     settle(database, *claim(database), decision=REJECTED)
-    assert dead_letters.ADVICE[DeadLetterReason.REJECTED] in the_next(database).said
+    assert ADVICE[DeadLetterReason.REJECTED] in the_next(database).said
 
 
 def test_where_no_index_leads_only_so_many_rows_are_looked_through(

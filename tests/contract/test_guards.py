@@ -14,10 +14,10 @@ from sqlalchemy import Engine, Executable, Select
 from dispatcher import store
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.installations import purge
 from dispatcher.outbox.tables import delivery, installation
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
 from dispatcher.store.collection import _collect
+from dispatcher.store.installations import purge
 from tests.contract.databases import on_mysql, on_postgresql, on_servers
 from tests.contract.steps import ID, LEASE, claim, count, expire_leases, in_background, settle, stays_blocked, write
 

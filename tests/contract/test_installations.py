@@ -9,11 +9,13 @@ from sqlalchemy import Engine
 
 from dispatcher import store
 from dispatcher.database.transactions import Database
-from dispatcher.inspection import dead_letters, installations
-from dispatcher.inspection.dead_letters import Filter
-from dispatcher.inspection.installations import FOREVER
+from dispatcher.inspection.dead_letters import list_dead_letters, plan
+from dispatcher.inspection.installations import Waiting, count_waiting, list_installations
 from dispatcher.outbox.tables import collector, dead_letter, delivery, installation, outbox
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.store import dead_letters, installations
+from dispatcher.store.dead_letters import Filter
+from dispatcher.store.installations import FOREVER
 from tests.contract.databases import on_mysql, on_servers, on_sqlite
 from tests.contract.steps import (
     ID,
@@ -51,7 +53,7 @@ def purge(database: Database, installation_id: str = ID) -> int:
 
 def purged(database: Database) -> list[str]:
     """The resources of the dead letters, all of which must be purged ones."""
-    found = dead_letters.list_dead_letters(database, Filter(), 999)
+    found = list_dead_letters(database, Filter(), 999)
     assert {letter.reason for letter in found} <= {"purged"}
     return sorted(letter.resource_id or "" for letter in found)
 
@@ -202,24 +204,21 @@ def test_a_purge_buries_deliveries_and_uncollected_events_of_this_installation_a
     with partner.begin() as connection:
         write(connection, "db_2", "db_3")
         write(connection, "db_other", installation_id="icfg_2")
-    assert installations.count_waiting(database, ID) == installations.Waiting(events=2, deliveries=2)
+    assert count_waiting(database, ID) == Waiting(events=2, deliveries=2)
     assert purge(database) == 3
     assert purged(database) == ["db_1", "db_2", "db_3"]
-    assert installations.count_waiting(database, ID) == installations.Waiting(0, 0)
+    assert count_waiting(database, ID) == Waiting(0, 0)
     assert row(database).due_at is None
     assert (count(database, outbox), count(database, delivery)) == (1, 1)
     assert deliver(database) == ["db_other"]
 
 
 @pytest.mark.parametrize("waiting", [2, 3])
-def test_a_purge_goes_chunk_by_chunk(
-    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, waiting: int
-) -> None:
-    monkeypatch.setattr("dispatcher.inspection.installations.CHUNK", 2)
+def test_a_purge_goes_chunk_by_chunk(database: Database, partner: Engine, waiting: int) -> None:
     with partner.begin() as connection:
         write(connection, *(f"db_{number}" for number in range(waiting)))
     said: list[int] = []
-    assert installations.purge(database, ID, said.append) == waiting
+    assert installations.purge(database, ID, said.append, chunk=2) == waiting
     assert (said[-1], len(said)) == (waiting, (waiting + 1) // 2)
     assert len(purged(database)) == waiting
 
@@ -227,7 +226,7 @@ def test_a_purge_goes_chunk_by_chunk(
 def test_what_is_purged_by_mistake_can_be_replayed(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     purge(database)
-    until = dead_letters.plan(database, Filter()).last_id
+    until = plan(database, Filter()).last_id
     assert dead_letters.replay(database, Filter(), until, dead_letters.Signature("ann"), lambda _: None) == 1
     assert deliver(database) == ["db_1"]
 
@@ -251,7 +250,7 @@ def test_what_comes_after_a_purge_is_delivered(database: Database, partner: Engi
 
 
 def test_a_purge_of_the_unknown_finds_nothing(database: Database) -> None:
-    assert installations.count_waiting(database, ID) is None
+    assert count_waiting(database, ID) is None
     assert purge(database) == 0
 
 
@@ -317,7 +316,7 @@ def test_a_purge_waits_for_a_collection_and_buries_what_it_brought(database: Dat
 def test_two_purges_at_once_bury_everything_once(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
     with database.engine.connect() as first, first.begin() as transaction:
-        assert installations._bury(first, database.dialect, ID) == 2
+        assert installations._bury(first, database.dialect, ID, 500) == 2
         with in_background(lambda: purge(database)) as second:
             try:
                 assert stays_blocked(second, database)
@@ -342,7 +341,7 @@ def test_a_row_that_can_never_be_a_request_is_buried_as_malformed_by_a_purge(
 @on_mysql
 def test_an_id_with_a_blank_behind_it_is_another_on_databases_that_pad(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
-    assert installations.count_waiting(database, "icfg_1 ") is None
+    assert count_waiting(database, "icfg_1 ") is None
 
 
 def test_a_purge_needs_no_row_in_the_collectors_table(database: Database, partner: Engine) -> None:
@@ -371,10 +370,10 @@ def test_a_list_says_what_each_installation_is_doing(database: Database, partner
             connection.execute(sa.update(installation).where(installation.c.installation_id == id_).values(**values))
     purge(database, "idle")
     installations.pause(database, "paused")
-    found = installations.list_installations(database, 9)
+    found = list_installations(database, 9)
     assert [(one.installation_id, one.state) for one in found] == [
         (state, state) for state in ("due", "idle", "paused", "sending", "throttled", "waiting")
     ]
     assert [one.deliveries for one in found] == [1, 0, 1, 1, 1, 1]
-    assert [one.installation_id for one in installations.list_installations(database, 2)] == ["due", "idle"]
-    assert [one.installation_id for one in installations.list_installations(database, 9, paused=True)] == ["paused"]
+    assert [one.installation_id for one in list_installations(database, 2)] == ["due", "idle"]
+    assert [one.installation_id for one in list_installations(database, 9, paused=True)] == ["paused"]

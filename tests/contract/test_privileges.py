@@ -14,18 +14,20 @@ from dispatcher import InstallationUpdated, ResourceUpdated, publish, store
 from dispatcher.database import schema
 from dispatcher.database.notifier import Bell, trigger_sql
 from dispatcher.database.transactions import Database
-from dispatcher.inspection import dead_letters, installations
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.checks import Level, examine
 from dispatcher.inspection.checks.database import check_tables
 from dispatcher.inspection.checks.privileges import check_privileges
+from dispatcher.inspection.dead_letters import find_dead_letter, list_dead_letters, plan
 from dispatcher.inspection.explanation import explain
+from dispatcher.inspection.installations import count_waiting, list_installations
 from dispatcher.inspection.outlook import Graces
 from dispatcher.inspection.status import read_status
 from dispatcher.outbox.tables import VERSION_TABLE, metadata, outbox
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.service import service
 from dispatcher.settings.settings import Settings
+from dispatcher.store import dead_letters, installations
 from tests.contract.privileges import GUIDE, Users, assert_refused, documented, users_of
 from tests.contract.steps import DELIVERED, REJECTED, claim, count, expire_leases, pull_suspects, settle, write
 
@@ -149,14 +151,14 @@ def test_operators_do_their_work_as_the_dispatchers_user(users: Users, applicati
     store.collect(dispatcher, 500)
     settle(dispatcher, *claim(dispatcher), decision=REJECTED)
     everything = dead_letters.Filter()
-    found = dead_letters.list_dead_letters(dispatcher, everything, 9)
-    assert dead_letters.find_dead_letter(dispatcher, found[0].id) is not None
-    plan = dead_letters.plan(dispatcher, everything)
-    one = dead_letters.Filter(ids=[plan.last_id])
-    assert dead_letters.replay(dispatcher, one, plan.last_id, SIGNATURE, nothing) == 1
-    assert dead_letters.discard(dispatcher, everything, plan.last_id, SIGNATURE, nothing) == 1
-    assert installations.list_installations(dispatcher, 9)[0].state == "idle"
-    assert installations.count_waiting(dispatcher, "icfg_1") is not None
+    found = list_dead_letters(dispatcher, everything, 9)
+    assert find_dead_letter(dispatcher, found[0].id) is not None
+    planned = plan(dispatcher, everything)
+    one = dead_letters.Filter(ids=[planned.last_id])
+    assert dead_letters.replay(dispatcher, one, planned.last_id, SIGNATURE, nothing) == 1
+    assert dead_letters.discard(dispatcher, everything, planned.last_id, SIGNATURE, nothing) == 1
+    assert list_installations(dispatcher, 9)[0].state == "idle"
+    assert count_waiting(dispatcher, "icfg_1") is not None
     assert installations.purge(dispatcher, "icfg_1", nothing) == 1
     assert explain(dispatcher, "icfg_1", Graces(timedelta(1), timedelta(30)), 9) is not None
     assert read_status(dispatcher).backlog.dead_letters == {DeadLetterReason.PURGED: 1}

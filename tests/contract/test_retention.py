@@ -9,9 +9,10 @@ from sqlalchemy import Engine
 
 from dispatcher import store
 from dispatcher.database.transactions import Database
-from dispatcher.inspection import dead_letters
-from dispatcher.inspection.dead_letters import Filter, Signature
+from dispatcher.inspection.dead_letters import plan
 from dispatcher.outbox.tables import attempt, dead_letter
+from dispatcher.store import dead_letters
+from dispatcher.store.dead_letters import Filter, Signature
 from tests.contract.steps import DELIVERED, REJECTED, claim, count, settle, write
 
 DAY = timedelta(days=1)
@@ -26,7 +27,7 @@ def die(database: Database, partner: Engine, *resources: str) -> None:
 
 
 def discard(database: Database) -> None:
-    until = dead_letters.plan(database, Filter()).last_id
+    until = plan(database, Filter()).last_id
     dead_letters.discard(database, Filter(), until, Signature("ann"), lambda _: None)
 
 
@@ -42,16 +43,13 @@ def make_older(database: Database, column: sa.Column[object], ages: Sequence[tim
 def prune_all(database: Database, attempts_for: timedelta, resolved_for: timedelta) -> int:
     """Chunk by chunk, as the service does."""
     pruned = 0
-    while chunk := store.prune(database, attempts_for, resolved_for):
+    while chunk := store.prune(database, attempts_for, resolved_for, chunk=2):
         pruned += chunk
     return pruned
 
 
 @pytest.mark.parametrize("old", [2, 3])
-def test_old_attempts_go_chunk_by_chunk_and_young_ones_stay(
-    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, old: int
-) -> None:
-    monkeypatch.setattr("dispatcher.store.sweep.CHUNK", 2)
+def test_old_attempts_go_chunk_by_chunk_and_young_ones_stay(database: Database, partner: Engine, old: int) -> None:
     with partner.begin() as connection:
         write(connection, *(f"db_{number}" for number in range(old + 1)))
     store.collect(database, 500)
@@ -63,10 +61,7 @@ def test_old_attempts_go_chunk_by_chunk_and_young_ones_stay(
 
 
 @pytest.mark.parametrize("old", [2, 3])
-def test_resolved_dead_letters_go_by_the_time_they_were_resolved(
-    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, old: int
-) -> None:
-    monkeypatch.setattr("dispatcher.store.sweep.CHUNK", 2)
+def test_resolved_dead_letters_go_by_the_time_they_were_resolved(database: Database, partner: Engine, old: int) -> None:
     die(database, partner, *(f"db_{number}" for number in range(old + 1)))
     discard(database)
     make_older(database, dead_letter.c.died_at, [NEVER] * (old + 1))

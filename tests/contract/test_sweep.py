@@ -42,15 +42,12 @@ def test_what_waits_for_a_reason_is_not_stranded(database: Database, partner: En
     assert store.mend(database) == 0
 
 
-def test_old_attempts_are_pruned_a_chunk_at_a_time(
-    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dispatcher.store.sweep.CHUNK", 2)
+def test_old_attempts_are_pruned_a_chunk_at_a_time(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, *(f"db_{number}" for number in range(4)))
     deliver(database)
     assert store.prune(database, timedelta(days=1), timedelta(days=1)) == 0
-    assert [store.prune(database, timedelta(0), timedelta(0)) for _ in range(3)] == [2, 2, 0]
+    assert [store.prune(database, timedelta(0), timedelta(0), chunk=2) for _ in range(3)] == [2, 2, 0]
     assert count(database, attempt) == 0
 
 

@@ -15,11 +15,12 @@ from sqlalchemy import Connection, Engine
 from dispatcher import store
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database
-from dispatcher.inspection import dead_letters, installations
 from dispatcher.inspection.backlog import measure
-from dispatcher.inspection.dead_letters import Filter
+from dispatcher.inspection.dead_letters import list_dead_letters
 from dispatcher.outbox.tables import delivery, installation, outbox
 from dispatcher.policy.decision import Action, Decision
+from dispatcher.store import installations
+from dispatcher.store.dead_letters import Filter
 from dispatcher.store.sweep import OVERDUE
 from tests.contract.databases import on_servers, on_sqlite
 from tests.contract.steps import DELIVERED, ID, LEASE, REJECTED, claim, collect, count, deliver, settle, write
@@ -123,7 +124,7 @@ STEPS: dict[str, tuple[Arrange, Act]] = {
     "pause": (leased, lambda held, _: installations.pause(held, ID)),
     "resume": (paused, lambda held, _: installations.resume(held, ID)),
     "purge": (leased, lambda held, _: installations.purge(held, ID, lambda _: None)),
-    "list dead letters": (buried, lambda held, _: dead_letters.list_dead_letters(held, ANY, 9)),
+    "list dead letters": (buried, lambda held, _: list_dead_letters(held, ANY, 9)),
 }
 
 

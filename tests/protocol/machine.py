@@ -16,11 +16,11 @@ from sqlalchemy import Engine, Row
 
 from dispatcher import InstallationUpdated, ResourceUpdated, store
 from dispatcher.database.transactions import Database
-from dispatcher.inspection import dead_letters, installations
-from dispatcher.inspection.dead_letters import Filter, Signature
 from dispatcher.outbox.events import Event, Subject
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
 from dispatcher.policy.decision import Action
+from dispatcher.store import dead_letters, installations
+from dispatcher.store.dead_letters import Filter, Signature
 from tests.protocol.players import LATER, REPLIES, Held, Reply, Writer
 from tests.protocol.truth import Snapshot, Truth
 

@@ -14,10 +14,10 @@ from pydantic import SecretStr
 
 from dispatcher import ResourceUpdated, publish, store
 from dispatcher.credentials.sources import StaticCredentials
-from dispatcher.inspection import installations
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
 from dispatcher.policy.decision import Action, OutcomeKind
 from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.store import installations
 from dispatcher.telemetry import Attempted, CrashBuried, LeaseLost
 from dispatcher.worker import burst, leases, refusals
 from tests.worker.conftest import LONGEST, Rig
