@@ -1,8 +1,8 @@
 """`dispatcher publish`: one event by hand."""
 
+from functools import partial
 from typing import Annotated
 
-import sqlalchemy as sa
 import typer
 from pydantic import ValidationError
 
@@ -11,8 +11,7 @@ from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson
 from dispatcher.cli.output import print_json, shown
 from dispatcher.outbox.events import Event, InstallationUpdated, ResourceUpdated, subject_of
-from dispatcher.outbox.publisher import row_of
-from dispatcher.outbox.tables import outbox
+from dispatcher.outbox.publisher import insert_and_identify
 from dispatcher.settings.settings import load_settings
 
 app = typer.Typer()
@@ -43,14 +42,13 @@ def publish(
     dispatcher publish --installation icfg_1 --plan pro
     """
     event = _event(installation, resource, product, plan)
-    insert = sa.insert(outbox).values(row_of(event))
     with checked(load_settings()) as database:
-        event_id = database.transact(lambda connection: connection.execute(insert).inserted_primary_key)
+        event_id = database.transact(partial(insert_and_identify, event=event))
     subject = subject_of(event)
     if as_json:
         print_json(
             {
-                "id": event_id[0] if event_id else None,
+                "id": event_id,
                 "installation_id": subject.installation_id,
                 "type": subject.type,
                 "resource_id": subject.resource_id,
@@ -60,7 +58,7 @@ def publish(
         )
     else:
         about = subject.resource_id or subject.installation_id
-        typer.echo(f"event {event_id[0] if event_id else '?'} is in the outbox: {subject.type} {shown(about)}")
+        typer.echo(f"event {event_id} is in the outbox: {subject.type} {shown(about)}")
 
 
 def _event(installation: str, resource: str | None, product: str | None, plan: str | None) -> Event:

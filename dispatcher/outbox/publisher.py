@@ -111,6 +111,12 @@ def row_of(event: Event) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def insert_and_identify(connection: Connection, event: Event) -> int:
+    """Inserts the event and returns its id, for which PostgreSQL wants SELECT."""
+    key = connection.execute(sa.insert(outbox).values(row_of(event))).inserted_primary_key
+    return int(key[0]) if key else 0
+
+
 # Of a session's databases, the one of this table. It executes nothing itself, for then it would flush what is pending.
 _BIND = {"clause": outbox}
 

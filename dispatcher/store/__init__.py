@@ -1,4 +1,4 @@
-"""Worker side of the database: each function is one short transaction, by the database's clock.
+"""The only place where the dispatcher changes rows: each function one short transaction, by the database's clock.
 
 One lock order everywhere: the collector's row, installations, deliveries; each in key order.
 """
