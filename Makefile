@@ -40,11 +40,12 @@ unit: $(READY) ## the tests that need no database, in seconds
 test: $(READY) ## the tests that need nothing but this machine, in minutes
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
-lint: $(READY) ## format, lint, types, layers, secrets
+lint: $(READY) ## format, lint, types, layers, spelling, secrets
 	@echo "── format" && $(BIN)/ruff format --check .
 	@echo "── lint" && $(BIN)/ruff check .
 	@echo "── types" && $(BIN)/mypy
 	@echo "── layers" && $(BIN)/lint-imports
+	@echo "── spelling" && $(BIN)/codespell
 	@echo "── secrets" && .ci/scan_secrets
 
 check: lint test ## both: what has to pass before a change is done
