@@ -67,3 +67,20 @@ def test_a_sweep_is_done_only_if_its_beginning_was_at_the_bottom(scan: OutboxSca
     follow(scan, SWEEP_EVERY - 0.1, LEFT)  # begins at the floor
     follow(scan, SWEEP_EVERY + 0.1, NOTHING)
     assert scan.floor(SWEEP_EVERY + 0.1) == store.LOWEST_ID
+
+
+def test_a_sweep_that_is_asked_for_begins_at_the_bottom_at_once(scan: OutboxScan) -> None:
+    follow(scan, 0.1, Collected(events=1, last_event_id=500))
+    follow(scan, 0.1 + LAG, Collected(events=1, last_event_id=600))
+    assert scan.next(SWEEP_EVERY - 0.1) == 500
+    scan.sweep()
+    assert scan.floor(SWEEP_EVERY - 0.1) == scan.next(SWEEP_EVERY - 0.1) == store.LOWEST_ID
+
+
+def test_a_look_that_sees_nothing_ends_the_scan(scan: OutboxScan) -> None:
+    """So another dispatcher has collected what was left: the next events are looked for from the floor on, and at once."""
+    assert follow(scan, 1.0, LEFT) == 500
+    scan.found_nothing(1.0)
+    assert scan.next(1.0) == store.LOWEST_ID
+    scan.note(1.0, NOTHING)
+    assert scan.may_go_on(1.0)

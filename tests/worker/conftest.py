@@ -11,12 +11,13 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import ResourceUpdated, publish
+from dispatcher import ResourceUpdated, publish, store
 from dispatcher.credentials.sources import Credentials, StaticCredentials
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.tables import installation
 from dispatcher.settings.settings import Settings
-from dispatcher.telemetry import Report
+from dispatcher.telemetry import Attempted, Report
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
@@ -90,6 +91,42 @@ class Rig:
         return [str(httpx.Response(200, content=r.content).json()["event"]["resourceId"]) for r in self.requests]
 
 
+class Held:
+    """Answers that come one by one, when the test lets them."""
+
+    def __init__(self, rig: Rig, status: int = 201) -> None:
+        self._turns = asyncio.Semaphore(0)
+        self._status = status
+        rig.answer = self._answer
+
+    async def _answer(self, _request: httpx.Request) -> httpx.Response:
+        await self._turns.acquire()
+        return httpx.Response(self._status)
+
+    def release(self, requests: int = 1) -> None:
+        """Answers so many."""
+        for _ in range(requests):
+            self._turns.release()
+
+
+async def arrived(rig: Rig, requests: int) -> None:
+    async with asyncio.timeout(LONGEST):
+        while len(rig.requests) < requests:
+            await asyncio.sleep(0.001)
+
+
+async def answered(rig: Rig, requests: int) -> None:
+    """So many requests have been answered."""
+    async with asyncio.timeout(LONGEST):
+        while sum(isinstance(report, Attempted) for report in rig.reports) < requests:
+            await asyncio.sleep(0.001)
+
+
+def leased(rig: Rig) -> list[str]:
+    """The installations that somebody holds."""
+    return [row.installation_id for row in rig.rows(installation) if row.leased_until and row.lease_token != "dead"]
+
+
 @pytest.fixture
 def settings() -> Settings:
     """Short times."""
@@ -110,3 +147,24 @@ async def rig(database: Database, settings: Settings) -> AsyncIterator[Rig]:
     yield made
     await made.worker.stop(0)
     made.worker.close()
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many deliveries of an installation each claim and each pull has read."""
+    sizes: list[int] = []
+    claim, pull = store.claim, store.pull
+
+    def claiming(*arguments: Any, **options: Any) -> store.Claimed:
+        claimed = claim(*arguments, **options)
+        sizes.extend(len(leased.deliveries) for leased in claimed.leased)
+        return claimed
+
+    def pulling(*arguments: Any) -> store.Pulled:
+        pulled = pull(*arguments)
+        sizes.extend(map(len, pulled.deliveries.values()))
+        return pulled
+
+    monkeypatch.setattr(store, "claim", claiming)
+    monkeypatch.setattr(store, "pull", pulling)
+    return sizes

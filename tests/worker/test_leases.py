@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -9,13 +11,20 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from dispatcher import store
-from dispatcher.outbox.tables import delivery, installation
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import attempt, delivery, installation
+from dispatcher.policy.breaker import FAULTS
 from dispatcher.policy.decision import BREAKER_FAULTS
-from dispatcher.settings.settings import Settings
+from dispatcher.settings.settings import RateLimit, Settings
 from dispatcher.telemetry import LeaseLost
 from dispatcher.worker import leases
-from dispatcher.worker.worker import Worker
-from tests.worker.conftest import LONGEST, Rig
+from dispatcher.worker.worker import BUSY_PAUSE, Worker
+from tests.worker.conftest import LONGEST, Held, Rig, answered, arrived, leased
+
+TWO = Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None, poll_interval=60)
+
+
+probed_too = pytest.mark.parametrize("faults", [0, BREAKER_FAULTS], ids=["healthy", "probed"])
 
 
 @pytest.fixture
@@ -33,36 +42,10 @@ async def worker(rig: Rig) -> AsyncIterator[Worker]:
     hired.close()
 
 
-class Held:
-    """Answers that come one by one, when the test lets them."""
-
-    def __init__(self, rig: Rig) -> None:
-        self._turns = asyncio.Semaphore(0)
-        rig.answer = self._answer
-
-    async def _answer(self, _request: httpx.Request) -> httpx.Response:
-        await self._turns.acquire()
-        return httpx.Response(201)
-
-    def release(self, requests: int = 1) -> None:
-        """Answers so many."""
-        for _ in range(requests):
-            self._turns.release()
-
-
 def take_over(rig: Rig) -> None:
     """Another worker holds every lease from now on."""
     with rig.database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(lease_token="another"))
-
-
-async def arrived(rig: Rig, requests: int) -> None:
-    async with asyncio.timeout(LONGEST):
-        while len(rig.requests) < requests:
-            await asyncio.sleep(0.001)
-
-
-probed_too = pytest.mark.parametrize("faults", [0, BREAKER_FAULTS], ids=["healthy", "probed"])
 
 
 def fail(rig: Rig, faults: int) -> None:
@@ -167,18 +150,6 @@ async def test_a_lease_that_hardly_outlasts_a_request_is_renewed_by_every_settle
     worker.close()
 
 
-async def test_while_plenty_is_queued_other_installations_are_left_to_other_workers(rig: Rig, worker: Worker) -> None:
-    held = Held(rig)
-    rig.commit(*(f"db_{number}" for number in range(200)))
-    await worker.tick()
-    await arrived(rig, 1)
-    rig.commit("db_0", installation_id="icfg_2")
-    await worker.tick()
-    assert [bool(row.lease_token) for row in rig.rows(installation)] == [True, False]
-    held.release(201)
-    await rig.until(lambda: len(rig.requests) == 201 and worker.idle, worker)
-
-
 async def test_after_a_time_without_the_database_answers_are_settled_before_the_leases_are_taken_over(
     rig: Rig, worker: Worker
 ) -> None:
@@ -212,3 +183,304 @@ async def test_a_burst_without_an_end_gives_way_before_the_leases_that_are_held_
     await worker.tick()
     assert rig.now == pytest.approx(4.0)
     worker.close()
+
+
+async def test_while_more_is_due_than_one_claim_takes_none_of_it_is_passed_over(
+    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(rig.database.dialect), "claimed_at_once", 1)
+    for number in range(4):
+        rig.commit("db_1", installation_id=f"icfg_{number}")
+    for rig.now in (0.0, 2.1, 2.2, 2.3):
+        await worker.tick()
+    await rig.until(lambda: worker.idle, worker)
+    assert len(rig.requests) == 4
+
+
+async def test_a_paused_lease_that_had_to_be_renewed_goes_on_after_it(rig: Rig, worker: Worker) -> None:
+    held = Held(rig, 400)
+    rig.commit("db_1", "db_2")
+    store.collect(rig.database, 500)
+    with rig.database.engine.begin() as connection:
+        past = sa.literal(store.LONG_AGO, installation.c.due_at.type)
+        connection.execute(
+            sa.update(installation).values(
+                pause_reason="unauthorized", paused_since=past, paused_until=past, due_at=past
+            )
+        )
+    await worker.tick()
+    await arrived(rig, 1)
+    rig.now = rig.settings.lease - 1
+    held.release(2)
+    async with asyncio.timeout(LONGEST):
+        while worker.in_flight:
+            await asyncio.sleep(0.001)
+    await worker.tick()
+    await arrived(rig, 2)
+    await rig.until(lambda: worker.idle, worker)
+
+
+async def test_a_pull_reads_beyond_what_is_held(rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    pull = store.pull
+
+    def noting(*arguments: Any) -> store.Pulled:
+        pulled = pull(*arguments)
+        read.extend(len(found) for found in pulled.deliveries.values())
+        return pulled
+
+    monkeypatch.setattr(store, "pull", noting)
+    Held(rig)
+    rig.commit(*(f"db_{number}" for number in range(600)))
+    store.collect(rig.database, 1_000)
+    await worker.tick()
+    await arrived(rig, 1)
+    rig.now = rig.settings.lease / 2 + 1
+    await worker.tick()
+    assert read == [600]
+
+
+@pytest.mark.parametrize(("changes", "claimed"), [(129, True), (130, False)])
+async def test_other_installations_are_left_to_other_workers_while_more_than_a_quarter_of_what_is_read_at_once_is_queued(
+    rig: Rig, worker: Worker, changes: int, claimed: bool
+) -> None:
+    Held(rig)
+    rig.commit(*(f"db_{number}" for number in range(changes)))
+    await worker.tick()
+    await arrived(rig, 1)
+    rig.commit("db_0", installation_id="icfg_2")
+    await worker.tick()
+    assert ("icfg_2" in leased(rig)) == claimed
+
+
+async def test_a_worker_that_stops_gives_back_at_once_what_it_sends_nothing_for(rig: Rig, worker: Worker) -> None:
+    held = Held(rig)
+    rig.commit("db_1", installation_id="icfg_1")
+    await worker.tick()
+    await arrived(rig, 1)
+    rig.commit("db_2", "db_3", installation_id="icfg_2")
+    await worker.tick()
+    assert leased(rig) == ["icfg_1", "icfg_2"]
+    stopping = asyncio.create_task(worker.stop(LONGEST))
+    await rig.until(lambda: leased(rig) == ["icfg_1"], worker)
+    held.release(3)
+    await stopping
+    assert (len(rig.requests), leased(rig)) == (1, [])
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=20, rate_limit=None)])
+async def test_the_more_requests_may_be_in_flight_the_more_is_read_at_once(
+    rig: Rig, worker: Worker, read: list[int]
+) -> None:
+    Held(rig)
+    rig.commit(*(f"db_{number}" for number in range(600)))
+    store.collect(rig.database, 1_000)
+    await worker.tick()
+    assert read == [600]  # 512 for up to 16
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=RateLimit(1, 60.0))])
+async def test_a_window_that_is_full_is_written_in_the_databases_time_whatever_the_worker_counts_from(
+    rig: Rig, worker: Worker
+) -> None:
+    rig.now = 20.0
+    before = rig.database.now()
+    rig.commit("db_1", "db_2")
+    await rig.settle_all(worker)
+    (row,) = rig.rows(installation)
+    minute = timedelta(seconds=60)
+    assert before + minute <= row.throttled_until <= rig.database.now() + minute
+    with rig.database.engine.begin() as connection:  # as if the wait were over: the window itself must refuse
+        past = sa.literal(store.LONG_AGO, installation.c.due_at.type)
+        connection.execute(sa.update(installation).values(throttled_until=None, due_at=past))
+    other = rig.another("two", clock=lambda: 5_000.0)
+    await rig.settle_all(other)
+    other.close()
+    assert len(rig.requests) == 1
+
+
+async def test_what_is_due_is_looked_for_above_what_was_done_seconds_ago(
+    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each look steps over all that was due since the database last cleaned up."""
+    floors: list[datetime] = []
+    look = store.look
+
+    def noting(database: Database, floor: int, due_floor: datetime) -> store.Work:
+        floors.append(due_floor)
+        return look(database, floor, due_floor)
+
+    monkeypatch.setattr(store, "look", noting)
+    for number, rig.now in enumerate((0.0, 2.5, 3.0)):
+        rig.commit("db_1", installation_id=f"icfg_{number}")
+        await worker.tick()
+    await rig.until(lambda: worker.idle, worker)
+    assert floors[0] == store.LONG_AGO < floors[2]
+    assert len(rig.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds"),
+    [
+        (Settings(vercel_token=SecretStr("t0ken"), concurrency=2, poll_interval=0.02), leases.PULL_SECONDS),
+        (Settings(vercel_token=SecretStr("t0ken"), concurrency=2, poll_interval=5.0), 5.0),
+    ],
+)
+async def test_beside_a_slow_request_what_another_worker_collected_is_looked_for_now_and_then(
+    rig: Rig, worker: Worker, read: list[int], seconds: float
+) -> None:
+    held = Held(rig)
+    rig.commit("db_1")
+    await worker.tick()
+    await arrived(rig, 1)
+    rig.commit("db_2")
+    store.collect(rig.database, 9)
+    for rig.now in (0.0, seconds - 0.1):
+        await worker.tick()
+    assert read == [1]
+    rig.now = seconds
+    await worker.tick()
+    await arrived(rig, 2)
+    held.release(2)
+    await rig.until(lambda: worker.idle, worker)
+    assert (read, rig.bodies()) == ([1, 2], ["db_1", "db_2"])
+
+
+async def test_while_others_wait_a_lease_is_given_back_when_what_it_read_has_been_sent(
+    rig: Rig, worker: Worker, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(rig.database.dialect), "claimed_at_once", 1)
+    monkeypatch.setattr(store, "fair_share", lambda *_: 1)  # so more may be due
+    held = Held(rig)
+    rig.commit("db_1", installation_id="icfg_1")
+    rig.commit("db_1", installation_id="icfg_2")
+    await worker.tick()
+    await arrived(rig, 1)
+    held.release(2)
+    await answered(rig, 1)
+    await rig.until(lambda: worker.idle, worker)
+    assert read == [1, 1]
+
+
+async def test_answers_are_settled_when_enough_are_together_although_every_sender_has_more_to_do(
+    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "SETTLED_TOGETHER", 3)
+    held = Held(rig)
+    rig.commit(*(f"db_{number}" for number in range(6)))
+    await worker.tick()
+    for answers, left in ((1, 6), (2, 6), (3, 3)):
+        held.release()
+        await arrived(rig, answers + 1)
+        await worker.tick()
+        assert len(rig.rows(delivery)) == left
+    held.release(9)
+    await rig.until(lambda: worker.idle, worker)
+
+
+async def test_nor_does_an_answer_wait_for_others_for_long(rig: Rig, worker: Worker) -> None:
+    rig.now = 100.0
+    held = Held(rig)
+    rig.commit(*(f"db_{number}" for number in range(3)))
+    await worker.tick()
+    held.release()
+    await arrived(rig, 2)
+    for rig.now, left in ((100.0, 3), (100.2, 3), (100.0 + leases.SETTLED_WITHIN, 2)):
+        await worker.tick()
+        assert len(rig.rows(delivery)) == left
+    held.release(9)
+    await rig.until(lambda: worker.idle, worker)
+
+
+async def test_the_log_says_when_an_answer_came_however_long_it_was_before_it_could_be_written(
+    rig: Rig, worker: Worker
+) -> None:
+    rig.now = 30.0
+    held = Held(rig)
+    rig.commit("db_1")
+    await worker.tick()
+    held.release()
+    await answered(rig, 1)
+    rig.now += 20.0
+    before = rig.database.now()
+    await rig.until(lambda: worker.idle, worker)
+    (row,) = rig.rows(attempt)
+    passed = timedelta(seconds=20)
+    assert before - passed <= row.at <= rig.database.now() - passed
+
+
+async def test_while_the_host_is_out_no_lease_is_held_under_which_nothing_is_in_flight(
+    rig: Rig, worker: Worker
+) -> None:
+    held = Held(rig, 503)
+    for number in range(FAULTS + 2):
+        rig.commit("db_1", "db_2", installation_id=f"icfg_{number}")
+    held.release(FAULTS)
+    await rig.until(lambda: worker.outage, worker)
+    await rig.until(lambda: not leased(rig), worker)
+    assert len(rig.requests) == FAULTS
+    assert len(rig.rows(delivery)) == 2 * (FAULTS + 2)
+
+
+async def test_while_plenty_is_queued_what_others_may_claim_keeps_no_tick_short(rig: Rig, worker: Worker) -> None:
+    Held(rig)
+    rig.commit(*(f"db_{number}" for number in range(200)))
+    await worker.tick()
+    await arrived(rig, 1)
+    rig.commit("db_0", installation_id="icfg_2")
+    await worker.tick()
+    rig.now += 10
+    assert await worker.tick() > BUSY_PAUSE
+
+
+@pytest.mark.parametrize("settings", [TWO.model_copy(update={"poll_interval": 1.0})])
+async def test_for_an_installation_that_has_been_told_to_wait_nothing_more_is_read(
+    rig: Rig, worker: Worker, read: list[int]
+) -> None:
+    held = Held(rig)
+    slow = rig.answer
+    throttled = httpx.Response(429, headers={"retry-after": "30"})
+    rig.answer = lambda request: slow(request) if b"db_slow" in request.content else throttled
+    rig.commit("db_slow", "db_1")
+    await worker.tick()
+    await arrived(rig, 2)
+    await answered(rig, 1)
+    rig.commit("db_2")
+    for _ in range(4):
+        rig.now += 1.0
+        await worker.tick()
+    assert read == [2]
+    assert len(rig.requests) == 2
+    held.release()
+    await rig.until(lambda: worker.idle, worker)
+
+
+@pytest.mark.parametrize("settings", [TWO.model_copy(update={"poll_interval": 1.0})])
+async def test_beside_a_probe_nothing_more_is_read(rig: Rig, worker: Worker, read: list[int]) -> None:
+    fail(rig, BREAKER_FAULTS)
+    held = Held(rig)
+    rig.commit("db_1")
+    await worker.tick()
+    await arrived(rig, 1)
+    rig.commit("db_2")
+    for _ in range(4):
+        rig.now += 1.0
+        await worker.tick()
+    assert read == [1]
+    held.release(2)
+    await rig.until(lambda: worker.idle and not rig.rows(delivery), worker)
+
+
+@pytest.mark.parametrize(("changes", "reads"), [(2, [2, 3]), (3, [3])])
+async def test_more_is_read_once_no_more_is_queued_than_may_be_in_flight(
+    rig: Rig, worker: Worker, read: list[int], changes: int, reads: list[int]
+) -> None:
+    held = Held(rig)
+    rig.commit(*(f"db_{number}" for number in range(changes)))
+    await worker.tick()
+    await arrived(rig, 1)
+    rig.commit("db_new")
+    await worker.tick()
+    assert read == reads
+    held.release(9)
+    await rig.until(lambda: worker.idle, worker)

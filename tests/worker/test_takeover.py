@@ -1,5 +1,7 @@
 """A worker takes over what a dead one held: one delivery at a time, none of them counted before it can be sent."""
 
+from collections.abc import AsyncIterator, Sequence
+
 import httpx
 import pytest
 import sqlalchemy as sa
@@ -8,7 +10,9 @@ from pydantic import SecretStr
 from dispatcher import store
 from dispatcher.outbox.tables import delivery, installation
 from dispatcher.settings.settings import RateLimit, Settings
-from tests.worker.conftest import Rig
+from dispatcher.worker.worker import Worker
+from tests.worker.conftest import Held, Rig, arrived, leased
+from tests.worker.test_round_trips import listening
 
 RESOURCES = [f"db_{number}" for number in range(6)]
 ONE = RateLimit(1, 600.0)
@@ -71,3 +75,71 @@ async def test_after_the_death_of_many_leases_each_has_its_turn(rig: Rig, monkey
     first_of_each = {request.url.path for request in rig.requests[:6]}
     assert len(first_of_each) >= 4
     assert {row.suspects for row in rig.rows(installation)} == {0}
+
+
+TWO = Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None, poll_interval=60)
+
+
+@pytest.fixture
+async def worker(rig: Rig) -> AsyncIterator[Worker]:
+    """Goes by the rig's clock."""
+    hired = rig.another(clock=lambda: rig.now)
+    yield hired
+    await hired.stop(0)
+    hired.close()
+
+
+def orphan(rig: Rig, *installation_ids: str, resources: Sequence[str] = ("db_1",)) -> None:
+    """Their deliveries are under leases whose holder died."""
+    for installation_id in installation_ids:
+        rig.commit(*resources, installation_id=installation_id)
+    store.collect(rig.database, 500)
+    past = sa.literal(store.LONG_AGO, installation.c.leased_until.type)
+    with rig.database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(lease_token="dead", leased_until=past))
+
+
+@pytest.mark.parametrize("settings", [TWO])
+async def test_no_more_dead_leases_are_taken_over_than_are_soon_tried(
+    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(rig.database.dialect), "claimed_at_once", 1)
+    held = Held(rig)
+    orphan(rig, *(f"icfg_{number}" for number in range(6)))
+    for _ in range(8):
+        await worker.tick()
+    await arrived(rig, 2)
+    assert len(leased(rig)) == 4
+    held.release(6)
+    await rig.until(lambda: len(rig.requests) == 6 and worker.idle, worker)
+
+
+@pytest.mark.parametrize("settings", [TWO])
+async def test_a_dead_lease_that_waits_for_another_has_its_turn_as_soon_as_that_is_settled(
+    rig: Rig, worker: Worker
+) -> None:
+    held = Held(rig)
+    orphan(rig, "icfg_1", "icfg_2", "icfg_3")
+    for _ in range(3):
+        await worker.tick()
+    await arrived(rig, 2)
+    held.release(3)
+    await rig.until(lambda: len(rig.requests) == 3, worker)  # no time has passed
+    await rig.until(lambda: worker.idle, worker)
+
+
+@pytest.mark.parametrize("settings", [TWO])
+async def test_what_may_not_be_sent_beside_others_is_not_read_in_every_tick(rig: Rig, worker: Worker) -> None:
+    held = Held(rig)
+    orphan(rig, "icfg_1", "icfg_2")
+    with rig.database.engine.begin() as connection:
+        connection.execute(sa.update(delivery).where(delivery.c.installation_id == "icfg_2").values(attempts=3))
+    await worker.tick()
+    await arrived(rig, 1)
+    with listening(rig.database) as spoken:
+        for _ in range(3):
+            await worker.tick()
+    assert spoken.transactions == 3  # each has looked
+    held.release(2)
+    rig.now += 61
+    await rig.until(lambda: len(rig.requests) == 2 and worker.idle, worker)

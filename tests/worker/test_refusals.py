@@ -1,0 +1,83 @@
+"""What the database refuses once it would refuse again: a worker settles everything else."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import attempt, delivery, outbox
+from dispatcher.settings.settings import Settings
+from dispatcher.worker import leases
+from dispatcher.worker.worker import Worker
+from tests.worker.conftest import LONGEST, Held, Rig
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Two requests at a time."""
+    return Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None)
+
+
+@pytest.fixture
+async def worker(rig: Rig) -> AsyncIterator[Worker]:
+    """Goes by the rig's clock."""
+    hired = rig.another(clock=lambda: rig.now)
+    yield hired
+    await hired.stop(0)
+    hired.close()
+
+
+def refuse(database: Database, text: str) -> None:
+    """The log of attempts cannot hold this text."""
+
+    def refusing(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if statement.startswith("INSERT INTO vercel_attempt") and text in str(parameters):
+            raise OverflowError(text)
+
+    sa.event.listen(database.engine, "before_cursor_execute", refusing)
+
+
+async def tick(worker: Worker) -> None:
+    """However its settlement ends."""
+    with contextlib.suppress(OverflowError):
+        await worker.tick()
+    await asyncio.sleep(0.001)
+
+
+async def test_a_text_that_the_database_cannot_hold_costs_no_second_request_however_often_that_happens(
+    rig: Rig, worker: Worker
+) -> None:
+    refuse(rig.database, "unspeakable")
+    rig.answer = lambda _request: httpx.Response(400, json={"error": {"code": "no", "message": "unspeakable"}})
+    for resource in ("db_1", "db_2", "db_3"):
+        rig.commit(resource)
+        async with asyncio.timeout(LONGEST):
+            while not worker.idle or rig.rows(outbox):
+                await tick(worker)
+    assert rig.bodies() == ["db_1", "db_2", "db_3"]
+    assert [(row.status, row.error) for row in rig.rows(attempt)] == [(400, None)] * 3
+
+
+async def test_an_answer_that_is_given_up_is_sent_again_although_the_lease_goes_on(rig: Rig, worker: Worker) -> None:
+    refuse(rig.database, "db_bad")
+    held = Held(rig)
+    slow = rig.answer
+    rig.answer = lambda request: slow(request) if b"db_slow" in request.content else httpx.Response(201)
+    rig.commit("db_slow", "db_bad", "db_good")
+    async with asyncio.timeout(LONGEST):
+        while len(rig.rows(delivery)) != 2 or rig.rows(outbox):
+            await tick(worker)
+        rig.now += leases.PULL_SECONDS
+        while rig.bodies().count("db_bad") < 2:
+            await tick(worker)
+    assert (rig.bodies().count("db_good"), worker.in_flight) == (1, 1)
+    held.release()
+    async with asyncio.timeout(LONGEST):
+        while worker.in_flight or not worker.idle:
+            await tick(worker)
