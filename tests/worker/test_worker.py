@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from dispatcher.policy.decision import Action, OutcomeKind
 from dispatcher.settings.settings import RateLimit, Settings
 from dispatcher.telemetry import Attempted, CrashBuried, LeaseLost
 from dispatcher.worker import burst, leases, refusals
+from dispatcher.worker.low_water import LAG, SWEEP_EVERY
+from dispatcher.worker.worker import ANSWERS_WAIT
 from tests.worker.conftest import LONGEST, Rig
 
 
@@ -490,3 +493,86 @@ async def test_long_texts_are_settled_in_several_statements(rig: Rig, monkeypatc
     await rig.settle_all()
     assert max(settled) == 1
     assert [row.error for row in rig.rows(attempt)] == ["no"] * 3
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), global_rate_limit=RateLimit(3, 6.0))])
+async def test_what_became_due_below_the_floor_is_claimed_as_soon_as_a_claim_is_possible(rig: Rig) -> None:
+    """The sweep that saw it came while the rate over all installations kept everything from being claimed."""
+    worker = rig.another(clock=lambda: rig.now)
+    for now in (0.0, LAG, 2 * LAG):  # the floor follows
+        rig.now = now
+        rig.commit(f"db_{now}")
+        await rig.settle_all(worker)
+    make_due_long_ago(rig, "icfg_old")
+    await worker.tick()
+    assert not is_leased(rig, "icfg_old")  # the floor is really above it
+    rig.now = SWEEP_EVERY
+    await worker.tick()
+    assert not is_leased(rig, "icfg_old")
+    rig.now = 6.1  # the first request gives its place back
+    await worker.tick()
+    assert is_leased(rig, "icfg_old")
+    await rig.settle_all(worker)
+    assert rig.bodies()[-1] == "old"
+    worker.close()
+
+
+def make_due_long_ago(rig: Rig, installation_id: str) -> None:
+    """It has a delivery to send, and its row says that it has been due since before anything was looked for."""
+    rig.commit("old", installation_id=installation_id)
+    store.collect(rig.database, 10)
+    past = sa.literal(store.LONG_AGO, installation.c.due_at.type)
+    with rig.database.engine.begin() as connection:
+        due = sa.update(installation).values(due_at=past)
+        connection.execute(due.where(installation.c.installation_id == installation_id))
+
+
+def is_leased(rig: Rig, installation_id: str) -> bool:
+    return any(row.lease_token for row in rig.rows(installation) if row.installation_id == installation_id)
+
+
+async def test_a_sweep_finds_what_was_committed_late_in_the_next_tick(rig: Rig) -> None:
+    worker = rig.another(clock=lambda: rig.now)
+    for now in (0.0, LAG / 2, LAG):  # the floor follows
+        rig.now = now
+        rig.commit(f"db_{now}")
+        await rig.settle_all(worker)
+    rig.commit("late")
+    with rig.database.engine.begin() as connection:  # as if its transaction had begun before all others
+        connection.execute(sa.update(outbox).values(id=-1))
+    await worker.tick()
+    assert len(rig.rows(outbox)) == 1  # the floor is really above it
+    worker.sweep()
+    await rig.settle_all(worker)
+    assert rig.bodies()[-1] == "late"
+    worker.close()
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=None)])
+async def test_answers_that_come_in_while_a_burst_is_collected_are_settled_meanwhile(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, loop, collect = asyncio.Event(), asyncio.get_running_loop(), store.collect
+    settled: list[int] = []
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        await gate.wait()
+        return httpx.Response(201)
+
+    def wait_for_answers(*arguments: Any) -> store.Collected:
+        settled.append(len(rig.rows(attempt)))
+        loop.call_soon_threadsafe(gate.set)
+        deadline = time.monotonic() + LONGEST
+        while sum(isinstance(one, Attempted) for one in rig.reports) < ANSWERS_WAIT and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return collect(*arguments)
+
+    rig.answer = answer
+    rig.commit(*(f"db_{number}" for number in range(ANSWERS_WAIT)))
+    await rig.until(lambda: len(rig.requests) == ANSWERS_WAIT)
+    monkeypatch.setattr(store, "collect", wait_for_answers)
+    rig.commit(*["another"] * (rig.database.dialect.collected_at_once + 1))
+    await rig.worker.tick()
+    assert settled == [0, ANSWERS_WAIT]
+    monkeypatch.undo()
+    await rig.settle_all()
