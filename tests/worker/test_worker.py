@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from pydantic import SecretStr
 
 from dispatcher import ResourceUpdated, publish, store
 from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database.transactions import Database
 from dispatcher.inspection import installations
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.policy.breaker import FAULTS
 from dispatcher.policy.decision import Action, OutcomeKind
 from dispatcher.settings.settings import RateLimit, Settings
-from dispatcher.telemetry import Attempted, CrashBuried, LeaseLost
+from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, Ticked
 from dispatcher.worker import burst, leases, refusals
 from dispatcher.worker.low_water import LAG, SWEEP_EVERY
 from dispatcher.worker.worker import ANSWERS_WAIT
@@ -576,3 +578,101 @@ async def test_answers_that_come_in_while_a_burst_is_collected_are_settled_meanw
     assert settled == [0, ANSWERS_WAIT]
     monkeypatch.undo()
     await rig.settle_all()
+
+
+async def test_an_idle_worker_looks_at_the_very_bottom_now_and_then_only(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a transaction pins vacuum, each look from the bottom steps over everything that is long done."""
+    worker, look = rig.another(clock=lambda: rig.now), store.look
+    looked: list[tuple[bool, bool]] = []
+
+    def note(database: Database, floor: int, due_floor: datetime) -> store.Work:
+        looked.append((floor == store.LOWEST_ID, due_floor == store.LONG_AGO))
+        return look(database, floor, due_floor)
+
+    for now in (0.0, LAG, 2 * LAG):  # the floors follow
+        rig.now = now
+        rig.commit(f"db_{now}")
+        await rig.settle_all(worker)
+    monkeypatch.setattr(store, "look", note)
+    for passed in (0.5 * SWEEP_EVERY, 0.5 * SWEEP_EVERY, 0.0, 0.9 * SWEEP_EVERY, 0.1 * SWEEP_EVERY, 0.0):
+        rig.now += passed
+        await worker.tick()
+    at_the_bottom, above = (True, True), (False, False)
+    assert looked == [at_the_bottom, above, above, at_the_bottom, above, above]
+    worker.close()
+
+
+async def test_it_reports_what_was_collected_and_each_tick_with_the_requests_under_way(rig: Rig) -> None:
+    gate = asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        await gate.wait()
+        return httpx.Response(201)
+
+    rig.answer = answer
+    rig.commit("db_1", "db_1", "db_2")
+    await rig.until(lambda: len(rig.requests) == 2)
+    await rig.worker.tick()
+    assert [one for one in rig.reports if isinstance(one, EventsCollected)] == [EventsCollected(3, 0)]
+    assert rig.reports[-1] == Ticked(2)
+    gate.set()
+    await rig.settle_all()
+    assert rig.reports[-1] == Ticked(0)
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=1)])
+async def test_a_worker_that_stops_gives_back_at_once_what_it_will_not_send_any_more(rig: Rig) -> None:
+    arrived, answered = asyncio.Event(), asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        arrived.set()
+        await answered.wait()
+        return httpx.Response(201)
+
+    rig.answer = answer
+    rig.commit("db_1", installation_id="icfg_1")
+    await rig.until(arrived.is_set)
+    rig.commit("db_2", installation_id="icfg_2")
+    await rig.until(lambda: is_leased(rig, "icfg_2"))
+    stopping = asyncio.create_task(rig.worker.stop(LONGEST))
+    await asyncio.sleep(0)  # it begins
+    await rig.worker.tick()
+    assert (is_leased(rig, "icfg_1"), is_leased(rig, "icfg_2")) == (True, False)
+    answered.set()
+    await stopping
+    assert rig.bodies() == ["db_1"]
+    assert not is_leased(rig, "icfg_1")
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=FAULTS)])
+async def test_while_the_host_is_out_no_lease_is_held_without_a_request(rig: Rig) -> None:
+    """Another dispatcher, for which the host answers, may send it."""
+    gate = asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        await gate.wait()
+        return httpx.Response(503)
+
+    rig.answer, worker = answer, rig.another(clock=lambda: rig.now)
+    for number in range(FAULTS + 1):
+        rig.commit("db_1", installation_id=f"icfg_{number}")
+    await rig.until(lambda: len(rig.requests) == FAULTS, worker)
+    assert all(is_leased(rig, f"icfg_{number}") for number in range(FAULTS + 1))
+    gate.set()
+    await rig.until(lambda: worker.outage, worker)
+    await worker.tick()
+    assert [row.installation_id for row in rig.rows(installation) if row.lease_token] == []
+    assert len(rig.rows(delivery)) == FAULTS + 1
+    worker.close()
+
+
+async def test_a_worker_that_was_closed_does_nothing_more(rig: Rig) -> None:
+    worker = rig.another()
+    await worker.tick()
+    worker.close()
+    rig.commit("db_1")
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await worker.tick()
+    assert len(rig.rows(outbox)) == 1
