@@ -445,6 +445,20 @@ async def test_a_refused_request_is_sent_once_more_with_the_token_that_was_read_
     assert lease.in_flight == 0
 
 
+@TWO_IN_HALF_A_MINUTE
+async def test_a_request_that_is_sent_once_more_takes_a_place_of_its_own_under_every_limit(bench: Bench) -> None:
+    answers = iter([401, 201])
+    bench.answer = lambda _resource: reply(next(answers))
+    window = RateWindow(10, 60.0)
+    bench.queue(bench.lease("icfg_1", "db_1", window=window))
+    await bench.send()
+    bench.queue(bench.lease("icfg_2", "db_2"))
+    await bench.send()
+    assert bench.requests == ["db_1", "db_1"]
+    assert bench.sender.wait() == pytest.approx(30.0)
+    assert len(json.loads(window.stored(EPOCH) or "[]")) == 2
+
+
 ONE_A_MINUTE = pytest.mark.parametrize(
     "settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=1, global_rate_limit=RateLimit(1, 30.0))]
 )
