@@ -379,22 +379,30 @@ async def test_the_breaker_of_an_installation_is_reported_once_when_it_opens_and
 # pauses ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_pause_is_reported_once_and_reads_the_token_again_once(bench: Bench) -> None:
-    """Although another request of the installation is refused while it is paused already."""
+async def test_a_pause_is_reported_once_although_several_requests_are_refused(bench: Bench) -> None:
     bench.hold()
     bench.answer = lambda _resource: reply(401)
     bench.queue(bench.lease("icfg_1", "db_1", "db_2", "db_3"))
     await bench.send()
-    bench.release(1)
-    await bench.go_on()  # the first is sent once more
-    assert (bench.requests, bench.sent_with) == (["db_1", "db_2", "db_1"], ["t0ken", "t0ken", "new"])
-    bench.turns.release()
-    await bench.go_on()
     bench.release(9)
     await bench.go_on()
+    assert bench.requests == ["db_1", "db_2", "db_1", "db_2"]
+    assert bench.sent_with == ["t0ken", "t0ken", "new", "new"]
     assert bench.told(InstallationPaused) == [InstallationPaused("icfg_1", PauseReason.UNAUTHORIZED)]
-    assert len(bench.requests) <= 4
     assert bench.told(InstallationResumed) == []
+
+
+async def test_once_an_installation_is_paused_a_refusal_is_not_sent_once_more(bench: Bench) -> None:
+    disabled = Reply(403, {}, b'{"error": {"code": "integration_configuration_disabled", "message": "no"}}')
+    bench.hold()
+    bench.answer = {"db_1": disabled, "db_2": reply(401)}.__getitem__
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2"))
+    await bench.send()
+    bench.release(9)
+    await bench.go_on()
+    assert (bench.requests, bench.asked) == (["db_1", "db_2"], ["icfg_1"] * 2)
+    assert bench.decisions == [Action.PAUSE, Action.PAUSE]
+    assert bench.told(InstallationPaused) == [InstallationPaused("icfg_1", PauseReason.DISABLED)]
 
 
 @pytest.mark.parametrize("status", [401, 503, 429])
