@@ -51,7 +51,5 @@ class Floor(Generic[Position]):
             self._passed.clear()
             self._floor = self._bottom
         self._passed.append((now, position))
-        while self._passed[0][0] <= now - LAG:
+        while self._passed[0][0] <= now - LAG:  # never the newest
             self._floor = self._passed.popleft()[1]
-            if not self._passed:
-                break

@@ -2,13 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.outbox.tables import delivery
+from dispatcher import ResourceUpdated, publish, store
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import delivery, outbox
 from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.telemetry import Attempted
 from dispatcher.worker.worker import BUSY_PAUSE, HOLDING_PAUSE, Worker
 from tests.worker.conftest import LONGEST, Rig
 
@@ -123,3 +127,141 @@ async def test_what_waits_for_the_rate_over_all_is_sent_as_soon_as_that_allows(
     rig.now += 0.06
     await worker.tick()
     await rig.until(lambda: len(rig.requests) == 2, worker)
+
+
+async def test_after_an_answer_the_next_pause_is_ended_by_the_next_answer_only(
+    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.worker.worker.HOLDING_PAUSE", LONG)
+    turns = asyncio.Semaphore(0)
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        await turns.acquire()
+        return httpx.Response(201)
+
+    rig.answer = answer
+    await send(rig, worker, "db_1", "db_2")
+    turns.release()
+    await rig.until(lambda: len(rig.rows(delivery)) == 1, worker)
+    await longest_pause(rig, worker)
+    waiting = asyncio.create_task(worker.tick_until_answer())
+    assert not (await asyncio.wait([waiting], timeout=0.1))[0]
+    turns.release()
+    async with asyncio.timeout(LONGEST):
+        assert await waiting == 0.0
+
+
+async def test_ticks_are_quick_again_once_an_answer_was_settled(rig: Rig, worker: Worker, gate: asyncio.Event) -> None:
+    """It may have made something else due."""
+    await send(rig, worker, "db_1")
+    await longest_pause(rig, worker)
+    gate.set()
+    await answered(rig, 1)
+    assert await worker.tick() == BUSY_PAUSE
+    assert rig.rows(delivery) == []
+    assert await worker.tick() == BUSY_PAUSE
+
+
+async def answered(rig: Rig, requests: int) -> None:
+    """Until so many answers have come, none of which is settled yet."""
+    async with asyncio.timeout(LONGEST):
+        while sum(isinstance(report, Attempted) for report in rig.reports) < requests:
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings(vercel_token=SecretStr("t0ken"), poll_interval=LONG, concurrency=1, rate_limit=None)]
+)
+async def test_ticks_are_quick_while_answers_wait_to_be_settled(
+    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.worker.leases.SETTLED_WITHIN", 10 * LONG)
+    gate = asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        if len(rig.requests) > 1:
+            await gate.wait()
+        return httpx.Response(201)
+
+    rig.answer = answer
+    rig.commit("db_1", "db_2", "db_3")
+    await worker.tick()
+    await answered(rig, 1)
+    assert await longest_pause(rig, worker) == BUSY_PAUSE
+    assert len(rig.rows(delivery)) == 3
+    gate.set()
+    await rig.until(lambda: worker.idle, worker)
+
+
+async def test_the_time_that_a_tick_takes_is_taken_off_its_pause(
+    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, took = store.look, 0.0
+
+    def slowly(database: Database, *floors: Any) -> store.Work:
+        rig.now += took
+        return look(database, *floors)
+
+    monkeypatch.setattr(store, "look", slowly)
+    rig.now = 100.0
+    for _ in range(50):
+        pause = await worker.tick()
+    assert pause == LONG
+    took = 1_000.0
+    assert await worker.tick() == pytest.approx(LONG - 1_000.0)
+    took = 2 * LONG
+    assert await worker.tick() == 0.0
+
+
+async def test_what_one_claim_leaves_is_claimed_at_once(rig: Rig, worker: Worker) -> None:
+    await longest_pause(rig, worker)
+    most = rig.database.dialect.claimed_at_once
+    events = [ResourceUpdated(installation_id=f"icfg_{number}", resource_id="db_1") for number in range(most + 1)]
+    with rig.database.engine.begin() as connection:
+        publish(connection, *events)
+    store.collect(rig.database, len(events))  # another worker's
+    assert await worker.tick() == BUSY_PAUSE
+    await rig.until(lambda: len(rig.requests) == len(events), worker)
+
+
+@pytest.mark.parametrize(
+    "found", [store.Collected(), store.Collected(skipped=True)], ids=["nothing that can be moved", "another collects"]
+)
+async def test_a_collection_that_moves_nothing_is_no_reason_to_hurry(
+    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch, found: store.Collected
+) -> None:
+    monkeypatch.setattr(store, "look", lambda *_: store.Work(to_collect=True, to_claim=False))
+    monkeypatch.setattr(store, "collect", lambda *_: found)
+    assert await longest_pause(rig, worker) > HOLDING_PAUSE
+
+
+async def test_a_burst_that_is_not_collected_yet_is_a_reason_to_hurry_however_slow_its_collection_is(
+    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await longest_pause(rig, worker)
+    collect = store.collect
+
+    def slowly(*arguments: Any) -> store.Collected:
+        rig.now += 60.0
+        return collect(*arguments)
+
+    monkeypatch.setattr(store, "collect", slowly)
+    monkeypatch.setattr("dispatcher.worker.burst.JUDGED_BY", 1)
+    rig.commit(*(f"db_{number}" for number in range(rig.database.dialect.collected_at_once + 1)))
+    assert await worker.tick() == 0.0  # it took longer than any pause
+    assert len(rig.rows(outbox)) == 1
+    monkeypatch.undo()
+    assert await worker.tick() == BUSY_PAUSE
+    assert rig.rows(outbox) == []
+
+
+async def test_while_it_stops_it_waits_for_slow_requests_without_hurry(
+    rig: Rig, worker: Worker, gate: asyncio.Event
+) -> None:
+    await send(rig, worker, "db_1")
+    stopping = asyncio.create_task(worker.stop(LONGEST))
+    await asyncio.sleep(0)  # it begins
+    assert await longest_pause(rig, worker) == HOLDING_PAUSE
+    gate.set()
+    await stopping
+    assert rig.rows(delivery) == []

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import json
-from datetime import timedelta
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,17 @@ from pydantic import SecretStr
 
 from dispatcher import ResourceUpdated, publish, store
 from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database.transactions import Database
+from dispatcher.inspection import installations
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.policy.breaker import FAULTS
 from dispatcher.policy.decision import Action, OutcomeKind
 from dispatcher.settings.settings import RateLimit, Settings
 from dispatcher.store import installations
-from dispatcher.telemetry import Attempted, CrashBuried, LeaseLost
+from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, Ticked
 from dispatcher.worker import burst, leases, refusals
+from dispatcher.worker.low_water import LAG, SWEEP_EVERY
+from dispatcher.worker.worker import ANSWERS_WAIT
 from tests.worker.conftest import LONGEST, Rig
 
 
@@ -490,3 +496,184 @@ async def test_long_texts_are_settled_in_several_statements(rig: Rig, monkeypatc
     await rig.settle_all()
     assert max(settled) == 1
     assert [row.error for row in rig.rows(attempt)] == ["no"] * 3
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), global_rate_limit=RateLimit(3, 6.0))])
+async def test_what_became_due_below_the_floor_is_claimed_as_soon_as_a_claim_is_possible(rig: Rig) -> None:
+    """The sweep that saw it came while the rate over all installations kept everything from being claimed."""
+    worker = rig.another(clock=lambda: rig.now)
+    for now in (0.0, LAG, 2 * LAG):  # the floor follows
+        rig.now = now
+        rig.commit(f"db_{now}")
+        await rig.settle_all(worker)
+    make_due_long_ago(rig, "icfg_old")
+    await worker.tick()
+    assert not is_leased(rig, "icfg_old")  # the floor is really above it
+    rig.now = SWEEP_EVERY
+    await worker.tick()
+    assert not is_leased(rig, "icfg_old")
+    rig.now = 6.1  # the first request gives its place back
+    await worker.tick()
+    assert is_leased(rig, "icfg_old")
+    await rig.settle_all(worker)
+    assert rig.bodies()[-1] == "old"
+    worker.close()
+
+
+def make_due_long_ago(rig: Rig, installation_id: str) -> None:
+    """It has a delivery to send, and its row says that it has been due since before anything was looked for."""
+    rig.commit("old", installation_id=installation_id)
+    store.collect(rig.database, 10)
+    past = sa.literal(store.LONG_AGO, installation.c.due_at.type)
+    with rig.database.engine.begin() as connection:
+        due = sa.update(installation).values(due_at=past)
+        connection.execute(due.where(installation.c.installation_id == installation_id))
+
+
+def is_leased(rig: Rig, installation_id: str) -> bool:
+    return any(row.lease_token for row in rig.rows(installation) if row.installation_id == installation_id)
+
+
+async def test_a_sweep_finds_what_was_committed_late_in_the_next_tick(rig: Rig) -> None:
+    worker = rig.another(clock=lambda: rig.now)
+    for now in (0.0, LAG / 2, LAG):  # the floor follows
+        rig.now = now
+        rig.commit(f"db_{now}")
+        await rig.settle_all(worker)
+    rig.commit("late")
+    with rig.database.engine.begin() as connection:  # as if its transaction had begun before all others
+        connection.execute(sa.update(outbox).values(id=-1))
+    await worker.tick()
+    assert len(rig.rows(outbox)) == 1  # the floor is really above it
+    worker.sweep()
+    await rig.settle_all(worker)
+    assert rig.bodies()[-1] == "late"
+    worker.close()
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=None)])
+async def test_answers_that_come_in_while_a_burst_is_collected_are_settled_meanwhile(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, loop, collect = asyncio.Event(), asyncio.get_running_loop(), store.collect
+    settled: list[int] = []
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        await gate.wait()
+        return httpx.Response(201)
+
+    def wait_for_answers(*arguments: Any) -> store.Collected:
+        settled.append(len(rig.rows(attempt)))
+        loop.call_soon_threadsafe(gate.set)
+        deadline = time.monotonic() + LONGEST
+        while sum(isinstance(one, Attempted) for one in rig.reports) < ANSWERS_WAIT and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return collect(*arguments)
+
+    rig.answer = answer
+    rig.commit(*(f"db_{number}" for number in range(ANSWERS_WAIT)))
+    await rig.until(lambda: len(rig.requests) == ANSWERS_WAIT)
+    monkeypatch.setattr(store, "collect", wait_for_answers)
+    rig.commit(*["another"] * (rig.database.dialect.collected_at_once + 1))
+    await rig.worker.tick()
+    assert settled == [0, ANSWERS_WAIT]
+    monkeypatch.undo()
+    await rig.settle_all()
+
+
+async def test_an_idle_worker_looks_at_the_very_bottom_now_and_then_only(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a transaction pins vacuum, each look from the bottom steps over everything that is long done."""
+    worker, look = rig.another(clock=lambda: rig.now), store.look
+    looked: list[tuple[bool, bool]] = []
+
+    def note(database: Database, floor: int, due_floor: datetime) -> store.Work:
+        looked.append((floor == store.LOWEST_ID, due_floor == store.LONG_AGO))
+        return look(database, floor, due_floor)
+
+    for now in (0.0, LAG, 2 * LAG):  # the floors follow
+        rig.now = now
+        rig.commit(f"db_{now}")
+        await rig.settle_all(worker)
+    monkeypatch.setattr(store, "look", note)
+    for passed in (0.5 * SWEEP_EVERY, 0.5 * SWEEP_EVERY, 0.0, 0.9 * SWEEP_EVERY, 0.1 * SWEEP_EVERY, 0.0):
+        rig.now += passed
+        await worker.tick()
+    at_the_bottom, above = (True, True), (False, False)
+    assert looked == [at_the_bottom, above, above, at_the_bottom, above, above]
+    worker.close()
+
+
+async def test_it_reports_what_was_collected_and_each_tick_with_the_requests_under_way(rig: Rig) -> None:
+    gate = asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        await gate.wait()
+        return httpx.Response(201)
+
+    rig.answer = answer
+    rig.commit("db_1", "db_1", "db_2")
+    await rig.until(lambda: len(rig.requests) == 2)
+    await rig.worker.tick()
+    assert [one for one in rig.reports if isinstance(one, EventsCollected)] == [EventsCollected(3, 0)]
+    assert rig.reports[-1] == Ticked(2)
+    gate.set()
+    await rig.settle_all()
+    assert rig.reports[-1] == Ticked(0)
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=1)])
+async def test_a_worker_that_stops_gives_back_at_once_what_it_will_not_send_any_more(rig: Rig) -> None:
+    arrived, answered = asyncio.Event(), asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        arrived.set()
+        await answered.wait()
+        return httpx.Response(201)
+
+    rig.answer = answer
+    rig.commit("db_1", installation_id="icfg_1")
+    await rig.until(arrived.is_set)
+    rig.commit("db_2", installation_id="icfg_2")
+    await rig.until(lambda: is_leased(rig, "icfg_2"))
+    stopping = asyncio.create_task(rig.worker.stop(LONGEST))
+    await asyncio.sleep(0)  # it begins
+    await rig.worker.tick()
+    assert (is_leased(rig, "icfg_1"), is_leased(rig, "icfg_2")) == (True, False)
+    answered.set()
+    await stopping
+    assert rig.bodies() == ["db_1"]
+    assert not is_leased(rig, "icfg_1")
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=FAULTS)])
+async def test_while_the_host_is_out_no_lease_is_held_without_a_request(rig: Rig) -> None:
+    """Another dispatcher, for which the host answers, may send it."""
+    gate = asyncio.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        await gate.wait()
+        return httpx.Response(503)
+
+    rig.answer, worker = answer, rig.another(clock=lambda: rig.now)
+    for number in range(FAULTS + 1):
+        rig.commit("db_1", installation_id=f"icfg_{number}")
+    await rig.until(lambda: len(rig.requests) == FAULTS, worker)
+    assert all(is_leased(rig, f"icfg_{number}") for number in range(FAULTS + 1))
+    gate.set()
+    await rig.until(lambda: worker.outage, worker)
+    await worker.tick()
+    assert [row.installation_id for row in rig.rows(installation) if row.lease_token] == []
+    assert len(rig.rows(delivery)) == FAULTS + 1
+    worker.close()
+
+
+async def test_a_worker_that_was_closed_does_nothing_more(rig: Rig) -> None:
+    worker = rig.another()
+    await worker.tick()
+    worker.close()
+    rig.commit("db_1")
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await worker.tick()
+    assert len(rig.rows(outbox)) == 1

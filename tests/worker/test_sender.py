@@ -1,0 +1,634 @@
+"""What is sent next, and what an answer does to its installation, its token and the limits: without a database, by the test's clock."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.breaker import FAULTS
+from dispatcher.policy.decision import BREAKER_FAULTS, Action, OutcomeKind, PauseReason
+from dispatcher.policy.rate_window import RateWindow
+from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.store import Delivery, Leased
+from dispatcher.telemetry import (
+    Attempted,
+    BreakerTurned,
+    InstallationPaused,
+    InstallationResumed,
+    Report,
+    StepFailed,
+)
+from dispatcher.transport import Reply, Request
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.lease import MARGIN, Clock, HeldLease
+from dispatcher.worker.sender import Sender
+from tests.worker.conftest import LONGEST
+
+EPOCH = 1_700_000_000.0
+"""Seconds by which the database's clock is ahead of the test's."""
+
+
+def reply(status: int) -> Reply:
+    return Reply(status, {}, b"")
+
+
+class Bench:
+    """A sender, whose requests `answer` answers once their `turns` have come; `requests` are the resources that they are about.
+
+    It is its own source of tokens: `find` gives them, and they are at hand unless `keeps` is False.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.now = 0.0
+        self.settings = settings
+        self.reports: list[Report] = []
+        self.requests: list[str] = []
+        self.sent_with: list[str] = []
+        self.abandoned: list[str] = []
+        self.asked: list[str] = []
+        self.keeps = True
+        self.turns = asyncio.Semaphore(1_000)
+        self.answer: Callable[[str], Reply] = lambda _resource: reply(201)
+        self.find: Callable[[str, SecretStr | None], Awaitable[SecretStr]] = self._find
+        vercel = Vercel("https://vercel.test", self, settings.request_timeout, wall_clock=lambda: EPOCH + self.now)
+        self.sender = Sender(vercel, self, settings, self.reports.append, lambda: self.now, lambda: 0.5)
+
+    def is_at_hand(self, _installation_id: str) -> bool:
+        return self.keeps
+
+    async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
+        self.asked.append(installation_id)
+        return await self.find(installation_id, refused)
+
+    async def _find(self, _installation_id: str, refused: SecretStr | None) -> SecretStr:
+        return SecretStr("t0ken" if refused is None else "new")
+
+    async def post(self, request: Request) -> Reply:
+        resource = str(json.loads(request.body)["event"]["resourceId"])
+        self.requests.append(resource)
+        self.sent_with.append(request.headers["authorization"].removeprefix("Bearer "))
+        try:
+            await self.turns.acquire()
+        except asyncio.CancelledError:
+            self.abandoned.append(resource)
+            raise
+        return self.answer(resource)
+
+    async def aclose(self) -> None:
+        pass
+
+    def hold(self) -> None:
+        """No request is answered until one is released."""
+        self.turns = asyncio.Semaphore(0)
+
+    def release(self, requests: int = 1) -> None:
+        for _ in range(requests):
+            self.turns.release()
+
+    def lease(
+        self,
+        installation_id: str,
+        *resources: str,
+        faults: int = 0,
+        paused: str | None = None,
+        window: RateWindow | None = None,
+    ) -> HeldLease:
+        """One on which these are queued. It is the sender's from `queue` on."""
+        paused_for = None if paused is None else datetime.resolution
+        leased = Leased(installation_id, "lease", (), None, faults, faults, 0, paused, paused_for)
+        lease = HeldLease.of(leased, self.settings.lease, Clock(EPOCH, EPOCH), window)
+        self.fill(lease, *resources)
+        return lease
+
+    def fill(self, lease: HeldLease, *resources: str) -> None:
+        """These were read for it, too."""
+        first = datetime.fromtimestamp(EPOCH - 7.0, UTC)
+        subjects = [Subject(lease.installation_id, "resource.updated", resource) for resource in resources]
+        found = [Delivery(str(one), one, None, None, 3, 1, 3, first, "v1", 4, None) for one in subjects]
+        lease.add(found, len(found), self.now)
+
+    def queue(self, *leases: HeldLease) -> None:
+        for lease in leases:
+            self.sender.queue(lease)
+
+    async def send(self) -> None:
+        """Begins what may begin, and comes back when nothing goes on without the test."""
+        self.sender.send()
+        await self.go_on()
+
+    async def go_on(self) -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    def told(self, kind: type[Report]) -> list[Report]:
+        return [report for report in self.reports if isinstance(report, kind)]
+
+    def is_saturated(self) -> bool:
+        return self.sender.saturated
+
+    def has_turns_left(self) -> bool:
+        return self.sender.has_turns_left
+
+    def is_out(self) -> bool:
+        return self.sender.outage
+
+    @property
+    def decisions(self) -> list[Action]:
+        """Of the answers that wait to be settled."""
+        return [answer.decision.action for answer in self.sender.answers]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(vercel_token=SecretStr("t0ken"), concurrency=2)
+
+
+@pytest.fixture
+async def bench(settings: Settings) -> AsyncIterator[Bench]:
+    """Nothing that a test does may end in an error of the event loop."""
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, error: errors.append(error))
+    made = Bench(settings)
+    yield made
+    made.sender.begin_stop()
+    await made.sender.finish(0)
+    assert errors == []
+
+
+ONE = pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=1)])
+
+
+# turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@ONE
+async def test_an_installation_has_one_place_in_the_rota_however_often_it_is_queued(bench: Bench) -> None:
+    a, b = bench.lease("icfg_a", "a1", "a2", "a3"), bench.lease("icfg_b", "b1", "b2")
+    bench.queue(a, a, b, a)
+    await bench.send()
+    assert bench.requests == ["a1", "b1", "a2", "b2", "a3"]
+
+
+async def test_an_installation_that_is_sent_one_request_at_a_time_goes_on_after_each_answer(bench: Bench) -> None:
+    bench.hold()
+    bench.answer = lambda _resource: reply(400)
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2", "db_3", faults=BREAKER_FAULTS))
+    await bench.send()
+    for number in (1, 2, 3):
+        assert bench.requests == ["db_1", "db_2", "db_3"][:number]
+        bench.release()
+        await bench.go_on()
+
+
+async def test_no_more_requests_than_allowed_are_in_flight_however_often_it_sends(bench: Bench) -> None:
+    bench.hold()
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2", "db_3", "db_4"))
+    for _ in range(3):
+        await bench.send()
+    assert bench.requests == ["db_1", "db_2"]
+    bench.release(2)
+    await bench.go_on()
+    assert bench.requests == ["db_1", "db_2", "db_3", "db_4"]
+
+
+async def test_it_is_saturated_while_others_wait_for_as_many_requests_as_may_be_in_flight(bench: Bench) -> None:
+    bench.hold()
+    lease = bench.lease("icfg_1", "db_1")
+    bench.queue(lease)
+    assert not bench.is_saturated()  # there is room
+    await bench.send()
+    bench.fill(lease, "db_2")
+    bench.queue(lease)
+    await bench.send()
+    assert not bench.is_saturated()  # nothing waits
+    bench.fill(lease, "db_3")
+    bench.queue(lease)
+    assert bench.is_saturated()
+    bench.release(3)
+    await bench.go_on()
+    assert (bench.requests, bench.is_saturated()) == (["db_1", "db_2", "db_3"], False)
+
+
+async def test_turns_are_left_while_something_waits_and_there_is_room(bench: Bench) -> None:
+    bench.hold()
+    assert not bench.has_turns_left()
+    lease = bench.lease("icfg_1")
+    bench.queue(lease)
+    assert not bench.has_turns_left()  # there is nothing to send
+    bench.fill(lease, "db_1", "db_2", "db_3")
+    bench.queue(lease)
+    assert bench.has_turns_left()
+    await bench.send()
+    assert not bench.has_turns_left()  # there is no room
+    bench.sender.begin_stop()
+    bench.release()
+    await bench.go_on()
+    assert not bench.has_turns_left()  # and none will be used any more
+    assert bench.requests == ["db_1", "db_2"]
+
+
+# stop ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_late_at_the_end_is_abandoned_and_what_was_answered_is_kept(bench: Bench) -> None:
+    bench.hold()
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2"))
+    await bench.send()
+    bench.release()
+    bench.sender.begin_stop()
+    await bench.sender.finish(0.05)
+    assert bench.abandoned == ["db_2"]
+    assert [answer.delivery.subject.resource_id for answer in bench.sender.answers] == ["db_1"]
+    assert bench.told(StepFailed) == []
+
+
+async def test_an_end_without_requests_waits_for_nothing(bench: Bench) -> None:
+    bench.sender.begin_stop()
+    async with asyncio.timeout(LONGEST):
+        await bench.sender.finish(10 * LONGEST)
+
+
+async def test_a_request_that_breaks_off_is_reported_and_makes_room_for_the_next(bench: Bench) -> None:
+    async def find(installation_id: str, _refused: SecretStr | None) -> SecretStr:
+        if installation_id == "icfg_broken":
+            raise ZeroDivisionError("a defect")
+        return SecretStr("t0ken")
+
+    bench.find = find
+    broken = bench.lease("icfg_broken", "db_1", "db_2")
+    bench.queue(broken)
+    await bench.send()
+    (failed, _) = bench.told(StepFailed)
+    assert isinstance(failed, StepFailed)
+    assert (failed.step, failed.summary) == ("send", "ZeroDivisionError")
+    assert broken.in_flight == 0
+    bench.hold()
+    bench.queue(bench.lease("icfg_1", "db_3", "db_4"))
+    await bench.send()
+    assert bench.requests == ["db_3", "db_4"]
+
+
+# limits ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+TWO_IN_HALF_A_MINUTE = pytest.mark.parametrize(
+    "settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=3, global_rate_limit=RateLimit(2, 30.0))]
+)
+
+
+@TWO_IN_HALF_A_MINUTE
+async def test_the_rate_over_all_installations_is_kept_from_the_ends_of_the_requests_on(bench: Bench) -> None:
+    bench.hold()
+    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(5)))
+    await bench.send()
+    assert bench.requests == ["db_0", "db_1"]
+    bench.now = 10.0
+    bench.release(5)
+    await bench.go_on()
+    assert bench.sender.wait() == pytest.approx(30.0)
+    assert bench.has_turns_left()
+    bench.now = 39.0
+    await bench.send()
+    assert bench.requests == ["db_0", "db_1"]
+    bench.now = 40.0
+    await bench.send()
+    assert bench.requests == ["db_0", "db_1", "db_2", "db_3"]
+
+
+@TWO_IN_HALF_A_MINUTE
+async def test_a_lease_that_grows_too_short_before_its_request_leaves_the_delivery_and_its_places_to_others(
+    bench: Bench,
+) -> None:
+    async def find(_installation_id: str, _refused: SecretStr | None) -> SecretStr:
+        bench.now = bench.settings.lease - bench.settings.request_timeout - MARGIN + 0.1
+        return SecretStr("t0ken")
+
+    bench.find = find
+    short = bench.lease("icfg_1", "db_1")
+    bench.queue(short)
+    await bench.send()
+    assert (bench.requests, bench.sender.answers, short.in_flight) == ([], [], 0)
+    assert bench.sender.wait() == 0.0
+    short.until += bench.settings.lease  # renewed
+    bench.fill(short, "db_1", "db_2")
+    bench.queue(short)
+    await bench.send()
+    assert bench.requests == ["db_1", "db_2"]
+
+
+async def test_a_lease_may_end_as_soon_as_its_requests_cannot_be_in_flight_any_more(bench: Bench) -> None:
+    lease = bench.lease("icfg_1", "db_1")
+    bench.now = bench.settings.lease - bench.settings.request_timeout - MARGIN
+    bench.queue(lease)
+    await bench.send()
+    assert bench.requests == ["db_1"]
+
+
+async def test_the_breaker_of_the_host_is_reported_once_when_it_opens_and_once_when_it_closes(bench: Bench) -> None:
+    bench.answer = lambda _resource: reply(503)
+    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(2 * FAULTS)))
+    await bench.send()
+    assert bench.is_out()
+    assert bench.told(BreakerTurned) == [BreakerTurned(True)]
+    assert len(bench.requests) < 2 * FAULTS
+    bench.answer = lambda _resource: reply(201)
+    bench.now += bench.sender.wait()
+    bench.queue(bench.lease("icfg_probe", "probe"))
+    await bench.send()
+    assert not bench.is_out()
+    assert bench.told(BreakerTurned) == [BreakerTurned(True), BreakerTurned(False)]
+
+
+async def test_while_the_host_is_out_one_probe_at_a_time_is_sent_and_nothing_before_its_time(bench: Bench) -> None:
+    bench.answer = lambda _resource: reply(503)
+    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(2 * FAULTS)))
+    await bench.send()
+    opened = len(bench.requests)
+    bench.hold()
+    bench.now += bench.sender.wait() / 2
+    await bench.send()
+    assert len(bench.requests) == opened
+    bench.now += bench.sender.wait()
+    await bench.send()
+    assert len(bench.requests) == opened + 1
+
+
+@ONE
+async def test_the_breaker_of_an_installation_is_reported_once_when_it_opens_and_once_when_it_closes(
+    bench: Bench,
+) -> None:
+    bench.answer = lambda _resource: reply(503)
+    failing = bench.lease("icfg_1", *(f"db_{number}" for number in range(BREAKER_FAULTS)), faults=1)
+    failing.limit = None
+    bench.queue(failing)
+    await bench.send()
+    assert bench.told(BreakerTurned) == [BreakerTurned(True, "icfg_1")]
+    probed = bench.lease("icfg_1", "db_1", "db_2", faults=BREAKER_FAULTS)
+    bench.answer = lambda _resource: reply(201)
+    bench.queue(probed)
+    await bench.send()
+    assert bench.told(BreakerTurned) == [BreakerTurned(True, "icfg_1"), BreakerTurned(False, "icfg_1")]
+
+
+# pauses ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_pause_is_reported_once_although_several_requests_are_refused(bench: Bench) -> None:
+    bench.hold()
+    bench.answer = lambda _resource: reply(401)
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2", "db_3"))
+    await bench.send()
+    bench.release(9)
+    await bench.go_on()
+    assert bench.requests == ["db_1", "db_2", "db_1", "db_2"]
+    assert bench.sent_with == ["t0ken", "t0ken", "new", "new"]
+    assert bench.told(InstallationPaused) == [InstallationPaused("icfg_1", PauseReason.UNAUTHORIZED)]
+    assert bench.told(InstallationResumed) == []
+
+
+async def test_once_an_installation_is_paused_a_refusal_is_not_sent_once_more(bench: Bench) -> None:
+    disabled = Reply(403, {}, b'{"error": {"code": "integration_configuration_disabled", "message": "no"}}')
+    bench.hold()
+    bench.answer = {"db_1": disabled, "db_2": reply(401)}.__getitem__
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2"))
+    await bench.send()
+    bench.release(9)
+    await bench.go_on()
+    assert (bench.requests, bench.asked) == (["db_1", "db_2"], ["icfg_1"] * 2)
+    assert bench.decisions == [Action.PAUSE, Action.PAUSE]
+    assert bench.told(InstallationPaused) == [InstallationPaused("icfg_1", PauseReason.DISABLED)]
+
+
+@pytest.mark.parametrize("status", [401, 503, 429])
+async def test_an_installation_that_is_paused_already_is_not_reported_again(bench: Bench, status: int) -> None:
+    bench.answer = lambda _resource: reply(status)
+    bench.queue(bench.lease("icfg_1", "db_1", paused="unauthorized"))
+    await bench.send()
+    assert len(bench.sender.answers) > 0
+    assert bench.told(InstallationPaused) == bench.told(InstallationResumed) == []
+
+
+async def test_a_probe_that_succeeds_is_reported_as_the_end_of_the_pause(bench: Bench) -> None:
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2", paused="unauthorized"))
+    await bench.send()
+    assert bench.requests == ["db_1", "db_2"]
+    assert bench.told(InstallationResumed) == [InstallationResumed("icfg_1")]
+
+
+async def test_what_works_is_no_news_of_an_installation(bench: Bench) -> None:
+    bench.queue(bench.lease("icfg_1", "db_1"))
+    await bench.send()
+    assert [type(report) for report in bench.reports] == [Attempted]
+    assert bench.asked == ["icfg_1"]
+    assert bench.sender.ended.is_set()
+
+
+async def test_an_attempt_is_reported_with_its_number_its_events_and_its_lag(bench: Bench) -> None:
+    bench.now = 2.0
+    bench.queue(bench.lease("icfg_1", "db_1"))
+    await bench.send()
+    (attempted,) = bench.told(Attempted)
+    assert isinstance(attempted, Attempted)
+    assert (attempted.attempt, attempted.events) == (5, 3)
+    assert attempted.lag == pytest.approx(9.0)
+    assert attempted.outcome.kind is OutcomeKind.DELIVERED
+
+
+# tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_refused_request_is_sent_once_more_with_the_token_that_was_read_again(bench: Bench) -> None:
+    answers = iter([401, 201])
+    bench.answer = lambda _resource: reply(next(answers))
+    lease = bench.lease("icfg_1", "db_1")
+    bench.queue(lease)
+    await bench.send()
+    assert (bench.sent_with, bench.decisions) == (["t0ken", "new"], [Action.REFRESH, Action.DELIVERED])
+    assert lease.in_flight == 0
+
+
+@TWO_IN_HALF_A_MINUTE
+async def test_a_request_that_is_sent_once_more_takes_a_place_of_its_own_under_every_limit(bench: Bench) -> None:
+    answers = iter([401, 201])
+    bench.answer = lambda _resource: reply(next(answers))
+    window = RateWindow(10, 60.0)
+    bench.queue(bench.lease("icfg_1", "db_1", window=window))
+    await bench.send()
+    bench.queue(bench.lease("icfg_2", "db_2"))
+    await bench.send()
+    assert bench.requests == ["db_1", "db_1"]
+    assert bench.sender.wait() == pytest.approx(30.0)
+    assert len(json.loads(window.stored(EPOCH) or "[]")) == 2
+
+
+ONE_A_MINUTE = pytest.mark.parametrize(
+    "settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=1, global_rate_limit=RateLimit(1, 30.0))]
+)
+
+
+@ONE_A_MINUTE
+@pytest.mark.parametrize("found", ["t0ken", None], ids=["the same", "none"])
+async def test_at_the_rate_limit_a_refused_token_without_another_pauses_the_installation(
+    bench: Bench, found: str | None
+) -> None:
+    async def find(_installation_id: str, refused: SecretStr | None) -> SecretStr:
+        if refused is not None and found is None:
+            raise NoCredential("none")
+        return SecretStr("t0ken")
+
+    bench.find = find
+    bench.answer = lambda _resource: reply(401)
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2"))
+    await bench.send()
+    assert (bench.requests, bench.decisions) == (["db_1"], [Action.PAUSE])
+    assert bench.asked == ["icfg_1"] * 2
+
+
+@ONE_A_MINUTE
+async def test_at_the_rate_limit_a_token_that_was_changed_is_for_the_next_turn_of_its_delivery(bench: Bench) -> None:
+    bench.answer = lambda _resource: reply(401)
+    lease = bench.lease("icfg_1", "db_1", "db_2")
+    bench.queue(lease)
+    await bench.send()
+    assert (bench.requests, bench.decisions) == (["db_1"], [Action.REFRESH])
+    bench.fill(lease, "db_1")
+    bench.answer = lambda _resource: reply(201)
+    bench.now = 30.0
+    await bench.send()
+    lease.until += 60.0  # renewed
+    bench.now = 60.0
+    await bench.send()
+    assert bench.requests == ["db_1", "db_2", "db_1"]
+
+
+async def test_a_refusal_after_a_429_is_not_sent_again_before_the_installation_may_be_sent_anything(
+    bench: Bench,
+) -> None:
+    bench.hold()
+    answers = iter([429, 401])
+    bench.answer = lambda _resource: reply(next(answers))
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2"))
+    await bench.send()
+    bench.release(2)
+    await bench.go_on()
+    assert (bench.requests, bench.decisions) == (["db_1", "db_2"], [Action.THROTTLE, Action.REFRESH])
+
+
+@TWO_IN_HALF_A_MINUTE
+async def test_without_a_token_nothing_is_sent_and_no_place_is_taken(bench: Bench) -> None:
+    """It was at hand, as far as could be told."""
+
+    async def find(_installation_id: str, _refused: SecretStr | None) -> SecretStr:
+        raise NoCredential("none")
+
+    bench.find = find
+    lease = bench.lease("icfg_1", "db_1", window=RateWindow(1, 60.0))
+    bench.queue(lease)
+    await bench.send()
+    assert (bench.requests, bench.decisions, lease.in_flight) == ([], [Action.PAUSE], 0)
+    assert lease.window is not None
+    assert bench.sender.wait() == lease.window.wait(EPOCH) == 0.0
+
+
+class SlowTokens:
+    """Look-ups that end when the test lets them; none is kept."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.failure: Exception | None = None
+        self.broken_off: list[str] = []
+        self._turns = asyncio.Semaphore(0)
+        bench.keeps = False
+        bench.find = self._find
+
+    async def _find(self, installation_id: str, _refused: SecretStr | None) -> SecretStr:
+        try:
+            await self._turns.acquire()
+        except asyncio.CancelledError:
+            self.broken_off.append(installation_id)
+            raise
+        if self.failure is not None:
+            raise self.failure
+        return SecretStr("t0ken")
+
+    def release(self, look_ups: int = 1) -> None:
+        for _ in range(look_ups):
+            self._turns.release()
+
+
+async def test_a_token_that_was_looked_up_is_used_at_once(bench: Bench) -> None:
+    tokens = SlowTokens(bench)
+    bench.queue(bench.lease("icfg_1", "db_1"))
+    await bench.send()
+    assert (bench.asked, bench.requests) == (["icfg_1"], [])
+    tokens.release(2)  # the look-up, and the request that is sure of its token
+    await bench.go_on()
+    assert bench.requests == ["db_1"]
+
+
+@ONE
+async def test_a_token_that_is_looked_up_again_keeps_no_other_installation_from_being_sent(bench: Bench) -> None:
+    tokens = SlowTokens(bench)
+    slow = bench.lease("icfg_slow", "db_1", "db_2")
+    bench.queue(slow)
+    await bench.send()
+    tokens.release(2)
+    await bench.go_on()
+    assert (bench.requests, slow.in_flight) == (["db_1"], 0)
+    bench.keeps, bench.find = True, bench._find
+    bench.queue(slow, bench.lease("icfg_quick", "db_3"))
+    await bench.send()
+    assert bench.requests == ["db_1", "db_3"]
+    tokens.release()
+    await bench.go_on()
+    assert bench.requests == ["db_1", "db_3", "db_2"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "decision"), [(NoCredential("none"), Action.PAUSE), (CredentialsUnavailable("later"), Action.THROTTLE)]
+)
+async def test_a_look_up_that_fails_is_the_answer_to_a_delivery_for_which_no_request_was_made(
+    bench: Bench, failure: Exception, decision: Action
+) -> None:
+    tokens = SlowTokens(bench)
+    tokens.failure = failure
+    lease = bench.lease("icfg_1", "db_1", "db_2", window=RateWindow(1, 60.0))
+    bench.queue(lease)
+    await bench.send()
+    tokens.release()
+    await bench.go_on()
+    assert (bench.asked, bench.requests, bench.decisions) == (["icfg_1"], [], [decision])
+    assert bench.sender.ended.is_set()
+    assert (lease.in_flight, list(lease.queue)) == (0, [])
+    assert lease.window is not None
+    assert lease.window.wait(EPOCH) == 0.0
+
+
+async def test_a_stop_breaks_look_ups_off_and_begins_no_request(bench: Bench) -> None:
+    tokens = SlowTokens(bench)
+    bench.queue(bench.lease("icfg_1", "db_1"))
+    await bench.send()
+    bench.sender.begin_stop()
+    await bench.go_on()
+    assert tokens.broken_off == ["icfg_1"]
+    tokens.release(9)
+    bench.keeps = True
+    bench.queue(bench.lease("icfg_2", "db_2"))
+    await bench.send()
+    assert bench.requests == []
+
+
+async def test_what_the_destination_says_of_its_rate_window_stops_the_installation(bench: Bench) -> None:
+    headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": f"{EPOCH + 20:.0f}"}
+    bench.answer = lambda _resource: Reply(201, headers, b"")
+    bench.hold()
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2", "db_3", window=RateWindow(10, 60.0)))
+    await bench.send()
+    bench.release(9)
+    await bench.go_on()
+    assert bench.requests == ["db_1", "db_2"]
