@@ -13,6 +13,7 @@ from dispatcher.policy.breaker import (
     RAMP_START,
     SUBJECTS,
     Breaker,
+    ServedRate,
     ramp_rate,
     ramp_start,
 )
@@ -108,6 +109,14 @@ def test_a_single_subject_may_itself_be_the_cause(outcome: Outcome, attempts: in
     assert breaker.is_open
 
 
+def test_subjects_that_met_a_fault_before_a_success_clear_none_that_fails_alone_afterwards() -> None:
+    breaker = made()
+    fail(breaker, SUBJECTS)
+    ask(breaker, DELIVERED, 0.0)
+    fail(breaker, 10 * FAULTS, subjects=1)
+    assert not breaker.is_open
+
+
 def test_while_it_is_open_one_probe_at_a_time_is_let_through_with_growing_gaps() -> None:
     breaker, now, gaps = opened(), 0.0, list[float]()
     for _ in range(9):
@@ -135,7 +144,7 @@ def test_it_closes_over_a_ramp() -> None:
         now = 100.0 + tick * 0.02
         if now >= 110.0:
             break
-        while breaker.wait(now) == 0.0:
+        while breaker.wait(now) == 0.0 and len(started) < 10_000:
             breaker.start(now)
             breaker.end(DELIVERED, "db_1", now)
             started.append(now)
@@ -174,6 +183,25 @@ def test_only_a_fault_that_follows_life_is_surely_the_deliverys() -> None:
     assert (breaker.is_open, breaker.is_suspected) == (True, True)
 
 
+@pytest.mark.parametrize(
+    ("answers", "rate"),
+    [
+        ([], 0.0),
+        ([0.0, 0.5, 0.9], 3.0),
+        ([0.0, 0.5, 0.9, 1.0], 3.0),  # of the second that has just begun, not enough is known
+        ([0.0, 1.0, 1.5], 2.0),
+        ([0.0, 0.1, 0.2, 1.0, 2.0], 1.0),
+    ],
+)
+def test_the_rate_before_an_outage_is_that_of_the_busier_one_of_the_last_two_seconds(
+    answers: list[float], rate: float
+) -> None:
+    served = ServedRate()
+    for at in answers:
+        served.count(at)
+    assert served.rate == rate
+
+
 def test_the_ramp_starts_from_the_rate_before_the_lower_the_longer_the_outage_was() -> None:
     breaker = made()
     for number in range(160):
@@ -181,7 +209,7 @@ def test_the_ramp_starts_from_the_rate_before_the_lower_the_longer_the_outage_wa
     fail(breaker, FAULTS, now=2.0)
     ask(breaker, DELIVERED, 3.0)
     begun, now = 0, 3.0
-    while now < 3.1:
+    while now < 3.1 and begun < 1_000:
         breaker.start(now)
         now += breaker.wait(now)
         begun += 1
