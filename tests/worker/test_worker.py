@@ -16,7 +16,6 @@ from pydantic import SecretStr
 from dispatcher import ResourceUpdated, publish, store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database.transactions import Database
-from dispatcher.inspection import installations
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
 from dispatcher.policy.breaker import FAULTS
 from dispatcher.policy.decision import Action, OutcomeKind
