@@ -252,7 +252,7 @@ def test_what_comes_after_a_purge_is_delivered(database: Database, partner: Engi
 def test_what_nobody_has_collected_yet_waits_too(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1", "db_2")
-    assert installations.count_waiting(database, ID) == installations.Waiting(events=2, deliveries=0)
+    assert count_waiting(database, ID) == Waiting(events=2, deliveries=0)
     assert purge(database) == 2
 
 
