@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.worker.database_thread import DatabaseThread
 
-LONGEST = 60.0
+LONGEST = 30.0
 """Seconds until something that an idle machine does at once must have happened on a busy one."""
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 

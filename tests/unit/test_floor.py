@@ -75,9 +75,11 @@ def test_what_was_passed_before_a_step_back_counts_no_more(floor: Floor[int]) ->
     """Else what comes between the two would have to wait for a sweep."""
     floor.passed(0.0, 10)
     floor.passed(1.0, 20)
-    floor.passed(1.0, 5)
+    floor.passed(1.5, 5)
     floor.passed(1.0 + LAG, 6)
-    assert floor.at(1.0 + LAG) == 5
+    assert floor.at(1.0 + LAG) == BOTTOM
+    floor.passed(1.5 + LAG, 7)
+    assert floor.at(1.5 + LAG) == 5
 
 
 def test_the_same_position_again_is_no_step_back(floor: Floor[int]) -> None:

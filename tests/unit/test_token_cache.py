@@ -127,6 +127,7 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_no_error_of_the_event
     await asyncio.wait([waiting])
     source.gate.set()
     await let_go_on()
+    del waiting  # it holds the look-up
     gc.collect()
     assert (source.ended, errors) == (["icfg_1"], [])
 
