@@ -1,6 +1,7 @@
 """What runs now and then: the net under the protocol, and the pruning."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from dispatcher import store
 from dispatcher.database.transactions import Database, open_database
-from dispatcher.outbox.tables import attempt, collector, delivery, installation
+from dispatcher.outbox.tables import attempt, delivery, installation
 from dispatcher.store.sweep import OVERDUE
 from tests.contract.databases import on_sqlite
 from tests.contract.row_locks import locking
@@ -56,16 +57,6 @@ def test_old_attempts_are_pruned_a_chunk_at_a_time(database: Database, partner: 
     assert count(database, attempt) == 0
 
 
-def test_a_collector_table_that_came_empty_is_no_obstacle(database: Database, partner: Engine) -> None:
-    """A partner's own migrations create the tables, and no row."""
-    with database.engine.begin() as connection:
-        connection.execute(sa.delete(collector))
-    with partner.begin() as connection:
-        write(connection, "db_1")
-    assert deliver(database) == ["db_1"]
-    assert count(database, collector) == 1
-
-
 def test_an_answer_that_is_settled_twice_is_counted_as_lost(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1")
@@ -108,11 +99,11 @@ def test_only_the_installation_that_is_stranded_is_mended(database: Database, pa
 
 @pytest.mark.parametrize("column", [installation.c.paused_until, installation.c.throttled_until])
 def test_what_has_waited_for_its_reason_for_long_enough_is_stranded(
-    database: Database, partner: Engine, column: sa.Column[object]
+    database: Database, partner: Engine, column: sa.Column[Any]
 ) -> None:
     strand(database, partner, due_at="later")
     over = database.now() - timedelta(seconds=1)
-    values = {column: over}
+    values: dict[sa.Column[Any], object] = {column: over}
     if column is installation.c.paused_until:
         values |= {installation.c.pause_reason: "unauthorized", installation.c.paused_since: over}
     with database.engine.begin() as connection:
