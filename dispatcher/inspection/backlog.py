@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import dead_letter, delivery, installation, outbox
-from dispatcher.policy.decision import BREAKER_FAULTS
+from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.store.outbox_rows import instant
 
 COUNTED = 100_000

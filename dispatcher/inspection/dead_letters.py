@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, dead_letter
 from dispatcher.policy.decision import DeadLetterReason
-from dispatcher.settings.values import RateLimit
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.store.attempt_log import Attempt, is_of_subject, latest_attempts
 from dispatcher.store.dead_letters import Filter, is_unresolved
 

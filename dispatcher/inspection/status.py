@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import LOOKED_AT, Backlog, measure
 from dispatcher.outbox.tables import attempt, installation
-from dispatcher.policy.decision import OutcomeKind
+from dispatcher.policy.outcome import OutcomeKind
 
 RECENT = 300.0
 """Seconds of the log of attempts that rates and lag are taken from: at most, for only the newest rows are read."""

@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable
 from enum import StrEnum
 
-from dispatcher.policy.decision import Outcome, Policy, is_fault, probe_gap, shows_life
+from dispatcher.policy.decision import Policy, probe_gap
+from dispatcher.policy.outcome import Outcome, is_fault, shows_life
 
 FAULTS = 10
 """Faults in a row that open it."""

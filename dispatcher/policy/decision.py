@@ -3,54 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
 
-
-class OutcomeKind(StrEnum):
-    """What one request came to; the label of `dispatcher_requests_total`."""
-
-    DELIVERED = "delivered"  # 2xx
-    REJECTED = "rejected"  # 3xx and 4xx that a repetition cannot mend
-    UNAUTHORIZED = "unauthorized"  # 401, 403
-    DISABLED = "disabled"  # 403 integration_configuration_disabled
-    NO_CREDENTIAL = "no_credential"  # no request was made: no token is known
-    CREDENTIALS_UNAVAILABLE = "credentials_unavailable"  # no request was made: where tokens come from does not answer
-    GONE = "gone"  # 404, 410
-    THROTTLED = "throttled"  # 429
-    FAILED = "failed"  # 408, 409, 423, 425, 5xx
-    UNREACHABLE = "unreachable"  # connection, TLS, DNS, a broken or senseless answer
-    TIMEOUT = "timeout"  # the total deadline passed
-
-
-class Outcome(NamedTuple):
-    """What one request came to, as a value.
-
-    `retry_after` is the destination's own hint in seconds (from `Retry-After`, the error body or the rate headers), already
-    validated and clamped. `error` is redacted and at most 2,000 characters. `duration` is in seconds. `rate_remaining` (requests)
-    and `rate_reset` (seconds from the answer on) are the destination's view of the rate window, if it sent one. `connected` is False
-    if there was not even a connection.
-    """
-
-    kind: OutcomeKind
-    status: int | None = None
-    error_code: str | None = None
-    error: str | None = None
-    duration: float = 0.0
-    vercel_id: str | None = None
-    retry_after: float | None = None
-    rate_remaining: int | None = None
-    rate_reset: float | None = None
-    connected: bool = True
-
-    @property
-    def made_a_request(self) -> bool:
-        """Whether there was a request at all."""
-        return self.kind not in _NO_REQUEST
-
-
-_NO_REQUEST = frozenset({OutcomeKind.NO_CREDENTIAL, OutcomeKind.CREDENTIALS_UNAVAILABLE})
-_FAULTS = frozenset({OutcomeKind.FAILED, OutcomeKind.UNREACHABLE, OutcomeKind.TIMEOUT})
-_SERVED = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REJECTED, OutcomeKind.GONE})
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 
 
 class Action(StrEnum):
@@ -130,8 +84,6 @@ GONE_ATTEMPTS = 4
 """Answers 404 or 410 after which a resource is taken to be gone."""
 GONE_BACKOFF = 60.0
 PAUSE_PROBE_BACKOFF = 60.0
-BREAKER_FAULTS = 5
-"""Faults in a row that open an installation's breaker."""
 BREAKER_PROBE_BACKOFF = 1.0
 BREAKER_PROBE_CAP = 15.0
 LONGEST_HINT = 3_600.0
@@ -144,28 +96,13 @@ def backoff(attempt: int, base: float, cap: float, random: Callable[[], float]) 
 
 
 def probe_gap(probes: int, policy: Policy, random: Callable[[], float]) -> float:
-    """Seconds until an open breaker lets the next probe through, after so many in vain: growing, half of it jitter.
+    """Seconds until an open breaker lets the next probe through, after `probes` that failed: growing, half of it jitter.
 
     Never more than the backoff of a delivery would be.
     """
     base, cap = min(BREAKER_PROBE_BACKOFF, policy.backoff_base), min(BREAKER_PROBE_CAP, policy.backoff_cap)
     gap = min(cap, base * 2.0 ** min(probes - 1, 62))
     return gap * (0.5 + random() / 2)
-
-
-def is_fault(kind: OutcomeKind) -> bool:
-    """Whether the destination is to blame: what breakers count."""
-    return kind in _FAULTS
-
-
-def shows_life(kind: OutcomeKind) -> bool:
-    """Whether the destination is up: it answered, and knew what it said."""
-    return kind not in _FAULTS and kind not in _NO_REQUEST
-
-
-def is_served(kind: OutcomeKind) -> bool:
-    """Whether the installation's requests get through, whatever became of this one."""
-    return kind in _SERVED
 
 
 def decide(

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 
 CHUNK_ROWS = 500
 """How many rows a step locks at most that works through a whole table: replay, purge, prune."""

@@ -5,7 +5,8 @@ import time
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as Total
 
-from dispatcher.policy.decision import Action, DeadLetterReason, OutcomeKind, PauseReason
+from dispatcher.policy.decision import Action, DeadLetterReason, PauseReason
+from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.telemetry.reports import (
     Attempted,
     BreakerTurned,

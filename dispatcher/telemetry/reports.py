@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Decision, Outcome, PauseReason
+from dispatcher.policy.decision import Decision, PauseReason
+from dispatcher.policy.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)

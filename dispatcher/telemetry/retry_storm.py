@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from dispatcher.policy.decision import Action, OutcomeKind
+from dispatcher.policy.decision import Action
+from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.telemetry.reports import Attempted
 
 FEWEST = 50

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Outcome, OutcomeKind
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 
 try:
     from opentelemetry import trace

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import SecretStr
 
-from dispatcher.policy.decision import Outcome, OutcomeKind
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.transport import NotConnected, Reply, Request, Transport, describe_failure
 from dispatcher.transport.redaction import clean
 from dispatcher.vercel.error_body import LONGEST_BODY, ErrorBody, read_error_body

@@ -5,24 +5,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from dispatcher.policy.decision import (
-    BREAKER_FAULTS,
-    Action,
-    Decision,
-    Outcome,
-    Policy,
-    is_fault,
-    is_served,
-    probe_gap,
-    shows_life,
-)
+from dispatcher.policy.decision import Action, Decision, Policy
+from dispatcher.policy.installation_breaker import InstallationBreaker
+from dispatcher.policy.outcome import Outcome
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.store import Delivery, InstallationState, Leased
 
 MARGIN = 1.0
 """Seconds that a lease must outlast the deadline of a request that is started under it."""
-FULL_SPEED = 64
-"""Requests in flight from which on a recovering installation needs no limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +36,7 @@ class HeldLease:
     until: float
     clock: Clock
     window: RateWindow | None
-    failures: int = 0
-    """In a row, for whatever reason the installation is not served."""
-    faults: int = 0
-    """In a row, for which the destination is to blame: its breaker counts these."""
+    breaker: InstallationBreaker
     suspects: int = 0
     """Deliveries that are still to be read one at a time: one of them may have ended a worker."""
     pause_reason: str | None = None
@@ -58,8 +45,6 @@ class HeldLease:
     held: set[str] = field(default_factory=set)
     """Subjects that are queued, in flight or not settled yet."""
     in_flight: int = 0
-    limit: int | None = None
-    """Requests in flight at most, while the installation recovers."""
     more: bool = True
     """Whether more deliveries may be due than were read."""
     pulled_at: float = -math.inf
@@ -83,13 +68,12 @@ class HeldLease:
             until,
             clock,
             window,
-            leased.failures,
-            leased.faults,
+            InstallationBreaker(leased.failures, leased.faults),
             leased.suspects,
             leased.pause_reason,
             paused_for,
         )
-        lease.limit = 1 if lease.one_at_a_time else None
+        lease.breaker.limit = 1 if lease.one_at_a_time else None
         lease.written = InstallationState(
             leased.installation_id, leased.token, leased.rate_window, leased.failures, leased.faults, leased.suspects
         )
@@ -106,14 +90,9 @@ class HeldLease:
         return self.is_paused and self.stopped_until is not None
 
     @property
-    def breaker_is_open(self) -> bool:
-        """Whether the destination has failed the installation several times in a row."""
-        return self.faults >= BREAKER_FAULTS
-
-    @property
     def probing(self) -> bool:
         """Whether requests only find out whether the installation works again."""
-        return self.is_paused or self.breaker_is_open
+        return self.is_paused or self.breaker.is_open
 
     @property
     def one_at_a_time(self) -> bool:
@@ -143,7 +122,7 @@ class HeldLease:
 
     def start(self, now: float, request_timeout: float) -> bool:
         """Makes room for a request, if the lease outlasts it and the rate window allows it; `end` must follow."""
-        if not self.outlasts(now, request_timeout) or (self.limit is not None and self.in_flight >= self.limit):
+        if not self.outlasts(now, request_timeout) or not self.breaker.allows(self.in_flight):
             return False
         if not self.has_place(now):
             return False
@@ -177,12 +156,7 @@ class HeldLease:
             began_by_window = began + self.clock.behind
             self.window.correct(outcome.rate_remaining, outcome.rate_reset, now + self.clock.ahead, began_by_window)
         self.suspects = max(0, self.suspects - outcome.made_a_request)
-        news = self.stopped_until is None
-        if is_fault(outcome.kind):
-            self.faults += news
-        elif shows_life(outcome.kind):
-            self.faults = 0
-        self.failures = 0 if is_served(outcome.kind) else self.failures + news
+        self.breaker.hear(outcome.kind, news=self.stopped_until is None)
 
     def follow(self, decision: Decision, now: float, policy: Policy, random: Callable[[], float]) -> None:
         """What a decision means for the rest of the installation."""
@@ -196,13 +170,12 @@ class HeldLease:
                     self.pause_reason, self.paused_for = decision.reason, 0.0
                 self.stop(now)
             case Action.RETRY if self.probing:
-                self.stop(now + probe_gap(max(1, self.faults - BREAKER_FAULTS + 1), policy, random))
+                self.stop(now + self.breaker.probe_gap(policy, random))
 
     def _recover(self) -> None:
-        """Each success lets twice as many requests in flight, no thundering herd."""
         self.pause_reason = self.paused_for = None
-        if self.limit is not None and not self.suspects:
-            self.limit = 2 * self.limit if self.limit < FULL_SPEED else None
+        if not self.suspects:
+            self.breaker.recover()
 
     def outlasts(self, now: float, request_timeout: float) -> bool:
         """Whether a request that starts now ends while the lease is ours."""
@@ -228,8 +201,8 @@ class HeldLease:
             self.installation_id,
             self.token,
             rate_window=self.window.stored(now + self.clock.behind, now + self.clock.ahead) if self.window else None,
-            failures=self.failures,
-            faults=self.faults,
+            failures=self.breaker.failures,
+            faults=self.breaker.faults,
             suspects=self.suspects,
             throttled_for=max(0.0, self.stopped_until - now) if self.stopped_until is not None else 0.0,
             release=release,

@@ -10,7 +10,7 @@ from functools import partial
 from pydantic import SecretStr
 
 from dispatcher.credentials.sources import Credentials, CredentialsUnavailable, NoCredential
-from dispatcher.policy.decision import Outcome, OutcomeKind
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.worker.lease import HeldLease
 
 

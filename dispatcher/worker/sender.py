@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from dispatcher.credentials.sources import Credentials
 from dispatcher.database.transactions import explain, summarize
 from dispatcher.policy.breaker import Breaker
-from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind, PauseReason, Policy, decide
+from dispatcher.policy.decision import Action, Decision, PauseReason, Policy, decide
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import Settings
 from dispatcher.store import Answer, Delivery
@@ -224,13 +225,13 @@ class Sender:
             self._report(BreakerTurned(self._breaker.is_open))
 
     def _conclude(self, lease: HeldLease, delivery: Delivery, outcome: Outcome, began: float) -> None:
-        was_paused, was_open = lease.is_paused, lease.breaker_is_open
+        was_paused, was_open = lease.is_paused, lease.breaker.is_open
         lease.hear(outcome, self._clock(), began)
         decision = decide(
             outcome,
             attempts=delivery.attempts,
             gone=delivery.gone,
-            failures=lease.failures,
+            failures=lease.breaker.failures,
             pause_reason=lease.pause_reason,
             paused_for=lease.paused_for,
             outage=self._breaker.is_open,
@@ -240,8 +241,8 @@ class Sender:
         )
         lease.follow(decision, self._clock(), self._policy, self._chance)
         self._answer(lease, delivery, outcome, decision)
-        if lease.breaker_is_open is not was_open:
-            self._report(BreakerTurned(lease.breaker_is_open, lease.installation_id))
+        if lease.breaker.is_open is not was_open:
+            self._report(BreakerTurned(lease.breaker.is_open, lease.installation_id))
         if lease.is_paused and not was_paused and isinstance(decision.reason, PauseReason):
             self._report(InstallationPaused(lease.installation_id, decision.reason))
         if was_paused and not lease.is_paused:

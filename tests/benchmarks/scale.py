@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from dispatcher import store
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import outbox
-from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from tests.benchmarks.events import commit, fresh
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.table import Line, median_ratio

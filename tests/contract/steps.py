@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import installation
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 
 LEASE = timedelta(seconds=60)
 ID = "icfg_1"

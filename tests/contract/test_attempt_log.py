@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, PauseReason
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store.attempt_log import is_of_subject, latest_attempts
 from tests.contract.steps import DELIVERED, ID, LEASE, claim, collect, settle, standing
 

@@ -17,7 +17,8 @@ from dispatcher import store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import delivery, installation, outbox
-from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import Settings
 from dispatcher.transport import Transport

@@ -11,7 +11,8 @@ from dispatcher import store
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.backlog import measure
-from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind, PauseReason
+from dispatcher.policy.decision import Action, Decision, PauseReason
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from tests.contract.crowd import INSTALLATIONS as INSTALLATIONS_THERE
 from tests.contract.crowd import analyze, crowd, write_events
 from tests.contract.plans import explaining

@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
-from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from tests.contract.steps import count
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]

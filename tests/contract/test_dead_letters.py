@@ -13,7 +13,7 @@ from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import ADVICE, DeadLetter, Plan, find_dead_letter, list_dead_letters, plan
 from dispatcher.outbox.tables import dead_letter, outbox
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
-from dispatcher.settings.values import RateLimit
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.store import dead_letters
 from dispatcher.store.dead_letters import Filter, Signature
 from tests.contract.databases import on_servers

@@ -6,7 +6,8 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import delivery
-from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind, PauseReason
+from dispatcher.policy.decision import Action, Decision, PauseReason
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from tests.contract.steps import DELIVERED, ID, LEASE, claim, collect
 
 RETRY = Decision(Action.RETRY)

@@ -15,7 +15,8 @@ from dispatcher import store
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import delivery, installation
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store.collection import _collect
 from dispatcher.store.installations import purge
 from tests.contract.databases import on_mysql, on_postgresql, on_servers

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from dispatcher import InstallationUpdated, ResourceUpdated, publish, store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
-from dispatcher.policy.decision import Outcome, OutcomeKind, Policy, decide
+from dispatcher.policy.decision import Policy, decide
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 
 pytestmark = pytest.mark.varies
 

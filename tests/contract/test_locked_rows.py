@@ -15,7 +15,7 @@ from dispatcher import store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import delivery, installation, outbox
-from dispatcher.policy.decision import Outcome, OutcomeKind
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import LeaseLost, Report
 from dispatcher.transport.portable import HttpxTransport

@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import installation
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, PauseReason
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from tests.contract.steps import ID, LEASE, claim, collect
 
 PAUSE = Decision(Action.PAUSE, PauseReason.UNAUTHORIZED, 90.0)

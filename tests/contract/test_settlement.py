@@ -11,7 +11,8 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, PauseReason
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from tests.contract.databases import on_durable
 from tests.contract.steps import DELIVERED, ID, LEASE, REJECTED, claim, collect, commits, count, standing
 

@@ -10,7 +10,8 @@ from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.status import Failing, concerns, read_status
 from dispatcher.outbox.tables import attempt, delivery, installation
-from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from tests.contract.steps import LEASE, REJECTED, claim, deliver, expire_leases, settle, write
 
 

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine, NestedTransaction
 from dispatcher.outbox.events import Event, subject_of
 from dispatcher.outbox.publisher import row_of
 from dispatcher.outbox.tables import outbox
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store import Answer, Delivery, InstallationState
 
 LATER = 10_000.0

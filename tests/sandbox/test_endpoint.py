@@ -5,7 +5,7 @@ import pytest
 from pydantic import SecretStr
 
 from dispatcher.outbox.events import InstallationUpdated, ResourceUpdated, subject_of
-from dispatcher.policy.decision import OutcomeKind
+from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.transport import Network, open_transport
 from dispatcher.vercel.client import Vercel
 from tests.sandbox.conftest import RESOURCE_UPDATED, TOKEN, Both, Start

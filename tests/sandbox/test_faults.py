@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import OutcomeKind
+from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.sandbox import Fault, Sandbox
 from dispatcher.settings.settings import RateLimit
 from dispatcher.transport import Network, open_transport

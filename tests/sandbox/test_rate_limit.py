@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import OutcomeKind
+from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.sandbox import ReceivedRequest
 from dispatcher.sandbox.quota import Quota
 from dispatcher.settings.settings import RateLimit

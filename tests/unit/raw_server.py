@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import trustme
 from pydantic import SecretStr
 
-from dispatcher.policy.decision import Outcome
+from dispatcher.policy.outcome import Outcome
 from dispatcher.transport import Transport
 from dispatcher.vercel.client import Vercel
 

@@ -17,7 +17,8 @@ from dispatcher.policy.breaker import (
     ramp_rate,
     ramp_start,
 )
-from dispatcher.policy.decision import Outcome, OutcomeKind, Policy
+from dispatcher.policy.decision import Policy
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 
 K = OutcomeKind
 

@@ -3,10 +3,12 @@
 import pytest
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import BREAKER_FAULTS, Action, Decision, Outcome, OutcomeKind, PauseReason, Policy
+from dispatcher.policy.decision import Action, Decision, PauseReason, Policy
+from dispatcher.policy.installation_breaker import BREAKER_FAULTS, FULL_SPEED
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.store import LONG_AGO, Delivery, Leased
-from dispatcher.worker.lease import FULL_SPEED, MARGIN, Clock, HeldLease
+from dispatcher.worker.lease import MARGIN, Clock, HeldLease
 
 K = OutcomeKind
 TIMEOUT = 10.0
@@ -94,10 +96,14 @@ def test_after_a_crash_one_request_at_a_time_until_as_many_were_made_as_may_have
         assert lease.next(0.0, TIMEOUT) is not None
         assert lease.next(0.0, TIMEOUT) is None
         answer(lease, kind, decision)
-        assert (lease.suspects, lease.limit, lease.state(0.0, release=True, fresh=True).suspects) == (left, 1, left)
+        assert (lease.suspects, lease.breaker.limit, lease.state(0.0, release=True, fresh=True).suspects) == (
+            left,
+            1,
+            left,
+        )
     assert lease.next(0.0, TIMEOUT) is not None
     answer(lease, K.DELIVERED, DELIVERED)
-    assert lease.limit == 2
+    assert lease.breaker.limit == 2
 
 
 def test_without_a_request_a_suspect_is_not_cleared() -> None:
@@ -208,9 +214,9 @@ def test_several_faults_in_a_row_open_the_breaker_and_stop_the_installation_once
         lease.next(0.0, TIMEOUT)
     for _ in range(BREAKER_FAULTS - 1):
         answer(lease, K.FAILED, RETRY)
-        assert not lease.breaker_is_open
+        assert not lease.breaker.is_open
     answer(lease, K.FAILED, RETRY)
-    assert lease.breaker_is_open
+    assert lease.breaker.is_open
     assert lease.stopped_until == 1.0
     for _ in range(3):  # what was in flight meanwhile is no news
         answer(lease, K.FAILED, RETRY)
@@ -222,14 +228,14 @@ def test_an_answer_begins_the_count_of_faults_anew(kind: OutcomeKind) -> None:
     lease = held(faults=BREAKER_FAULTS - 1)
     lease.next(0.0, TIMEOUT)
     lease.hear(Outcome(kind), 0.0, 0.0)
-    assert lease.faults == 0
+    assert lease.breaker.faults == 0
 
 
 @pytest.mark.parametrize("kind", [K.NO_CREDENTIAL, K.CREDENTIALS_UNAVAILABLE])
 def test_what_was_not_sent_is_no_fault_of_the_destination(kind: OutcomeKind) -> None:
     lease = held(faults=2)
     lease.hear(Outcome(kind), 0.0, 0.0)
-    assert (lease.faults, lease.failures) == (2, 3)
+    assert (lease.breaker.faults, lease.breaker.failures) == (2, 3)
 
 
 def test_an_open_breaker_lets_one_probe_through_and_then_twice_as_many_with_each_success() -> None:
@@ -255,7 +261,7 @@ def test_a_probe_in_vain_makes_the_next_gap_longer() -> None:
 
 def test_a_probe_of_a_paused_installation_that_meets_a_fault_waits_too() -> None:
     lease = held()
-    lease.paused_for, lease.limit = 100.0, 1
+    lease.paused_for, lease.breaker.limit = 100.0, 1
     lease.next(0.0, TIMEOUT)
     answer(lease, K.FAILED, RETRY)
     assert lease.stopped_until == 1.0

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Action, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store import Answer, Delivery
 from dispatcher.worker.locked_rows import RETRY_SECONDS, LockedRows
 

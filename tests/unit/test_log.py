@@ -13,7 +13,8 @@ import pytest
 import structlog
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, PauseReason
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.telemetry import (
     Attempted,
     BreakerTurned,

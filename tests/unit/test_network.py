@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from dispatcher.inspection.checks.network import check_network
-from dispatcher.policy.decision import OutcomeKind
+from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network, Transport, UnusableNetwork, post_form
 from dispatcher.transport.portable import PortableTransport

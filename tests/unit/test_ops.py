@@ -4,7 +4,8 @@ import httpx
 import pytest
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.service.endpoints import ops_app
 from dispatcher.service.health import LIVE_FOR, READY_FOR, Health
 from dispatcher.telemetry import (

@@ -9,18 +9,14 @@ from dispatcher.policy.decision import (
     Action,
     DeadLetterReason,
     Decision,
-    Outcome,
-    OutcomeKind,
     PauseReason,
     Policy,
     ThrottleReason,
     backoff,
     decide,
-    is_fault,
-    is_served,
     probe_gap,
-    shows_life,
 )
+from dispatcher.policy.outcome import Outcome, OutcomeKind, is_fault, is_served, shows_life
 
 K = OutcomeKind
 R = DeadLetterReason

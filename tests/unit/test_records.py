@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store import Answer, Delivery
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)

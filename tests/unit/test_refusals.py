@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store import LONG_AGO, Answer, Delivery
 from dispatcher.worker import refusals
 from dispatcher.worker.refusals import Refusals

@@ -18,7 +18,7 @@ from dispatcher import ResourceUpdated, publish
 from dispatcher.outbox import traceparent
 from dispatcher.outbox.events import Subject, is_traceparent
 from dispatcher.outbox.publisher import insert_event
-from dispatcher.policy.decision import Outcome, OutcomeKind
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.telemetry import tracing
 
 EVENT = ResourceUpdated(installation_id="icfg_1", resource_id="db_1")
@@ -87,7 +87,7 @@ def test_it_travels_through_a_driver_too() -> None:
 
 EXPORT = f"""
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Outcome, OutcomeKind
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.telemetry.tracing import delivery_spans, export_traces
 end = export_traces()
 delivery_span = delivery_spans()

@@ -13,7 +13,7 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from dispatcher.policy.decision import OutcomeKind
+from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.transport import Network, Transport, TransportFailed, open_transport, post_form
 from dispatcher.transport.portable import PortableTransport
 from dispatcher.transport.reqwest import PyreqwestTransport

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.policy.decision import Outcome, OutcomeKind
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 

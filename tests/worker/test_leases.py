@@ -13,7 +13,7 @@ from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, delivery, installation
 from dispatcher.policy.breaker import FAULTS
-from dispatcher.policy.decision import BREAKER_FAULTS
+from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.settings.settings import RateLimit, Settings
 from dispatcher.telemetry import LeaseLost
 from dispatcher.worker import leases

@@ -17,7 +17,7 @@ from dispatcher import store
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import delivery, installation
-from dispatcher.policy.decision import BREAKER_FAULTS
+from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import LeaseLost
 from dispatcher.worker.locked_rows import RETRY_SECONDS

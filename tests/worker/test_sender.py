@@ -12,7 +12,9 @@ from pydantic import SecretStr
 from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.breaker import FAULTS
-from dispatcher.policy.decision import BREAKER_FAULTS, Action, OutcomeKind, PauseReason
+from dispatcher.policy.decision import Action, PauseReason
+from dispatcher.policy.installation_breaker import BREAKER_FAULTS
+from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import RateLimit, Settings
 from dispatcher.store import Delivery, Leased
@@ -365,7 +367,7 @@ async def test_the_breaker_of_an_installation_is_reported_once_when_it_opens_and
 ) -> None:
     bench.answer = lambda _resource: reply(503)
     failing = bench.lease("icfg_1", *(f"db_{number}" for number in range(BREAKER_FAULTS)), faults=1)
-    failing.limit = None
+    failing.breaker.limit = None
     bench.queue(failing)
     await bench.send()
     assert bench.told(BreakerTurned) == [BreakerTurned(True, "icfg_1")]

@@ -18,7 +18,8 @@ from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
 from dispatcher.policy.breaker import FAULTS
-from dispatcher.policy.decision import Action, OutcomeKind
+from dispatcher.policy.decision import Action
+from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.settings.settings import RateLimit, Settings
 from dispatcher.store import installations
 from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, Ticked
