@@ -14,7 +14,7 @@ from dispatcher.database.transactions import Database
 from dispatcher.outbox.columns import is_exactly
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
 from dispatcher.policy.decision import DeadLetterReason, Resolution
-from dispatcher.settings.values import RateLimit
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.store.attempts_read import Attempt, is_of_subject, latest_attempts
 
 CHUNK = 500

@@ -12,13 +12,13 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration, parse_duration
 from dispatcher.settings.environment import PREFIX, Reading, read_environment
 from dispatcher.settings.masking import MASK, mask_database_url, mask_query, mask_token_url
 from dispatcher.settings.values import (
     LogFormat,
     LogLevel,
-    RateLimit,
     Wakeup,
     duration_between,
     is_postgresql,
@@ -43,7 +43,6 @@ from dispatcher.settings.values import (
 __all__ = [
     "LogFormat",
     "LogLevel",
-    "RateLimit",
     "Seconds",
     "SettingLine",
     "Settings",

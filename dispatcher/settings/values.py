@@ -3,13 +3,13 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.durations import DAY, echo, format_duration, parse_duration
 
 T = TypeVar("T")
@@ -46,17 +46,6 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """At most `requests` requests in any window of `seconds` seconds."""
-
-    requests: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.requests}/{self.seconds:.15g}s"
 
 
 def parse_number(value: object) -> int:

@@ -14,7 +14,7 @@ from dispatcher.inspection import dead_letters
 from dispatcher.inspection.dead_letters import ADVICE, Filter, Signature
 from dispatcher.outbox.tables import dead_letter, outbox
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
-from dispatcher.settings.values import RateLimit
+from dispatcher.policy.rate_window import RateLimit
 from tests.contract.databases import on_servers
 from tests.contract.steps import (
     ID,

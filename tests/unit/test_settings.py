@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import (
     LogFormat,
     LogLevel,
-    RateLimit,
     Settings,
     SettingsError,
     Wakeup,

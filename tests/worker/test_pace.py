@@ -8,7 +8,8 @@ import pytest
 from pydantic import SecretStr
 
 from dispatcher.outbox.tables import delivery
-from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.policy.rate_window import RateLimit
+from dispatcher.settings.settings import Settings
 from dispatcher.worker.worker import BUSY_PAUSE, HOLDING_PAUSE, Worker
 from tests.worker.conftest import LONGEST, Rig
 

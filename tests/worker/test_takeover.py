@@ -7,7 +7,8 @@ from pydantic import SecretStr
 
 from dispatcher import store
 from dispatcher.outbox.tables import delivery, installation
-from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.policy.rate_window import RateLimit
+from dispatcher.settings.settings import Settings
 from tests.worker.conftest import Rig
 
 RESOURCES = [f"db_{number}" for number in range(6)]

@@ -17,7 +17,8 @@ from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.inspection import installations
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
 from dispatcher.policy.decision import Action, OutcomeKind
-from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.policy.rate_window import RateLimit
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Attempted, CrashBuried, LeaseLost
 from dispatcher.worker import burst, leases, refusals
 from tests.worker.conftest import LONGEST, Rig
