@@ -10,7 +10,7 @@ from sqlalchemy.engine.interfaces import Dialect as EngineDialect
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from dispatcher.database.dialect import Dialect, MigrationUnderWay
+from dispatcher.database.dialect import Dialect
 from dispatcher.database.mysql import Mysql
 from dispatcher.database.postgresql import Postgresql
 from dispatcher.database.sqlite import Sqlite
@@ -26,8 +26,6 @@ _OF_SCHEME: dict[str, type[Dialect]] = {
 
 IDLE = 5.0
 """Seconds after which a connection is asked whether it still works: each time would take as long as many a transaction does."""
-
-__all__ = ["Dialect", "MigrationUnderWay", "UnusableDatabaseUrl", "dialect_of", "open_engine", "says_read_only"]
 
 
 class UnusableDatabaseUrl(ValueError):
@@ -122,11 +120,6 @@ def _replace_what_broke_idle(engine: Engine) -> None:
 
     event.listen(engine, "checkin", note)
     event.listen(engine, "checkout", ask)
-
-
-def says_read_only(error: BaseException) -> bool:
-    """Whether a driver says by this that its server takes no writes."""
-    return any(dialect.is_read_only(error) for dialect in (Postgresql(), Mysql()))
 
 
 def _give_up_what_is_read_only(engine: Engine, dialect: Dialect) -> None:

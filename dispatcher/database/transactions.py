@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from dispatcher.database.dialect import Dialect
-from dispatcher.database.engine import dialect_of, open_engine, says_read_only
+from dispatcher.database.engine import dialect_of, open_engine
 from dispatcher.database.in_use import ConnectionsInUse
 
 Result = TypeVar("Result")
@@ -124,68 +124,3 @@ class Database:
 def open_database(url: str, schema: str | None = None) -> Database:
     """See `dispatcher.database.engine.open_engine`."""
     return Database(open_engine(url, schema), dialect_of(url), schema)
-
-
-def is_unreachable(error: BaseException) -> bool:
-    """Whether the database did not answer (as opposed to: it answered that something is wrong)."""
-    if not isinstance(error, DBAPIError) or takes_no_writes(error):
-        return False
-    return error.connection_invalidated or _never_connected(error)
-
-
-def takes_no_writes(error: DBAPIError) -> bool:
-    """Whether the server that answered is read-only: a standby, or a primary until a moment ago."""
-    return error.orig is not None and says_read_only(error.orig)
-
-
-def first_line(error: DBAPIError) -> str:
-    """What the driver said; PyMySQL puts a number before it."""
-    arguments = getattr(error.orig, "args", ())
-    said = str(arguments[-1]).strip() if arguments else ""
-    return said.splitlines()[0] if said else type(error.orig).__name__
-
-
-def error_code(error: BaseException) -> str:
-    """The database's code for an error, with the name of its class: no word that a query or a row could have put there."""
-    cause = getattr(error, "orig", None) or error
-    name = type(cause).__name__
-    if sqlstate := getattr(cause, "sqlstate", None):  # PostgreSQL
-        return f"SQLSTATE {sqlstate}, {name}"
-    if result := getattr(cause, "sqlite_errorname", None):
-        return f"{result}, {name}"
-    number = next(iter(cause.args), None)
-    return f"error {number}, {name}" if isinstance(number, int) else name  # PyMySQL keeps no SQLSTATE
-
-
-def explain(error: BaseException) -> str:
-    """One line for people; neither the statement nor its parameters, and no URL."""
-    if is_unreachable(error):
-        return summarize(error)
-    said = error.orig if isinstance(error, DBAPIError) else error
-    return f"{summarize(error)}: {next(iter(str(said).splitlines()), '')}"
-
-
-def summarize(error: BaseException) -> str:
-    """The same for where nobody may be named: what an error says can hold an id."""
-    if is_unreachable(error):
-        return "the database cannot be reached"
-    if isinstance(error, DBAPIError) and takes_no_writes(error):
-        return "the database takes no writes: it is a standby, or read-only for another reason"
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        return f"the database refused ({type(error.orig).__name__})"
-    return type(error).__name__
-
-
-def _never_connected(error: DBAPIError) -> bool:
-    """Not so for what a server says at COMMIT, which has no statement either."""
-    orig = error.orig
-    if error.statement is not None or getattr(orig, "sqlstate", None):
-        return False
-    if name := getattr(orig, "sqlite_errorname", None):
-        return bool(name.startswith("SQLITE_CANTOPEN"))
-    number = next(iter(getattr(orig, "args", ())), None)
-    return number in _MYSQL_CLIENTS_OWN if isinstance(number, int) else True
-
-
-_MYSQL_CLIENTS_OWN = range(2_000, 3_000)
-"""The errors that a MySQL client finds by itself: whatever else PyMySQL numbers, the server has said."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import timedelta
 
 from dispatcher import store
-from dispatcher.database.transactions import is_unreachable
+from dispatcher.database.errors import is_unreachable
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import Settings
 from dispatcher.store import Answer, Delivery, InstallationState, Settled

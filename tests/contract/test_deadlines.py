@@ -11,7 +11,8 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
-from dispatcher.database.transactions import Database, is_unreachable, open_database
+from dispatcher.database.errors import is_unreachable
+from dispatcher.database.transactions import Database, open_database
 from dispatcher.service import service
 from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.settings.settings import Settings

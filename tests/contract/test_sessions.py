@@ -7,7 +7,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
-from dispatcher.database.transactions import Database, is_unreachable, open_database, summarize
+from dispatcher.database.errors import is_unreachable, summarize
+from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import delivery, outbox
 from tests.contract.databases import on_postgresql, on_servers
 from tests.contract.steps import count, deliver, write

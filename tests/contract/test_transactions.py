@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher import store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database import engine as dialects
+from dispatcher.database.errors import is_unreachable
 from dispatcher.database.mysql import Mysql
-from dispatcher.database.transactions import Database, UnusableIsolation, is_unreachable, open_database
+from dispatcher.database.transactions import Database, UnusableIsolation, open_database
 from dispatcher.outbox.tables import delivery, installation, outbox
 from dispatcher.service import service
 from dispatcher.settings.settings import Settings
