@@ -18,13 +18,6 @@ from sqlalchemy.types import TypeEngine
 from dispatcher.database.hosts import is_local
 from dispatcher.outbox.columns import Timestamp
 
-LOCK_TIMEOUT = 2
-"""Seconds that a step waits for a locked row or table; on SQLite `BUSY_TIMEOUT` takes its place."""
-STATEMENT_TIMEOUT = 30
-CONNECT_TIMEOUT = 5
-LONGEST_MIGRATION = STATEMENT_TIMEOUT - 1
-"""Seconds that a migration waits for another to end."""
-
 Assignments = Callable[[Any], dict[str, ColumnElement[Any]]]
 
 
@@ -47,20 +40,28 @@ class Dialect(ABC):
 
     name: ClassVar[str]
     driver: ClassVar[str]
+    """SQLAlchemy's name of the driver."""
     how_to_verify: ClassVar[str] = ""
     """The parameter of the URL that makes the driver verify the server's certificate."""
-    """SQLAlchemy's name of the driver that is used."""
     extra: ClassVar[str | None]
     """The extra of this package that installs the driver."""
+    connect_seconds: ClassVar[int] = 5
+    """How long opening a connection may take."""
+    lock_seconds: ClassVar[int] = 2
+    """How long a step waits for a locked row or table; on SQLite, for the whole database."""
+    statement_seconds: ClassVar[int] = 30
+    """How long one statement, or a pause within a transaction, may take."""
+    migration_seconds: ClassVar[float] = 29
+    """How long a migration waits for another to end: less than one statement may take."""
     rolls_back_ddl: ClassVar[bool] = True
     """Whether a migration that breaks off leaves nothing behind."""
     writes_what_it_locks: ClassVar[bool] = False
     """Whether a row lock binds others only together with a change of the row."""
-    collected_at_once: ClassVar[int] = 2_000
+    max_collected: ClassVar[int] = 2_000
     """Events that one collection moves at most: a statement costs the same for many."""
-    claimed_at_once: ClassVar[int] = 512
+    max_claimed: ClassVar[int] = 512
     """Installations that one claim leases at most."""
-    settled_at_once: ClassVar[int] = 2_000
+    max_settled: ClassVar[int] = 2_000
     """Answers that one settlement writes at most."""
     now: str
     """SQL for the database's clock. Constant within a statement, so that an index can serve a comparison with it."""
@@ -171,8 +172,8 @@ class Dialect(ABC):
     def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:
         """The last of some times, none of which is NULL."""
 
-    def raw(self, column: Column[Any], most: int) -> ColumnElement[Any]:
-        """A partner-written column such that no value in it makes the whole batch fail; little more than `most` characters."""
+    def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
+        """A partner-written column such that no value in it makes the whole batch fail; little more than `max_characters`."""
         return column
 
     @abstractmethod
@@ -202,7 +203,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
-        """These columns of the `:most` deliveries that have been due longest, of each of so many installations."""
+        """These columns of the `:limit` deliveries that have been due longest, of each of so many installations."""
 
     @abstractmethod
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:

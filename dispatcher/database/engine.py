@@ -24,7 +24,7 @@ _OF_SCHEME: dict[str, type[Dialect]] = {
 }
 
 
-IDLE = 5.0
+IDLE_SECONDS = 5.0
 """Seconds after which a connection is asked whether it still works: each time would take as long as many a transaction does."""
 
 
@@ -44,7 +44,7 @@ def dialect_of(url: str) -> Dialect:
     return _OF_SCHEME[scheme]()
 
 
-def open_engine(url: str, schema: str | None = None) -> Engine:
+def open_engine(url: str, schema: str | None = None, *, idle_seconds: float = IDLE_SECONDS) -> Engine:
     """An engine for a plain partner URL (`postgres://…`, `mysql://…`, `sqlite:///…`), with our driver, isolation and time limits.
 
     `schema` is the PostgreSQL schema that holds the tables. Connects to nothing yet. Raises UnusableDatabaseUrl.
@@ -70,7 +70,7 @@ def open_engine(url: str, schema: str | None = None) -> Engine:
         raise UnusableDatabaseUrl(_explain(error, dialect)) from None
     _explain_refusals(engine, dialect)
     dialect.prepare(engine)
-    _replace_what_broke_idle(engine)
+    _replace_what_broke_idle(engine, idle_seconds)
     _give_up_what_is_read_only(engine, dialect)
     return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
 
@@ -104,14 +104,14 @@ def _explain(error: Exception, dialect: Dialect) -> str:
     return f"the database URL has a parameter after the ? that {dialect.driver.partition('+')[2]} does not take"
 
 
-def _replace_what_broke_idle(engine: Engine) -> None:
+def _replace_what_broke_idle(engine: Engine, idle_seconds: float) -> None:
     """A server or a firewall may have closed it meanwhile, which is no fault."""
 
     def note(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
         entry.info["idle_since"] = time.monotonic()
 
     def ask(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
-        if time.monotonic() - entry.info.get("idle_since", time.monotonic()) < IDLE:
+        if time.monotonic() - entry.info.get("idle_since", time.monotonic()) < idle_seconds:
             return
         try:
             engine.dialect.do_ping(connection)

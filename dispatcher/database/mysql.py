@@ -18,16 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from dispatcher.database.dialect import (
-    CONNECT_TIMEOUT,
-    LOCK_TIMEOUT,
-    LONGEST_MIGRATION,
-    STATEMENT_TIMEOUT,
-    Assignments,
-    Dialect,
-    MigrationUnderWay,
-    remote_host,
-)
+from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay, remote_host
 
 _LOCK_TIMEOUT = 1205
 _TRANSIENT = {_LOCK_TIMEOUT, 1213}  # and deadlock
@@ -44,20 +35,6 @@ _NARROW_TABLES = sa.text(
     "SELECT table_name, min(character_set_name) FROM information_schema.columns WHERE table_schema = DATABASE()"
     " AND table_name IN :tables AND character_set_name <> :whole GROUP BY table_name ORDER BY table_name"
 ).bindparams(sa.bindparam("tables", expanding=True))
-
-
-def _session() -> str:
-    variables = {
-        "innodb_lock_wait_timeout": LOCK_TIMEOUT,
-        # Of a table, which a migration takes: MySQL waits a year, and the partners' writes wait behind it.
-        "lock_wait_timeout": LOCK_TIMEOUT,
-        # A dispatcher that is frozen within a transaction would keep its locks for hours.
-        "wait_timeout": STATEMENT_TIMEOUT,
-        "time_zone": "'+00:00'",
-    }
-    settings = ", ".join(f"{name} = {value}" for name, value in variables.items())
-    # The comment is for MariaDB only: MySQL calls it max_execution_time, and for SELECT alone.
-    return f"SET SESSION {settings} /*M! , max_statement_time = {STATEMENT_TIMEOUT} */"
 
 
 class Mysql(Dialect):
@@ -79,12 +56,25 @@ class Mysql(Dialect):
             "isolation_level": "READ COMMITTED",
             "connect_args": {
                 "charset": "utf8mb4",
-                "connect_timeout": CONNECT_TIMEOUT,
-                "read_timeout": STATEMENT_TIMEOUT,
-                "write_timeout": STATEMENT_TIMEOUT,
-                "init_command": _session(),
+                "connect_timeout": self.connect_seconds,
+                "read_timeout": self.statement_seconds,
+                "write_timeout": self.statement_seconds,
+                "init_command": self._session(),
             },
         }
+
+    def _session(self) -> str:
+        variables = {
+            "innodb_lock_wait_timeout": self.lock_seconds,
+            # Of a table, which a migration takes: MySQL waits a year, and the partners' writes wait behind it.
+            "lock_wait_timeout": self.lock_seconds,
+            # A dispatcher that is frozen within a transaction would keep its locks for hours.
+            "wait_timeout": self.statement_seconds,
+            "time_zone": "'+00:00'",
+        }
+        settings = ", ".join(f"{name} = {value}" for name, value in variables.items())
+        # The comment is for MariaDB only: MySQL calls it max_execution_time, and for SELECT alone.
+        return f"SET SESSION {settings} /*M! , max_statement_time = {self.statement_seconds} */"
 
     @override
     def prepare(self, engine: Engine) -> None:
@@ -117,7 +107,7 @@ class Mysql(Dialect):
     def migration(self, connection: Connection) -> Iterator[None]:
         # DDL commits by itself here, so the lock belongs to the session. It is kept until the revision is committed too.
         with connection.begin():
-            lock = f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {LONGEST_MIGRATION})"
+            lock = f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {self.migration_seconds})"
             if connection.exec_driver_sql(lock).scalar() != 1:
                 raise MigrationUnderWay
         try:
@@ -199,10 +189,10 @@ class Mysql(Dialect):
         return sa.func.greatest(*values)
 
     @override
-    def raw(self, column: Column[Any], most: int) -> ColumnElement[Any]:
+    def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
         # MariaDB takes half a surrogate for text; read as text, it makes the driver raise for the batch.
         text = sa.func.convert(column.op("USING")(sa.literal_column("utf8mb4")))
-        return sa.func.left(sa.cast(text, sa.LargeBinary), 4 * most + 4, type_=sa.LargeBinary())
+        return sa.func.left(sa.cast(text, sa.LargeBinary), 4 * max_characters + 4, type_=sa.LargeBinary())
 
     @override
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
@@ -253,7 +243,7 @@ class Mysql(Dialect):
                 delivery.c.due_at <= self.clock(),
             )
             .order_by(delivery.c.due_at)
-            .limit(sa.bindparam("most", type_=sa.Integer))
+            .limit(sa.bindparam("limit", type_=sa.Integer))
         )
 
     @override

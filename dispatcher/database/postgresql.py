@@ -15,16 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from dispatcher.database.dialect import (
-    CONNECT_TIMEOUT,
-    LOCK_TIMEOUT,
-    LONGEST_MIGRATION,
-    STATEMENT_TIMEOUT,
-    Assignments,
-    Dialect,
-    MigrationUnderWay,
-    remote_host,
-)
+from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay, remote_host
 
 _READ_ONLY = "25006"
 _LOCK_TIMEOUT = "55P03"
@@ -74,17 +65,41 @@ class Postgresql(Dialect):
         return {
             "connect_args": {
                 "autocommit": True,  # so that the driver begins nothing by itself: see _begin
-                "connect_timeout": CONNECT_TIMEOUT,
+                "connect_timeout": self.connect_seconds,
                 "prepare_threshold": None,
                 "application_name": "dispatcher",
                 "keepalives_idle": 15,
-                "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
+                "tcp_user_timeout": self.statement_seconds * 1000,
             },
         }
 
     @override
     def prepare(self, engine: Engine) -> None:
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "begin", self._begin)
+
+    def _begin(self, connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if options.get("single_statement"):
+            return
+        # For this transaction only: through pgbouncer a session's settings would stay with whoever comes next.
+        settings = {
+            # A database's or a role's own setting would move times to where the driver cannot load them, or give them another form.
+            "TimeZone": "UTC",
+            "DateStyle": "ISO",
+            "statement_timeout": f"{self.statement_seconds}s",
+            "lock_timeout": f"{self.lock_seconds}s",
+            "idle_in_transaction_session_timeout": f"{self.statement_seconds}s",
+            "jit": "off",  # compiling one of our short statements takes a hundred times as long as running it
+        }
+        if not options.get("reads_only"):
+            # All that writes finds its rows by an index. Where a queue was empty when the statistics were taken, the planner
+            # would think that a scan and a sort of it cost little.
+            settings |= {"enable_seqscan": "off", "enable_bitmapscan": "off"}
+        if options.get("not_durable"):
+            settings["synchronous_commit"] = "off"
+        begin = [] if "isolation_level" in options else [_BEGIN]  # whoever names another has the driver begin
+        local = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
+        connection.exec_driver_sql("; ".join([*begin, *local, _TEMPORARY_TABLES_LAST]))  # in one round trip
 
     @override
     def unverified_host(self, url: URL) -> str | None:
@@ -99,7 +114,7 @@ class Postgresql(Dialect):
         with connection.begin():
             # The lock ends with the transaction. DDL that cannot have its table at once gives way to the partners' writes.
             connection.exec_driver_sql(
-                f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{LONGEST_MIGRATION}s'"
+                f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{self.migration_seconds}s'"
             )
             _lock_migration(connection)
             connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
@@ -229,7 +244,7 @@ class Postgresql(Dialect):
             sa.select(*(delivery.c[name] for name in names))
             .where(delivery.c.installation_id == rows.c.installation_id, delivery.c.due_at <= self.clock())
             .order_by(delivery.c.due_at)
-            .limit(sa.bindparam("most", type_=sa.Integer))
+            .limit(sa.bindparam("limit", type_=sa.Integer))
             .lateral("d")
         )
         return sa.select(due).select_from(rows.join(due, sa.true()))
@@ -269,28 +284,3 @@ def _migration_holder(connection: Connection) -> str | None:
 def _may(connection: Connection, schema: str, privilege: str) -> bool:
     asked = sa.select(sa.func.has_schema_privilege(schema, privilege))
     return bool(connection.execute(asked).scalar_one())
-
-
-def _begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if options.get("single_statement"):
-        return
-    # For this transaction only: through pgbouncer a session's settings would stay with whoever comes next.
-    settings = {
-        # A database's or a role's own setting would move times to where the driver cannot load them, or give them another form.
-        "TimeZone": "UTC",
-        "DateStyle": "ISO",
-        "statement_timeout": f"{STATEMENT_TIMEOUT}s",
-        "lock_timeout": f"{LOCK_TIMEOUT}s",
-        "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT}s",
-        "jit": "off",  # compiling one of our short statements takes a hundred times as long as running it
-    }
-    if not options.get("reads_only"):
-        # All that writes finds its rows by an index. Where a queue was empty when the statistics were taken, the planner
-        # would think that a scan and a sort of it cost little.
-        settings |= {"enable_seqscan": "off", "enable_bitmapscan": "off"}
-    if options.get("not_durable"):
-        settings["synchronous_commit"] = "off"
-    begin = [] if "isolation_level" in options else [_BEGIN]  # whoever names another has the driver begin
-    local = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
-    connection.exec_driver_sql("; ".join([*begin, *local, _TEMPORARY_TABLES_LAST]))  # in one round trip

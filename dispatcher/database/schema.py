@@ -11,7 +11,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from dispatcher.database.dialect import MigrationUnderWay
 from dispatcher.database.engine import dialect_of
-from dispatcher.database.transactions import TRIES, Database
+from dispatcher.database.transactions import MAX_TRIES, Database
 from dispatcher.outbox.tables import VERSION_TABLE, attach_tables, metadata
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def migrate(database: Database) -> str:
     """
     retrying = Retrying(
         retry=retry_if_exception(database.dialect.is_overtaken),
-        stop=stop_after_attempt(TRIES),
+        stop=stop_after_attempt(MAX_TRIES),
         wait=wait_random_exponential(multiplier=0.1, max=2),
         reraise=True,
     )

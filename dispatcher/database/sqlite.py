@@ -15,8 +15,6 @@ from typing_extensions import override
 
 from dispatcher.database.dialect import Assignments, Dialect
 
-BUSY_TIMEOUT = 5
-"""Seconds that a writer waits for another."""
 _PRIMARY_CODE = 0xFF
 CACHE_KIB = 16_384
 """Of a database's pages, kept by each connection: with SQLite's own 2 MiB, a step in a crowded one takes twice as long."""
@@ -28,21 +26,40 @@ class Sqlite(Dialect):
     name = "sqlite"
     driver = "sqlite+pysqlite"
     extra = None
+    lock_seconds = 5
     # Whoever writes waits for the whole of our transaction: none of them may take long.
-    collected_at_once = 250
-    claimed_at_once = 128
-    settled_at_once = 250
+    max_collected = 250
+    max_claimed = 128
+    max_settled = 250
     now = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
     @override
     def engine_options(self, url: URL) -> dict[str, Any]:
         # isolation_level None: the driver begins nothing by itself, so that BEGIN IMMEDIATE is the only beginning.
-        return {"connect_args": {"timeout": BUSY_TIMEOUT, "isolation_level": None, "check_same_thread": False}}
+        return {"connect_args": {"timeout": self.lock_seconds, "isolation_level": None, "check_same_thread": False}}
 
     @override
     def prepare(self, engine: Engine) -> None:
-        event.listen(engine, "connect", _set_durability)
+        event.listen(engine, "connect", self._set_durability)
         event.listen(engine, "begin", _begin)
+
+    def _set_durability(self, connection: sqlite3.Connection, _record: object) -> None:
+        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+        # Of connections that turn a new file's journal into a WAL at once, all but one may be refused without waiting.
+        turning = Retrying(
+            retry=retry_if_exception(_is_locked),
+            stop=stop_after_delay(self.lock_seconds),
+            wait=wait_random_exponential(multiplier=0.01, max=0.5),
+            reraise=True,
+        )
+        turning(connection.execute, "PRAGMA journal_mode = WAL")
+        for pragma in (
+            "synchronous = FULL",
+            f"cache_size = -{CACHE_KIB}",
+            f"busy_timeout = {self.lock_seconds * 1000}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
 
     @override
     def missing_file(self, url: URL) -> str | None:
@@ -86,9 +103,9 @@ class Sqlite(Dialect):
         return sa.func.max(*values)
 
     @override
-    def raw(self, column: Column[Any], most: int) -> ColumnElement[Any]:
+    def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
         # SQLite stores any bytes in any column; read as text, those that are not UTF-8 make the driver raise for the batch.
-        return sa.func.substr(sa.cast(column, sa.LargeBinary), 1, 4 * most + 4, type_=sa.LargeBinary())
+        return sa.func.substr(sa.cast(column, sa.LargeBinary), 1, 4 * max_characters + 4, type_=sa.LargeBinary())
 
     @override
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
@@ -130,7 +147,7 @@ class Sqlite(Dialect):
             sa.select(other.c.subject_key)
             .where(other.c.installation_id == rows.c.installation_id, other.c.due_at <= self.clock())
             .order_by(other.c.due_at)
-            .limit(sa.bindparam("most", type_=sa.Integer))
+            .limit(sa.bindparam("limit", type_=sa.Integer))
             .correlate(rows)
         )
         found = rows.join(delivery, delivery.c.subject_key.in_(due))
@@ -139,25 +156,6 @@ class Sqlite(Dialect):
     @override
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
         return self.encode([{"installation_id": installation_id} for installation_id in installation_ids])
-
-
-def _set_durability(connection: sqlite3.Connection, _record: object) -> None:
-    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
-
-    # Of connections that turn a new file's journal into a WAL at once, all but one may be refused without waiting.
-    turning = Retrying(
-        retry=retry_if_exception(_is_locked),
-        stop=stop_after_delay(BUSY_TIMEOUT),
-        wait=wait_random_exponential(multiplier=0.01, max=0.5),
-        reraise=True,
-    )
-    turning(connection.execute, "PRAGMA journal_mode = WAL")
-    for pragma in (
-        "synchronous = FULL",
-        f"cache_size = -{CACHE_KIB}",
-        f"busy_timeout = {BUSY_TIMEOUT * 1000}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
 
 
 def _is_locked(error: BaseException) -> bool:

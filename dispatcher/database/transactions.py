@@ -16,7 +16,7 @@ from dispatcher.database.engine import dialect_of, open_engine
 from dispatcher.database.in_use import ConnectionsInUse
 
 Result = TypeVar("Result")
-TRIES = 8
+MAX_TRIES = 8
 SKIP_SECONDS = 60.0
 """For how long locked rows are skipped once one of them has kept a step waiting for too long."""
 
@@ -32,10 +32,13 @@ class _StillLocked(Exception):
 class Database:
     """One engine and the dialect it speaks."""
 
-    def __init__(self, engine: Engine, dialect: Dialect, schema: str | None = None) -> None:
+    def __init__(
+        self, engine: Engine, dialect: Dialect, schema: str | None = None, *, max_tries: int = MAX_TRIES
+    ) -> None:
         self.engine = engine
         self.dialect = dialect
         self.schema = schema
+        self.max_tries = max_tries
         self._in_use = ConnectionsInUse(engine, dialect)
         self._reading = engine.execution_options(reads_only=True)
         self._peeking = engine.execution_options(single_statement=True)
@@ -58,11 +61,11 @@ class Database:
         """The step in one short transaction; as a whole again, with jitter, after a serialization failure, deadlock or lock timeout.
 
         `durable=False`: nothing would be lost if a crash of the database undid it, so its commit need not wait for the disk.
-        Raises the last `sqlalchemy.exc.DBAPIError` after 8 tries, and any other error at once.
+        Raises the last `sqlalchemy.exc.DBAPIError` after `max_tries`, and any other error at once.
         """
         retrying = Retrying(
             retry=retry_if_exception(self.dialect.is_transient),
-            stop=stop_after_attempt(TRIES),
+            stop=stop_after_attempt(self.max_tries),
             wait=wait_random_exponential(multiplier=0.01, max=0.5),
             reraise=True,
         )

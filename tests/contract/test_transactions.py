@@ -13,10 +13,10 @@ from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
 from dispatcher.credentials.sources import StaticCredentials
-from dispatcher.database import engine as dialects
+from dispatcher.database.engine import open_engine
 from dispatcher.database.errors import is_unreachable
 from dispatcher.database.mysql import Mysql
-from dispatcher.database.transactions import Database, UnusableIsolation, open_database
+from dispatcher.database.transactions import Database, UnusableIsolation
 from dispatcher.outbox.tables import delivery, installation, outbox
 from dispatcher.service import service
 from dispatcher.settings.settings import Settings
@@ -34,15 +34,15 @@ FOREVER = 3_600
 
 def limited(database: Database, monkeypatch: pytest.MonkeyPatch, limit: str, seconds: int) -> Database:
     """The same database with this one time limit so short; with the others a busy machine would run into them by itself."""
-    monkeypatch.setattr("dispatcher.database.transactions.TRIES", 100)
-    monkeypatch.setattr(f"dispatcher.database.transactions.{database.dialect.name}.{limit}", seconds)
-    return open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
+    monkeypatch.setattr(type(database.dialect), limit, seconds)
+    engine = open_engine(database.engine.url.render_as_string(hide_password=False), database.schema)
+    return Database(engine, database.dialect, database.schema, max_tries=100)
 
 
 @pytest.fixture
 def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """Who waits for a lock gives up soon."""
-    opened = limited(database, monkeypatch, "BUSY_TIMEOUT" if database.dialect.name == "sqlite" else "LOCK_TIMEOUT", 1)
+    opened = limited(database, monkeypatch, "lock_seconds", 1)
     yield opened
     opened.close()
 
@@ -50,7 +50,7 @@ def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datab
 @pytest.fixture
 def brief(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """A statement, or a silence within a transaction, is ended soon."""
-    opened = limited(database, monkeypatch, "STATEMENT_TIMEOUT", 4)
+    opened = limited(database, monkeypatch, "statement_seconds", 4)
     yield opened
     opened.close()
 
@@ -81,10 +81,8 @@ def test_a_statement_that_takes_too_long_is_ended(brief: Database) -> None:
         connection.exec_driver_sql(f"SELECT {sleep}({FOREVER})")
 
 
-def test_who_waits_for_a_row_gives_up(
-    hasty: Database, database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dispatcher.database.transactions.TRIES", 2)
+def test_who_waits_for_a_row_gives_up(hasty: Database, database: Database, partner: Engine) -> None:
+    hasty.max_tries = 2
     add_installations(database, "a")
     with partner.begin() as holder:
         touch(holder, "a")
@@ -152,11 +150,12 @@ SESSIONS = {
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=True)
-@pytest.mark.parametrize("idle_after", [0.0, 3_600.0])
+@pytest.mark.parametrize("idle_seconds", [0.0, 3_600.0])
 def test_a_connection_that_the_server_closed_while_it_was_idle_is_replaced(
-    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, idle_after: float
+    database: Database, partner: Engine, idle_seconds: float
 ) -> None:
-    monkeypatch.setattr(dialects, "IDLE", idle_after)
+    url = database.engine.url.render_as_string(hide_password=False)
+    database = Database(open_engine(url, database.schema, idle_seconds=idle_seconds), database.dialect, database.schema)
     with database.read() as connection:
         session = connection.exec_driver_sql(SESSION[database.dialect.name]).scalar_one()
     end, is_there = (said[database.dialect.name].format(session) for said in (END, SESSIONS))
@@ -168,11 +167,12 @@ def test_a_connection_that_the_server_closed_while_it_was_idle_is_replaced(
     with partner.connect() as connection:
         connection.exec_driver_sql(end)
     until(has_ended)
-    if idle_after:  # it was used a moment ago: whoever asks for it is told, and the next gets a new one
+    if idle_seconds:  # it was used a moment ago: whoever asks for it is told, and the next gets a new one
         with pytest.raises(DBAPIError) as raised:
             database.now()
         assert is_unreachable(raised.value)
     assert database.now().year > 2000
+    database.close()
 
 
 # conflicts ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -181,8 +181,8 @@ ROUNDS = 7
 def test_on_sqlite_a_partner_waits_for_50_ms_at_most(database: Database, partner: Engine) -> None:
     """The largest transactions that a worker makes. Of several the quickest counts: the others measure the machine's other work."""
     took: dict[str, list[float]] = {"write": [], "collect": [], "claim": [], "settle": []}
-    events, installations = database.dialect.collected_at_once, database.dialect.claimed_at_once
-    assert database.dialect.settled_at_once <= events
+    events, installations = database.dialect.max_collected, database.dialect.max_claimed
+    assert database.dialect.max_settled <= events
     began = 0.0
 
     def begin(_connection: Connection | None = None) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from dispatcher import store
 from dispatcher.database import schema
+from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import VERSION_TABLE, attempt, dead_letter, delivery, installation, metadata, outbox
 from tests.contract.databases import on_mysql, on_servers
@@ -115,7 +116,7 @@ def test_the_next_waits_until_the_revision_is_committed(bare_database: Database,
 
 
 def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.database.sqlite.BUSY_TIMEOUT", LONGEST)
+    monkeypatch.setattr(Sqlite, "lock_seconds", LONGEST)
     file = tmp_path / "new.db"
     first = sqlite3.connect(file, isolation_level=None)
     first.execute(
@@ -137,9 +138,7 @@ def test_one_that_waits_too_long_says_so_and_changes_nothing(
 ) -> None:
     other = open_database(database_url)
     with other.engine.connect() as connection, other.dialect.migration(connection):
-        monkeypatch.setattr(
-            f"dispatcher.database.transactions.{other.dialect.name}.LONGEST_MIGRATION", 0.1, raising=False
-        )
+        monkeypatch.setattr(type(other.dialect), "migration_seconds", 0.1)
         with pytest.raises(schema.UnusableSchema, match="another program is migrating"):
             schema.migrate(bare_database)
     other.close()
@@ -151,7 +150,7 @@ def test_one_that_waits_too_long_says_so_and_changes_nothing(
 def test_who_holds_the_lock_of_migrations_is_named(
     bare_database: Database, plain_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.database.postgresql.LONGEST_MIGRATION", 0.1)
+    monkeypatch.setattr(type(bare_database.dialect), "migration_seconds", 0.1)
     with plain_engine.connect() as connection:
         connection.exec_driver_sql("SET application_name = 'support of alice'")
         connection.exec_driver_sql("SELECT pg_advisory_lock(130178082891116)")
