@@ -2,7 +2,7 @@
 
 NOTIFY in every commit would make all writers queue for one lock of the server. So a dispatcher that sleeps holds an advisory lock,
 which the trigger on the outbox only tries, until its transaction ends; it notifies if it cannot have it, that is, while somebody
-sleeps. Who could have it was not noticed as a sleeper is: that dispatcher looks once more after it has armed the bell.
+sleeps. Who could have it was not noticed as a sleeper is: that dispatcher looks once more after it has armed the notifier.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 TRIGGER = "vercel_outbox_wakeup"
-PATIENCE = 5.0
+ANSWER_SECONDS = 5.0
 """Seconds for one statement; after that the connection counts as broken."""
 
 # The lock has two keys: this, and the oid of the outbox, so that dispatchers of different schemas do not mix.
@@ -49,8 +49,8 @@ CREATE TRIGGER {trigger} AFTER INSERT ON {prefix}{table}
 """
 
 
-class NoBell(Exception):
-    """There is no bell, or it broke. The text is one line that says why and what to do; it holds no secret."""
+class NotifierUnavailable(Exception):
+    """There is no notifier, or it broke. The text is one line that says why and what to do; it holds no secret."""
 
 
 def trigger_sql(schema: str | None = None) -> str:
@@ -59,8 +59,8 @@ def trigger_sql(schema: str | None = None) -> str:
     return _SQL.format(prefix=prefix, trigger=TRIGGER, lock=_LOCK, table=outbox.name)
 
 
-class Bell:
-    """One connection that listens. Its methods raise NoBell; then it can only be closed."""
+class Notifier:
+    """One connection that listens. Its methods raise NotifierUnavailable; then it can only be closed."""
 
     def __init__(self, connection: "AsyncConnection[Any]", table: str, oid: int) -> None:
         self._connection = connection
@@ -70,8 +70,8 @@ class Bell:
         """Whether we hold the lock: whoever commits now rings."""
 
     @classmethod
-    async def hang(cls, database: Database) -> "Bell":
-        """Listens from now on. Raises NoBell also if there is no trigger, or something between us and the database."""
+    async def connect(cls, database: Database) -> "Notifier":
+        """Listens from now on. Raises NotifierUnavailable also if there is no trigger, or something between us and the database."""
         from psycopg import AsyncConnection
 
         _, arguments = database.engine.dialect.create_connect_args(database.engine.url)
@@ -86,23 +86,23 @@ class Bell:
             raise
 
     @classmethod
-    async def _listen(cls, connection: "AsyncConnection[Any]", table: str) -> "Bell":
-        bell = cls(connection, table, 0)
-        backend, oid, has_trigger = await bell._ask(_LOOK, table, TRIGGER, table)
+    async def _listen(cls, connection: "AsyncConnection[Any]", table: str) -> "Notifier":
+        notifier = cls(connection, table, 0)
+        backend, oid, has_trigger = await notifier._ask(_LOOK, table, TRIGGER, table)
         if backend != connection.info.backend_pid:
-            raise NoBell(
+            raise NotifierUnavailable(
                 "a pooler such as pgbouncer stands before the database, and notifications do not come through it: "
                 "connect directly, or set DISPATCHER_WAKEUP=poll"
             )
         if not has_trigger:
-            raise NoBell(
+            raise NotifierUnavailable(
                 f"the outbox has no trigger {TRIGGER}: run what `dispatcher schema --dialect postgresql --wakeup` prints"
             )
-        bell._oid = oid
+        notifier._oid = oid
         with _broken():
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 await connection.execute(f"LISTEN vercel_outbox_{oid}")
-        return bell
+        return notifier
 
     async def arm(self) -> bool:
         """Whether it worked: it does not while a transaction that has inserted events is open, or while another sleeps."""
@@ -120,7 +120,7 @@ class Bell:
             self.armed = False
             await self._ask(_DISARM, self._oid)
 
-    async def rings(self, seconds: float) -> bool:
+    async def wait(self, seconds: float) -> bool:
         """Whether it rings within so many seconds; returns as soon as it does."""
         with _broken():
             async with aclosing(self._connection.notifies(timeout=seconds, stop_after=1)) as notifications:
@@ -129,7 +129,7 @@ class Bell:
         # A connection that broke without a word would stay silent for ever; and the tables may have been made anew.
         (oid,) = await self._ask(f"SELECT {_TABLE}", self._table)
         if oid != self._oid:
-            raise NoBell("the outbox is not the table that it was")
+            raise NotifierUnavailable("the outbox is not the table that it was")
         return False
 
     async def close(self) -> None:
@@ -138,7 +138,7 @@ class Bell:
 
     async def _ask(self, statement: str, *parameters: object) -> tuple[Any, ...]:
         with _broken():
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 # Encoded, for psycopg takes a str only if it is a literal; ours are put together from constants.
                 row = await (await self._connection.execute(statement.encode(), parameters)).fetchone()
         return row or ()
@@ -152,6 +152,6 @@ def _broken() -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise NoBell("the database did not answer in time") from None
+        raise NotifierUnavailable("the database did not answer in time") from None
     except (Error, OSError) as error:
-        raise NoBell(next(iter(str(error).splitlines()), type(error).__name__)) from None
+        raise NotifierUnavailable(next(iter(str(error).splitlines()), type(error).__name__)) from None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.database.notifier import Bell, NoBell, trigger_sql
+from dispatcher.database.notifier import Notifier, NotifierUnavailable, trigger_sql
 from dispatcher.database.transactions import Database
 
 
@@ -11,5 +11,5 @@ from dispatcher.database.transactions import Database
 async def test_behind_a_pooler_there_is_no_bell(database: Database) -> None:
     with database.engine.begin() as connection:
         connection.exec_driver_sql(trigger_sql())
-    with pytest.raises(NoBell, match="pgbouncer"):
-        await Bell.hang(database)
+    with pytest.raises(NotifierUnavailable, match="pgbouncer"):
+        await Notifier.connect(database)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher.database import schema
-from dispatcher.database.notifier import TRIGGER, Bell, NoBell, trigger_sql
+from dispatcher.database.notifier import TRIGGER, Notifier, NotifierUnavailable, trigger_sql
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import outbox
 from dispatcher.service.sleeper import AWAKE_FOR, DEAF_FOR, RECONNECT_AFTER, UNARMED_PAUSE, Sleeper
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.parametrize("server", SERVERS, indirect=True), pytest.
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine is no broken connection."""
-    monkeypatch.setattr("dispatcher.database.notifier.PATIENCE", SOON)
+    monkeypatch.setattr("dispatcher.database.notifier.ANSWER_SECONDS", SOON)
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +44,12 @@ def trigger(database: Database) -> None:
 
 
 @pytest.fixture
-async def bells(database: Database) -> AsyncIterator[tuple[Bell, Bell]]:
+async def notifiers(database: Database) -> AsyncIterator[tuple[Notifier, Notifier]]:
     """Those of two dispatchers."""
-    both = await Bell.hang(database), await Bell.hang(database)
+    both = await Notifier.connect(database), await Notifier.connect(database)
     yield both
-    for bell in both:
-        await bell.close()
+    for notifier in both:
+        await notifier.close()
 
 
 def commit(partner: Engine) -> None:
@@ -57,51 +57,53 @@ def commit(partner: Engine) -> None:
         write(connection, "db_1")
 
 
-async def test_a_commit_rings_and_a_rollback_does_not(bells: tuple[Bell, Bell], partner: Engine) -> None:
-    bell, _ = bells
-    assert await bell.arm()
+async def test_a_commit_rings_and_a_rollback_does_not(notifiers: tuple[Notifier, Notifier], partner: Engine) -> None:
+    notifier, _ = notifiers
+    assert await notifier.arm()
     with partner.connect() as connection:
         write(connection, "db_1")
         connection.rollback()
-    assert not await bell.rings(0.2)
+    assert not await notifier.wait(0.2)
     commit(partner)
-    assert await bell.rings(SOON)
+    assert await notifier.wait(SOON)
 
 
-async def test_nobody_is_notified_while_no_dispatcher_sleeps(bells: tuple[Bell, Bell], partner: Engine) -> None:
-    bell, _ = bells
-    await bell.arm()
-    await bell.disarm()
+async def test_nobody_is_notified_while_no_dispatcher_sleeps(
+    notifiers: tuple[Notifier, Notifier], partner: Engine
+) -> None:
+    notifier, _ = notifiers
+    await notifier.arm()
+    await notifier.disarm()
     commit(partner)
-    assert not await bell.rings(0.2)
+    assert not await notifier.wait(0.2)
 
 
 async def test_the_bell_cannot_be_armed_while_a_commit_that_would_not_ring_is_outstanding(
-    bells: tuple[Bell, Bell], partner: Engine
+    notifiers: tuple[Notifier, Notifier], partner: Engine
 ) -> None:
-    bell, _ = bells
+    notifier, _ = notifiers
     with partner.begin() as connection:
         write(connection, "db_1")
-        assert not await bell.arm()
-        assert not await bell.is_armed_by_another()
-    assert await bell.arm()
+        assert not await notifier.arm()
+        assert not await notifier.is_armed_by_another()
+    assert await notifier.arm()
 
 
-async def test_one_sleeper_is_enough_to_wake_all(bells: tuple[Bell, Bell], partner: Engine) -> None:
-    first, second = bells
+async def test_one_sleeper_is_enough_to_wake_all(notifiers: tuple[Notifier, Notifier], partner: Engine) -> None:
+    first, second = notifiers
     assert await first.arm()
     assert not await second.arm()
     assert await second.is_armed_by_another()
     commit(partner)
-    assert await first.rings(SOON)
-    assert await second.rings(SOON)
+    assert await first.wait(SOON)
+    assert await second.wait(SOON)
     await first.disarm()
     assert not await second.is_armed_by_another()
     assert await second.arm()
 
 
-async def test_who_dies_asleep_leaves_no_lock(bells: tuple[Bell, Bell]) -> None:
-    first, second = bells
+async def test_who_dies_asleep_leaves_no_lock(notifiers: tuple[Notifier, Notifier]) -> None:
+    first, second = notifiers
     assert await first.arm()
     assert not await second.arm()
     await first.close()
@@ -114,15 +116,15 @@ async def test_who_dies_asleep_leaves_no_lock(bells: tuple[Bell, Bell]) -> None:
 async def test_without_the_trigger_there_is_no_bell(database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(sa.text(f"DROP TRIGGER {TRIGGER} ON {_outbox(database)}"))
-    with pytest.raises(NoBell, match=r"dispatcher schema --dialect postgresql --wakeup"):
-        await Bell.hang(database)
+    with pytest.raises(NotifierUnavailable, match=r"dispatcher schema --dialect postgresql --wakeup"):
+        await Notifier.connect(database)
 
 
-async def test_tables_that_were_made_anew_are_noticed(bells: tuple[Bell, Bell], database: Database) -> None:
+async def test_tables_that_were_made_anew_are_noticed(notifiers: tuple[Notifier, Notifier], database: Database) -> None:
     schema.downgrade(database)
     schema.migrate(database)
-    with pytest.raises(NoBell, match="not the table"):
-        await bells[0].rings(0)
+    with pytest.raises(NotifierUnavailable, match="not the table"):
+        await notifiers[0].wait(0)
 
 
 class Night:
@@ -285,9 +287,9 @@ async def test_why_there_is_no_bell_is_said_once(night: Night, database: Databas
 
 
 class Sleepy:
-    """A worker that sleeps until the bell rings. Its clock goes by leaps, and its regular sweep never comes."""
+    """A worker that sleeps until the notifier rings. Its clock goes by leaps, and its regular sweep never comes."""
 
-    def __init__(self, database: Database, partner: Engine, watch: Bell) -> None:
+    def __init__(self, database: Database, partner: Engine, watch: Notifier) -> None:
         self._moved = Moved(database, poll_interval=LONG)
         worker = self._moved.worker
         self.sleeper = Sleeper(database, worker.tick, worker.sweep, lambda _why: None, clock=lambda: self._moved.now)
@@ -303,7 +305,7 @@ class Sleepy:
                 await asyncio.sleep(0.001)
 
     async def sleeps(self) -> bool:
-        """Whether it has armed the bell."""
+        """Whether it has armed the notifier."""
         return await self._watch.is_armed_by_another()
 
     async def announce(self, resource: str, leap: float = LAG) -> None:
@@ -329,10 +331,10 @@ class Sleepy:
 
 @pytest.fixture
 async def sleepy(
-    database: Database, partner: Engine, bells: tuple[Bell, Bell], monkeypatch: pytest.MonkeyPatch
+    database: Database, partner: Engine, notifiers: tuple[Notifier, Notifier], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Sleepy]:
     monkeypatch.setattr(floor, "SWEEP_EVERY", 1e9)
-    made = Sleepy(database, partner, bells[0])
+    made = Sleepy(database, partner, notifiers[0])
     yield made
     await made.close()
 
