@@ -17,10 +17,9 @@ from dispatcher.policy.decision import (
     shows_life,
 )
 from dispatcher.policy.rate_window import RateWindow
+from dispatcher.settings.settings import LEASE_MARGIN_SECONDS
 from dispatcher.store import Delivery, InstallationState, Leased
 
-MARGIN = 1.0
-"""Seconds that a lease must outlast the deadline of a request that is started under it."""
 FULL_SPEED = 64
 """Requests in flight from which on a recovering installation needs no limit of its own."""
 
@@ -206,7 +205,7 @@ class HeldLease:
 
     def outlasts(self, now: float, request_timeout: float) -> bool:
         """Whether a request that starts now ends while the lease is ours."""
-        return self.until - now >= request_timeout + MARGIN
+        return self.until - now >= request_timeout + LEASE_MARGIN_SECONDS
 
     def stop(self, until: float) -> None:
         """Sends nothing more under this lease; the installation waits until then at least."""

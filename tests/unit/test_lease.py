@@ -5,8 +5,9 @@ import pytest
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import BREAKER_FAULTS, Action, Decision, Outcome, OutcomeKind, PauseReason, Policy
 from dispatcher.policy.rate_window import RateWindow
+from dispatcher.settings.settings import LEASE_MARGIN_SECONDS
 from dispatcher.store import LONG_AGO, Delivery, Leased
-from dispatcher.worker.lease import FULL_SPEED, MARGIN, Clock, HeldLease
+from dispatcher.worker.lease import FULL_SPEED, Clock, HeldLease
 
 K = OutcomeKind
 TIMEOUT = 10.0
@@ -35,7 +36,7 @@ def answer(lease: HeldLease, kind: OutcomeKind, decision: Decision, now: float =
 
 
 def test_a_request_starts_only_if_the_lease_outlasts_it() -> None:
-    lease = held(until=TIMEOUT + MARGIN)
+    lease = held(until=TIMEOUT + LEASE_MARGIN_SECONDS)
     assert lease.next(0.001, TIMEOUT) is None
     assert lease.next(0.0, TIMEOUT) == delivery("db_0")
 

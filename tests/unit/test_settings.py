@@ -342,14 +342,14 @@ def test_a_contradiction_is_not_alleged_while_a_value_cannot_be_read() -> None:
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
-        ("DISPATCHER_LAESE", "DISPATCHER_LAESE is no setting: did you mean DISPATCHER_LEASE?"),
-        ("dispatcher_lease", "dispatcher_lease is no setting: did you mean DISPATCHER_LEASE?"),
-        ("DISPATCHER_TOKEN", "DISPATCHER_TOKEN is no setting: did you mean DISPATCHER_VERCEL_TOKEN?"),
-        ("DISPATCHER_VERCEL_TOKEN_FILES", "DISPATCHER_VERCEL_TOKEN_FILES is no setting: did you mean "),
-        ("DISPATCHER_", "DISPATCHER_ is no setting: unset it, or see the settings in the README"),
-        ("DISPATCHER_XYZZY", "DISPATCHER_XYZZY is no setting: unset it, or see the settings in the README"),
-        ("DISPATCHER_A\nB", "'DISPATCHER_A\\nB' is no setting"),
-        ("DISPATCHER_" + "Q" * 5_000, "DISPATCHER_" + "Q" * 69 + "… is no setting"),
+        ("DISPATCHER_LAESE", "DISPATCHER_LAESE is not a setting: did you mean DISPATCHER_LEASE?"),
+        ("dispatcher_lease", "dispatcher_lease is not a setting: did you mean DISPATCHER_LEASE?"),
+        ("DISPATCHER_TOKEN", "DISPATCHER_TOKEN is not a setting: did you mean DISPATCHER_VERCEL_TOKEN?"),
+        ("DISPATCHER_VERCEL_TOKEN_FILES", "DISPATCHER_VERCEL_TOKEN_FILES is not a setting: did you mean "),
+        ("DISPATCHER_", "DISPATCHER_ is not a setting: unset it, or see Settings in deploy/README.md"),
+        ("DISPATCHER_XYZZY", "DISPATCHER_XYZZY is not a setting: unset it, or see Settings in deploy/README.md"),
+        ("DISPATCHER_A\nB", "'DISPATCHER_A\\nB' is not a setting"),
+        ("DISPATCHER_" + "Q" * 5_000, "DISPATCHER_" + "Q" * 69 + "… is not a setting"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_one(name: str, answer: str) -> None:
@@ -388,6 +388,15 @@ def test_a_secret_is_read_from_a_file_without_its_line_break(tmp_path: Path, con
     settings = load({"VERCEL_TOKEN_FILE": str(file)})
     assert settings.vercel_token == SecretStr(CANARY)
     assert next(line for line in describe(settings) if line.name == "DISPATCHER_VERCEL_TOKEN").source == f"file {file}"
+
+
+def test_the_file_of_a_setting_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(CANARY)
+    settings = load({"VERCEL_TOKEN_FILE": str(file), "LEASE": "30s"})
+    assert settings.file_of("vercel_token") == file
+    assert [settings.file_of(field) for field in ("lease", "concurrency")] == [None, None]
+    assert Settings(vercel_token=SecretStr(CANARY)).file_of("vercel_token") is None
 
 
 def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
