@@ -1,4 +1,4 @@
-"""Every difference between SQLite, PostgreSQL and MySQL/MariaDB; the only package that asks for the database's name."""
+"""Opens a SQLAlchemy engine for a partner's URL: the right dialect, our driver, isolation and time limits."""
 
 import time
 from typing import Any
@@ -25,15 +25,15 @@ _OF_SCHEME: dict[str, type[Dialect]] = {
 
 
 IDLE_SECONDS = 5.0
-"""Seconds after which a connection is asked whether it still works: each time would take as long as many a transaction does."""
+"""Seconds after which an idle connection is pinged before use. Pinging every time would cost as much as a short transaction."""
 
 
 class UnusableDatabaseUrl(ValueError):
-    """The database URL cannot be used; says why and what to write, never the URL itself."""
+    """The database URL cannot be used. The message says why and what to write, and never contains the URL."""
 
 
 def dialect_of(url: str) -> Dialect:
-    """The family of the database that a partner's URL names; a driver in it (`mysql+asyncmy://`) is of no matter.
+    """Returns the dialect of a partner's URL. A driver named in the URL (`mysql+asyncmy://`) is ignored.
 
     Raises UnusableDatabaseUrl.
     """
@@ -45,9 +45,9 @@ def dialect_of(url: str) -> Dialect:
 
 
 def open_engine(url: str, schema: str | None = None, *, idle_seconds: float = IDLE_SECONDS) -> Engine:
-    """An engine for a plain partner URL (`postgres://…`, `mysql://…`, `sqlite:///…`), with our driver, isolation and time limits.
+    """Returns an engine for a plain partner URL (`postgres://…`, `mysql://…`, `sqlite:///…`). Does not connect yet.
 
-    `schema` is the PostgreSQL schema that holds the tables. Connects to nothing yet. Raises UnusableDatabaseUrl.
+    `schema` is the PostgreSQL schema that holds the tables. Raises UnusableDatabaseUrl.
     """
     dialect = dialect_of(url)
     try:
@@ -67,16 +67,16 @@ def open_engine(url: str, schema: str | None = None, *, idle_seconds: float = ID
             f"the driver {missing.name} is not installed: pip install 'vercel-outbox-dispatcher[{dialect.extra}]'"
         ) from None
     except (ArgumentError, TypeError, ValueError) as error:
-        raise UnusableDatabaseUrl(_explain(error, dialect)) from None
-    _explain_refusals(engine, dialect)
+        raise UnusableDatabaseUrl(_describe(error, dialect)) from None
+    _translate_errors(engine, dialect)
     dialect.prepare(engine)
-    _replace_what_broke_idle(engine, idle_seconds)
-    _give_up_what_is_read_only(engine, dialect)
+    _ping_after_idling(engine, idle_seconds)
+    _invalidate_read_only(engine, dialect)
     return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
 
 
-def _explain_refusals(engine: Engine, dialect: Dialect) -> None:
-    """A driver that cannot make use of the URL raises whatever comes to hand, and that only when it connects."""
+def _translate_errors(engine: Engine, dialect: Dialect) -> None:
+    """Raises UnusableDatabaseUrl where the driver, which checks a URL only when it connects, raises various exceptions."""
 
     def connect(
         connecting: EngineDialect, _record: object, arguments: tuple[Any, ...], options: dict[str, Any]
@@ -84,7 +84,7 @@ def _explain_refusals(engine: Engine, dialect: Dialect) -> None:
         try:
             connection = connecting.connect(*arguments, **options)
         except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-            raise UnusableDatabaseUrl(_explain(error, dialect)) from None
+            raise UnusableDatabaseUrl(_describe(error, dialect)) from None
         if (refusal := dialect.check_connection(connection)) is not None:
             connection.close()
             raise UnusableDatabaseUrl(refusal)
@@ -93,8 +93,8 @@ def _explain_refusals(engine: Engine, dialect: Dialect) -> None:
     event.listen(engine, "do_connect", connect)
 
 
-def _explain(error: Exception, dialect: Dialect) -> str:
-    """Never in the driver's own words: they can repeat the password."""
+def _describe(error: Exception, dialect: Dialect) -> str:
+    """Returns the message for a driver's error, without the driver's own words: they can repeat the password."""
     if isinstance(error, OSError):
         return f"a file that the database URL names cannot be read: {error.strerror}"
     if isinstance(error, UnicodeError):
@@ -104,13 +104,13 @@ def _explain(error: Exception, dialect: Dialect) -> str:
     return f"the database URL has a parameter after the ? that {dialect.driver.partition('+')[2]} does not take"
 
 
-def _replace_what_broke_idle(engine: Engine, idle_seconds: float) -> None:
-    """A server or a firewall may have closed it meanwhile, which is no fault."""
+def _ping_after_idling(engine: Engine, idle_seconds: float) -> None:
+    """Replaces a connection that the server or a firewall closed while it was idle: that is not an error."""
 
     def note(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
         entry.info["idle_since"] = time.monotonic()
 
-    def ask(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    def ping(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
         if time.monotonic() - entry.info.get("idle_since", time.monotonic()) < idle_seconds:
             return
         try:
@@ -119,11 +119,11 @@ def _replace_what_broke_idle(engine: Engine, idle_seconds: float) -> None:
             raise DisconnectionError from None
 
     event.listen(engine, "checkin", note)
-    event.listen(engine, "checkout", ask)
+    event.listen(engine, "checkout", ping)
 
 
-def _give_up_what_is_read_only(engine: Engine, dialect: Dialect) -> None:
-    """After a failover the connection may still lead to the old primary, while a new one would reach the new."""
+def _invalidate_read_only(engine: Engine, dialect: Dialect) -> None:
+    """After a failover an existing connection may lead to the old primary; a new one reaches the new primary."""
 
     def note(context: ExceptionContext) -> None:
         if dialect.is_read_only(context.original_exception):

@@ -1,4 +1,4 @@
-"""What an error of a database means, and how it is told."""
+"""Classifies and describes database errors."""
 
 from sqlalchemy.exc import DBAPIError
 
@@ -6,30 +6,30 @@ from dispatcher.database.mysql import Mysql
 from dispatcher.database.postgresql import Postgresql
 
 _MYSQL_CLIENTS_OWN = range(2_000, 3_000)
-"""The errors that a MySQL client finds by itself: whatever else PyMySQL numbers, the server has said."""
+"""The error numbers that a MySQL client raises itself; all others come from the server."""
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether the database did not answer (as opposed to: it answered that something is wrong)."""
+    """Whether the database did not answer, as opposed to answering with an error."""
     if not isinstance(error, DBAPIError) or takes_no_writes(error):
         return False
     return error.connection_invalidated or _never_connected(error)
 
 
 def takes_no_writes(error: DBAPIError) -> bool:
-    """Whether the server that answered is read-only: a standby, or a primary until a moment ago."""
+    """Whether the server that answered is read-only: a standby, or a primary that has just been demoted."""
     return error.orig is not None and _says_read_only(error.orig)
 
 
 def first_line(error: DBAPIError) -> str:
-    """What the driver said; PyMySQL puts a number before it."""
+    """Returns the first line of the driver's message, without the number that PyMySQL puts first."""
     arguments = getattr(error.orig, "args", ())
-    said = str(arguments[-1]).strip() if arguments else ""
-    return said.splitlines()[0] if said else type(error.orig).__name__
+    message = str(arguments[-1]).strip() if arguments else ""
+    return message.splitlines()[0] if message else type(error.orig).__name__
 
 
 def error_code(error: BaseException) -> str:
-    """The database's code for an error, with the name of its class: no word that a query or a row could have put there."""
+    """Returns the database's code for an error and the name of its class: no text that could come from a query or a row."""
     cause = getattr(error, "orig", None) or error
     name = type(cause).__name__
     if sqlstate := getattr(cause, "sqlstate", None):  # PostgreSQL
@@ -41,15 +41,15 @@ def error_code(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """One line for people; neither the statement nor its parameters, and no URL."""
+    """Returns one line for people, without the statement, its parameters or a URL."""
     if is_unreachable(error):
         return summarize(error)
-    said = error.orig if isinstance(error, DBAPIError) else error
-    return f"{summarize(error)}: {next(iter(str(said).splitlines()), '')}"
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return f"{summarize(error)}: {next(iter(str(cause).splitlines()), '')}"
 
 
 def summarize(error: BaseException) -> str:
-    """The same for where nobody may be named: what an error says can hold an id."""
+    """Returns one line without the database's own message, which can contain an id."""
     if is_unreachable(error):
         return "the database cannot be reached"
     if isinstance(error, DBAPIError) and takes_no_writes(error):
@@ -60,7 +60,7 @@ def summarize(error: BaseException) -> str:
 
 
 def _never_connected(error: DBAPIError) -> bool:
-    """Not so for what a server says at COMMIT, which has no statement either."""
+    """Whether the connection failed. An error of the server at COMMIT has no statement either, but is an answer."""
     orig = error.orig
     if error.statement is not None or getattr(orig, "sqlstate", None):
         return False
@@ -71,5 +71,5 @@ def _never_connected(error: DBAPIError) -> bool:
 
 
 def _says_read_only(error: BaseException) -> bool:
-    """Whether a driver says by this that its server takes no writes."""
+    """Whether a driver's error means that the server is read-only."""
     return any(dialect.is_read_only(error) for dialect in (Postgresql(), Mysql()))

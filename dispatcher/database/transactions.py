@@ -18,19 +18,19 @@ from dispatcher.database.in_use import ConnectionsInUse
 Result = TypeVar("Result")
 MAX_TRIES = 8
 SKIP_SECONDS = 60.0
-"""For how long locked rows are skipped once one of them has kept a step waiting for too long."""
+"""How long locked rows are skipped after a lock timeout."""
 
 
 class UnusableIsolation(Exception):
-    """The database does not grant the isolation that the protocol needs; says which it grants."""
+    """The database does not grant the isolation that the protocol needs. The message names the level it grants."""
 
 
 class _StillLocked(Exception):
-    """A step has waited for a locked row for as long as it may."""
+    """A step ran into the lock timeout."""
 
 
 class Database:
-    """One engine and the dialect it speaks."""
+    """One engine, its dialect, and the ways to run a transaction on it."""
 
     def __init__(
         self, engine: Engine, dialect: Dialect, schema: str | None = None, *, max_tries: int = MAX_TRIES
@@ -47,21 +47,21 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that writes nothing; on SQLite it waits for no writer."""
+        """Opens a read-only transaction; on SQLite it does not wait for writers."""
         with self._reading.begin() as connection:
             yield connection
 
     @contextmanager
     def peek(self) -> Iterator[Connection]:
-        """For one statement that reads, locks nothing and is over at once: without a transaction's beginning, limits and end."""
+        """Opens a connection for one short statement that reads and locks nothing, without BEGIN, time limits and COMMIT."""
         with self._peeking.connect() as connection:
             yield connection
 
     def transact(self, step: Callable[[Connection], Result], *, durable: bool = True) -> Result:
-        """The step in one short transaction; as a whole again, with jitter, after a serialization failure, deadlock or lock timeout.
+        """Runs the step in one short transaction. Retries it as a whole, with jitter, after a transient error (`is_transient`).
 
-        `durable=False`: nothing would be lost if a crash of the database undid it, so its commit need not wait for the disk.
-        Raises the last `sqlalchemy.exc.DBAPIError` after `max_tries`, and any other error at once.
+        `durable=False`: the commit does not wait for the disk, because nothing is lost if a crash of the database undoes it.
+        Raises the last `sqlalchemy.exc.DBAPIError` after `max_tries`, and any other error immediately.
         """
         retrying = Retrying(
             retry=retry_if_exception(self.dialect.is_transient),
@@ -73,10 +73,10 @@ class Database:
         return result
 
     def transact_around_locks(self, step: Callable[[Connection, bool], Result], *, durable: bool = True) -> Result:
-        """The same with a step that is told whether to skip the rows which others have locked.
+        """Like `transact`; the step also receives whether to skip locked rows.
 
-        It waits for them at first, because they are free again in a moment. Once it has waited in vain, it skips them for a minute: a
-        session that keeps a row locked for long must not keep all the others waiting.
+        At first it waits for them, because most are unlocked again in a moment. After a lock timeout it skips locked rows for
+        `SKIP_SECONDS`: one session that holds a row for long must not delay all other rows.
         """
         if time.monotonic() >= self._skip_until:
             try:
@@ -98,32 +98,31 @@ class Database:
             return step(connection)
 
     def check_isolation(self) -> None:
-        """Raises UnusableIsolation if a proxy or the server's own settings take back what every connection asks for."""
+        """Raises UnusableIsolation if a proxy or the server's own settings override the isolation level we request."""
         with self.read() as connection:
             wrong = self.dialect.check_isolation(connection)
         if wrong is not None:
             raise UnusableIsolation(wrong)
 
     def is_cluster(self) -> bool:
-        """Whether other nodes take writes as well, whose row locks this one does not see."""
+        """See `Dialect.is_cluster`."""
         with self.read() as connection:
             return self.dialect.is_cluster(connection)
 
     def now(self) -> datetime:
-        """The database's clock."""
+        """Returns the time by the database's clock."""
         with self.read() as connection:
             time: datetime = connection.execute(sa.select(self.dialect.clock())).scalar_one()
         return time
 
     def cut_connections(self, thread: int) -> None:
-        """Shuts down the sockets of the connections that this thread uses, so that whatever it waits for ends with an error."""
+        """Shuts down the connections that this thread is using, so that its current wait ends with an error."""
         self._in_use.cut(thread)
 
     def close(self) -> None:
-        """Closes every connection."""
         self.engine.dispose()
 
 
 def open_database(url: str, schema: str | None = None) -> Database:
-    """See `dispatcher.database.engine.open_engine`."""
+    """Opens a database; see `dispatcher.database.engine.open_engine`."""
     return Database(open_engine(url, schema), dialect_of(url), schema)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from dispatcher.policy.rate_window import RateLimit
+from dispatcher.settings.durations import format_duration, parse_duration
 from dispatcher.settings.settings import (
     LogFormat,
     LogLevel,
@@ -16,9 +17,7 @@ from dispatcher.settings.settings import (
     SettingsError,
     Wakeup,
     describe,
-    format_duration,
     load_settings,
-    parse_duration,
     variable_name,
 )
 

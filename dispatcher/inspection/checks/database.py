@@ -9,7 +9,8 @@ from dispatcher.database.schema import UnusableSchema
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.checks.finding import Finding, ok, problem, warning
 from dispatcher.outbox.tables import metadata
-from dispatcher.settings.settings import Settings, Wakeup, format_duration
+from dispatcher.settings.durations import format_duration
+from dispatcher.settings.settings import Settings, Wakeup
 
 CLOCKS_APART = 5.0
 """Seconds of difference between two clocks that are worth a word."""
