@@ -1,8 +1,8 @@
 """MariaDB 10.6 and newer, MySQL 8.
 
-STRAIGHT_JOIN begins every join at `r`, and FORCE INDEX goes on by the key: on a small table the planner would rather scan it, and so
-lock, and wait for, rows that are none of the statement's business, such as one that a partner has not committed yet, or one that
-somebody keeps locked. Core cannot say it; hence the text here.
+STRAIGHT_JOIN starts every join at `r`, and FORCE INDEX continues by the key. On a small table the planner prefers a full scan, which
+locks, and waits for, rows the statement does not need: one that a partner has not committed yet, or one that somebody keeps locked.
+SQLAlchemy Core has neither, hence the raw text here.
 """
 
 import socket
@@ -22,40 +22,38 @@ from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay,
 
 _LOCK_TIMEOUT = 1205
 _TRANSIENT = {_LOCK_TIMEOUT, 1213}  # and deadlock
-# --read-only, no update in the transaction or the server's mode, a Galera node that is no part of the cluster's majority
+# --read-only, a read-only transaction, the server's read-only mode, a Galera node outside the cluster's majority
 _READ_ONLY = {1290, 1792, 1836, 1047}
-_DENIED = {1142, 1143}  # for a table, for a column
-# A table, an index or a row exists already, or a table is being changed by another
+_DENIED = {1142, 1143}  # on a table, on a column
+# A table, an index or a row exists already, or another session is altering the table
 _OVERTAKEN = {1050, 1061, 1062, 1684}
 _MIGRATION_LOCK = "vercel_dispatcher_migration"
 _ISOLATION = "READ-COMMITTED"
-_WHOLE = "utf8mb4"
+_CHARSET = "utf8mb4"
 """The character set that holds every character."""
-_NARROW_TABLES = sa.text(
+_OTHER_CHARSETS = sa.text(
     "SELECT table_name, min(character_set_name) FROM information_schema.columns WHERE table_schema = DATABASE()"
-    " AND table_name IN :tables AND character_set_name <> :whole GROUP BY table_name ORDER BY table_name"
+    " AND table_name IN :tables AND character_set_name <> :charset GROUP BY table_name ORDER BY table_name"
 ).bindparams(sa.bindparam("tables", expanding=True))
 
 
 class Mysql(Dialect):
-    """See the module."""
-
     name = "mysql"
     driver = "mysql+pymysql"
     extra = "mysql"
     how_to_verify = "ssl_ca=FILE with the certificates of the server's authority"
     now = "utc_timestamp(6)"
     rolls_back_ddl = False
-    # On Galera a row lock holds on its own node only; what is written is certified on all of them.
+    # On Galera a row lock is local to its node; only a write is certified on all nodes.
     writes_what_it_locks = True
 
     @override
     def engine_options(self, url: URL) -> dict[str, Any]:
         return {
-            # At REPEATABLE READ the worker's gap locks would block a partner's INSERT.
+            # At REPEATABLE READ the worker's gap locks would block the partners' INSERTs.
             "isolation_level": "READ COMMITTED",
             "connect_args": {
-                "charset": "utf8mb4",
+                "charset": _CHARSET,
                 "connect_timeout": self.connect_seconds,
                 "read_timeout": self.statement_seconds,
                 "write_timeout": self.statement_seconds,
@@ -66,23 +64,23 @@ class Mysql(Dialect):
     def _session(self) -> str:
         variables = {
             "innodb_lock_wait_timeout": self.lock_seconds,
-            # Of a table, which a migration takes: MySQL waits a year, and the partners' writes wait behind it.
+            # For a table's lock, which a migration takes: by default MySQL waits a year, with the partners' writes queued behind.
             "lock_wait_timeout": self.lock_seconds,
-            # A dispatcher that is frozen within a transaction would keep its locks for hours.
+            # Otherwise a dispatcher that freezes within a transaction would keep its locks for hours.
             "wait_timeout": self.statement_seconds,
             "time_zone": "'+00:00'",
         }
         settings = ", ".join(f"{name} = {value}" for name, value in variables.items())
-        # The comment is for MariaDB only: MySQL calls it max_execution_time, and for SELECT alone.
+        # Only MariaDB executes this comment: MySQL's max_execution_time applies to SELECT only.
         return f"SET SESSION {settings} /*M! , max_statement_time = {self.statement_seconds} */"
 
     @override
     def prepare(self, engine: Engine) -> None:
-        """Everything is said when a connection is opened."""
+        """Does nothing: `init_command` configures the session when the connection opens."""
 
     @override
     def unverified_host(self, url: URL) -> str | None:
-        # The driver verifies the server exactly if it knows an authority.
+        # PyMySQL verifies the server if, and only if, it is given an authority.
         if {"ssl_ca", "ssl_capath"} & url.query.keys() or "unix_socket" in url.query:
             return None
         return remote_host(url.host or "")
@@ -105,7 +103,7 @@ class Mysql(Dialect):
     @override
     @contextmanager
     def migration(self, connection: Connection) -> Iterator[None]:
-        # DDL commits by itself here, so the lock belongs to the session. It is kept until the revision is committed too.
+        # DDL commits implicitly here, so the lock belongs to the session and is held until the revision is committed.
         with connection.begin():
             lock = f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {self.migration_seconds})"
             if connection.exec_driver_sql(lock).scalar() != 1:
@@ -129,17 +127,17 @@ class Mysql(Dialect):
 
     @override
     def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
-        narrow = connection.execute(_NARROW_TABLES, {"tables": sorted(tables), "whole": _WHOLE}).all()
+        narrow = connection.execute(_OTHER_CHARSETS, {"tables": sorted(tables), "charset": _CHARSET}).all()
         if narrow:
             found = ", ".join(f"{table} ({charset})" for table, charset in narrow)
-            convert = f"CONVERT TO CHARACTER SET {_WHOLE} COLLATE {_WHOLE}_bin"
+            convert = f"CONVERT TO CHARACTER SET {_CHARSET} COLLATE {_CHARSET}_bin"
             cure = " ".join(f"ALTER TABLE {table} {convert};" for table, _ in narrow)
-            return f"the character set of these tables is not {_WHOLE}: {found}", f"run {cure}"
+            return f"the character set of these tables is not {_CHARSET}: {found}", f"run {cure}"
         spoken = connection.exec_driver_sql("SELECT @@character_set_client, @@character_set_results").one()
-        if set(spoken) == {_WHOLE}:
+        if set(spoken) == {_CHARSET}:
             return None
         return (
-            f"the connection's character sets are {' and '.join(spoken)}, although {_WHOLE} was asked for",
+            f"the connection's character sets are {' and '.join(spoken)}, although {_CHARSET} was asked for",
             "look at the server's init_connect and skip-character-set-client-handshake, and at the proxy before it",
         )
 
@@ -160,7 +158,7 @@ class Mysql(Dialect):
 
     @override
     def is_overtaken(self, error: BaseException) -> bool:
-        # The lock of migrations holds on its own node of a cluster only.
+        # The migration lock is local to one node of a cluster.
         return self.is_transient(error) or _number(error) in _OVERTAKEN
 
     @override
@@ -173,7 +171,7 @@ class Mysql(Dialect):
 
     @override
     def cut(self, connection: Any) -> None:
-        connection._sock.shutdown(socket.SHUT_RDWR)  # PyMySQL has no other way
+        connection._sock.shutdown(socket.SHUT_RDWR)  # PyMySQL offers no public way
 
     @override
     def is_read_only(self, error: BaseException) -> bool:
@@ -190,13 +188,13 @@ class Mysql(Dialect):
 
     @override
     def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
-        # MariaDB takes half a surrogate for text; read as text, it makes the driver raise for the batch.
+        # MariaDB accepts a lone surrogate as text; reading it as text makes the driver raise for the whole batch.
         text = sa.func.convert(column.op("USING")(sa.literal_column("utf8mb4")))
         return sa.func.left(sa.cast(text, sa.LargeBinary), 4 * max_characters + 4, type_=sa.LargeBinary())
 
     @override
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
-        # As text, because a zero date is no date to the driver.
+        # As text, because the driver cannot represent a zero date.
         return sa.cast(column, sa.CHAR(32))
 
     @override
@@ -231,7 +229,7 @@ class Mysql(Dialect):
 
     @cache  # noqa: B019 (one instance lives as long as the program)
     def _first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
-        # MariaDB has neither LATERAL nor LIMIT in a subquery of IN: one bounded range of the index for each installation.
+        # MariaDB has neither LATERAL nor LIMIT within IN: one bounded index range for each installation instead.
         each = (self._first_due_of(delivery, names, f"installation_{n}") for n in range(installations))
         return sa.union_all(*each)
 
@@ -248,16 +246,16 @@ class Mysql(Dialect):
 
     @override
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
-        padding = [""] * (_padded(len(installation_ids)) - len(installation_ids))  # the id of no installation
+        padding = [""] * (_padded(len(installation_ids)) - len(installation_ids))  # matches no installation
         return {f"installation_{n}": id_ for n, id_ in enumerate([*installation_ids, *padding])}
 
 
 def _number(error: BaseException) -> object:
-    """The server's number of it; None if it is nobody's."""
+    """Returns the server's error number, or None."""
     arguments = error.orig.args if isinstance(error, DBAPIError) and error.orig else ()
     return next(iter(arguments), None)
 
 
 def _padded(installations: int) -> int:
-    """The next power of two: so only a few statements of different lengths are ever built and kept."""
+    """Returns the next power of two, so that only a few statements of different lengths are built and cached."""
     return 1 << max(0, installations - 1).bit_length()

@@ -1,4 +1,4 @@
-"""SQLite 3.35 and newer. Every transaction that writes begins IMMEDIATE, so it needs no row locks."""
+"""SQLite 3.35 and newer. Writing transactions begin IMMEDIATE, so they need no row locks."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -17,17 +17,15 @@ from dispatcher.database.dialect import Assignments, Dialect
 
 _PRIMARY_CODE = 0xFF
 CACHE_KIB = 16_384
-"""Of a database's pages, kept by each connection: with SQLite's own 2 MiB, a step in a crowded one takes twice as long."""
+"""Page cache of each connection. With SQLite's default of 2 MiB, a step on a large database takes twice as long."""
 
 
 class Sqlite(Dialect):
-    """See the module."""
-
     name = "sqlite"
     driver = "sqlite+pysqlite"
     extra = None
     lock_seconds = 5
-    # Whoever writes waits for the whole of our transaction: none of them may take long.
+    # Every other writer waits for our whole transaction, so batches are small.
     max_collected = 250
     max_claimed = 128
     max_settled = 250
@@ -35,7 +33,7 @@ class Sqlite(Dialect):
 
     @override
     def engine_options(self, url: URL) -> dict[str, Any]:
-        # isolation_level None: the driver begins nothing by itself, so that BEGIN IMMEDIATE is the only beginning.
+        # isolation_level None: the driver does not begin transactions, so that `_begin` can choose BEGIN IMMEDIATE.
         return {"connect_args": {"timeout": self.lock_seconds, "isolation_level": None, "check_same_thread": False}}
 
     @override
@@ -46,14 +44,14 @@ class Sqlite(Dialect):
     def _set_durability(self, connection: sqlite3.Connection, _record: object) -> None:
         from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-        # Of connections that turn a new file's journal into a WAL at once, all but one may be refused without waiting.
-        turning = Retrying(
+        # When several connections switch a new file to WAL at once, SQLite may refuse all but one without waiting.
+        retrying = Retrying(
             retry=retry_if_exception(_is_locked),
             stop=stop_after_delay(self.lock_seconds),
             wait=wait_random_exponential(multiplier=0.01, max=0.5),
             reraise=True,
         )
-        turning(connection.execute, "PRAGMA journal_mode = WAL")
+        retrying(connection.execute, "PRAGMA journal_mode = WAL")
         for pragma in (
             "synchronous = FULL",
             f"cache_size = -{CACHE_KIB}",
@@ -104,7 +102,7 @@ class Sqlite(Dialect):
 
     @override
     def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
-        # SQLite stores any bytes in any column; read as text, those that are not UTF-8 make the driver raise for the batch.
+        # SQLite stores any bytes in any column; reading invalid UTF-8 as text makes the driver raise for the whole batch.
         return sa.func.substr(sa.cast(column, sa.LargeBinary), 1, 4 * max_characters + 4, type_=sa.LargeBinary())
 
     @override
@@ -113,7 +111,7 @@ class Sqlite(Dialect):
 
     @override
     def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
-        # Without a WHERE, SQLite reads the ON of ON CONFLICT as the ON of a join.
+        # Without a WHERE, SQLite parses the ON of ON CONFLICT as a join condition.
         insert = sqlite.insert(table).from_select([c.name for c in source.selected_columns], source.where(sa.true()))
         values = assignments(insert.excluded)
         changes = sa.or_(*(table.c[name].is_distinct_from(value) for name, value in values.items()))
@@ -163,7 +161,7 @@ def _is_locked(error: BaseException) -> bool:
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later is refused at once, without waiting, when another wrote in between.
+    # A transaction that reads first and writes later fails at once, without waiting, if another has written in between.
     options = connection.get_execution_options()
     if not options.get("single_statement"):
         connection.exec_driver_sql(f"PRAGMA synchronous = {'NORMAL' if options.get('not_durable') else 'FULL'}")
