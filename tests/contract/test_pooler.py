@@ -1,4 +1,4 @@
-"""pgbouncer in the way of WAKEUP=notify."""
+"""WAKEUP=notify behind pgbouncer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""WAKEUP=notify on PostgreSQL: a commit wakes who sleeps, and nothing rests on it."""
+"""WAKEUP=notify on PostgreSQL: a commit wakes a sleeping dispatcher, and correctness does not depend on it."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.parametrize("server", SERVERS, indirect=True), pytest.
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow machine is no broken connection."""
+    """A slow machine must not look like a broken connection."""
     monkeypatch.setattr("dispatcher.database.notifier.ANSWER_SECONDS", SOON)
 
 
@@ -45,7 +45,7 @@ def trigger(database: Database) -> None:
 
 @pytest.fixture
 async def notifiers(database: Database) -> AsyncIterator[tuple[Notifier, Notifier]]:
-    """Those of two dispatchers."""
+    """The notifiers of two dispatchers."""
     both = await Notifier.connect(database), await Notifier.connect(database)
     yield both
     for notifier in both:
@@ -128,7 +128,7 @@ async def test_tables_that_were_made_anew_are_noticed(notifiers: tuple[Notifier,
 
 
 class Night:
-    """A sleeper whose ticks find nothing, unless the test says otherwise, and a clock that the test moves."""
+    """A sleeper whose ticks find nothing unless the test sets `pause`, and a clock that the test moves."""
 
     def __init__(self, database: Database) -> None:
         self.now = 100.0
@@ -149,7 +149,7 @@ class Night:
         self.sweeps += 1
 
     async def tick(self) -> float:
-        """One, which must not take as long as a sleep."""
+        """Runs one tick, which must not take as long as a sleep."""
         async with asyncio.timeout(SOON):
             return await self.sleeper.tick()
 
@@ -172,16 +172,16 @@ async def test_a_commit_ends_the_sleep_and_for_a_second_nobody_rings(night: Nigh
     assert await night.tick() == BUSY_PAUSE
     commit(partner)
     night.now += 1.0
-    assert await night.tick() == 0.0  # armed anew, so that commit is found by looking
+    assert await night.tick() == 0.0  # armed again, so the commit is found by looking
     sleeping = asyncio.create_task(night.tick())
     done, _ = await asyncio.wait([sleeping], timeout=0.3)
-    assert not done, "the commit of one who need not ring has rung"
+    assert not done, "a commit that need not notify has notified"
     await asyncio.to_thread(commit, partner)
     await sleeping
 
 
 def ring(database: Database) -> None:
-    """As any role of the database can, without an event."""
+    """Notifies without an event, as any role of the database can."""
     with database.engine.begin() as connection:
         connection.exec_driver_sql(f"DO $$ BEGIN PERFORM pg_notify({CHANNEL.format(_outbox(database))}, ''); END $$")
 
@@ -202,7 +202,7 @@ async def test_who_rings_for_nothing_is_answered_at_once_and_then_no_sooner_than
     assert await night.tick() == BUSY_PAUSE
     night.pause = LONG
     night.now += AWAKE_FOR
-    assert await night.tick() == 0.0  # armed anew
+    assert await night.tick() == 0.0  # armed again
     ring(database)
     assert await night.tick() == 0.0
 
@@ -210,7 +210,7 @@ async def test_who_rings_for_nothing_is_answered_at_once_and_then_no_sooner_than
 async def test_an_event_is_found_in_a_storm_of_rings_that_costs_no_more_looks_than_polling(
     night: Night, database: Database, partner: Engine
 ) -> None:
-    night.sleeper = Sleeper(database, night._tick, night._sweep, night.warnings.append)  # by the real clock
+    night.sleeper = Sleeper(database, night._tick, night._sweep, night.warnings.append)  # with the real clock
     found: list[int] = []
 
     def look() -> None:
@@ -287,7 +287,7 @@ async def test_why_there_is_no_bell_is_said_once(night: Night, database: Databas
 
 
 class Sleepy:
-    """A worker that sleeps until the notifier rings. Its clock goes by leaps, and its regular sweep never comes."""
+    """A worker that sleeps until it is notified. The test moves its clock in leaps, and its regular sweep never happens."""
 
     def __init__(self, database: Database, partner: Engine, watch: Notifier) -> None:
         self._moved = Moved(database, poll_interval=LONG)
@@ -297,7 +297,7 @@ class Sleepy:
         self._watch = watch
 
     async def until(self, condition: Callable[[], Awaitable[bool]], leap: float) -> None:
-        """Ticks, each so many seconds after the one before."""
+        """Ticks until the condition holds, each time `leap` seconds later."""
         async with asyncio.timeout(SOON):
             while not await condition():
                 self._moved.now += leap
@@ -305,11 +305,11 @@ class Sleepy:
                 await asyncio.sleep(0.001)
 
     async def sleeps(self) -> bool:
-        """Whether it has armed the notifier."""
+        """Whether the sleeper has armed its notifier."""
         return await self._watch.is_armed_by_another()
 
     async def announce(self, resource: str, leap: float = LAG) -> None:
-        """Until it has sent a request about it."""
+        """Ticks until the worker has sent a request for this resource."""
 
         async def announced() -> bool:
             return resource in self._moved.announced
@@ -317,7 +317,7 @@ class Sleepy:
         await self.until(announced, leap)
 
     async def pass_by(self) -> None:
-        """Other changes are committed and announced, so that the floor comes to lie above ids that are not committed yet."""
+        """Commits and announces other changes, so that the low-water mark rises above ids that are not committed yet."""
         for number in range(4):
             with self._partner.begin() as quick:
                 write(quick, f"early_{number}")
@@ -352,7 +352,7 @@ async def test_a_lower_id_that_was_committed_late_and_without_a_ring_is_found_be
     sleepy: Sleepy, partner: Engine
 ) -> None:
     with partner.begin() as slow:
-        write(slow, "late")  # while nobody sleeps
+        write(slow, "late")  # no dispatcher is asleep
         await sleepy.pass_by()
     await sleepy.announce("late")
 

@@ -14,7 +14,7 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 
 def refuse(environ: Mapping[str, str]) -> str:
-    """The one line that these settings are refused with."""
+    """Returns the single line with which these settings are refused."""
     with pytest.raises(SettingsError) as refusal:
         load(environ)
     assert "\n" not in str(refusal.value)
@@ -24,7 +24,7 @@ def refuse(environ: Mapping[str, str]) -> str:
 
 
 def attempt(environ: Mapping[str, str]) -> Settings | str:
-    """The settings, or the line that they are refused with."""
+    """Returns the settings, or the line with which they are refused."""
     try:
         return load(environ)
     except SettingsError as refusal:

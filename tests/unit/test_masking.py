@@ -50,7 +50,7 @@ def test_no_part_of_a_password_is_shown_whatever_characters_it_holds(url: str) -
 
 
 def shown_of(environ: Mapping[str, str]) -> str:
-    """All that a person is shown of these settings."""
+    """Returns everything that a person is shown of these settings."""
     try:
         settings = load(environ)
     except SettingsError as refusal:

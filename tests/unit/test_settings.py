@@ -1,4 +1,4 @@
-"""Settings: every name and default of the contract, every edge, every refusal in one line, never a secret."""
+"""Settings: every name and default of the contract, every contradiction, and what a person is shown."""
 
 from pathlib import Path
 
