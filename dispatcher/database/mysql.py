@@ -87,12 +87,12 @@ class Mysql(Dialect):
 
     @override
     def check_isolation(self, connection: Connection) -> str | None:
-        found: dict[str, str] = dict(
+        levels: dict[str, str] = dict(
             connection.exec_driver_sql(
                 "SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"
             ).all()
         )
-        wrong = sorted(set(found.values()) - {_ISOLATION})
+        wrong = sorted(set(levels.values()) - {_ISOLATION})
         if not wrong:
             return None
         return (
@@ -118,33 +118,33 @@ class Mysql(Dialect):
     @override
     def check_writes(self, connection: Connection) -> str | None:
         names = ("read_only", "innodb_read_only", "super_read_only", "wsrep_ready")
-        asked = f"SHOW GLOBAL VARIABLES WHERE Variable_name IN {names[:3]}"
-        found = [name for name, value in connection.exec_driver_sql(asked).all() if value == "ON"]
+        query = f"SHOW GLOBAL VARIABLES WHERE Variable_name IN {names[:3]}"
+        read_only = [name for name, value in connection.exec_driver_sql(query).all() if value == "ON"]
         status = connection.exec_driver_sql(f"SHOW GLOBAL STATUS LIKE '{names[3]}'").all()
         if any(value == "OFF" for _, value in status) and self.is_cluster(connection):
             return "this node of the cluster is not ready (wsrep_ready is OFF)"
-        return f"{found[0]} is on" if found else None
+        return f"{read_only[0]} is on" if read_only else None
 
     @override
     def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
         narrow = connection.execute(_OTHER_CHARSETS, {"tables": sorted(tables), "charset": _CHARSET}).all()
         if narrow:
-            found = ", ".join(f"{table} ({charset})" for table, charset in narrow)
+            listed = ", ".join(f"{table} ({charset})" for table, charset in narrow)
             convert = f"CONVERT TO CHARACTER SET {_CHARSET} COLLATE {_CHARSET}_bin"
             cure = " ".join(f"ALTER TABLE {table} {convert};" for table, _ in narrow)
-            return f"the character set of these tables is not {_CHARSET}: {found}", f"run {cure}"
-        spoken = connection.exec_driver_sql("SELECT @@character_set_client, @@character_set_results").one()
-        if set(spoken) == {_CHARSET}:
+            return f"the character set of these tables is not {_CHARSET}: {listed}", f"run {cure}"
+        charsets = connection.exec_driver_sql("SELECT @@character_set_client, @@character_set_results").one()
+        if set(charsets) == {_CHARSET}:
             return None
         return (
-            f"the connection's character sets are {' and '.join(spoken)}, although {_CHARSET} was asked for",
+            f"the connection's character sets are {' and '.join(charsets)}, although {_CHARSET} was asked for",
             "look at the server's init_connect and skip-character-set-client-handshake, and at the proxy before it",
         )
 
     @override
     def is_cluster(self, connection: Connection) -> bool:
-        found = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").all()
-        return any(value == "ON" for _, value in found)
+        variables = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").all()
+        return any(value == "ON" for _, value in variables)
 
     @override
     def is_denied(self, error: DBAPIError) -> bool:

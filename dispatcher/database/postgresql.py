@@ -120,11 +120,11 @@ class Postgresql(Dialect):
 
     @override
     def check_isolation(self, connection: Connection) -> str | None:
-        found = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
-        if found == _ISOLATION:
+        level = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+        if level == _ISOLATION:
             return None
         return (
-            f"the database runs our transactions at {found} although {_ISOLATION} was asked for:"
+            f"the database runs our transactions at {level} although {_ISOLATION} was asked for:"
             " look at the proxy before the database"
         )
 
@@ -138,9 +138,9 @@ class Postgresql(Dialect):
     @override
     def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
         for whose, setting, cure in _ENCODINGS:
-            found = connection.execute(sa.select(sa.func.current_setting(setting))).scalar_one()
-            if found != "UTF8":
-                return f"the encoding of the {whose} is {found}, not UTF8", cure
+            encoding = connection.execute(sa.select(sa.func.current_setting(setting))).scalar_one()
+            if encoding != "UTF8":
+                return f"the encoding of the {whose} is {encoding}, not UTF8", cure
         return None
 
     @override
@@ -280,5 +280,5 @@ def _migration_holder(connection: Connection) -> str | None:
 
 
 def _may(connection: Connection, schema: str, privilege: str) -> bool:
-    asked = sa.select(sa.func.has_schema_privilege(schema, privilege))
-    return bool(connection.execute(asked).scalar_one())
+    query = sa.select(sa.func.has_schema_privilege(schema, privilege))
+    return bool(connection.execute(query).scalar_one())

@@ -54,10 +54,10 @@ def _migrate(database: Database) -> None:
     from alembic import command
 
     with database.engine.connect() as connection, database.dialect.migration(connection):
-        found = _revision(connection, database.schema)
-        if found is not None and found not in _known():
-            raise UnusableSchema(_newer(found))
-        if found is None and _has_tables(connection, database.schema) and not _was_interrupted(connection, database):
+        revision = _revision(connection, database.schema)
+        if revision is not None and revision not in _known():
+            raise UnusableSchema(_newer(revision))
+        if revision is None and _has_tables(connection, database.schema) and not _was_interrupted(connection, database):
             raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
         command.upgrade(_config(connection=connection, schema=database.schema), "head")
 
@@ -76,20 +76,20 @@ def already_made(connection: sa.Connection, wanted: sa.MetaData) -> set[str]:
 
     context = MigrationContext.configure(connection, opts={"include_name": is_wanted})
     tables = wanted.sorted_tables
-    found = {table.name for table in tables} | {str(index.name) for table in tables for index in table.indexes}
+    made = {table.name for table in tables} | {str(index.name) for table in tables for index in table.indexes}
     for difference in _flatten(produce_migrations(context, wanted)):
         match difference:
             case CreateTableOp():
-                found.discard(difference.table_name)
+                made.discard(difference.table_name)
             case CreateIndexOp():
-                found.discard(str(difference.index_name))
+                made.discard(str(difference.index_name))
             case _:
                 table = getattr(difference, "table_name", "one of the tables")
                 raise UnusableSchema(
                     f"nothing is changed: {table} is not as `dispatcher migrate` makes it: undo what changed it, or move that table"
                     " out of the way, then run `dispatcher migrate` again"
                 )
-    return found
+    return made
 
 
 def downgrade(database: Database, revision: str = "base") -> None:
@@ -107,25 +107,25 @@ def downgrade(database: Database, revision: str = "base") -> None:
 def check(database: Database) -> None:
     """Raises UnusableSchema unless the database has the schema of this program."""
     with database.read() as connection:
-        found = _revision(connection, database.schema)
-        missing = _missing_columns(connection, database.schema) if found is None else []
+        revision = _revision(connection, database.schema)
+        missing = _missing_columns(connection, database.schema) if revision is None else []
         is_empty = not _has_tables(connection, database.schema)
-        was_interrupted = found is None and not is_empty and _was_interrupted(connection, database)
+        was_interrupted = revision is None and not is_empty and _was_interrupted(connection, database)
     if was_interrupted:
         raise UnusableSchema(
             "a migration of this database has broken off: run `dispatcher migrate` again, which completes it"
         )
-    if found == newest() or (found is None and not missing):
+    if revision == newest() or (revision is None and not missing):
         return
-    if found is None and is_empty:
+    if revision is None and is_empty:
         raise UnusableSchema(f"the database has no schema yet ({missing[0]} is missing): run `dispatcher migrate`")
-    if found is None:
+    if revision is None:
         raise UnusableSchema(f"{missing[0]} is missing, and {_FOREIGN}")
-    if found in _known():
+    if revision in _known():
         raise UnusableSchema(
-            f"the database is at schema {found}, this program needs {newest()}: run `dispatcher migrate`"
+            f"the database is at schema {revision}, this program needs {newest()}: run `dispatcher migrate`"
         )
-    raise UnusableSchema(_newer(found))
+    raise UnusableSchema(_newer(revision))
 
 
 def missing_columns(database: Database) -> list[str]:
@@ -183,8 +183,8 @@ def _known() -> set[str]:
     return {path.name.partition("_")[0] for path in (_migrations() / "versions").glob("[0-9]*.py")}
 
 
-def _newer(found: str) -> str:
-    return f"the database is at schema {found}, which this program does not know: it is older than the database, upgrade it"
+def _newer(revision: str) -> str:
+    return f"the database is at schema {revision}, which this program does not know: it is older than the database, upgrade it"
 
 
 def _flatten(script: "MigrationScript") -> "Iterator[MigrateOperation]":
@@ -219,10 +219,10 @@ def _missing_columns(connection: sa.Connection, schema: str | None) -> list[str]
     inspector = sa.inspect(connection)
     missing = []
     for table in metadata.sorted_tables:
-        found = (
+        present = (
             {column["name"] for column in inspector.get_columns(table.name, schema)}
             if inspector.has_table(table.name, schema)
             else set()
         )
-        missing += [f"{table.name}.{column.name}" for column in table.c if column.name not in found]
+        missing += [f"{table.name}.{column.name}" for column in table.c if column.name not in present]
     return missing

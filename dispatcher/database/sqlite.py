@@ -132,10 +132,10 @@ class Sqlite(Dialect):
 
     @override
     def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
-        rows, found = self.rows(*on), table.alias("found")
+        rows, target = self.rows(*on), table.alias("target")
         (key,) = table.primary_key
-        same = sa.and_(*(found.c[column.name] == rows.c[column.name] for column in on))
-        return sa.delete(table).where(key.in_(sa.select(found.c[key.name]).select_from(rows.join(found, same))))
+        same = sa.and_(*(target.c[column.name] == rows.c[column.name] for column in on))
+        return sa.delete(table).where(key.in_(sa.select(target.c[key.name]).select_from(rows.join(target, same))))
 
     @override
     @cache  # noqa: B019 (one instance lives as long as the program)
@@ -148,8 +148,8 @@ class Sqlite(Dialect):
             .limit(sa.bindparam("limit", type_=sa.Integer))
             .correlate(rows)
         )
-        found = rows.join(delivery, delivery.c.subject_key.in_(due))
-        return sa.select(*(delivery.c[name] for name in names)).select_from(found)
+        joined = rows.join(delivery, delivery.c.subject_key.in_(due))
+        return sa.select(*(delivery.c[name] for name in names)).select_from(joined)
 
     @override
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:

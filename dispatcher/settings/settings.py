@@ -168,8 +168,8 @@ class _Variables(PydanticBaseSettingsSource):
 
     @override
     def __call__(self) -> dict[str, str]:
-        found = (self.get_field_value(field, name) for name, field in Settings.model_fields.items())
-        return {name: text for text, name, _ in found if text is not None}
+        texts = (self.get_field_value(field, name) for name, field in Settings.model_fields.items())
+        return {name: text for text, name, _ in texts if text is not None}
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -220,8 +220,8 @@ def _explain(error: ErrorDetails, reading: Reading) -> str:
 
 def _find_contradictions(settings: Settings) -> Iterator[str]:
     if settings.lease < settings.request_timeout + LEASE_MARGIN_SECONDS:
-        least = format_duration(settings.request_timeout + LEASE_MARGIN_SECONDS)
-        yield f"DISPATCHER_LEASE must be at least {least}, which is DISPATCHER_REQUEST_TIMEOUT plus 1s: lengthen it"
+        least, margin = map(format_duration, (settings.request_timeout + LEASE_MARGIN_SECONDS, LEASE_MARGIN_SECONDS))
+        yield f"DISPATCHER_LEASE must be at least {least}, which is DISPATCHER_REQUEST_TIMEOUT plus {margin}: lengthen it"
     if settings.backoff_cap < settings.backoff_base:
         yield "DISPATCHER_BACKOFF_CAP must not be shorter than DISPATCHER_BACKOFF_BASE: lengthen it"
     if settings.rate_limit is not None and settings.rate_limit.requests > MAX_REQUESTS_PER_WINDOW:
