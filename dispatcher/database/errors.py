@@ -5,20 +5,21 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher.database.mysql import Mysql
 from dispatcher.database.postgresql import Postgresql
 
-_MYSQL_CLIENTS_OWN = range(2_000, 3_000)
+_MYSQL_CLIENT_ERRORS = range(2_000, 3_000)
 """The error numbers that a MySQL client raises itself; all others come from the server."""
 
 
 def is_unreachable(error: BaseException) -> bool:
     """Whether the database did not answer, as opposed to answering with an error."""
-    if not isinstance(error, DBAPIError) or takes_no_writes(error):
+    if not isinstance(error, DBAPIError) or is_read_only(error):
         return False
     return error.connection_invalidated or _never_connected(error)
 
 
-def takes_no_writes(error: DBAPIError) -> bool:
+def is_read_only(error: DBAPIError) -> bool:
     """Whether the server that answered is read-only: a standby, or a primary that has just been demoted."""
-    return error.orig is not None and _says_read_only(error.orig)
+    cause = error.orig
+    return cause is not None and any(dialect.is_read_only(cause) for dialect in (Postgresql(), Mysql()))
 
 
 def first_line(error: DBAPIError) -> str:
@@ -52,7 +53,7 @@ def summarize(error: BaseException) -> str:
     """Returns one line without the database's own message, which can contain an id."""
     if is_unreachable(error):
         return "the database cannot be reached"
-    if isinstance(error, DBAPIError) and takes_no_writes(error):
+    if isinstance(error, DBAPIError) and is_read_only(error):
         return "the database takes no writes: it is a standby, or read-only for another reason"
     if isinstance(error, DBAPIError) and error.orig is not None:
         return f"the database refused ({type(error.orig).__name__})"
@@ -67,9 +68,4 @@ def _never_connected(error: DBAPIError) -> bool:
     if name := getattr(orig, "sqlite_errorname", None):
         return bool(name.startswith("SQLITE_CANTOPEN"))
     number = next(iter(getattr(orig, "args", ())), None)
-    return number in _MYSQL_CLIENTS_OWN if isinstance(number, int) else True
-
-
-def _says_read_only(error: BaseException) -> bool:
-    """Whether a driver's error means that the server is read-only."""
-    return any(dialect.is_read_only(error) for dialect in (Postgresql(), Mysql()))
+    return number in _MYSQL_CLIENT_ERRORS if isinstance(number, int) else True

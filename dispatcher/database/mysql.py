@@ -20,13 +20,13 @@ from typing_extensions import override
 
 from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay, remote_host
 
-_LOCK_TIMEOUT = 1205
-_TRANSIENT = {_LOCK_TIMEOUT, 1213}  # and deadlock
+_LOCK_TIMEOUT_ERROR = 1205
+_TRANSIENT_ERRORS = {_LOCK_TIMEOUT_ERROR, 1213}  # and deadlock
 # --read-only, a read-only transaction, the server's read-only mode, a Galera node outside the cluster's majority
-_READ_ONLY = {1290, 1792, 1836, 1047}
-_DENIED = {1142, 1143}  # on a table, on a column
+_READ_ONLY_ERRORS = {1290, 1792, 1836, 1047}
+_DENIED_ERRORS = {1142, 1143}  # on a table, on a column
 # A table, an index or a row exists already, or another session is altering the table
-_OVERTAKEN = {1050, 1061, 1062, 1684}
+_OVERTAKEN_ERRORS = {1050, 1061, 1062, 1684}
 _MIGRATION_LOCK = "vercel_dispatcher_migration"
 _ISOLATION = "READ-COMMITTED"
 _CHARSET = "utf8mb4"
@@ -148,7 +148,7 @@ class Mysql(Dialect):
 
     @override
     def is_denied(self, error: DBAPIError) -> bool:
-        return _number(error) in _DENIED
+        return _number(error) in _DENIED_ERRORS
 
     @override
     def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
@@ -159,15 +159,15 @@ class Mysql(Dialect):
     @override
     def is_overtaken(self, error: BaseException) -> bool:
         # The migration lock is local to one node of a cluster.
-        return self.is_transient(error) or _number(error) in _OVERTAKEN
+        return self.is_transient(error) or _number(error) in _OVERTAKEN_ERRORS
 
     @override
     def is_transient(self, error: BaseException) -> bool:
-        return _number(error) in _TRANSIENT
+        return _number(error) in _TRANSIENT_ERRORS
 
     @override
     def is_lock_timeout(self, error: BaseException) -> bool:
-        return _number(error) == _LOCK_TIMEOUT
+        return _number(error) == _LOCK_TIMEOUT_ERROR
 
     @override
     def cut(self, connection: Any) -> None:
@@ -175,7 +175,7 @@ class Mysql(Dialect):
 
     @override
     def is_read_only(self, error: BaseException) -> bool:
-        return bool(error.args) and error.args[0] in _READ_ONLY
+        return bool(error.args) and error.args[0] in _READ_ONLY_ERRORS
 
     @override
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:

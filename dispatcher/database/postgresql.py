@@ -17,12 +17,12 @@ from typing_extensions import override
 
 from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay, remote_host
 
-_READ_ONLY = "25006"
-_LOCK_TIMEOUT = "55P03"
-_TRANSIENT = {"40001", "40P01", _LOCK_TIMEOUT}  # serialization failure, deadlock, lock timeout
+_READ_ONLY_STATE = "25006"
+_LOCK_TIMEOUT_STATE = "55P03"
+_TRANSIENT_STATES = {"40001", "40P01", _LOCK_TIMEOUT_STATE}  # serialization failure, deadlock, lock timeout
 
-_VERIFYING = {"verify-full", "verify-ca"}
-_DENIED = "42501"
+_VERIFYING_MODES = {"verify-full", "verify-ca"}
+_DENIED_STATE = "42501"
 _ISOLATION = "read committed"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
@@ -102,7 +102,7 @@ class Postgresql(Dialect):
     @override
     def unverified_host(self, url: URL) -> str | None:
         options = _driver_options(url)
-        if options.get("sslmode", os.environ.get("PGSSLMODE", "")) in _VERIFYING:
+        if options.get("sslmode", os.environ.get("PGSSLMODE", "")) in _VERIFYING_MODES:
             return None
         return remote_host(options.get("hostaddr") or options.get("host") or os.environ.get("PGHOST", ""))
 
@@ -154,7 +154,7 @@ class Postgresql(Dialect):
 
     @override
     def is_denied(self, error: DBAPIError) -> bool:
-        return getattr(error.orig, "sqlstate", None) == _DENIED
+        return getattr(error.orig, "sqlstate", None) == _DENIED_STATE
 
     @override
     def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
@@ -174,11 +174,11 @@ class Postgresql(Dialect):
 
     @override
     def is_transient(self, error: BaseException) -> bool:
-        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRANSIENT
+        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRANSIENT_STATES
 
     @override
     def is_lock_timeout(self, error: BaseException) -> bool:
-        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT
+        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT_STATE
 
     @override
     def cut(self, connection: Any) -> None:
@@ -187,7 +187,7 @@ class Postgresql(Dialect):
 
     @override
     def is_read_only(self, error: BaseException) -> bool:
-        return getattr(error, "sqlstate", None) == _READ_ONLY
+        return getattr(error, "sqlstate", None) == _READ_ONLY_STATE
 
     @override
     def encode(self, rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -268,7 +268,7 @@ def _lock_migration(connection: Connection) -> None:
         with connection.begin_nested():  # so that the holder of the lock can be queried afterwards
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT:
+        if getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT_STATE:
             raise MigrationUnderWay(_migration_holder(connection)) from None
         raise
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from dispatcher.database.dialect import Assignments, Dialect
 
-_PRIMARY_CODE = 0xFF
+_PRIMARY_CODE_MASK = 0xFF
 CACHE_KIB = 16_384
 """Page cache of each connection. With SQLite's default of 2 MiB, a step on a large database takes twice as long."""
 
@@ -77,7 +77,7 @@ class Sqlite(Dialect):
 
     @override
     def is_denied(self, error: DBAPIError) -> bool:
-        return getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY_CODE == sqlite3.SQLITE_READONLY
+        return getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY_CODE_MASK == sqlite3.SQLITE_READONLY
 
     @override
     def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
@@ -157,7 +157,7 @@ class Sqlite(Dialect):
 
 
 def _is_locked(error: BaseException) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE_MASK in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _begin(connection: Connection) -> None:

@@ -112,8 +112,8 @@ class Database:
     def now(self) -> datetime:
         """Returns the time by the database's clock."""
         with self.read() as connection:
-            time: datetime = connection.execute(sa.select(self.dialect.clock())).scalar_one()
-        return time
+            now: datetime = connection.execute(sa.select(self.dialect.clock())).scalar_one()
+        return now
 
     def cut_connections(self, thread: int) -> None:
         """Shuts down the connections that this thread is using, so that its current wait ends with an error."""
