@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Engine, event, make_url
+from sqlalchemy import URL, Engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.engine.interfaces import Dialect as EngineDialect
 from sqlalchemy.exc import ArgumentError, DisconnectionError
@@ -50,6 +50,15 @@ def open_engine(url: str, schema: str | None = None, *, idle_seconds: float = ID
     `schema` is the PostgreSQL schema that holds the tables. Raises UnusableDatabaseUrl.
     """
     dialect = dialect_of(url)
+    engine = _create(_parse(url, dialect), dialect)
+    _translate_errors(engine, dialect)
+    dialect.prepare(engine)
+    _ping_after_idling(engine, idle_seconds)
+    _invalidate_read_only(engine, dialect)
+    return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
+
+
+def _parse(url: str, dialect: Dialect) -> URL:
     try:
         parsed = make_url(url).set(drivername=dialect.driver)
     except (ArgumentError, ValueError):
@@ -60,19 +69,18 @@ def open_engine(url: str, schema: str | None = None, *, idle_seconds: float = ID
         raise UnusableDatabaseUrl(
             "an in-memory SQLite database is seen by one process only: name a file, sqlite:///dispatcher.db"
         )
+    return parsed
+
+
+def _create(url: URL, dialect: Dialect) -> Engine:
     try:
-        engine = sa.create_engine(parsed, hide_parameters=True, **dialect.engine_options(parsed))
+        return sa.create_engine(url, hide_parameters=True, **dialect.engine_options(url))
     except ModuleNotFoundError as missing:
         raise UnusableDatabaseUrl(
             f"the driver {missing.name} is not installed: pip install 'vercel-outbox-dispatcher[{dialect.extra}]'"
         ) from None
     except (ArgumentError, TypeError, ValueError) as error:
         raise UnusableDatabaseUrl(_describe(error, dialect)) from None
-    _translate_errors(engine, dialect)
-    dialect.prepare(engine)
-    _ping_after_idling(engine, idle_seconds)
-    _invalidate_read_only(engine, dialect)
-    return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
 
 
 def _translate_errors(engine: Engine, dialect: Dialect) -> None:

@@ -64,7 +64,7 @@ def _keep(reading: Reading, name: str, typed_name: str, text: str) -> None:
 
 
 def _read_file(path: str) -> str:
-    """Returns the text without its final line break. The ValueError omits the path, which may be the secret itself."""
+    """Returns the text without the line breaks at its end. The ValueError omits the path, which may be the secret itself."""
     advice = "put the path of a readable text file there, not the value itself"
     try:
         file = Path(path)

@@ -218,7 +218,7 @@ def test_the_migrator_migrates_up_and_down_and_up_again_and_reads_nothing_of_the
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-async def test_the_migrator_hangs_the_bell_and_the_dispatcher_listens(users: Users) -> None:
+async def test_the_migrator_creates_the_trigger_and_the_dispatcher_listens(users: Users) -> None:
     with users.migrator.engine.begin() as connection:
         connection.exec_driver_sql(trigger_sql(users.migrator.schema).replace("%", "%%"))
     notifier = await Notifier.connect(users.dispatcher)

@@ -78,7 +78,7 @@ async def test_nobody_is_notified_while_no_dispatcher_sleeps(
     assert not await notifier.wait(0.2)
 
 
-async def test_the_bell_cannot_be_armed_while_a_commit_that_would_not_ring_is_outstanding(
+async def test_the_notifier_cannot_be_armed_while_a_commit_that_would_not_ring_is_outstanding(
     notifiers: tuple[Notifier, Notifier], partner: Engine
 ) -> None:
     notifier, _ = notifiers
@@ -113,7 +113,7 @@ async def test_who_dies_asleep_leaves_no_lock(notifiers: tuple[Notifier, Notifie
     assert second.armed
 
 
-async def test_without_the_trigger_there_is_no_bell(database: Database) -> None:
+async def test_without_the_trigger_there_is_no_notifier(database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(sa.text(f"DROP TRIGGER {TRIGGER} ON {_outbox(database)}"))
     with pytest.raises(NotifierUnavailable, match=r"dispatcher schema --dialect postgresql --wakeup"):
@@ -238,7 +238,7 @@ async def test_an_event_is_found_in_a_storm_of_rings_that_costs_no_more_looks_th
     assert night.ticks <= elapsed / DEAF_FOR + 4, f"{night.ticks} looks in {elapsed:.1f} s"
 
 
-async def test_what_is_committed_after_the_look_and_before_the_bell_is_armed_is_looked_for_again(
+async def test_what_is_committed_after_the_look_and_before_the_notifier_is_armed_is_looked_for_again(
     night: Night, partner: Engine
 ) -> None:
     night.during_tick = lambda: commit(partner)
@@ -276,7 +276,7 @@ async def test_a_broken_connection_only_means_polling_until_there_is_another(
     assert await sleeping == 0.0
 
 
-async def test_why_there_is_no_bell_is_said_once(night: Night, database: Database) -> None:
+async def test_why_there_is_no_notifier_is_said_once(night: Night, database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(sa.text(f"DROP TRIGGER {TRIGGER} ON {_outbox(database)}"))
     for _ in range(3):
