@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 TRIGGER = "vercel_outbox_wakeup"
+_CHANNEL = "vercel_outbox_"
+"""Prefix of the channel; the oid of the outbox follows."""
 ANSWER_SECONDS = 5.0
 """Limit for one statement; after that the connection counts as broken."""
 
@@ -39,7 +41,7 @@ CREATE OR REPLACE FUNCTION {prefix}{trigger}() RETURNS trigger LANGUAGE plpgsql 
 BEGIN
   -- A dispatcher that sleeps holds this lock. While none does, nobody is notified, which would make commits queue.
   IF NOT pg_catalog.pg_try_advisory_xact_lock_shared({lock}, TG_RELID::pg_catalog.int4) THEN
-    PERFORM pg_catalog.pg_notify('vercel_outbox_' || TG_RELID::pg_catalog.text, '');
+    PERFORM pg_catalog.pg_notify('{channel}' || TG_RELID::pg_catalog.text, '');
   END IF;
   RETURN NULL;
 END
@@ -57,7 +59,7 @@ class NotifierUnavailable(Exception):
 def trigger_sql(schema: str | None = None) -> str:
     """Returns the SQL of the trigger that notifies, for PostgreSQL 13 and newer."""
     prefix = f'"{schema}".' if schema else ""
-    return _SQL.format(prefix=prefix, trigger=TRIGGER, lock=_LOCK, table=outbox.name)
+    return _SQL.format(prefix=prefix, trigger=TRIGGER, channel=_CHANNEL, lock=_LOCK, table=outbox.name)
 
 
 class Notifier:
@@ -102,7 +104,7 @@ class Notifier:
         notifier._oid = oid
         with _translated_errors():
             async with asyncio.timeout(ANSWER_SECONDS):
-                await connection.execute(f"LISTEN vercel_outbox_{oid}")
+                await connection.execute(f"LISTEN {_CHANNEL}{oid}")
         return notifier
 
     async def arm(self) -> bool:
