@@ -17,6 +17,8 @@ from sqlalchemy.exc import OperationalError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from dispatcher.database import schema
+from dispatcher.database.mysql import Mysql
+from dispatcher.database.postgresql import Postgresql
 from dispatcher.database.transactions import Database, open_database
 from tests.contract.databases import EVERY
 from tests.contract.servers import PGBOUNCER, database_of_this_worker, own_postgresql, pgbouncer_before
@@ -111,8 +113,8 @@ def bare_database(
     server: str, database_url: str, cleaned: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
     """The dispatcher's own view of it, without tables. On a busy machine, too, a step still waits for a lock when the test looks."""
-    for dialect in ("postgresql", "mysql"):
-        monkeypatch.setattr(f"dispatcher.database.{dialect}.LOCK_TIMEOUT", 10)
+    for dialect in (Postgresql, Mysql):
+        monkeypatch.setattr(dialect, "lock_seconds", 10)
     opened = open_database(database_url, SCHEMA if server == "postgresql-schema" else None)
     if opened.schema:
         with opened.engine.begin() as connection:

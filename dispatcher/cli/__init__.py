@@ -24,8 +24,9 @@ from dispatcher.cli import (
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.output import shown
 from dispatcher.database.engine import UnusableDatabaseUrl
+from dispatcher.database.errors import first_line, is_unreachable
 from dispatcher.database.schema import UnusableSchema
-from dispatcher.database.transactions import UnusableIsolation, first_line, is_unreachable
+from dispatcher.database.transactions import UnusableIsolation
 from dispatcher.settings.settings import SettingsError
 from dispatcher.transport import UnusableNetwork
 

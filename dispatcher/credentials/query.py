@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential, check_installation_id, check_token
 from dispatcher.credentials.token_cache import Found, TokenCache
-from dispatcher.database.transactions import Database, error_code
+from dispatcher.database.errors import error_code
+from dispatcher.database.transactions import Database
 from dispatcher.settings.durations import format_duration
 from dispatcher.settings.masking import mask_query
 from dispatcher.settings.settings import SettingsError

@@ -13,7 +13,7 @@ from dispatcher.credentials.oauth import Grant, OAuthCredentials
 from dispatcher.credentials.query import QueryCredentials
 from dispatcher.credentials.token_cache import KEPT_TOKENS
 from dispatcher.database.transactions import open_database
-from dispatcher.settings.settings import Settings, SettingsError, describe
+from dispatcher.settings.settings import Settings, SettingsError
 from dispatcher.transport import Transport
 
 __all__ = [
@@ -48,7 +48,7 @@ class Credentials(Protocol):
 def open_credentials(settings: Settings, transport: Transport) -> Credentials:
     """The source that the settings name. Raises SettingsError if they name none, or one that cannot work."""
     if settings.vercel_token is not None:
-        return StaticCredentials(settings.vercel_token, _token_file(settings))
+        return StaticCredentials(settings.vercel_token, settings.file_of("vercel_token"))
     if settings.credentials_dir is not None:
         return DirectoryCredentials(Path(settings.credentials_dir))
     if settings.credentials_query is not None:
@@ -65,11 +65,6 @@ def open_credentials(settings: Settings, transport: Transport) -> Credentials:
         "no credentials are configured: set DISPATCHER_VERCEL_TOKEN, DISPATCHER_CREDENTIALS_DIR, "
         "DISPATCHER_CREDENTIALS_QUERY or DISPATCHER_OAUTH_TOKEN_URL with its companions"
     )
-
-
-def _token_file(settings: Settings) -> Path | None:
-    source = next(line.source for line in describe(settings) if line.name == "DISPATCHER_VERCEL_TOKEN")
-    return Path(source.removeprefix("file ")) if source.startswith("file ") else None
 
 
 class StaticCredentials:

@@ -1,7 +1,7 @@
-"""What the worker needs of a database, whichever it is.
+"""The interface to one family of databases: everything in which PostgreSQL, MySQL/MariaDB and SQLite differ.
 
-Its statements are set-based: they take a whole batch as one JSON parameter (`:rows`), which each database unfolds into a table
-`r`. So a batch costs one round trip, and the text of a statement never changes.
+Statements are set-based: a batch is one JSON parameter (`:rows`), which the database unfolds into a table `r`. A batch of any size
+therefore costs one round trip, and the text of the statement never changes.
 """
 
 from abc import ABC, abstractmethod
@@ -18,172 +18,173 @@ from sqlalchemy.types import TypeEngine
 from dispatcher.database.hosts import is_local
 from dispatcher.outbox.columns import Timestamp
 
-LOCK_TIMEOUT = 2
-"""Seconds that a step waits for a locked row or table; on SQLite `BUSY_TIMEOUT` takes its place."""
-STATEMENT_TIMEOUT = 30
-CONNECT_TIMEOUT = 5
-LONGEST_MIGRATION = STATEMENT_TIMEOUT - 1
-"""Seconds that a migration waits for another to end."""
-
 Assignments = Callable[[Any], dict[str, ColumnElement[Any]]]
 
 
 def remote_host(hosts: str) -> str | None:
-    """The first of these hosts, separated by commas, that is neither this machine nor a socket's path."""
+    """Returns the first of these comma-separated hosts that is neither this machine nor the path of a socket."""
     return next((host for host in hosts.split(",") if host and host[0] not in "/@" and not is_local(host)), None)
 
 
 class MigrationUnderWay(Exception):
-    """Another program has been migrating this database for as long as one waits."""
+    """Another program is migrating this database and did not finish within `Dialect.migration_seconds`."""
 
     def __init__(self, holder: str | None = None) -> None:
-        """`holder`: the session that keeps the others waiting, if it is known."""
+        """`holder` describes the session that holds the lock, if it is known."""
         super().__init__()
         self.holder = holder
 
 
 class Dialect(ABC):
-    """One subclass for each family of databases."""
+    """One family of databases. The class attributes are its limits."""
 
     name: ClassVar[str]
     driver: ClassVar[str]
+    """SQLAlchemy's name of the driver."""
     how_to_verify: ClassVar[str] = ""
-    """The parameter of the URL that makes the driver verify the server's certificate."""
-    """SQLAlchemy's name of the driver that is used."""
+    """The URL parameter that makes the driver verify the server's certificate."""
     extra: ClassVar[str | None]
     """The extra of this package that installs the driver."""
+    connect_seconds: ClassVar[int] = 5
+    """Limit for opening a connection."""
+    lock_seconds: ClassVar[int] = 2
+    """Limit for waiting for a locked row or table; on SQLite, for the whole database."""
+    statement_seconds: ClassVar[int] = 30
+    """Limit for one statement, and for a pause within a transaction."""
+    migration_seconds: ClassVar[float] = 29
+    """Limit for waiting until another migration ends; must be less than `statement_seconds`."""
     rolls_back_ddl: ClassVar[bool] = True
-    """Whether a migration that breaks off leaves nothing behind."""
+    """Whether DDL is transactional: an interrupted migration leaves nothing behind."""
     writes_what_it_locks: ClassVar[bool] = False
-    """Whether a row lock binds others only together with a change of the row."""
-    collected_at_once: ClassVar[int] = 2_000
-    """Events that one collection moves at most: a statement costs the same for many."""
-    claimed_at_once: ClassVar[int] = 512
+    """Whether a row lock is effective only if the row is changed as well."""
+    max_collected: ClassVar[int] = 2_000
+    """Events that one collection moves at most: a statement costs about the same for one row as for many."""
+    max_claimed: ClassVar[int] = 512
     """Installations that one claim leases at most."""
-    settled_at_once: ClassVar[int] = 2_000
+    max_settled: ClassVar[int] = 2_000
     """Answers that one settlement writes at most."""
     now: str
-    """SQL for the database's clock. Constant within a statement, so that an index can serve a comparison with it."""
+    """SQL for the database's clock. Constant within a statement, so that comparisons with it can use an index."""
 
     def clock(self) -> ColumnElement[datetime]:
-        """The database's clock as an expression."""
+        """Returns the database's clock as an expression."""
         return sa.literal_column(self.now, Timestamp())
 
     @abstractmethod
     def engine_options(self, url: URL) -> dict[str, Any]:
-        """Arguments of `create_engine`: isolation, time limits, and what the driver must not do behind our back."""
+        """Returns arguments of `create_engine`: isolation, time limits, and driver features that must be off."""
 
     @abstractmethod
     def prepare(self, engine: Engine) -> None:
-        """Listens on the engine for what each connection or transaction needs first."""
+        """Registers the listeners that set up each new connection or transaction."""
 
     def unverified_host(self, url: URL) -> str | None:
-        """The host that a connection leaves this machine for without verifying the server's certificate; None if there is none."""
+        """Returns the remote host that would be trusted without verifying its certificate, or None."""
         return None
 
     def missing_file(self, url: URL) -> str | None:
-        """The path of an embedded database that does not exist yet: whoever connects creates it."""
+        """Returns the path of an embedded database that does not exist yet (connecting would create it), or None."""
         return None
 
     def check_isolation(self, connection: Connection) -> str | None:
-        """What is wrong with this connection's isolation level, or None."""
+        """Returns what is wrong with this connection's isolation level, or None."""
         return None
 
     def is_cluster(self, connection: Connection) -> bool:
-        """Whether other nodes take writes as well, whose row locks this one does not see."""
+        """Whether other nodes accept writes too: their row locks are invisible to this one."""
         return False
 
     def check_writes(self, connection: Connection) -> str | None:
-        """Why this server takes no writes, or None."""
+        """Returns why this server is read-only, or None."""
         return None
 
     def check_durability(self, connection: Connection) -> str | None:
-        """What is wrong with how this database keeps commits, or None."""
+        """Returns what is wrong with the durability of commits, or None."""
         return None
 
     def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
-        """What cannot hold every character (the database, some of these tables or the connection), and the cure; None if all can."""
+        """Returns what cannot hold every character (the database, these tables or the connection) and the remedy, or None."""
         return None
 
     def check_connection(self, connection: Any) -> str | None:
-        """Why this driver's new connection is of no use, or None."""
+        """Returns why this new connection of the driver cannot be used, or None."""
         return None
 
     def is_denied(self, error: DBAPIError) -> bool:
-        """Whether the database's user lacks a privilege."""
+        """Whether the error means that the database user lacks a privilege."""
         return False
 
     @abstractmethod
     def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
-        """What to run, as the tables' owner, so that this connection's user has the privileges."""
+        """Returns the SQL that the owner of the tables must run to give this connection's user the privileges."""
 
     def grant_to_create(self, connection: Connection, schema: str | None) -> str | None:
-        """The same so that it may create tables; None if it may, or if nobody can tell."""
+        """Returns the SQL that lets this user create tables; None if it may already, or if that is unknown."""
         return None
 
     @contextmanager
     def migration(self, connection: Connection) -> Iterator[None]:
-        """One migration at a time, in a transaction without the worker's time limits. Raises MigrationUnderWay."""
+        """Runs one migration at a time, in a transaction without the worker's time limits. Raises MigrationUnderWay."""
         with connection.begin():
             yield
 
     def is_overtaken(self, error: BaseException) -> bool:
-        """Whether another migration has just made what this one was about to make: so look again what there is."""
+        """Whether a concurrent migration has just created the same object: the caller inspects the schema again."""
         return False
 
     @abstractmethod
     def is_transient(self, error: BaseException) -> bool:
-        """Whether the whole transaction may be tried again: serialization failure, deadlock, lock timeout, busy."""
+        """Whether to retry the whole transaction: serialization failure, deadlock, lock timeout, busy."""
 
     def is_lock_timeout(self, error: BaseException) -> bool:
-        """Whether somebody kept a row or a table locked for longer than one waits."""
+        """Whether the wait for a locked row or table exceeded `lock_seconds`."""
         return False
 
     @abstractmethod
     def cut(self, connection: Any) -> None:
-        """Ends what another thread waits for on this driver's connection, which is of no use afterwards."""
+        """Interrupts whatever another thread is waiting for on this driver connection, which is unusable afterwards."""
 
     def is_read_only(self, error: BaseException) -> bool:
-        """Whether the driver says by this that the server takes no writes, at least no more: another may, behind the same address."""
+        """Whether this driver's error means that the server is read-only; after a failover the same address may lead to another."""
         return False
 
     def instant(self, value: datetime) -> str:
-        """A time as it stands in the JSON of `:rows`."""
+        """Returns a time as it is written in the JSON of `:rows`."""
         # Not strftime: it writes the year 44 as `44`, which databases read as 2044 or refuse.
         return value.astimezone(UTC).isoformat(" ", "microseconds")[: -len("+00:00")]
 
     def encode(self, rows: list[dict[str, Any]]) -> dict[str, str]:
-        """The parameter `:rows`."""
+        """Returns these rows as the parameter `:rows`."""
         import orjson
 
         return {"rows": orjson.dumps(rows, self.instant, orjson.OPT_PASSTHROUGH_DATETIME).decode()}
 
     def rows(self, *columns: Column[Any]) -> Subquery:
-        """`:rows` as a table `r` with the names and types of these columns."""
+        """Returns `:rows` as a table `r` with the names and types of these columns."""
         types = {column.name: column.type for column in columns}
         return sa.text(self.unfold(types)).columns(**types).subquery("r")
 
     @abstractmethod
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
-        """SELECT that turns the JSON of `:rows`, an array of objects, into a table."""
+        """Returns a SELECT that turns the JSON of `:rows`, an array of objects, into a table."""
 
     @abstractmethod
     def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:
-        """The last of some times, none of which is NULL."""
+        """Returns the latest of several times, none of which is NULL."""
 
-    def raw(self, column: Column[Any], most: int) -> ColumnElement[Any]:
-        """A partner-written column such that no value in it makes the whole batch fail; little more than `most` characters."""
+    def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
+        """Returns a column that partners write, read so that no value fails the batch, cut to little more than `max_characters`."""
         return column
 
     @abstractmethod
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
-        """A partner-written time as text in UTC, or NULL."""
+        """Returns a time that partners write, as text in UTC, or NULL."""
 
     @abstractmethod
     def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
-        """INSERT … SELECT; a row whose key exists gets the assignments, which see the new row as their argument.
+        """Returns an INSERT … SELECT. An existing row gets the assignments, which receive the new row as their argument.
 
-        One that they leave as it is, is locked all the same, but no new version of it is written.
+        A row the assignments leave unchanged is still locked, but no new row version is written.
         """
 
     @abstractmethod
@@ -194,16 +195,16 @@ class Dialect(ABC):
         columns: Sequence[Column[Any]],
         copies: Sequence[tuple[Column[Any], Column[Any]]] = (),
     ) -> Executable:
-        """Sets the columns from `:rows` where the `on` columns are equal; of `copies`, the first from the second of the same row."""
+        """Returns an UPDATE of `columns` from `:rows`, joined by `on`. Each pair in `copies` sets its first column to its second."""
 
     @abstractmethod
     def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
-        """Deletes the rows whose `on` columns are equal to those of a row in `:rows`."""
+        """Returns a DELETE of the rows whose `on` columns match a row of `:rows`."""
 
     @abstractmethod
     def first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
-        """These columns of the `:most` deliveries that have been due longest, of each of so many installations."""
+        """Returns a SELECT of the `:limit` deliveries that have been due longest, for each of this many installations."""
 
     @abstractmethod
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
-        """What `first_due` is told about the installations."""
+        """Returns the parameters of `first_due` for these installations."""

@@ -1,16 +1,16 @@
-"""Every difference between SQLite, PostgreSQL and MySQL/MariaDB; the only package that asks for the database's name."""
+"""Opens a SQLAlchemy engine for a partner's URL: the right dialect, our driver, isolation and time limits."""
 
 import time
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Engine, event, make_url
+from sqlalchemy import URL, Engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.engine.interfaces import Dialect as EngineDialect
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from dispatcher.database.dialect import Dialect, MigrationUnderWay
+from dispatcher.database.dialect import Dialect
 from dispatcher.database.mysql import Mysql
 from dispatcher.database.postgresql import Postgresql
 from dispatcher.database.sqlite import Sqlite
@@ -24,18 +24,16 @@ _OF_SCHEME: dict[str, type[Dialect]] = {
 }
 
 
-IDLE = 5.0
-"""Seconds after which a connection is asked whether it still works: each time would take as long as many a transaction does."""
-
-__all__ = ["Dialect", "MigrationUnderWay", "UnusableDatabaseUrl", "dialect_of", "open_engine", "says_read_only"]
+IDLE_SECONDS = 5.0
+"""Seconds after which an idle connection is pinged before use. Pinging every time would cost as much as a short transaction."""
 
 
 class UnusableDatabaseUrl(ValueError):
-    """The database URL cannot be used; says why and what to write, never the URL itself."""
+    """The database URL cannot be used. The message says why and what to write, and never contains the URL."""
 
 
 def dialect_of(url: str) -> Dialect:
-    """The family of the database that a partner's URL names; a driver in it (`mysql+asyncmy://`) is of no matter.
+    """Returns the dialect of a partner's URL. A driver named in the URL (`mysql+asyncmy://`) is ignored.
 
     Raises UnusableDatabaseUrl.
     """
@@ -46,12 +44,21 @@ def dialect_of(url: str) -> Dialect:
     return _OF_SCHEME[scheme]()
 
 
-def open_engine(url: str, schema: str | None = None) -> Engine:
-    """An engine for a plain partner URL (`postgres://…`, `mysql://…`, `sqlite:///…`), with our driver, isolation and time limits.
+def open_engine(url: str, schema: str | None = None, *, idle_seconds: float = IDLE_SECONDS) -> Engine:
+    """Returns an engine for a plain partner URL (`postgres://…`, `mysql://…`, `sqlite:///…`). Does not connect yet.
 
-    `schema` is the PostgreSQL schema that holds the tables. Connects to nothing yet. Raises UnusableDatabaseUrl.
+    `schema` is the PostgreSQL schema that holds the tables. Raises UnusableDatabaseUrl.
     """
     dialect = dialect_of(url)
+    engine = _create(_parse(url, dialect), dialect)
+    _translate_errors(engine, dialect)
+    dialect.prepare(engine)
+    _ping_after_idling(engine, idle_seconds)
+    _invalidate_read_only(engine, dialect)
+    return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
+
+
+def _parse(url: str, dialect: Dialect) -> URL:
     try:
         parsed = make_url(url).set(drivername=dialect.driver)
     except (ArgumentError, ValueError):
@@ -62,23 +69,22 @@ def open_engine(url: str, schema: str | None = None) -> Engine:
         raise UnusableDatabaseUrl(
             "an in-memory SQLite database is seen by one process only: name a file, sqlite:///dispatcher.db"
         )
+    return parsed
+
+
+def _create(url: URL, dialect: Dialect) -> Engine:
     try:
-        engine = sa.create_engine(parsed, hide_parameters=True, **dialect.engine_options(parsed))
+        return sa.create_engine(url, hide_parameters=True, **dialect.engine_options(url))
     except ModuleNotFoundError as missing:
         raise UnusableDatabaseUrl(
             f"the driver {missing.name} is not installed: pip install 'vercel-outbox-dispatcher[{dialect.extra}]'"
         ) from None
     except (ArgumentError, TypeError, ValueError) as error:
-        raise UnusableDatabaseUrl(_explain(error, dialect)) from None
-    _explain_refusals(engine, dialect)
-    dialect.prepare(engine)
-    _replace_what_broke_idle(engine)
-    _give_up_what_is_read_only(engine, dialect)
-    return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
+        raise UnusableDatabaseUrl(_describe(error, dialect)) from None
 
 
-def _explain_refusals(engine: Engine, dialect: Dialect) -> None:
-    """A driver that cannot make use of the URL raises whatever comes to hand, and that only when it connects."""
+def _translate_errors(engine: Engine, dialect: Dialect) -> None:
+    """Raises UnusableDatabaseUrl where the driver, which checks a URL only when it connects, raises various exceptions."""
 
     def connect(
         connecting: EngineDialect, _record: object, arguments: tuple[Any, ...], options: dict[str, Any]
@@ -86,7 +92,7 @@ def _explain_refusals(engine: Engine, dialect: Dialect) -> None:
         try:
             connection = connecting.connect(*arguments, **options)
         except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-            raise UnusableDatabaseUrl(_explain(error, dialect)) from None
+            raise UnusableDatabaseUrl(_describe(error, dialect)) from None
         if (refusal := dialect.check_connection(connection)) is not None:
             connection.close()
             raise UnusableDatabaseUrl(refusal)
@@ -95,8 +101,8 @@ def _explain_refusals(engine: Engine, dialect: Dialect) -> None:
     event.listen(engine, "do_connect", connect)
 
 
-def _explain(error: Exception, dialect: Dialect) -> str:
-    """Never in the driver's own words: they can repeat the password."""
+def _describe(error: Exception, dialect: Dialect) -> str:
+    """Returns the message for a driver's error, without the driver's own words: they can repeat the password."""
     if isinstance(error, OSError):
         return f"a file that the database URL names cannot be read: {error.strerror}"
     if isinstance(error, UnicodeError):
@@ -106,14 +112,14 @@ def _explain(error: Exception, dialect: Dialect) -> str:
     return f"the database URL has a parameter after the ? that {dialect.driver.partition('+')[2]} does not take"
 
 
-def _replace_what_broke_idle(engine: Engine) -> None:
-    """A server or a firewall may have closed it meanwhile, which is no fault."""
+def _ping_after_idling(engine: Engine, idle_seconds: float) -> None:
+    """Replaces a connection that the server or a firewall closed while it was idle: that is not an error."""
 
     def note(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
         entry.info["idle_since"] = time.monotonic()
 
-    def ask(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
-        if time.monotonic() - entry.info.get("idle_since", time.monotonic()) < IDLE:
+    def ping(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        if time.monotonic() - entry.info.get("idle_since", time.monotonic()) < idle_seconds:
             return
         try:
             engine.dialect.do_ping(connection)
@@ -121,16 +127,11 @@ def _replace_what_broke_idle(engine: Engine) -> None:
             raise DisconnectionError from None
 
     event.listen(engine, "checkin", note)
-    event.listen(engine, "checkout", ask)
+    event.listen(engine, "checkout", ping)
 
 
-def says_read_only(error: BaseException) -> bool:
-    """Whether a driver says by this that its server takes no writes."""
-    return any(dialect.is_read_only(error) for dialect in (Postgresql(), Mysql()))
-
-
-def _give_up_what_is_read_only(engine: Engine, dialect: Dialect) -> None:
-    """After a failover the connection may still lead to the old primary, while a new one would reach the new."""
+def _invalidate_read_only(engine: Engine, dialect: Dialect) -> None:
+    """After a failover an existing connection may lead to the old primary; a new one reaches the new primary."""
 
     def note(context: ExceptionContext) -> None:
         if dialect.is_read_only(context.original_exception):

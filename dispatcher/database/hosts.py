@@ -1,10 +1,10 @@
-"""Which hosts are this machine: what is sent to them crosses no network. Pure."""
+"""Recognizes the hosts that are this machine: traffic to them does not cross a network."""
 
 from ipaddress import ip_address
 
 
 def is_local(host: str) -> bool:
-    """Whether the host is this machine by its name or address; nothing is looked up."""
+    """Whether the name or address is this machine's; does not resolve names."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

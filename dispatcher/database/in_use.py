@@ -1,4 +1,4 @@
-"""Which thread uses which of an engine's connections, so that another can end its wait."""
+"""Tracks which thread uses which connection of an engine, so that another thread can interrupt it."""
 
 import threading
 from contextlib import suppress
@@ -11,12 +11,12 @@ from dispatcher.database.dialect import Dialect
 
 
 class ConnectionsInUse:
-    """Notes each connection from when it is opened or lent until it is given back."""
+    """The connections that are checked out of the pool, each with the thread that uses it."""
 
     def __init__(self, engine: Engine, dialect: Dialect) -> None:
         self._dialect = dialect
         self._users: dict[ConnectionPoolEntry, tuple[int, DBAPIConnection]] = {}
-        # Before whatever SQLAlchemy itself asks a new connection.
+        # Before SQLAlchemy's own first queries on a new connection, which can hang as well.
         event.listen(engine, "connect", self._lend, insert=True)
         event.listen(engine, "checkout", lambda connection, entry, _proxy: self._lend(connection, entry))
         event.listen(engine, "checkin", lambda _connection, entry: self._users.pop(entry, None))
@@ -25,8 +25,8 @@ class ConnectionsInUse:
         self._users[entry] = threading.get_ident(), connection
 
     def cut(self, thread: int) -> None:
-        """Ends the connections that this thread uses."""
+        """Interrupts and breaks the connections that this thread uses."""
         for user, connection in list(self._users.values()):
             if user == thread:
-                with suppress(Exception):  # it has just been closed
+                with suppress(Exception):  # the connection has just been closed
                     self._dialect.cut(connection)

@@ -1,8 +1,8 @@
 """MariaDB 10.6 and newer, MySQL 8.
 
-STRAIGHT_JOIN begins every join at `r`, and FORCE INDEX goes on by the key: on a small table the planner would rather scan it, and so
-lock, and wait for, rows that are none of the statement's business, such as one that a partner has not committed yet, or one that
-somebody keeps locked. Core cannot say it; hence the text here.
+STRAIGHT_JOIN starts every join at `r`, and FORCE INDEX continues by the key. On a small table the planner prefers a full scan, which
+locks, and waits for, rows the statement does not need: one that a partner has not committed yet, or one that somebody keeps locked.
+SQLAlchemy Core has neither, hence the raw text here.
 """
 
 import socket
@@ -18,93 +18,81 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from dispatcher.database.dialect import (
-    CONNECT_TIMEOUT,
-    LOCK_TIMEOUT,
-    LONGEST_MIGRATION,
-    STATEMENT_TIMEOUT,
-    Assignments,
-    Dialect,
-    MigrationUnderWay,
-    remote_host,
-)
+from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay, remote_host
 
-_LOCK_TIMEOUT = 1205
-_TRANSIENT = {_LOCK_TIMEOUT, 1213}  # and deadlock
-# --read-only, no update in the transaction or the server's mode, a Galera node that is no part of the cluster's majority
-_READ_ONLY = {1290, 1792, 1836, 1047}
-_DENIED = {1142, 1143}  # for a table, for a column
-# A table, an index or a row exists already, or a table is being changed by another
-_OVERTAKEN = {1050, 1061, 1062, 1684}
+_LOCK_TIMEOUT_ERROR = 1205
+_TRANSIENT_ERRORS = {_LOCK_TIMEOUT_ERROR, 1213}  # and deadlock
+# --read-only, a read-only transaction, the server's read-only mode, a Galera node outside the cluster's majority
+_READ_ONLY_ERRORS = {1290, 1792, 1836, 1047}
+_DENIED_ERRORS = {1142, 1143}  # on a table, on a column
+# A table, an index or a row exists already, or another session is altering the table
+_OVERTAKEN_ERRORS = {1050, 1061, 1062, 1684}
 _MIGRATION_LOCK = "vercel_dispatcher_migration"
 _ISOLATION = "READ-COMMITTED"
-_WHOLE = "utf8mb4"
+_CHARSET = "utf8mb4"
 """The character set that holds every character."""
-_NARROW_TABLES = sa.text(
+_OTHER_CHARSETS = sa.text(
     "SELECT table_name, min(character_set_name) FROM information_schema.columns WHERE table_schema = DATABASE()"
-    " AND table_name IN :tables AND character_set_name <> :whole GROUP BY table_name ORDER BY table_name"
+    " AND table_name IN :tables AND character_set_name <> :charset GROUP BY table_name ORDER BY table_name"
 ).bindparams(sa.bindparam("tables", expanding=True))
 
 
-def _session() -> str:
-    variables = {
-        "innodb_lock_wait_timeout": LOCK_TIMEOUT,
-        # Of a table, which a migration takes: MySQL waits a year, and the partners' writes wait behind it.
-        "lock_wait_timeout": LOCK_TIMEOUT,
-        # A dispatcher that is frozen within a transaction would keep its locks for hours.
-        "wait_timeout": STATEMENT_TIMEOUT,
-        "time_zone": "'+00:00'",
-    }
-    settings = ", ".join(f"{name} = {value}" for name, value in variables.items())
-    # The comment is for MariaDB only: MySQL calls it max_execution_time, and for SELECT alone.
-    return f"SET SESSION {settings} /*M! , max_statement_time = {STATEMENT_TIMEOUT} */"
-
-
 class Mysql(Dialect):
-    """See the module."""
-
     name = "mysql"
     driver = "mysql+pymysql"
     extra = "mysql"
     how_to_verify = "ssl_ca=FILE with the certificates of the server's authority"
     now = "utc_timestamp(6)"
     rolls_back_ddl = False
-    # On Galera a row lock holds on its own node only; what is written is certified on all of them.
+    # On Galera a row lock is local to its node; only a write is certified on all nodes.
     writes_what_it_locks = True
 
     @override
     def engine_options(self, url: URL) -> dict[str, Any]:
         return {
-            # At REPEATABLE READ the worker's gap locks would block a partner's INSERT.
+            # At REPEATABLE READ the worker's gap locks would block the partners' INSERTs.
             "isolation_level": "READ COMMITTED",
             "connect_args": {
-                "charset": "utf8mb4",
-                "connect_timeout": CONNECT_TIMEOUT,
-                "read_timeout": STATEMENT_TIMEOUT,
-                "write_timeout": STATEMENT_TIMEOUT,
-                "init_command": _session(),
+                "charset": _CHARSET,
+                "connect_timeout": self.connect_seconds,
+                "read_timeout": self.statement_seconds,
+                "write_timeout": self.statement_seconds,
+                "init_command": self._session(),
             },
         }
 
+    def _session(self) -> str:
+        variables = {
+            "innodb_lock_wait_timeout": self.lock_seconds,
+            # For a table's lock, which a migration takes: by default MySQL waits a year, with the partners' writes queued behind.
+            "lock_wait_timeout": self.lock_seconds,
+            # Otherwise a dispatcher that freezes within a transaction would keep its locks for hours.
+            "wait_timeout": self.statement_seconds,
+            "time_zone": "'+00:00'",
+        }
+        settings = ", ".join(f"{name} = {value}" for name, value in variables.items())
+        # Only MariaDB executes this comment: MySQL's max_execution_time applies to SELECT only.
+        return f"SET SESSION {settings} /*M! , max_statement_time = {self.statement_seconds} */"
+
     @override
     def prepare(self, engine: Engine) -> None:
-        """Everything is said when a connection is opened."""
+        """Does nothing: `init_command` configures the session when the connection opens."""
 
     @override
     def unverified_host(self, url: URL) -> str | None:
-        # The driver verifies the server exactly if it knows an authority.
+        # PyMySQL verifies the server if, and only if, it is given an authority.
         if {"ssl_ca", "ssl_capath"} & url.query.keys() or "unix_socket" in url.query:
             return None
         return remote_host(url.host or "")
 
     @override
     def check_isolation(self, connection: Connection) -> str | None:
-        found: dict[str, str] = dict(
+        levels: dict[str, str] = dict(
             connection.exec_driver_sql(
                 "SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"
             ).all()
         )
-        wrong = sorted(set(found.values()) - {_ISOLATION})
+        wrong = sorted(set(levels.values()) - {_ISOLATION})
         if not wrong:
             return None
         return (
@@ -115,9 +103,9 @@ class Mysql(Dialect):
     @override
     @contextmanager
     def migration(self, connection: Connection) -> Iterator[None]:
-        # DDL commits by itself here, so the lock belongs to the session. It is kept until the revision is committed too.
+        # DDL commits implicitly here, so the lock belongs to the session and is held until the revision is committed.
         with connection.begin():
-            lock = f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {LONGEST_MIGRATION})"
+            lock = f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {self.migration_seconds})"
             if connection.exec_driver_sql(lock).scalar() != 1:
                 raise MigrationUnderWay
         try:
@@ -130,37 +118,37 @@ class Mysql(Dialect):
     @override
     def check_writes(self, connection: Connection) -> str | None:
         names = ("read_only", "innodb_read_only", "super_read_only", "wsrep_ready")
-        asked = f"SHOW GLOBAL VARIABLES WHERE Variable_name IN {names[:3]}"
-        found = [name for name, value in connection.exec_driver_sql(asked).all() if value == "ON"]
+        query = f"SHOW GLOBAL VARIABLES WHERE Variable_name IN {names[:3]}"
+        read_only = [name for name, value in connection.exec_driver_sql(query).all() if value == "ON"]
         status = connection.exec_driver_sql(f"SHOW GLOBAL STATUS LIKE '{names[3]}'").all()
         if any(value == "OFF" for _, value in status) and self.is_cluster(connection):
             return "this node of the cluster is not ready (wsrep_ready is OFF)"
-        return f"{found[0]} is on" if found else None
+        return f"{read_only[0]} is on" if read_only else None
 
     @override
     def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
-        narrow = connection.execute(_NARROW_TABLES, {"tables": sorted(tables), "whole": _WHOLE}).all()
+        narrow = connection.execute(_OTHER_CHARSETS, {"tables": sorted(tables), "charset": _CHARSET}).all()
         if narrow:
-            found = ", ".join(f"{table} ({charset})" for table, charset in narrow)
-            convert = f"CONVERT TO CHARACTER SET {_WHOLE} COLLATE {_WHOLE}_bin"
+            listed = ", ".join(f"{table} ({charset})" for table, charset in narrow)
+            convert = f"CONVERT TO CHARACTER SET {_CHARSET} COLLATE {_CHARSET}_bin"
             cure = " ".join(f"ALTER TABLE {table} {convert};" for table, _ in narrow)
-            return f"the character set of these tables is not {_WHOLE}: {found}", f"run {cure}"
-        spoken = connection.exec_driver_sql("SELECT @@character_set_client, @@character_set_results").one()
-        if set(spoken) == {_WHOLE}:
+            return f"the character set of these tables is not {_CHARSET}: {listed}", f"run {cure}"
+        charsets = connection.exec_driver_sql("SELECT @@character_set_client, @@character_set_results").one()
+        if set(charsets) == {_CHARSET}:
             return None
         return (
-            f"the connection's character sets are {' and '.join(spoken)}, although {_WHOLE} was asked for",
+            f"the connection's character sets are {' and '.join(charsets)}, although {_CHARSET} was asked for",
             "look at the server's init_connect and skip-character-set-client-handshake, and at the proxy before it",
         )
 
     @override
     def is_cluster(self, connection: Connection) -> bool:
-        found = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").all()
-        return any(value == "ON" for _, value in found)
+        variables = connection.exec_driver_sql("SHOW VARIABLES LIKE 'wsrep_on'").all()
+        return any(value == "ON" for _, value in variables)
 
     @override
     def is_denied(self, error: DBAPIError) -> bool:
-        return _number(error) in _DENIED
+        return _number(error) in _DENIED_ERRORS
 
     @override
     def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
@@ -170,24 +158,24 @@ class Mysql(Dialect):
 
     @override
     def is_overtaken(self, error: BaseException) -> bool:
-        # The lock of migrations holds on its own node of a cluster only.
-        return self.is_transient(error) or _number(error) in _OVERTAKEN
+        # The migration lock is local to one node of a cluster.
+        return self.is_transient(error) or _number(error) in _OVERTAKEN_ERRORS
 
     @override
     def is_transient(self, error: BaseException) -> bool:
-        return _number(error) in _TRANSIENT
+        return _number(error) in _TRANSIENT_ERRORS
 
     @override
     def is_lock_timeout(self, error: BaseException) -> bool:
-        return _number(error) == _LOCK_TIMEOUT
+        return _number(error) == _LOCK_TIMEOUT_ERROR
 
     @override
     def cut(self, connection: Any) -> None:
-        connection._sock.shutdown(socket.SHUT_RDWR)  # PyMySQL has no other way
+        connection._sock.shutdown(socket.SHUT_RDWR)  # PyMySQL offers no public way
 
     @override
     def is_read_only(self, error: BaseException) -> bool:
-        return bool(error.args) and error.args[0] in _READ_ONLY
+        return bool(error.args) and error.args[0] in _READ_ONLY_ERRORS
 
     @override
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
@@ -199,14 +187,14 @@ class Mysql(Dialect):
         return sa.func.greatest(*values)
 
     @override
-    def raw(self, column: Column[Any], most: int) -> ColumnElement[Any]:
-        # MariaDB takes half a surrogate for text; read as text, it makes the driver raise for the batch.
+    def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
+        # MariaDB accepts a lone surrogate as text; reading it as text makes the driver raise for the whole batch.
         text = sa.func.convert(column.op("USING")(sa.literal_column("utf8mb4")))
-        return sa.func.left(sa.cast(text, sa.LargeBinary), 4 * most + 4, type_=sa.LargeBinary())
+        return sa.func.left(sa.cast(text, sa.LargeBinary), 4 * max_characters + 4, type_=sa.LargeBinary())
 
     @override
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
-        # As text, because a zero date is no date to the driver.
+        # As text, because the driver cannot represent a zero date.
         return sa.cast(column, sa.CHAR(32))
 
     @override
@@ -241,7 +229,7 @@ class Mysql(Dialect):
 
     @cache  # noqa: B019 (one instance lives as long as the program)
     def _first_due(self, delivery: Table, names: Sequence[str], installations: int) -> Executable:
-        # MariaDB has neither LATERAL nor LIMIT in a subquery of IN: one bounded range of the index for each installation.
+        # MariaDB has neither LATERAL nor LIMIT within IN: one bounded index range for each installation instead.
         each = (self._first_due_of(delivery, names, f"installation_{n}") for n in range(installations))
         return sa.union_all(*each)
 
@@ -253,21 +241,21 @@ class Mysql(Dialect):
                 delivery.c.due_at <= self.clock(),
             )
             .order_by(delivery.c.due_at)
-            .limit(sa.bindparam("most", type_=sa.Integer))
+            .limit(sa.bindparam("limit", type_=sa.Integer))
         )
 
     @override
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
-        padding = [""] * (_padded(len(installation_ids)) - len(installation_ids))  # the id of no installation
+        padding = [""] * (_padded(len(installation_ids)) - len(installation_ids))  # matches no installation
         return {f"installation_{n}": id_ for n, id_ in enumerate([*installation_ids, *padding])}
 
 
 def _number(error: BaseException) -> object:
-    """The server's number of it; None if it is nobody's."""
+    """Returns the server's error number, or None."""
     arguments = error.orig.args if isinstance(error, DBAPIError) and error.orig else ()
     return next(iter(arguments), None)
 
 
 def _padded(installations: int) -> int:
-    """The next power of two: so only a few statements of different lengths are ever built and kept."""
+    """Returns the next power of two, so that only a few statements of different lengths are built and cached."""
     return 1 << max(0, installations - 1).bit_length()

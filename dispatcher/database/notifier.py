@@ -1,8 +1,9 @@
-"""The bell: on PostgreSQL, a partner's commit can wake a dispatcher that sleeps. Nothing rests on it: polling goes on underneath.
+"""The notifier: on PostgreSQL, a partner's commit can wake a sleeping dispatcher. An optimization only: polling continues regardless.
 
-NOTIFY in every commit would make all writers queue for one lock of the server. So a dispatcher that sleeps holds an advisory lock,
-which the trigger on the outbox only tries, until its transaction ends; it notifies if it cannot have it, that is, while somebody
-sleeps. Who could have it was not noticed as a sleeper is: that dispatcher looks once more after it has armed the bell.
+NOTIFY in every commit would serialize all writers on one lock of the server. So a dispatcher holds an advisory lock while it sleeps,
+and the trigger on the outbox tries to take the same lock until the end of its transaction. It notifies only if that fails, which means
+that a dispatcher is asleep. If the trigger gets the lock, nobody is asleep and nobody is notified. A dispatcher about to sleep may have
+missed that commit, so it looks once more after taking the lock.
 """
 
 import asyncio
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 TRIGGER = "vercel_outbox_wakeup"
-PATIENCE = 5.0
-"""Seconds for one statement; after that the connection counts as broken."""
+_CHANNEL = "vercel_outbox_"
+"""Prefix of the channel; the oid of the outbox follows."""
+ANSWER_SECONDS = 5.0
+"""Limit for one statement; after that the connection counts as broken."""
 
-# The lock has two keys: this, and the oid of the outbox, so that dispatchers of different schemas do not mix.
+# The lock has two keys: this, and the oid of the outbox, so that dispatchers of different schemas do not interfere.
 _LOCK = int.from_bytes(b"verc")
 _TABLE = "pg_catalog.to_regclass(%s)::oid"
 _ARM = f"SELECT pg_catalog.pg_try_advisory_lock({_LOCK}, %s::oid::int4)"
@@ -38,7 +41,7 @@ CREATE OR REPLACE FUNCTION {prefix}{trigger}() RETURNS trigger LANGUAGE plpgsql 
 BEGIN
   -- A dispatcher that sleeps holds this lock. While none does, nobody is notified, which would make commits queue.
   IF NOT pg_catalog.pg_try_advisory_xact_lock_shared({lock}, TG_RELID::pg_catalog.int4) THEN
-    PERFORM pg_catalog.pg_notify('vercel_outbox_' || TG_RELID::pg_catalog.text, '');
+    PERFORM pg_catalog.pg_notify('{channel}' || TG_RELID::pg_catalog.text, '');
   END IF;
   RETURN NULL;
 END
@@ -49,34 +52,34 @@ CREATE TRIGGER {trigger} AFTER INSERT ON {prefix}{table}
 """
 
 
-class NoBell(Exception):
-    """There is no bell, or it broke. The text is one line that says why and what to do; it holds no secret."""
+class NotifierUnavailable(Exception):
+    """The notifier cannot be set up, or it broke. The message is one line that says why and what to do, without secrets."""
 
 
 def trigger_sql(schema: str | None = None) -> str:
-    """The trigger that rings, for PostgreSQL 13 and newer."""
+    """Returns the SQL of the trigger that notifies, for PostgreSQL 13 and newer."""
     prefix = f'"{schema}".' if schema else ""
-    return _SQL.format(prefix=prefix, trigger=TRIGGER, lock=_LOCK, table=outbox.name)
+    return _SQL.format(prefix=prefix, trigger=TRIGGER, channel=_CHANNEL, lock=_LOCK, table=outbox.name)
 
 
-class Bell:
-    """One connection that listens. Its methods raise NoBell; then it can only be closed."""
+class Notifier:
+    """One connection that listens. After a method has raised NotifierUnavailable, it can only be closed."""
 
     def __init__(self, connection: "AsyncConnection[Any]", table: str, oid: int) -> None:
         self._connection = connection
         self._table = table
         self._oid = oid
         self.armed = False
-        """Whether we hold the lock: whoever commits now rings."""
+        """Whether we hold the lock, so that commits notify us."""
 
     @classmethod
-    async def hang(cls, database: Database) -> "Bell":
-        """Listens from now on. Raises NoBell also if there is no trigger, or something between us and the database."""
+    async def connect(cls, database: Database) -> "Notifier":
+        """Connects and starts to listen. Raises NotifierUnavailable also if the trigger is missing, or if a pooler is in between."""
         from psycopg import AsyncConnection
 
         _, arguments = database.engine.dialect.create_connect_args(database.engine.url)
         options = database.dialect.engine_options(database.engine.url)["connect_args"]
-        with _broken():
+        with _translated_errors():
             connection = await AsyncConnection.connect(**{**arguments, **options})
         table = f'"{database.schema}".{outbox.name}' if database.schema else outbox.name
         try:
@@ -86,72 +89,75 @@ class Bell:
             raise
 
     @classmethod
-    async def _listen(cls, connection: "AsyncConnection[Any]", table: str) -> "Bell":
-        bell = cls(connection, table, 0)
-        backend, oid, has_trigger = await bell._ask(_LOOK, table, TRIGGER, table)
+    async def _listen(cls, connection: "AsyncConnection[Any]", table: str) -> "Notifier":
+        notifier = cls(connection, table, 0)
+        backend, oid, has_trigger = await notifier._fetch(_LOOK, table, TRIGGER, table)
         if backend != connection.info.backend_pid:
-            raise NoBell(
+            raise NotifierUnavailable(
                 "a pooler such as pgbouncer stands before the database, and notifications do not come through it: "
                 "connect directly, or set DISPATCHER_WAKEUP=poll"
             )
         if not has_trigger:
-            raise NoBell(
+            raise NotifierUnavailable(
                 f"the outbox has no trigger {TRIGGER}: run what `dispatcher schema --dialect postgresql --wakeup` prints"
             )
-        bell._oid = oid
-        with _broken():
-            async with asyncio.timeout(PATIENCE):
-                await connection.execute(f"LISTEN vercel_outbox_{oid}")
-        return bell
+        notifier._oid = oid
+        with _translated_errors():
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await connection.execute(f"LISTEN {_CHANNEL}{oid}")
+        return notifier
 
     async def arm(self) -> bool:
-        """Whether it worked: it does not while a transaction that has inserted events is open, or while another sleeps."""
-        (self.armed,) = await self._ask(_ARM, self._oid)
+        """Tries to take the lock; returns whether it succeeded.
+
+        It fails while a transaction that has inserted events is open, and while another dispatcher sleeps.
+        """
+        (self.armed,) = await self._fetch(_ARM, self._oid)
         return self.armed
 
     async def is_armed_by_another(self) -> bool:
-        """Whether another dispatcher sleeps. Then we are woken as well, and until it sleeps again it is awake."""
-        (armed,) = await self._ask(_IS_ARMED, self._oid)
+        """Whether another dispatcher sleeps. While it holds the lock, commits notify us as well."""
+        (armed,) = await self._fetch(_IS_ARMED, self._oid)
         return bool(armed)
 
     async def disarm(self) -> None:
-        """We are awake, nobody need ring."""
+        """Releases the lock: we are awake, commits need not notify."""
         if self.armed:
             self.armed = False
-            await self._ask(_DISARM, self._oid)
+            await self._fetch(_DISARM, self._oid)
 
-    async def rings(self, seconds: float) -> bool:
-        """Whether it rings within so many seconds; returns as soon as it does."""
-        with _broken():
+    async def wait(self, seconds: float) -> bool:
+        """Waits for a notification; returns whether one arrived within this many seconds."""
+        with _translated_errors():
             async with aclosing(self._connection.notifies(timeout=seconds, stop_after=1)) as notifications:
                 async for _ in notifications:
                     return True
-        # A connection that broke without a word would stay silent for ever; and the tables may have been made anew.
-        (oid,) = await self._ask(f"SELECT {_TABLE}", self._table)
+        # A silently broken connection would stay silent forever; and the tables may have been recreated.
+        (oid,) = await self._fetch(f"SELECT {_TABLE}", self._table)
         if oid != self._oid:
-            raise NoBell("the outbox is not the table that it was")
+            raise NotifierUnavailable("the outbox is not the table that it was")
         return False
 
     async def close(self) -> None:
-        """Whoever commits afterwards does not ring for us."""
+        """Closes the connection, which releases the lock: later commits do not notify us."""
         await self._connection.close()
 
-    async def _ask(self, statement: str, *parameters: object) -> tuple[Any, ...]:
-        with _broken():
-            async with asyncio.timeout(PATIENCE):
-                # Encoded, for psycopg takes a str only if it is a literal; ours are put together from constants.
+    async def _fetch(self, statement: str, *parameters: object) -> tuple[Any, ...]:
+        with _translated_errors():
+            async with asyncio.timeout(ANSWER_SECONDS):
+                # Encoded, because psycopg's types accept a str only if it is a literal, and ours are built from constants.
                 row = await (await self._connection.execute(statement.encode(), parameters)).fetchone()
         return row or ()
 
 
 @contextmanager
-def _broken() -> Iterator[None]:
-    """The one map of what can go wrong on the connection."""
+def _translated_errors() -> Iterator[None]:
+    """Translates every error of the connection."""
     from psycopg import Error
 
     try:
         yield
     except TimeoutError:
-        raise NoBell("the database did not answer in time") from None
+        raise NotifierUnavailable("the database did not answer in time") from None
     except (Error, OSError) as error:
-        raise NoBell(next(iter(str(error).splitlines()), type(error).__name__)) from None
+        raise NotifierUnavailable(next(iter(str(error).splitlines()), type(error).__name__)) from None

@@ -1,4 +1,4 @@
-"""PostgreSQL 13 and newer, also through pgbouncer in transaction mode: no session state, no prepared statements."""
+"""PostgreSQL 13 and newer. Without session state and prepared statements, so that pgbouncer in transaction mode works too."""
 
 import os
 import socket
@@ -15,27 +15,18 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from dispatcher.database.dialect import (
-    CONNECT_TIMEOUT,
-    LOCK_TIMEOUT,
-    LONGEST_MIGRATION,
-    STATEMENT_TIMEOUT,
-    Assignments,
-    Dialect,
-    MigrationUnderWay,
-    remote_host,
-)
+from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay, remote_host
 
-_READ_ONLY = "25006"
-_LOCK_TIMEOUT = "55P03"
-_TRANSIENT = {"40001", "40P01", _LOCK_TIMEOUT}  # serialization failure, deadlock, lock not available in time
+_READ_ONLY_STATE = "25006"
+_LOCK_TIMEOUT_STATE = "55P03"
+_TRANSIENT_STATES = {"40001", "40P01", _LOCK_TIMEOUT_STATE}  # serialization failure, deadlock, lock timeout
 
-_VERIFYING = {"verify-full", "verify-ca"}
-_DENIED = "42501"
+_VERIFYING_MODES = {"verify-full", "verify-ca"}
+_DENIED_STATE = "42501"
 _ISOLATION = "read committed"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
-# Otherwise a temporary table of the same name would take the place of one of ours.
+# Otherwise a temporary table would shadow the table of ours that has the same name.
 _TEMPORARY_TABLES_LAST = (
     "SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'pg_temp'), true)"
 )
@@ -60,36 +51,58 @@ _ENGINE_DIALECT: EngineDialect = postgresql.dialect()  # type: ignore[no-untyped
 
 
 class Postgresql(Dialect):
-    """See the module."""
-
     name = "postgresql"
     driver = "postgresql+psycopg"
     extra = "postgres"
     how_to_verify = "sslmode=verify-full&sslrootcert=system (or, for a private authority, its file instead of system)"
-    # Not clock_timestamp(): it is volatile, so that no index can serve a comparison with it.
+    # Not clock_timestamp(): it is volatile, so a comparison with it cannot use an index.
     now = "statement_timestamp()"
 
     @override
     def engine_options(self, url: URL) -> dict[str, Any]:
         return {
             "connect_args": {
-                "autocommit": True,  # so that the driver begins nothing by itself: see _begin
-                "connect_timeout": CONNECT_TIMEOUT,
+                "autocommit": True,  # the driver must not begin transactions: see _begin
+                "connect_timeout": self.connect_seconds,
                 "prepare_threshold": None,
                 "application_name": "dispatcher",
                 "keepalives_idle": 15,
-                "tcp_user_timeout": STATEMENT_TIMEOUT * 1000,
+                "tcp_user_timeout": self.statement_seconds * 1000,
             },
         }
 
     @override
     def prepare(self, engine: Engine) -> None:
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "begin", self._begin)
+
+    def _begin(self, connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if options.get("single_statement"):
+            return
+        # SET LOCAL: through pgbouncer, settings of the session would leak to the next client.
+        settings = {
+            # Settings of the database or the role could give times a form, or a year, that the driver cannot parse.
+            "TimeZone": "UTC",
+            "DateStyle": "ISO",
+            "statement_timeout": f"{self.statement_seconds}s",
+            "lock_timeout": f"{self.lock_seconds}s",
+            "idle_in_transaction_session_timeout": f"{self.statement_seconds}s",
+            "jit": "off",  # compiling one of our short statements takes 100 times as long as running it
+        }
+        if not options.get("reads_only"):
+            # Statements that write find their rows by an index. If the queue was empty when statistics were collected, the
+            # planner would consider a scan and a sort cheap.
+            settings |= {"enable_seqscan": "off", "enable_bitmapscan": "off"}
+        if options.get("not_durable"):
+            settings["synchronous_commit"] = "off"
+        begin = [] if "isolation_level" in options else [_BEGIN]  # with a level of its own, the driver begins
+        local = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
+        connection.exec_driver_sql("; ".join([*begin, *local, _TEMPORARY_TABLES_LAST]))  # in one round trip
 
     @override
     def unverified_host(self, url: URL) -> str | None:
         options = _driver_options(url)
-        if options.get("sslmode", os.environ.get("PGSSLMODE", "")) in _VERIFYING:
+        if options.get("sslmode", os.environ.get("PGSSLMODE", "")) in _VERIFYING_MODES:
             return None
         return remote_host(options.get("hostaddr") or options.get("host") or os.environ.get("PGHOST", ""))
 
@@ -97,9 +110,9 @@ class Postgresql(Dialect):
     @contextmanager
     def migration(self, connection: Connection) -> Iterator[None]:
         with connection.begin():
-            # The lock ends with the transaction. DDL that cannot have its table at once gives way to the partners' writes.
+            # The lock ends with the transaction. DDL that cannot lock its table within a second yields to the partners' writes.
             connection.exec_driver_sql(
-                f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{LONGEST_MIGRATION}s'"
+                f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{self.migration_seconds}s'"
             )
             _lock_migration(connection)
             connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
@@ -107,11 +120,11 @@ class Postgresql(Dialect):
 
     @override
     def check_isolation(self, connection: Connection) -> str | None:
-        found = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
-        if found == _ISOLATION:
+        level = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+        if level == _ISOLATION:
             return None
         return (
-            f"the database runs our transactions at {found} although {_ISOLATION} was asked for:"
+            f"the database runs our transactions at {level} although {_ISOLATION} was asked for:"
             " look at the proxy before the database"
         )
 
@@ -125,9 +138,9 @@ class Postgresql(Dialect):
     @override
     def check_encoding(self, connection: Connection, tables: Collection[str]) -> tuple[str, str] | None:
         for whose, setting, cure in _ENCODINGS:
-            found = connection.execute(sa.select(sa.func.current_setting(setting))).scalar_one()
-            if found != "UTF8":
-                return f"the encoding of the {whose} is {found}, not UTF8", cure
+            encoding = connection.execute(sa.select(sa.func.current_setting(setting))).scalar_one()
+            if encoding != "UTF8":
+                return f"the encoding of the {whose} is {encoding}, not UTF8", cure
         return None
 
     @override
@@ -141,7 +154,7 @@ class Postgresql(Dialect):
 
     @override
     def is_denied(self, error: DBAPIError) -> bool:
-        return getattr(error.orig, "sqlstate", None) == _DENIED
+        return getattr(error.orig, "sqlstate", None) == _DENIED_STATE
 
     @override
     def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
@@ -152,7 +165,7 @@ class Postgresql(Dialect):
 
     @override
     def grant_to_create(self, connection: Connection, schema: str | None) -> str | None:
-        # Since PostgreSQL 15 not everybody may create tables in `public`.
+        # Since PostgreSQL 15 not every user may create tables in `public`.
         target = schema or connection.exec_driver_sql("SELECT current_schema()").scalar_one() or "public"
         if _may(connection, target, "CREATE"):
             return None
@@ -161,11 +174,11 @@ class Postgresql(Dialect):
 
     @override
     def is_transient(self, error: BaseException) -> bool:
-        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRANSIENT
+        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRANSIENT_STATES
 
     @override
     def is_lock_timeout(self, error: BaseException) -> bool:
-        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT
+        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT_STATE
 
     @override
     def cut(self, connection: Any) -> None:
@@ -174,13 +187,13 @@ class Postgresql(Dialect):
 
     @override
     def is_read_only(self, error: BaseException) -> bool:
-        return getattr(error, "sqlstate", None) == _READ_ONLY
+        return getattr(error, "sqlstate", None) == _READ_ONLY_STATE
 
     @override
     def encode(self, rows: list[dict[str, Any]]) -> dict[str, str]:
         import orjson
 
-        return {"rows": orjson.dumps(rows).decode()}  # times as they are: with their zone
+        return {"rows": orjson.dumps(rows).decode()}  # times with their time zone
 
     @override
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
@@ -193,7 +206,7 @@ class Postgresql(Dialect):
 
     @override
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
-        # As text, because the driver raises for 'infinity'.
+        # As text, because the driver cannot represent 'infinity'.
         return sa.func.to_char(sa.func.timezone("UTC", column), "YYYY-MM-DD HH24:MI:SS.US", type_=sa.String())
 
     @override
@@ -229,7 +242,7 @@ class Postgresql(Dialect):
             sa.select(*(delivery.c[name] for name in names))
             .where(delivery.c.installation_id == rows.c.installation_id, delivery.c.due_at <= self.clock())
             .order_by(delivery.c.due_at)
-            .limit(sa.bindparam("most", type_=sa.Integer))
+            .limit(sa.bindparam("limit", type_=sa.Integer))
             .lateral("d")
         )
         return sa.select(due).select_from(rows.join(due, sa.true()))
@@ -240,57 +253,32 @@ class Postgresql(Dialect):
 
 
 def _driver_options(url: URL) -> dict[str, str]:
-    """What SQLAlchemy makes of the URL for psycopg, such as several hosts."""
+    """Returns the URL as SQLAlchemy passes it to psycopg: with several hosts, for example."""
     return {name: str(value) for name, value in _ENGINE_DIALECT.create_connect_args(url)[1].items()}
 
 
 def _account(connection: Connection) -> tuple[Callable[[str], str], str]:
-    """How names are quoted, and the user's, quoted."""
+    """Returns the function that quotes names, and the quoted name of the current user."""
     quote = connection.dialect.identifier_preparer.quote
     return quote, quote(connection.exec_driver_sql("SELECT current_user").scalar_one())
 
 
 def _lock_migration(connection: Connection) -> None:
     try:
-        with connection.begin_nested():  # so that what holds the lock can still be asked for
+        with connection.begin_nested():  # so that the holder of the lock can be queried afterwards
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT:
+        if getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT_STATE:
             raise MigrationUnderWay(_migration_holder(connection)) from None
         raise
 
 
 def _migration_holder(connection: Connection) -> str | None:
-    """The session that holds the lock of migrations, as far as the database shows it."""
+    """Describes the session that holds the migration lock, if this user may see it."""
     held = connection.exec_driver_sql(_MIGRATION_HOLDER).first()
     return f"process {held.pid} of the user {held.usename}, application {held.application_name!r}" if held else None
 
 
 def _may(connection: Connection, schema: str, privilege: str) -> bool:
-    asked = sa.select(sa.func.has_schema_privilege(schema, privilege))
-    return bool(connection.execute(asked).scalar_one())
-
-
-def _begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if options.get("single_statement"):
-        return
-    # For this transaction only: through pgbouncer a session's settings would stay with whoever comes next.
-    settings = {
-        # A database's or a role's own setting would move times to where the driver cannot load them, or give them another form.
-        "TimeZone": "UTC",
-        "DateStyle": "ISO",
-        "statement_timeout": f"{STATEMENT_TIMEOUT}s",
-        "lock_timeout": f"{LOCK_TIMEOUT}s",
-        "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT}s",
-        "jit": "off",  # compiling one of our short statements takes a hundred times as long as running it
-    }
-    if not options.get("reads_only"):
-        # All that writes finds its rows by an index. Where a queue was empty when the statistics were taken, the planner
-        # would think that a scan and a sort of it cost little.
-        settings |= {"enable_seqscan": "off", "enable_bitmapscan": "off"}
-    if options.get("not_durable"):
-        settings["synchronous_commit"] = "off"
-    begin = [] if "isolation_level" in options else [_BEGIN]  # whoever names another has the driver begin
-    local = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
-    connection.exec_driver_sql("; ".join([*begin, *local, _TEMPORARY_TABLES_LAST]))  # in one round trip
+    query = sa.select(sa.func.has_schema_privilege(schema, privilege))
+    return bool(connection.execute(query).scalar_one())

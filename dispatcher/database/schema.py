@@ -1,4 +1,4 @@
-"""The database's schema: bring it to the newest revision, print it, and refuse one that this program does not know."""
+"""The database's schema: migrates it to the newest revision, prints it, and rejects an unknown revision."""
 
 import io
 from collections.abc import Iterator
@@ -11,31 +11,31 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from dispatcher.database.dialect import MigrationUnderWay
 from dispatcher.database.engine import dialect_of
-from dispatcher.database.transactions import TRIES, Database
+from dispatcher.database.transactions import MAX_TRIES, Database
 from dispatcher.outbox.tables import VERSION_TABLE, attach_tables, metadata
 
 if TYPE_CHECKING:
-    from alembic.config import Config  # where it is not needed it need not fill the memory
+    from alembic.config import Config  # imported lazily: most commands do not need its memory
     from alembic.operations.ops import MigrateOperation, MigrationScript
 
-_HERE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[1]
 _FOREIGN = "the tables are not of `dispatcher migrate`: what made them, such as your own migrations, must bring them up to date"
 
 
 class UnusableSchema(Exception):
-    """The database's schema is missing, older or newer than this program; says what to do."""
+    """The database's schema is missing, older or newer than this program. The message says what to do."""
 
 
 def migrate(database: Database) -> str:
-    """Brings the database to the newest revision and returns it. Any number of these at once migrate once. On MySQL and MariaDB, where
-    each statement commits by itself, a migration that broke off is completed.
+    """Migrates the database to the newest revision and returns it. Safe to run concurrently: only one call migrates. On MySQL and
+    MariaDB, where each DDL statement commits by itself, it completes an interrupted migration.
 
-    Raises UnusableSchema, and changes nothing, if the database is at a revision that this program does not know, if its tables were
-    made by other means, or if somebody else does not end migrating it.
+    Raises UnusableSchema, and changes nothing, if the database is at an unknown revision, if its tables were not created by `migrate`,
+    or if another migration does not finish in time.
     """
     retrying = Retrying(
         retry=retry_if_exception(database.dialect.is_overtaken),
-        stop=stop_after_attempt(TRIES),
+        stop=stop_after_attempt(MAX_TRIES),
         wait=wait_random_exponential(multiplier=0.1, max=2),
         reraise=True,
     )
@@ -54,18 +54,18 @@ def _migrate(database: Database) -> None:
     from alembic import command
 
     with database.engine.connect() as connection, database.dialect.migration(connection):
-        found = _revision(connection, database.schema)
-        if found is not None and found not in _known():
-            raise UnusableSchema(_newer(found))
-        if found is None and _has_tables(connection, database.schema) and not _has_broken_off(connection, database):
+        revision = _revision(connection, database.schema)
+        if revision is not None and revision not in _known():
+            raise UnusableSchema(_newer(revision))
+        if revision is None and _has_tables(connection, database.schema) and not _was_interrupted(connection, database):
             raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
         command.upgrade(_config(connection=connection, schema=database.schema), "head")
 
 
 def already_made(connection: sa.Connection, wanted: sa.MetaData) -> set[str]:
-    """The names of those of these tables and their indexes that a migration which broke off has made.
+    """Returns the names of the `wanted` tables and indexes that an interrupted migration has already created.
 
-    Raises UnusableSchema if one of the tables is there in another shape, so that nobody's table is taken for ours.
+    Raises UnusableSchema if one of the tables exists in another shape: it may be somebody else's.
     """
     from alembic.autogenerate import produce_migrations
     from alembic.operations.ops import CreateIndexOp, CreateTableOp
@@ -76,24 +76,24 @@ def already_made(connection: sa.Connection, wanted: sa.MetaData) -> set[str]:
 
     context = MigrationContext.configure(connection, opts={"include_name": is_wanted})
     tables = wanted.sorted_tables
-    found = {table.name for table in tables} | {str(index.name) for table in tables for index in table.indexes}
+    made = {table.name for table in tables} | {str(index.name) for table in tables for index in table.indexes}
     for difference in _flatten(produce_migrations(context, wanted)):
         match difference:
             case CreateTableOp():
-                found.discard(difference.table_name)
+                made.discard(difference.table_name)
             case CreateIndexOp():
-                found.discard(str(difference.index_name))
+                made.discard(str(difference.index_name))
             case _:
                 table = getattr(difference, "table_name", "one of the tables")
                 raise UnusableSchema(
                     f"nothing is changed: {table} is not as `dispatcher migrate` makes it: undo what changed it, or move that table"
                     " out of the way, then run `dispatcher migrate` again"
                 )
-    return found
+    return made
 
 
 def downgrade(database: Database, revision: str = "base") -> None:
-    """Back to an older revision (`base`: no tables at all). What is not delivered yet may be lost with the tables."""
+    """Migrates back to an older revision (`base`: no tables). Undelivered events may be lost with the tables."""
     from alembic import command
 
     with database.engine.connect() as connection, database.dialect.migration(connection):
@@ -105,42 +105,42 @@ def downgrade(database: Database, revision: str = "base") -> None:
 
 
 def check(database: Database) -> None:
-    """Raises UnusableSchema unless the database holds the tables that this program was written for."""
+    """Raises UnusableSchema unless the database has the schema of this program."""
     with database.read() as connection:
-        found = _revision(connection, database.schema)
-        missing = _missing_columns(connection, database.schema) if found is None else []
+        revision = _revision(connection, database.schema)
+        missing = _missing_columns(connection, database.schema) if revision is None else []
         is_empty = not _has_tables(connection, database.schema)
-        has_broken_off = found is None and not is_empty and _has_broken_off(connection, database)
-    if has_broken_off:
+        was_interrupted = revision is None and not is_empty and _was_interrupted(connection, database)
+    if was_interrupted:
         raise UnusableSchema(
             "a migration of this database has broken off: run `dispatcher migrate` again, which completes it"
         )
-    if found == newest() or (found is None and not missing):
+    if revision == newest() or (revision is None and not missing):
         return
-    if found is None and is_empty:
+    if revision is None and is_empty:
         raise UnusableSchema(f"the database has no schema yet ({missing[0]} is missing): run `dispatcher migrate`")
-    if found is None:
+    if revision is None:
         raise UnusableSchema(f"{missing[0]} is missing, and {_FOREIGN}")
-    if found in _known():
+    if revision in _known():
         raise UnusableSchema(
-            f"the database is at schema {found}, this program needs {newest()}: run `dispatcher migrate`"
+            f"the database is at schema {revision}, this program needs {newest()}: run `dispatcher migrate`"
         )
-    raise UnusableSchema(_newer(found))
+    raise UnusableSchema(_newer(revision))
 
 
 def missing_columns(database: Database) -> list[str]:
-    """Those that this program knows and the database lacks, as `table.column`."""
+    """Returns the columns that the database lacks, as `table.column`."""
     with database.read() as connection:
         return _missing_columns(connection, database.schema)
 
 
 def newest() -> str:
-    """The revision that this program was written for."""
+    """Returns the newest revision that this program knows."""
     return max(_known())
 
 
 def migration_sql(dialect: str, schema: str | None = None) -> str:
-    """What `migrate` would run on an empty database, as SQL."""
+    """Returns the SQL that `migrate` runs on an empty database."""
     from alembic import command
 
     output = io.StringIO()
@@ -149,18 +149,18 @@ def migration_sql(dialect: str, schema: str | None = None) -> str:
 
 
 def ddl(dialect: str, schema: str | None = None) -> str:
-    """The newest schema as SQL, for partners who create the tables themselves. `dialect`: postgresql, mysql or sqlite."""
+    """Returns the newest schema as SQL, for partners who create the tables themselves. `dialect`: postgresql, mysql or sqlite."""
     tables = sa.MetaData()
     attach_tables(tables, schema)
     engine = sa.create_mock_engine(f"{dialect_of(dialect).driver}://", lambda *_: None)
     statements: list[str] = []
     for table in tables.sorted_tables:
         statements.append(str(CreateTable(table).compile(dialect=engine.dialect)))
-        statements += [str(CreateIndex(index).compile(dialect=engine.dialect)) for index in _in_order(table)]
+        statements += [str(CreateIndex(index).compile(dialect=engine.dialect)) for index in _sorted_indexes(table)]
     return "\n".join(f"{statement.strip()};" for statement in statements)
 
 
-def _in_order(table: sa.Table) -> list[sa.Index]:
+def _sorted_indexes(table: sa.Table) -> list[sa.Index]:
     return sorted(table.indexes, key=lambda index: str(index.name))
 
 
@@ -174,17 +174,17 @@ def _config(output: io.StringIO | None = None, **attributes: object) -> "Config"
 
 
 def _migrations() -> Path:
-    packaged = _HERE / "migrations"
-    return packaged if packaged.is_dir() else _HERE.parent / "migrations"
+    packaged = _PACKAGE / "migrations"
+    return packaged if packaged.is_dir() else _PACKAGE.parent / "migrations"
 
 
 def _known() -> set[str]:
-    """The revisions, in whose files' names they stand first; so they also sort."""
+    """Returns the revisions: the prefixes of the file names, which sort in order."""
     return {path.name.partition("_")[0] for path in (_migrations() / "versions").glob("[0-9]*.py")}
 
 
-def _newer(found: str) -> str:
-    return f"the database is at schema {found}, which this program does not know: it is older than the database, upgrade it"
+def _newer(revision: str) -> str:
+    return f"the database is at schema {revision}, which this program does not know: it is older than the database, upgrade it"
 
 
 def _flatten(script: "MigrationScript") -> "Iterator[MigrateOperation]":
@@ -197,8 +197,8 @@ def _flatten(script: "MigrationScript") -> "Iterator[MigrateOperation]":
             yield operation
 
 
-def _has_broken_off(connection: sa.Connection, database: Database) -> bool:
-    """Whether tables without a revision are those of a migration that has not ended: it makes the version table first, its row last."""
+def _was_interrupted(connection: sa.Connection, database: Database) -> bool:
+    """Whether tables without a revision come from an interrupted migration: it creates the version table first and its row last."""
     return not database.dialect.rolls_back_ddl and sa.inspect(connection).has_table(
         VERSION_TABLE, schema=database.schema
     )
@@ -219,10 +219,10 @@ def _missing_columns(connection: sa.Connection, schema: str | None) -> list[str]
     inspector = sa.inspect(connection)
     missing = []
     for table in metadata.sorted_tables:
-        found = (
+        present = (
             {column["name"] for column in inspector.get_columns(table.name, schema)}
             if inspector.has_table(table.name, schema)
             else set()
         )
-        missing += [f"{table.name}.{column.name}" for column in table.c if column.name not in found]
+        missing += [f"{table.name}.{column.name}" for column in table.c if column.name not in present]
     return missing

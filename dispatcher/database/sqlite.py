@@ -1,4 +1,4 @@
-"""SQLite 3.35 and newer. Every transaction that writes begins IMMEDIATE, so it needs no row locks."""
+"""SQLite 3.35 and newer. Writing transactions begin IMMEDIATE, so they need no row locks."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -15,34 +15,49 @@ from typing_extensions import override
 
 from dispatcher.database.dialect import Assignments, Dialect
 
-BUSY_TIMEOUT = 5
-"""Seconds that a writer waits for another."""
-_PRIMARY_CODE = 0xFF
+_PRIMARY_CODE_MASK = 0xFF
 CACHE_KIB = 16_384
-"""Of a database's pages, kept by each connection: with SQLite's own 2 MiB, a step in a crowded one takes twice as long."""
+"""Page cache of each connection. With SQLite's default of 2 MiB, a step on a large database takes twice as long."""
 
 
 class Sqlite(Dialect):
-    """See the module."""
-
     name = "sqlite"
     driver = "sqlite+pysqlite"
     extra = None
-    # Whoever writes waits for the whole of our transaction: none of them may take long.
-    collected_at_once = 250
-    claimed_at_once = 128
-    settled_at_once = 250
+    lock_seconds = 5
+    # Every other writer waits for our whole transaction, so batches are small.
+    max_collected = 250
+    max_claimed = 128
+    max_settled = 250
     now = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
     @override
     def engine_options(self, url: URL) -> dict[str, Any]:
-        # isolation_level None: the driver begins nothing by itself, so that BEGIN IMMEDIATE is the only beginning.
-        return {"connect_args": {"timeout": BUSY_TIMEOUT, "isolation_level": None, "check_same_thread": False}}
+        # isolation_level None: the driver does not begin transactions, so that `_begin` can choose BEGIN IMMEDIATE.
+        return {"connect_args": {"timeout": self.lock_seconds, "isolation_level": None, "check_same_thread": False}}
 
     @override
     def prepare(self, engine: Engine) -> None:
-        event.listen(engine, "connect", _set_durability)
+        event.listen(engine, "connect", self._set_durability)
         event.listen(engine, "begin", _begin)
+
+    def _set_durability(self, connection: sqlite3.Connection, _record: object) -> None:
+        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+        # When several connections switch a new file to WAL at once, SQLite may refuse all but one without waiting.
+        retrying = Retrying(
+            retry=retry_if_exception(_is_locked),
+            stop=stop_after_delay(self.lock_seconds),
+            wait=wait_random_exponential(multiplier=0.01, max=0.5),
+            reraise=True,
+        )
+        retrying(connection.execute, "PRAGMA journal_mode = WAL")
+        for pragma in (
+            "synchronous = FULL",
+            f"cache_size = -{CACHE_KIB}",
+            f"busy_timeout = {self.lock_seconds * 1000}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
 
     @override
     def missing_file(self, url: URL) -> str | None:
@@ -62,7 +77,7 @@ class Sqlite(Dialect):
 
     @override
     def is_denied(self, error: DBAPIError) -> bool:
-        return getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY_CODE == sqlite3.SQLITE_READONLY
+        return getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY_CODE_MASK == sqlite3.SQLITE_READONLY
 
     @override
     def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
@@ -86,9 +101,9 @@ class Sqlite(Dialect):
         return sa.func.max(*values)
 
     @override
-    def raw(self, column: Column[Any], most: int) -> ColumnElement[Any]:
-        # SQLite stores any bytes in any column; read as text, those that are not UTF-8 make the driver raise for the batch.
-        return sa.func.substr(sa.cast(column, sa.LargeBinary), 1, 4 * most + 4, type_=sa.LargeBinary())
+    def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
+        # SQLite stores any bytes in any column; reading invalid UTF-8 as text makes the driver raise for the whole batch.
+        return sa.func.substr(sa.cast(column, sa.LargeBinary), 1, 4 * max_characters + 4, type_=sa.LargeBinary())
 
     @override
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
@@ -96,7 +111,7 @@ class Sqlite(Dialect):
 
     @override
     def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
-        # Without a WHERE, SQLite reads the ON of ON CONFLICT as the ON of a join.
+        # Without a WHERE, SQLite parses the ON of ON CONFLICT as a join condition.
         insert = sqlite.insert(table).from_select([c.name for c in source.selected_columns], source.where(sa.true()))
         values = assignments(insert.excluded)
         changes = sa.or_(*(table.c[name].is_distinct_from(value) for name, value in values.items()))
@@ -117,10 +132,10 @@ class Sqlite(Dialect):
 
     @override
     def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
-        rows, found = self.rows(*on), table.alias("found")
+        rows, target = self.rows(*on), table.alias("target")
         (key,) = table.primary_key
-        same = sa.and_(*(found.c[column.name] == rows.c[column.name] for column in on))
-        return sa.delete(table).where(key.in_(sa.select(found.c[key.name]).select_from(rows.join(found, same))))
+        same = sa.and_(*(target.c[column.name] == rows.c[column.name] for column in on))
+        return sa.delete(table).where(key.in_(sa.select(target.c[key.name]).select_from(rows.join(target, same))))
 
     @override
     @cache  # noqa: B019 (one instance lives as long as the program)
@@ -130,42 +145,23 @@ class Sqlite(Dialect):
             sa.select(other.c.subject_key)
             .where(other.c.installation_id == rows.c.installation_id, other.c.due_at <= self.clock())
             .order_by(other.c.due_at)
-            .limit(sa.bindparam("most", type_=sa.Integer))
+            .limit(sa.bindparam("limit", type_=sa.Integer))
             .correlate(rows)
         )
-        found = rows.join(delivery, delivery.c.subject_key.in_(due))
-        return sa.select(*(delivery.c[name] for name in names)).select_from(found)
+        joined = rows.join(delivery, delivery.c.subject_key.in_(due))
+        return sa.select(*(delivery.c[name] for name in names)).select_from(joined)
 
     @override
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
         return self.encode([{"installation_id": installation_id} for installation_id in installation_ids])
 
 
-def _set_durability(connection: sqlite3.Connection, _record: object) -> None:
-    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
-
-    # Of connections that turn a new file's journal into a WAL at once, all but one may be refused without waiting.
-    turning = Retrying(
-        retry=retry_if_exception(_is_locked),
-        stop=stop_after_delay(BUSY_TIMEOUT),
-        wait=wait_random_exponential(multiplier=0.01, max=0.5),
-        reraise=True,
-    )
-    turning(connection.execute, "PRAGMA journal_mode = WAL")
-    for pragma in (
-        "synchronous = FULL",
-        f"cache_size = -{CACHE_KIB}",
-        f"busy_timeout = {BUSY_TIMEOUT * 1000}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
 def _is_locked(error: BaseException) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE_MASK in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later is refused at once, without waiting, when another wrote in between.
+    # A transaction that reads first and writes later fails at once, without waiting, if another has written in between.
     options = connection.get_execution_options()
     if not options.get("single_statement"):
         connection.exec_driver_sql(f"PRAGMA synchronous = {'NORMAL' if options.get('not_durable') else 'FULL'}")

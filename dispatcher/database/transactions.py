@@ -12,30 +12,33 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from dispatcher.database.dialect import Dialect
-from dispatcher.database.engine import dialect_of, open_engine, says_read_only
+from dispatcher.database.engine import dialect_of, open_engine
 from dispatcher.database.in_use import ConnectionsInUse
 
 Result = TypeVar("Result")
-TRIES = 8
+MAX_TRIES = 8
 SKIP_SECONDS = 60.0
-"""For how long locked rows are skipped once one of them has kept a step waiting for too long."""
+"""How long locked rows are skipped after a lock timeout."""
 
 
 class UnusableIsolation(Exception):
-    """The database does not grant the isolation that the protocol needs; says which it grants."""
+    """The database does not grant the isolation that the protocol needs. The message names the level it grants."""
 
 
 class _StillLocked(Exception):
-    """A step has waited for a locked row for as long as it may."""
+    """A step ran into the lock timeout."""
 
 
 class Database:
-    """One engine and the dialect it speaks."""
+    """One engine, its dialect, and the ways to run a transaction on it."""
 
-    def __init__(self, engine: Engine, dialect: Dialect, schema: str | None = None) -> None:
+    def __init__(
+        self, engine: Engine, dialect: Dialect, schema: str | None = None, *, max_tries: int = MAX_TRIES
+    ) -> None:
         self.engine = engine
         self.dialect = dialect
         self.schema = schema
+        self.max_tries = max_tries
         self._in_use = ConnectionsInUse(engine, dialect)
         self._reading = engine.execution_options(reads_only=True)
         self._peeking = engine.execution_options(single_statement=True)
@@ -44,25 +47,25 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that writes nothing; on SQLite it waits for no writer."""
+        """Opens a read-only transaction; on SQLite it does not wait for writers."""
         with self._reading.begin() as connection:
             yield connection
 
     @contextmanager
     def peek(self) -> Iterator[Connection]:
-        """For one statement that reads, locks nothing and is over at once: without a transaction's beginning, limits and end."""
+        """Opens a connection for one short statement that reads and locks nothing, without BEGIN, time limits and COMMIT."""
         with self._peeking.connect() as connection:
             yield connection
 
     def transact(self, step: Callable[[Connection], Result], *, durable: bool = True) -> Result:
-        """The step in one short transaction; as a whole again, with jitter, after a serialization failure, deadlock or lock timeout.
+        """Runs the step in one short transaction. Retries it as a whole, with jitter, after a transient error (`is_transient`).
 
-        `durable=False`: nothing would be lost if a crash of the database undid it, so its commit need not wait for the disk.
-        Raises the last `sqlalchemy.exc.DBAPIError` after 8 tries, and any other error at once.
+        `durable=False`: the commit does not wait for the disk, because nothing is lost if a crash of the database undoes it.
+        Raises the last `sqlalchemy.exc.DBAPIError` after `max_tries`, and any other error immediately.
         """
         retrying = Retrying(
             retry=retry_if_exception(self.dialect.is_transient),
-            stop=stop_after_attempt(TRIES),
+            stop=stop_after_attempt(self.max_tries),
             wait=wait_random_exponential(multiplier=0.01, max=0.5),
             reraise=True,
         )
@@ -70,10 +73,10 @@ class Database:
         return result
 
     def transact_around_locks(self, step: Callable[[Connection, bool], Result], *, durable: bool = True) -> Result:
-        """The same with a step that is told whether to skip the rows which others have locked.
+        """Like `transact`; the step also receives whether to skip locked rows.
 
-        It waits for them at first, because they are free again in a moment. Once it has waited in vain, it skips them for a minute: a
-        session that keeps a row locked for long must not keep all the others waiting.
+        At first it waits for them, because most are unlocked again in a moment. After a lock timeout it skips locked rows for
+        `SKIP_SECONDS`: one session that holds a row for long must not delay all other rows.
         """
         if time.monotonic() >= self._skip_until:
             try:
@@ -95,97 +98,31 @@ class Database:
             return step(connection)
 
     def check_isolation(self) -> None:
-        """Raises UnusableIsolation if a proxy or the server's own settings take back what every connection asks for."""
+        """Raises UnusableIsolation if a proxy or the server's own settings override the isolation level we request."""
         with self.read() as connection:
             wrong = self.dialect.check_isolation(connection)
         if wrong is not None:
             raise UnusableIsolation(wrong)
 
     def is_cluster(self) -> bool:
-        """Whether other nodes take writes as well, whose row locks this one does not see."""
+        """See `Dialect.is_cluster`."""
         with self.read() as connection:
             return self.dialect.is_cluster(connection)
 
     def now(self) -> datetime:
-        """The database's clock."""
+        """Returns the time by the database's clock."""
         with self.read() as connection:
-            time: datetime = connection.execute(sa.select(self.dialect.clock())).scalar_one()
-        return time
+            now: datetime = connection.execute(sa.select(self.dialect.clock())).scalar_one()
+        return now
 
     def cut_connections(self, thread: int) -> None:
-        """Shuts down the sockets of the connections that this thread uses, so that whatever it waits for ends with an error."""
+        """Shuts down the connections that this thread is using, so that its current wait ends with an error."""
         self._in_use.cut(thread)
 
     def close(self) -> None:
-        """Closes every connection."""
         self.engine.dispose()
 
 
 def open_database(url: str, schema: str | None = None) -> Database:
-    """See `dispatcher.database.engine.open_engine`."""
+    """Opens a database; see `dispatcher.database.engine.open_engine`."""
     return Database(open_engine(url, schema), dialect_of(url), schema)
-
-
-def is_unreachable(error: BaseException) -> bool:
-    """Whether the database did not answer (as opposed to: it answered that something is wrong)."""
-    if not isinstance(error, DBAPIError) or takes_no_writes(error):
-        return False
-    return error.connection_invalidated or _never_connected(error)
-
-
-def takes_no_writes(error: DBAPIError) -> bool:
-    """Whether the server that answered is read-only: a standby, or a primary until a moment ago."""
-    return error.orig is not None and says_read_only(error.orig)
-
-
-def first_line(error: DBAPIError) -> str:
-    """What the driver said; PyMySQL puts a number before it."""
-    arguments = getattr(error.orig, "args", ())
-    said = str(arguments[-1]).strip() if arguments else ""
-    return said.splitlines()[0] if said else type(error.orig).__name__
-
-
-def error_code(error: BaseException) -> str:
-    """The database's code for an error, with the name of its class: no word that a query or a row could have put there."""
-    cause = getattr(error, "orig", None) or error
-    name = type(cause).__name__
-    if sqlstate := getattr(cause, "sqlstate", None):  # PostgreSQL
-        return f"SQLSTATE {sqlstate}, {name}"
-    if result := getattr(cause, "sqlite_errorname", None):
-        return f"{result}, {name}"
-    number = next(iter(cause.args), None)
-    return f"error {number}, {name}" if isinstance(number, int) else name  # PyMySQL keeps no SQLSTATE
-
-
-def explain(error: BaseException) -> str:
-    """One line for people; neither the statement nor its parameters, and no URL."""
-    if is_unreachable(error):
-        return summarize(error)
-    said = error.orig if isinstance(error, DBAPIError) else error
-    return f"{summarize(error)}: {next(iter(str(said).splitlines()), '')}"
-
-
-def summarize(error: BaseException) -> str:
-    """The same for where nobody may be named: what an error says can hold an id."""
-    if is_unreachable(error):
-        return "the database cannot be reached"
-    if isinstance(error, DBAPIError) and takes_no_writes(error):
-        return "the database takes no writes: it is a standby, or read-only for another reason"
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        return f"the database refused ({type(error.orig).__name__})"
-    return type(error).__name__
-
-
-def _never_connected(error: DBAPIError) -> bool:
-    """Not so for what a server says at COMMIT, which has no statement either."""
-    orig = error.orig
-    if error.statement is not None or getattr(orig, "sqlstate", None):
-        return False
-    if name := getattr(orig, "sqlite_errorname", None):
-        return bool(name.startswith("SQLITE_CANTOPEN"))
-    number = next(iter(getattr(orig, "args", ())), None)
-    return number in _MYSQL_CLIENTS_OWN if isinstance(number, int) else True
-
-
-_MYSQL_CLIENTS_OWN = range(2_000, 3_000)
-"""The errors that a MySQL client finds by itself: whatever else PyMySQL numbers, the server has said."""

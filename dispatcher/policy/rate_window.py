@@ -3,9 +3,21 @@
 import json
 from bisect import bisect_right
 from collections import deque
+from dataclasses import dataclass
 
 ROUNDING = 2.0
 """Seconds by which a reset may lie beyond the window that it ends: it and the answer's date come in whole seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most `requests` requests in any window of `seconds` seconds."""
+
+    requests: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.requests}/{self.seconds:.15g}s"
 
 
 class RateWindow:

@@ -10,10 +10,10 @@ from pydantic_core import ErrorDetails
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.sandbox.errors import RATE_LIMITED, refuse
 from dispatcher.sandbox.quota import Quota
 from dispatcher.sandbox.received import LONGEST_BODY, bearer_token
-from dispatcher.settings.settings import RateLimit
 
 
 class _Closed(BaseModel):

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 
-from dispatcher.settings.settings import RateLimit
+from dispatcher.policy.rate_window import RateLimit
 
 
 class Quota:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dispatcher.database.hosts import is_local
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.sandbox.connection import Connection, InFlight, connection_of, stays
 from dispatcher.sandbox.control import Control
 from dispatcher.sandbox.endpoint import Endpoint
@@ -28,7 +29,6 @@ from dispatcher.sandbox.received import (
     resource_in,
 )
 from dispatcher.service.http_server import serving
-from dispatcher.settings.settings import RateLimit
 
 RATE_LIMIT = RateLimit(60, 60.0)
 """Vercel's own: "Installation event create per minute"."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from dispatcher.database.transactions import explain, summarize
+from dispatcher.database.errors import describe_error, summarize
 from dispatcher.telemetry import Listener, StepFailed
 
 AFTER_FAILURE = 1.0
@@ -69,7 +69,7 @@ class Scheduler:
         try:
             pause = await step()
         except Exception as error:  # noqa: BLE001 (whatever it is: a clock that stops loses nothing, but delivers nothing either)
-            self._report(StepFailed(name, summarize(error), explain(error)))
+            self._report(StepFailed(name, summarize(error), describe_error(error)))
             await asyncio.sleep(AFTER_FAILURE)
             return 0.0
         return self._intervals[name] if pause is None else pause

@@ -9,7 +9,8 @@ from importlib.metadata import version
 import structlog
 from starlette.applications import Starlette
 
-from dispatcher.database.transactions import Database, explain, summarize
+from dispatcher.database.errors import describe_error, summarize
+from dispatcher.database.transactions import Database
 from dispatcher.service.composition import Parts, composed
 from dispatcher.service.drain import Drained, Tally, deliver_what_is_due, drain
 from dispatcher.service.endpoints import ops_app, serving_ops
@@ -111,4 +112,4 @@ async def _stop(parts: Parts, grace: float, report: Listener) -> None:
         finally:
             await parts.worker.stop(max(0.0, began + grace - time.monotonic()))
     except Exception as error:  # noqa: BLE001 (the leases expire by themselves, and what was not settled is sent again)
-        report(StepFailed("stop", summarize(error), explain(error)))
+        report(StepFailed("stop", summarize(error), describe_error(error)))

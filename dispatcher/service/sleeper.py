@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 
-from dispatcher.database.notifier import Bell, NoBell
+from dispatcher.database.notifier import Notifier, NotifierUnavailable
 from dispatcher.database.transactions import Database
 from dispatcher.worker.worker import BUSY_PAUSE
 
@@ -37,7 +37,7 @@ class Sleeper:
         self._sweep = sweep
         self._warn = warn
         self._clock = clock
-        self._bell: Bell | None = None
+        self._bell: Notifier | None = None
         self._hang_at = self._awake_until = self._deaf_until = 0.0
         self._rung = self._warned = False
 
@@ -48,7 +48,7 @@ class Sleeper:
             self._judge_ring(found_work=pause <= BUSY_PAUSE)
         try:
             return await self._sleep(pause)
-        except NoBell as broken:
+        except NotifierUnavailable as broken:
             await self.close()
             self._hang_at = self._clock() + RECONNECT_AFTER
             if not self._warned:
@@ -77,15 +77,15 @@ class Sleeper:
                 return 0.0  # look once more: whoever committed until now did not ring
             if not await bell.is_armed_by_another():
                 return min(pause, UNARMED_PAUSE)
-        self._rung = await bell.rings(pause)
+        self._rung = await bell.wait(pause)
         if not self._rung:
             return 0.0
         self._sweep()
         return max(0.0, self._deaf_until - self._clock())
 
-    async def _hung(self) -> Bell | None:
+    async def _hung(self) -> Notifier | None:
         if self._bell is None and self._clock() >= self._hang_at:
-            self._bell = await Bell.hang(self._database)
+            self._bell = await Notifier.connect(self._database)
             self._warned = False
         return self._bell
 

@@ -1,4 +1,4 @@
-"""Durations as people write them: `200ms`, `10s`, `5m`, `24h`, `30d`."""
+"""Parses and formats durations: `200ms`, `10s`, `5m`, `24h`, `30d`."""
 
 import math
 import re
@@ -8,15 +8,15 @@ HOUR = 3_600.0
 DAY = 86_400.0
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": MINUTE, "h": HOUR, "d": DAY}
-# Spelled out, because \d also matches digits of other scripts and float() also takes "1_000", "nan" and "1e9".
+# Spelled out, because \d matches digits of other scripts and float() accepts "1_000", "nan" and "1e9".
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
-_MAX_ECHO = 18
+_MAX_ECHO_LENGTH = 18
 
 
 def parse_duration(value: object) -> float:
-    """Seconds, from a text such as `200ms`, `10s`, `5m`, `24h`, `30d` or `0`, or from a number of seconds.
+    """Returns seconds, from text such as `200ms`, `10s`, `5m`, `24h`, `30d` or `0`, or from a number of seconds.
 
-    Raises ValueError for everything else: signs, spaces, `nan`, `1_000`, digits that are not ASCII.
+    Raises ValueError for anything else: signs, spaces, `nan`, `1_000`, non-ASCII digits.
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
         return float(value)
@@ -32,7 +32,7 @@ def parse_duration(value: object) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text that `parse_duration` reads back as these seconds: 0.2 → `200ms`, 300 → `5m`."""
+    """Returns the shortest text that `parse_duration` converts back to these seconds: 0.2 → `200ms`, 300 → `5m`."""
     for unit in ("d", "h", "m", "s"):
         count = seconds / _UNITS[unit]
         if count >= 1 and count.is_integer():
@@ -42,6 +42,6 @@ def format_duration(seconds: float) -> str:
 
 
 def echo(value: object) -> str:
-    """The value, if it is too short to be a secret that strayed into the wrong variable."""
+    """Returns the value in parentheses if it is too short to be a secret in the wrong variable, else nothing."""
     shown = ascii(value)
-    return f" (it is {shown})" if len(shown) <= _MAX_ECHO else ""
+    return f" (it is {shown})" if len(shown) <= _MAX_ECHO_LENGTH else ""

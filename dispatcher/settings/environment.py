@@ -1,4 +1,4 @@
-"""What the environment says: `DISPATCHER_…` variables and the files that `…_FILE` variables name, still as text."""
+"""Reads `DISPATCHER_…` variables, and the files that `DISPATCHER_…_FILE` variables name, as text."""
 
 import difflib
 import re
@@ -8,9 +8,9 @@ from pathlib import Path
 
 PREFIX = "DISPATCHER_"
 FILE_SUFFIX = "_FILE"
-# The test-suite's own variables; the service does not know them.
+# Variables of the test suite; the service ignores them.
 TEST_PREFIX = f"{PREFIX}TEST_"
-# Kubernetes announces a Service whose name begins with "dispatcher" to every pod beside it in variables like these.
+# For a Service whose name begins with "dispatcher", Kubernetes sets variables like these in every pod of the namespace.
 _SERVICE_LINK = re.compile(
     r"DISPATCHER(_.+)?_(SERVICE_(HOST|PORT(_.+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
@@ -20,17 +20,19 @@ _MAX_NAME_LENGTH = 80
 
 @dataclass(slots=True)
 class Reading:
-    """What was found, by variable: the text, where it stood (`environment` or `file PATH`), and under which name."""
+    """The settings that were found, by variable, and the problems with the others."""
 
     texts: dict[str, str] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """The file that the text was read from, if it was."""
     typed_names: dict[str, str] = field(default_factory=dict)
+    """The variable as the user typed it, with `_FILE`."""
     unknown: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
 
 def read_environment(environ: Mapping[str, str], known: Iterable[str]) -> Reading:
-    """Read the `known` variables and their `_FILE` variants; problems become sentences that hold no value."""
+    """Reads the `known` variables and their `_FILE` variants. Problems are sentences that contain no value."""
     reading = Reading()
     names = tuple(known)
     for name in names:
@@ -46,22 +48,23 @@ def _read_setting(reading: Reading, environ: Mapping[str, str], name: str) -> No
         return
     try:
         if file_name in environ:
-            _keep(reading, name, file_name, f"file {environ[file_name]}", _read_file(environ[file_name]))
+            _keep(reading, name, file_name, _read_file(environ[file_name]))
+            reading.files[name] = environ[file_name]
         elif name in environ:
-            _keep(reading, name, name, "environment", environ[name])
+            _keep(reading, name, name, environ[name])
     except ValueError as problem:
         reading.unreadable.append(f"{file_name} {problem}")
 
 
-def _keep(reading: Reading, name: str, typed_name: str, source: str, text: str) -> None:
+def _keep(reading: Reading, name: str, typed_name: str, text: str) -> None:
     if not text:
         reading.unreadable.append(f"{typed_name} is empty: give it a value or unset it")
         return
-    reading.texts[name], reading.sources[name], reading.typed_names[name] = text, source, typed_name
+    reading.texts[name], reading.typed_names[name] = text, typed_name
 
 
 def _read_file(path: str) -> str:
-    """The text without the line break at its end. Raises ValueError without the path: it may be the secret itself."""
+    """Returns the text without the line breaks at its end. The ValueError omits the path, which may be the secret itself."""
     advice = "put the path of a readable text file there, not the value itself"
     try:
         file = Path(path)
@@ -93,16 +96,16 @@ def _name_unknown(environ: Mapping[str, str], known: tuple[str, ...]) -> Iterato
     for name in sorted(environ):
         ours = name.upper().startswith(PREFIX) and not name.startswith(TEST_PREFIX)
         if ours and name not in accepted and not _SERVICE_LINK.fullmatch(name):
-            yield f"{_show_name(name)} is no setting{_suggest(name, accepted)}"
+            yield f"{_show_name(name)} is not a setting{_suggest(name, accepted)}"
 
 
 def _suggest(name: str, accepted: set[str]) -> str:
-    # Compared without the prefix, which would make everything look alike.
+    # Without the prefix, which would make every name look alike.
     wanted = name.upper().removeprefix(PREFIX)
     nearest = difflib.get_close_matches(
         wanted, sorted(known.removeprefix(PREFIX) for known in accepted), n=1, cutoff=0.5
     )
-    return f": did you mean {PREFIX}{nearest[0]}?" if nearest else ": unset it, or see the settings in the README"
+    return f": did you mean {PREFIX}{nearest[0]}?" if nearest else ": unset it, or see Settings in deploy/README.md"
 
 
 def _show_name(name: str) -> str:

@@ -1,20 +1,20 @@
-"""Settings as a person may see them: without passwords, without the literals of a query. What cannot be read surely is hidden whole."""
+"""Masks settings for display: passwords and the literals of SQL. Text that cannot be parsed unambiguously is masked entirely."""
 
 import re
 
 MASK = "***"
 _NUMBER_OR_TEXT = r"""
-    '[^'\\]*' | "[^"\\]*" | `[^`\\]*`  # text or a quoted name: databases differ in which is which
-    | \b\d[\w.]*                       # a number, 0x… included
+    '[^'\\]*' | "[^"\\]*" | `[^`\\]*`  # text or a quoted name: databases differ
+    | \b\d[\w.]*                       # a number, including 0x…
 """
 _LITERAL = re.compile(_NUMBER_OR_TEXT, re.VERBOSE)
-# Behind one of these, where text begins and ends depends on the database: a backslash, a comment, dollar quotes, an open quote.
+# After one of these, the database decides where text begins and ends: a backslash, a comment, dollar quotes, an open quote.
 _DOUBTFUL = re.compile(r"""['"`\\$\#] | -- | /\*""", re.VERBOSE)
 
 
 def mask_database_url(text: str) -> str:
-    """The URL without its password and without the values of its query."""
-    from sqlalchemy import make_url  # settings are also read where no database is needed
+    """Returns the URL without its password and without the values of its query."""
+    from sqlalchemy import make_url  # imported lazily: settings are also read where no database is needed
     from sqlalchemy.exc import ArgumentError
 
     try:
@@ -24,20 +24,20 @@ def mask_database_url(text: str) -> str:
     address, question, query = text.partition("?")
     if "@" in text and not text.startswith("sqlite:///"):
         if url.username is None or text.count("@") > 1:
-            return MASK  # the @ may belong to a password
+            return MASK  # the @ may be part of a password
         address = url.set(query={}).render_as_string(hide_password=True)
         _, question, query = text.rpartition("@")[2].partition("?")
     return address + question + _mask_pairs(query)
 
 
 def mask_token_url(url: str) -> str:
-    """The URL without the values of its query."""
+    """Returns the URL without the values of its query."""
     address, question, query = url.partition("?")
     return address + question + _mask_pairs(query)
 
 
 def mask_query(sql: str) -> str:
-    """SQL without its literals; from where they cannot be told apart surely, without the rest."""
+    """Returns SQL without its literals. From the first ambiguous character on, everything is masked."""
     kept: list[str] = []
     end = 0
     for literal in _LITERAL.finditer(sql):
@@ -52,9 +52,9 @@ def mask_query(sql: str) -> str:
 
 
 def _mask_pairs(query: str) -> str:
-    """`a=1&b=2` → `a=***&b=***`: a parameter may be a key or a password, whatever it is called."""
+    """`a=1&b=2` → `a=***&b=***`: a parameter of any name may be a key or a password."""
     shown: list[str] = []
-    is_password = False  # an & may belong to it
+    is_password = False  # the & may be part of it
     for name, equals, _ in (pair.partition("=") for pair in query.split("&") if query):
         shown.append(f"{name}={MASK}" if equals and not is_password else MASK)
         is_password = is_password or "pass" in name.lower()

@@ -1,12 +1,13 @@
-"""Settings: from the environment (`DISPATCHER_…`) or from files (`DISPATCHER_…_FILE`), checked before the start."""
+"""The settings: from environment variables (`DISPATCHER_…`) or files (`DISPATCHER_…_FILE`), checked before the start."""
 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -17,66 +18,61 @@ from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration, pa
 from dispatcher.settings.environment import PREFIX, Reading, read_environment
 from dispatcher.settings.masking import MASK, mask_database_url, mask_query, mask_token_url
 from dispatcher.settings.values import (
+    BaseUrl,
+    Choice,
+    CredentialsQuery,
+    DatabaseUrl,
+    Flag,
+    Host,
     LogFormat,
     LogLevel,
+    OauthParams,
+    ParsedDuration,
+    ParsedNumber,
+    Port,
+    Rate,
+    SchemaName,
+    Seconds,
+    Secret,
+    Text,
+    Token,
+    TokenUrl,
     Wakeup,
-    duration_between,
+    explain_constraint,
     is_postgresql,
-    number_between,
-    one_of,
-    optional,
-    parse_base_url,
-    parse_credentials_query,
-    parse_database_url,
-    parse_flag,
-    parse_host,
-    parse_oauth_params,
-    parse_port,
-    parse_rate_limit,
-    parse_schema,
-    parse_secret,
-    parse_text,
-    parse_token,
-    parse_token_url,
 )
 
 __all__ = [
     "LogFormat",
     "LogLevel",
-    "RateLimit",
-    "Seconds",
     "SettingLine",
     "Settings",
     "SettingsError",
     "Wakeup",
     "describe",
-    "format_duration",
     "insecure_hosts",
     "load_settings",
-    "parse_duration",
 ]
 
-# A request is started only if the lease outlasts its deadline; with less than this to spare nothing would be sent.
-LEASE_MARGIN = 1.0
-# Their times are kept in the installation's row, as text of at most 64 KiB on MySQL and MariaDB.
+LEASE_MARGIN_SECONDS = 1.0
+"""A request is started only if its lease outlasts its deadline by this much; a shorter lease would send nothing."""
 MAX_REQUESTS_PER_WINDOW = 4_000
-# Not the field's name: pydantic's BaseModel has a method called `schema`.
-SCHEMA_VARIABLE = "SCHEMA"
+"""Their times are kept in the installation's row, as text of at most 64 KiB on MySQL and MariaDB."""
+_SCHEMA_VARIABLE = "SCHEMA"
+"""Not the field's name: pydantic's BaseModel has a method called `schema`."""
 
-Seconds = float
-Wait = Annotated[Seconds, BeforeValidator(duration_between(0.001, HOUR))]
-Delay = Annotated[Seconds, BeforeValidator(duration_between(0.0, DAY))]
-Period = Annotated[Seconds, BeforeValidator(duration_between(0.0, 3_650 * DAY))]
-Rate = Annotated[RateLimit | None, BeforeValidator(parse_rate_limit)]
+Wait = Annotated[Seconds, Field(ge=0.001, le=HOUR), ParsedDuration]
+Delay = Annotated[Seconds, Field(ge=0.0, le=DAY), ParsedDuration]
+Period = Annotated[Seconds, Field(ge=0.0, le=3_650 * DAY), ParsedDuration]
 
 
 class SettingsError(Exception):
-    """The settings cannot be used. The text is one line that names every problem and never holds a secret."""
+    """The settings cannot be used. The message is one line that names every problem and contains no secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettingLine:
-    """One setting as a person is shown it: the variable, its redacted value (None: not set), its source."""
+    """One setting as shown to a person: the variable, its redacted value (None: not set), its source."""
 
     name: str
     value: str | None
@@ -84,51 +80,57 @@ class SettingLine:
 
 
 class Settings(BaseSettings):
-    """Every setting of the service; durations are seconds. Made by `load_settings`, in tests also by keyword."""
+    """Every setting of the service; durations are in seconds. Created by `load_settings`, in tests also by keyword."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    database_url: Annotated[SecretStr, BeforeValidator(parse_database_url)] = SecretStr("sqlite:///dispatcher.db")
-    database_schema: Annotated[str | None, BeforeValidator(optional(parse_schema))] = None
+    database_url: DatabaseUrl = SecretStr("sqlite:///dispatcher.db")
+    database_schema: SchemaName | None = None
 
-    vercel_base_url: Annotated[str, BeforeValidator(parse_base_url)] = "https://api.vercel.com"
-    allow_insecure_base_url: Annotated[bool, BeforeValidator(parse_flag)] = False
-    trust_env_proxy: Annotated[bool, BeforeValidator(parse_flag)] = False
-    ca_file: Annotated[str | None, BeforeValidator(optional(parse_text))] = None
+    vercel_base_url: BaseUrl = "https://api.vercel.com"
+    allow_insecure_base_url: Flag = False
+    trust_env_proxy: Flag = False
+    ca_file: Text | None = None
 
-    vercel_token: Annotated[SecretStr | None, BeforeValidator(optional(parse_token))] = None
-    credentials_query: Annotated[str | None, BeforeValidator(optional(parse_credentials_query))] = None
-    credentials_dir: Annotated[str | None, BeforeValidator(optional(parse_text))] = None
-    oauth_token_url: Annotated[str | None, BeforeValidator(optional(parse_token_url))] = None
-    oauth_client_id: Annotated[str | None, BeforeValidator(optional(parse_text))] = None
-    oauth_client_secret: Annotated[SecretStr | None, BeforeValidator(optional(parse_secret))] = None
-    oauth_params: Annotated[Mapping[str, str] | None, BeforeValidator(optional(parse_oauth_params))] = None
+    vercel_token: Token | None = None
+    credentials_query: CredentialsQuery | None = None
+    credentials_dir: Text | None = None
+    oauth_token_url: TokenUrl | None = None
+    oauth_client_id: Text | None = None
+    oauth_client_secret: Secret | None = None
+    oauth_params: OauthParams | None = None
     credentials_ttl: Delay = 5 * MINUTE
 
     poll_interval: Wait = 0.2
-    wakeup: Annotated[Wakeup, BeforeValidator(one_of(Wakeup))] = Wakeup.POLL
-    concurrency: Annotated[int, BeforeValidator(number_between(1, 10_000))] = 64
+    wakeup: Annotated[Wakeup, Choice] = Wakeup.POLL
+    concurrency: Annotated[int, Field(ge=1, le=10_000), ParsedNumber] = 64
     request_timeout: Wait = 10.0
-    lease: Annotated[Seconds, BeforeValidator(duration_between(1.0, DAY))] = 60.0
+    lease: Annotated[Seconds, Field(ge=1.0, le=DAY), ParsedDuration] = 60.0
     rate_limit: Rate = RateLimit(60, 60.0)
     global_rate_limit: Rate = None
     settle_delay: Delay = 0.0
 
-    max_attempts: Annotated[int, BeforeValidator(number_between(1, 1_000_000))] = 20
+    max_attempts: Annotated[int, Field(ge=1, le=1_000_000), ParsedNumber] = 20
     backoff_base: Wait = 2.0
-    backoff_cap: Annotated[Seconds, BeforeValidator(duration_between(0.001, 30 * DAY))] = HOUR
+    backoff_cap: Annotated[Seconds, Field(ge=0.001, le=30 * DAY), ParsedDuration] = HOUR
     auth_grace: Period = 24 * HOUR
     disabled_grace: Period = 30 * DAY
     attempt_retention: Period = 7 * DAY
     dead_letter_retention: Period = 90 * DAY
-    shutdown_grace: Annotated[Seconds, BeforeValidator(duration_between(0.0, HOUR))] = 25.0
+    shutdown_grace: Annotated[Seconds, Field(ge=0.0, le=HOUR), ParsedDuration] = 25.0
 
-    ops_host: Annotated[str, BeforeValidator(parse_host)] = "127.0.0.1"
-    ops_port: Annotated[int | None, BeforeValidator(parse_port)] = 9464
-    log_format: Annotated[LogFormat, BeforeValidator(one_of(LogFormat))] = LogFormat.AUTO
-    log_level: Annotated[LogLevel, BeforeValidator(one_of(LogLevel))] = LogLevel.INFO
+    ops_host: Host = "127.0.0.1"
+    ops_port: Port = 9464
+    log_format: Annotated[LogFormat, Choice] = LogFormat.AUTO
+    log_level: Annotated[LogLevel, Choice] = LogLevel.INFO
 
-    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    # The file that each field was read from; None: the variable itself.
+    _files: dict[str, str | None] = PrivateAttr(default_factory=dict)
+
+    def file_of(self, field: str) -> Path | None:
+        """Returns the file that the value of this field was read from; None if it came by other means."""
+        file = self._files.get(field)
+        return Path(file) if file else None
 
     @override
     @classmethod
@@ -138,7 +140,7 @@ class Settings(BaseSettings):
         init_settings: PydanticBaseSettingsSource,
         **_others: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """By keyword nothing comes from the environment: `load_settings` reads that, more strictly than the sources left out."""
+        """Drops pydantic's own sources: `load_settings` reads the environment, and more strictly than they do."""
         return (init_settings,)
 
     @model_validator(mode="after")
@@ -154,7 +156,7 @@ class Settings(BaseSettings):
 
 
 class _Variables(PydanticBaseSettingsSource):
-    """What the environment said. pydantic's own source would pass over a misspelt variable and know no `_FILE`."""
+    """The texts of a `Reading`. pydantic's own source would ignore a misspelt variable and does not know `_FILE`."""
 
     def __init__(self, reading: Reading) -> None:
         super().__init__(Settings)
@@ -166,24 +168,24 @@ class _Variables(PydanticBaseSettingsSource):
 
     @override
     def __call__(self) -> dict[str, str]:
-        found = (self.get_field_value(field, name) for name, field in Settings.model_fields.items())
-        return {name: text for text, name, _ in found if text is not None}
+        texts = (self.get_field_value(field, name) for name, field in Settings.model_fields.items())
+        return {name: text for text, name, _ in texts if text is not None}
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read and check the settings of `environ` (default: of this process). Raises SettingsError."""
+    """Reads and checks the settings in `environ` (default: this process's environment). Raises SettingsError."""
     fields = {variable_name(field): field for field in Settings.model_fields}
     reading = read_environment(os.environ if environ is None else environ, fields)
     checked = _check(reading)
     problems = [*reading.unknown, *reading.unreadable]
     if isinstance(checked, Settings) and not problems:
-        checked._sources.update({fields[name]: source for name, source in reading.sources.items()})
+        checked._files.update({fields[name]: reading.files.get(name) for name in reading.texts})
         return checked
     raise SettingsError("; ".join([*problems, *([] if isinstance(checked, Settings) else checked)]))
 
 
 def describe(settings: Settings) -> list[SettingLine]:
-    """Each setting with its secrets redacted; the source is `default`, `environment`, `file PATH` or `argument`."""
+    """Returns each setting with its secrets redacted; its source is `default`, `environment`, `file PATH` or `argument`."""
     return [
         SettingLine(variable_name(field), _show(field, getattr(settings, field)), _find_source(settings, field))
         for field in Settings.model_fields
@@ -191,8 +193,8 @@ def describe(settings: Settings) -> list[SettingLine]:
 
 
 def variable_name(field: str) -> str:
-    """The environment variable of a field: `lease` → `DISPATCHER_LEASE`."""
-    return PREFIX + (SCHEMA_VARIABLE if field == "database_schema" else field.upper())
+    """Returns the environment variable of a field: `lease` → `DISPATCHER_LEASE`."""
+    return PREFIX + (_SCHEMA_VARIABLE if field == "database_schema" else field.upper())
 
 
 def _check(reading: Reading) -> Settings | list[str]:
@@ -200,21 +202,26 @@ def _check(reading: Reading) -> Settings | list[str]:
         return Settings(_build_sources=((_Variables(reading),), {}))  # type: ignore[call-arg]  # only the fields are typed
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False, include_input=False)
-    # Where a value could not even be read, nothing can be said about how the others go together.
-    return [_say(error, reading) for error in errors if error["loc"] or not reading.unreadable]
+    # While a value is unreadable, it is unknown whether the others contradict it.
+    return [_explain(error, reading) for error in errors if error["loc"] or not reading.unreadable]
 
 
-def _say(error: ErrorDetails, reading: Reading) -> str:
-    problem = str(error["ctx"]["error"])
+def _explain(error: ErrorDetails, reading: Reading) -> str:
     if not error["loc"]:
-        return problem
-    return f"{reading.typed_names[variable_name(str(error['loc'][0]))]} {problem}"
+        return str(error["ctx"]["error"])
+    field = str(error["loc"][0])
+    name = variable_name(field)
+    is_ours = error["type"] == "value_error"
+    problem = (
+        error["ctx"]["error"] if is_ours else explain_constraint(Settings.model_fields[field], reading.texts[name])
+    )
+    return f"{reading.typed_names[name]} {problem}"
 
 
 def _find_contradictions(settings: Settings) -> Iterator[str]:
-    if settings.lease < settings.request_timeout + LEASE_MARGIN:
-        least = format_duration(settings.request_timeout + LEASE_MARGIN)
-        yield f"DISPATCHER_LEASE must be at least {least}, which is DISPATCHER_REQUEST_TIMEOUT plus 1s: lengthen it"
+    if settings.lease < settings.request_timeout + LEASE_MARGIN_SECONDS:
+        least, margin = map(format_duration, (settings.request_timeout + LEASE_MARGIN_SECONDS, LEASE_MARGIN_SECONDS))
+        yield f"DISPATCHER_LEASE must be at least {least}, which is DISPATCHER_REQUEST_TIMEOUT plus {margin}: lengthen it"
     if settings.backoff_cap < settings.backoff_base:
         yield "DISPATCHER_BACKOFF_CAP must not be shorter than DISPATCHER_BACKOFF_BASE: lengthen it"
     if settings.rate_limit is not None and settings.rate_limit.requests > MAX_REQUESTS_PER_WINDOW:
@@ -229,7 +236,7 @@ def _find_contradictions(settings: Settings) -> Iterator[str]:
 
 
 def insecure_hosts(settings: Settings) -> list[tuple[str, str]]:
-    """Each variable whose URL sends tokens in clear text, with its host."""
+    """Returns each variable whose URL sends tokens in clear text, with its host."""
     urls = {field: getattr(settings, field) for field in ("vercel_base_url", "oauth_token_url")}
     return [
         (variable_name(field), urlsplit(url).hostname or "")
@@ -266,7 +273,10 @@ def _find_credential_conflicts(settings: Settings) -> Iterator[str]:
 
 
 def _find_source(settings: Settings, field: str) -> str:
-    return settings._sources.get(field, "argument" if field in settings.model_fields_set else "default")
+    if field in settings._files:
+        file = settings._files[field]
+        return "environment" if file is None else f"file {file}"
+    return "argument" if field in settings.model_fields_set else "default"
 
 
 def _show(field: str, value: object) -> str | None:

@@ -1,18 +1,23 @@
-"""What a setting may say: text → value. Pure. An error continues the sentence that the variable's name begins."""
+"""Parses the text of each setting. Error messages are predicates: prefixed with the variable's name they form a sentence.
+
+Bounds and choices are pydantic's own constraints; `explain_constraint` words their errors. `None` as the default of a setting is
+pydantic's too: the parsers see only values that were given.
+"""
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import SecretStr
+from pydantic import BeforeValidator, SecretStr
+from pydantic.fields import FieldInfo
 
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.durations import DAY, echo, format_duration, parse_duration
 
-T = TypeVar("T")
+Seconds = float
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
@@ -21,18 +26,20 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 _DATABASE_URL = re.compile(r"(sqlite|postgres|postgresql|mysql|mariadb)(?:\+[a-z0-9_]+)?://(.*)", re.DOTALL)
 _INSTALLATION_BIND = re.compile(r"(?<![:\w\\]):installation_id\b")
 _MAX_TOKEN_LENGTH = 512
-_HIGHEST_PORT = 65_535
+BEARER_TOKEN = re.compile(rf"[\x21-\x7e]{{1,{_MAX_TOKEN_LENGTH}}}")
+"""A token that can travel in a header."""
+_MAX_PORT = 65_535
 
 
 class Wakeup(StrEnum):
-    """How the service learns of new events: by looking, or (PostgreSQL) also by being told."""
+    """How the service learns of new events: by polling, or (PostgreSQL) also by notifications."""
 
     POLL = "poll"
     NOTIFY = "notify"
 
 
 class LogFormat(StrEnum):
-    """How a log line is written: `auto` is `text` on a terminal and `json` elsewhere."""
+    """The format of log lines; `auto` is `text` on a terminal and `json` elsewhere."""
 
     AUTO = "auto"
     JSON = "json"
@@ -40,7 +47,7 @@ class LogFormat(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """The least severe line that is logged."""
+    """The lowest severity that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -48,19 +55,8 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """At most `requests` requests in any window of `seconds` seconds."""
-
-    requests: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.requests}/{self.seconds:.15g}s"
-
-
 def parse_number(value: object) -> int:
-    """A whole number, from ASCII digits alone. Raises ValueError."""
+    """Parses a whole number of ASCII digits. Raises ValueError."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and _NUMBER.fullmatch(value):
@@ -69,65 +65,20 @@ def parse_number(value: object) -> int:
 
 
 def parse_port(value: object) -> int | None:
-    """A port, 0 for one that the system chooses; `off` is None. Raises ValueError."""
+    """Parses a port; 0 lets the system choose one, `off` is None. Raises ValueError."""
     if value is None or value == "off":
         return None
     try:
         number = parse_number(value)
     except ValueError:
         raise ValueError(f"is not a port{echo(value)}: write a number, or off") from None
-    if number > _HIGHEST_PORT:
-        raise ValueError(f"must be between 0 and {_HIGHEST_PORT}, or off")
+    if number > _MAX_PORT:
+        raise ValueError(f"must be between 0 and {_MAX_PORT}, or off")
     return number
 
 
-def duration_between(lowest: float, highest: float) -> Callable[[object], float]:
-    """A `parse_duration` that also refuses what is outside [lowest, highest] seconds."""
-
-    def parse(value: object) -> float:
-        seconds = parse_duration(value)
-        if not lowest <= seconds <= highest:
-            raise ValueError(f"must be between {format_duration(lowest)} and {format_duration(highest)}")
-        return seconds
-
-    return parse
-
-
-def number_between(lowest: int, highest: int) -> Callable[[object], int]:
-    """A `parse_number` that also refuses what is outside [lowest, highest]."""
-
-    def parse(value: object) -> int:
-        number = parse_number(value)
-        if not lowest <= number <= highest:
-            raise ValueError(f"must be between {lowest} and {highest}")
-        return number
-
-    return parse
-
-
-def one_of(choices: type[StrEnum]) -> Callable[[object], StrEnum]:
-    """A parser of the values of an enumeration, in upper or lower case."""
-
-    def parse(value: object) -> StrEnum:
-        try:
-            return choices(str(value).lower())
-        except ValueError:
-            raise ValueError(f"must be one of {', '.join(choices)}{echo(value)}") from None
-
-    return parse
-
-
-def optional(parse: Callable[[object], T]) -> Callable[[object], T | None]:
-    """The same parser for a setting that may be left out."""
-
-    def parse_optional(value: object) -> T | None:
-        return None if value is None else parse(value)
-
-    return parse_optional
-
-
 def parse_flag(value: object) -> bool:
-    """`true` or `false`. Raises ValueError."""
+    """Parses `true` or `false`. Raises ValueError."""
     if isinstance(value, bool):
         return value
     if value in ("true", "false"):
@@ -136,7 +87,7 @@ def parse_flag(value: object) -> bool:
 
 
 def parse_rate_limit(value: object) -> RateLimit | None:
-    """`60/60s` is 60 requests in any 60 seconds; `off` is None. Raises ValueError."""
+    """Parses a rate: `60/60s` is 60 requests in any 60 seconds, `off` is None. Raises ValueError."""
     if value is None or value == "off":
         return None
     if isinstance(value, RateLimit):
@@ -152,7 +103,7 @@ def parse_rate_limit(value: object) -> RateLimit | None:
 
 
 def parse_token(value: object) -> SecretStr:
-    """A bearer token: 1 to 512 visible ASCII characters, or it could not travel in a header. Raises ValueError."""
+    """Parses a bearer token: 1 to 512 visible ASCII characters, as a header requires. Raises ValueError."""
     text = reveal(value)
     if not _PRINTABLE.fullmatch(text):
         raise ValueError("holds white space, a line break or a character that is not ASCII: write the bare token")
@@ -162,12 +113,12 @@ def parse_token(value: object) -> SecretStr:
 
 
 def parse_secret(value: object) -> SecretStr:
-    """A secret of any form, kept out of every representation. Raises ValueError."""
+    """Parses a secret of any form: one printable line. Raises ValueError."""
     return SecretStr(_check_printable(reveal(value)))
 
 
 def parse_text(value: object) -> str:
-    """One line of text. Raises ValueError."""
+    """Parses one printable line. Raises ValueError."""
     return _check_printable(str(value))
 
 
@@ -178,7 +129,7 @@ def _check_printable(text: str) -> str:
 
 
 def parse_schema(value: object) -> str:
-    """The name of a PostgreSQL schema. Raises ValueError."""
+    """Parses the name of a PostgreSQL schema. Raises ValueError."""
     text = str(value)
     if not _SCHEMA.fullmatch(text):
         raise ValueError(
@@ -188,7 +139,7 @@ def parse_schema(value: object) -> str:
 
 
 def parse_host(value: object) -> str:
-    """An address or a host name to listen on. Raises ValueError."""
+    """Parses an address or a host name to listen on. Raises ValueError."""
     text = str(value)
     if not _HOST.fullmatch(text):
         raise ValueError(
@@ -198,7 +149,7 @@ def parse_host(value: object) -> str:
 
 
 def parse_database_url(value: object) -> SecretStr:
-    """A database URL as partners have it; its driver is chosen elsewhere. Raises ValueError."""
+    """Parses a database URL; a driver named in it is accepted here and replaced by `database.engine`. Raises ValueError."""
     text = reveal(value)
     match = _DATABASE_URL.fullmatch(text)
     if match is None:
@@ -209,7 +160,7 @@ def parse_database_url(value: object) -> SecretStr:
 
 
 def _check_user(rest: str) -> None:
-    """Raises ValueError if it is not sure where the user's name and the password end: a part could be taken for the host."""
+    """Raises ValueError if the end of the user's name or password is ambiguous: part of it could be taken for the host."""
     if rest.count("@") > 1:
         raise ValueError("holds more than one @: write %40 for an @ in the user's name, the password or a parameter")
     name, at, _ = rest.rpartition("@")
@@ -218,13 +169,13 @@ def _check_user(rest: str) -> None:
 
 
 def is_postgresql(database_url: SecretStr) -> bool:
-    """Whether the URL names a PostgreSQL server, or one that speaks its protocol."""
+    """Whether the URL names a server that speaks PostgreSQL's protocol."""
     match = _DATABASE_URL.fullmatch(database_url.get_secret_value())
     return match is not None and match[1].startswith("postgres")
 
 
 def parse_base_url(value: object) -> str:
-    """Where Vercel's API lives, without a trailing slash. Raises ValueError."""
+    """Parses the URL of Vercel's API; returns it without a trailing slash. Raises ValueError."""
     url = _parse_url(str(value))
     if url.query or url.fragment or "?" in str(value) or "#" in str(value):
         raise ValueError("must not hold a query or a fragment: write it like https://api.vercel.com")
@@ -232,7 +183,7 @@ def parse_base_url(value: object) -> str:
 
 
 def parse_token_url(value: object) -> str:
-    """Where OAuth tokens are asked for. Raises ValueError."""
+    """Parses the URL of an OAuth token endpoint. Raises ValueError."""
     if _parse_url(str(value)).fragment:
         raise ValueError("must not hold a fragment (#…)")
     return str(value)
@@ -255,7 +206,7 @@ def _parse_url(text: str) -> SplitResult:
 
 
 def parse_oauth_params(value: object) -> dict[str, str]:
-    """Further form fields of the token request, from a JSON object of strings. Raises ValueError."""
+    """Parses further form fields of the token request: a JSON object of strings. Raises ValueError."""
     try:
         params = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
@@ -266,7 +217,7 @@ def parse_oauth_params(value: object) -> dict[str, str]:
 
 
 def parse_credentials_query(value: object) -> str:
-    """SQL that finds the token of `:installation_id`. Raises ValueError."""
+    """Parses SQL that finds the token of `:installation_id`. Raises ValueError."""
     text = str(value)
     if not _INSTALLATION_BIND.search(text):
         raise ValueError(
@@ -276,5 +227,37 @@ def parse_credentials_query(value: object) -> str:
 
 
 def reveal(value: object) -> str:
-    """The text of a secret or of a plain value."""
+    """Returns the text of a secret or of a plain value."""
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def parse_choice(value: object) -> object:
+    """Lower-cases text, so that an enumeration's values are accepted in either case."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def explain_constraint(field: FieldInfo, text: str) -> str:
+    """Returns why `text` violates the bounds or the choices of this field."""
+    if isinstance(field.annotation, type) and issubclass(field.annotation, StrEnum):
+        return f"must be one of {', '.join(field.annotation)}{echo(text)}"
+    show = format_duration if field.annotation is Seconds else str
+    bounds = {name: getattr(item, name) for item in field.metadata for name in ("ge", "le") if hasattr(item, name)}
+    return f"must be between {show(bounds['ge'])} and {show(bounds['le'])}"
+
+
+Text = Annotated[str, BeforeValidator(parse_text)]
+Secret = Annotated[SecretStr, BeforeValidator(parse_secret)]
+Token = Annotated[SecretStr, BeforeValidator(parse_token)]
+Flag = Annotated[bool, BeforeValidator(parse_flag)]
+DatabaseUrl = Annotated[SecretStr, BeforeValidator(parse_database_url)]
+SchemaName = Annotated[str, BeforeValidator(parse_schema)]
+BaseUrl = Annotated[str, BeforeValidator(parse_base_url)]
+TokenUrl = Annotated[str, BeforeValidator(parse_token_url)]
+OauthParams = Annotated[Mapping[str, str], BeforeValidator(parse_oauth_params)]
+CredentialsQuery = Annotated[str, BeforeValidator(parse_credentials_query)]
+Host = Annotated[str, BeforeValidator(parse_host)]
+Port = Annotated[int | None, BeforeValidator(parse_port)]
+Rate = Annotated[RateLimit | None, BeforeValidator(parse_rate_limit)]
+ParsedNumber = BeforeValidator(parse_number)
+ParsedDuration = BeforeValidator(parse_duration)
+Choice = BeforeValidator(parse_choice)

@@ -204,7 +204,7 @@ def first_due(
     found: dict[str, list[Delivery]] = {}
     if ids:
         statement = dialect.first_due(delivery, READ, len(ids))
-        for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "most": most}).all():
+        for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "limit": most}).all():
             found.setdefault(row.installation_id, []).append(Delivery.of(row, now))
     return found
 

@@ -9,10 +9,9 @@ from dispatcher.policy.decision import Action, Decision, Policy
 from dispatcher.policy.installation_breaker import InstallationBreaker
 from dispatcher.policy.outcome import Outcome
 from dispatcher.policy.rate_window import RateWindow
+from dispatcher.settings.settings import LEASE_MARGIN_SECONDS
 from dispatcher.store import Delivery, InstallationState, Leased
 
-MARGIN = 1.0
-"""Seconds that a lease must outlast the deadline of a request that is started under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +178,7 @@ class HeldLease:
 
     def outlasts(self, now: float, request_timeout: float) -> bool:
         """Whether a request that starts now ends while the lease is ours."""
-        return self.until - now >= request_timeout + MARGIN
+        return self.until - now >= request_timeout + LEASE_MARGIN_SECONDS
 
     def stop(self, until: float) -> None:
         """Sends nothing more under this lease; the installation waits until then at least."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import timedelta
 
 from dispatcher import store
-from dispatcher.database.transactions import is_unreachable
+from dispatcher.database.errors import is_unreachable
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import Settings
 from dispatcher.store import Answer, Delivery, InstallationState, Settled
@@ -74,7 +74,7 @@ class Leases:
         began, probing = self._clock(), self._sender.outage
         claimed = await self._thread.run(
             store.claim,
-            installations=1 if probing else self._thread.database.dialect.claimed_at_once,
+            installations=1 if probing else self._thread.database.dialect.max_claimed,
             deliveries=1 if probing else self._buffer,
             lease=self._lease_time,
             leased_by=self._name,
@@ -223,7 +223,7 @@ class Leases:
         if release_all:
             self._locked.retry()
         self._sender.answers[:0] = self._locked.take(self._clock())
-        at_once = self._thread.database.dialect.settled_at_once
+        at_once = self._thread.database.dialect.max_settled
         while len(first := self._refusals.first(self._sender.answers, at_once)) < len(self._sender.answers):
             await self._settle(first, lambda _: False)
         await self._settle(first, lambda lease: release_all or self._is_done(lease))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pydantic import SecretStr
 
 from dispatcher.credentials.sources import Credentials
-from dispatcher.database.transactions import explain, summarize
+from dispatcher.database.errors import describe_error, summarize
 from dispatcher.policy.breaker import Breaker
 from dispatcher.policy.decision import Action, Decision, PauseReason, Policy, decide
 from dispatcher.policy.outcome import Outcome, OutcomeKind
@@ -109,7 +109,7 @@ class Sender:
     def _ended(self, sending: asyncio.Task[None]) -> None:
         self._in_flight.discard(sending)
         if not sending.cancelled() and (error := sending.exception()) is not None:
-            self._report(StepFailed("send", summarize(error), explain(error)))
+            self._report(StepFailed("send", summarize(error), describe_error(error)))
 
     def begin_stop(self) -> None:
         """Begins no request any more."""

@@ -157,7 +157,7 @@ class Worker:
 
         A burst comes first as a whole if that saves requests: a subject would be announced once for each collection.
         """
-        at_once = self._thread.database.dialect.collected_at_once
+        at_once = self._thread.database.dialect.max_collected
         delay = timedelta(seconds=self._settings.settle_delay)
         until = self._clock() + min(COLLECT_FOR, self._settings.lease / 4)
         while not self._stopping:

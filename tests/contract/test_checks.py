@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher.database import schema
-from dispatcher.database.transactions import Database, is_unreachable, open_database
+from dispatcher.database.errors import is_unreachable
+from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.checks import Finding, Level, examine
 from dispatcher.inspection.checks.database import (
     check_clock,

@@ -1,4 +1,4 @@
-"""No step waits for ever on a database that does not answer: at its deadline its connection is cut, and the next connects anew."""
+"""No step waits forever for a database that does not answer: at its deadline its connection is cut, and the next step reconnects."""
 
 import asyncio
 import threading
@@ -11,7 +11,8 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
-from dispatcher.database.transactions import Database, is_unreachable, open_database
+from dispatcher.database.errors import is_unreachable
+from dispatcher.database.transactions import Database, open_database
 from dispatcher.service import service
 from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.settings.settings import Settings
@@ -24,7 +25,7 @@ from tests.contract.steps import LONGEST, write
 LOCK = {"postgresql": "LOCK TABLE {}vercel_outbox", "mysql": "LOCK TABLES vercel_outbox WRITE"}
 SHORT = 0.5
 STARTED = 3.0
-"""Seconds that a start takes at most before it comes to the step that hangs; if it takes longer, it fails in the same way."""
+"""Seconds in which a service reaches the step that hangs; if it takes longer, it fails in the same way."""
 
 
 @pytest.mark.varies
@@ -74,7 +75,7 @@ async def test_housekeeping_behind_a_proxy_that_has_fallen_silent(
 
 
 def settings_for(database: Database, url: URL) -> Settings:
-    """Of a service that uses the database behind this URL."""
+    """Returns settings of a service that uses the database behind this URL."""
     return Settings(
         database_url=SecretStr(url.render_as_string(hide_password=False)),
         database_schema=database.schema,
@@ -132,7 +133,7 @@ async def test_a_step_that_waits_for_another_does_not_use_up_its_time(
 
 @on_servers
 async def test_while_somebody_keeps_the_outbox_locked(database: Database, partner: Engine) -> None:
-    """A look has no limit of the server's on PostgreSQL."""
+    """On PostgreSQL the server sets no limit for a look."""
     thread = DatabaseThread(database)
     schema = f"{database.schema}." if database.schema else ""
     async with asyncio.timeout(LONGEST):
@@ -157,7 +158,7 @@ async def test_another_threads_connections_are_left_alone(database: Database) ->
 
 @pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 async def test_on_sqlite_a_statement_is_interrupted(database: Database) -> None:
-    """Such as one of a partner's query for credentials that never ends."""
+    """For example a partner's query for credentials that never ends."""
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 
     def count(database: Database) -> object:

@@ -82,7 +82,7 @@ def test_a_postgresql_database_of_no_encoding_is_refused_in_one_line(postgresql_
 
 def test_a_mysql_table_in_another_character_set_is_a_warning_whose_cure_works(mysql_url: str) -> None:
     with narrow_database(mysql_url, "latin1") as url, migrated(url) as database:
-        assert list(check_encoding(database)) == []  # the tables name their own
+        assert list(check_encoding(database)) == []  # the tables specify their own
         with database.engine.begin() as connection:
             for table in ("vercel_attempt", "vercel_delivery"):
                 connection.exec_driver_sql(f"ALTER TABLE {table} CONVERT TO CHARACTER SET latin1")
@@ -98,7 +98,7 @@ def test_a_mysql_table_in_another_character_set_is_a_warning_whose_cure_works(my
 
 def test_a_mysql_connection_in_another_character_set_is_a_warning(mysql_url: str) -> None:
     database = open_database(mysql_url)
-    # As init_connect does, or a proxy.
+    # Like init_connect or a proxy.
     sa.event.listen(database.engine, "connect", lambda connection, _: connection.query("SET NAMES latin1"))
     (one,) = check_encoding(database)
     database.close()

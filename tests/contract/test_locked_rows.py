@@ -36,7 +36,7 @@ def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datab
     if database.dialect.name == "sqlite":
         yield with_row_locks(database)
         return
-    monkeypatch.setattr(f"dispatcher.database.{database.dialect.name}.LOCK_TIMEOUT", 1)
+    monkeypatch.setattr(type(database.dialect), "lock_seconds", 1)
     opened = open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
     yield opened
     opened.close()

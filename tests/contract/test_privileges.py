@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from dispatcher import InstallationUpdated, ResourceUpdated, publish, store
 from dispatcher.database import schema
-from dispatcher.database.notifier import Bell, trigger_sql
+from dispatcher.database.notifier import Notifier, trigger_sql
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.checks import Level, examine
@@ -220,12 +220,12 @@ def test_the_migrator_migrates_up_and_down_and_up_again_and_reads_nothing_of_the
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-async def test_the_migrator_hangs_the_bell_and_the_dispatcher_listens(users: Users) -> None:
+async def test_the_migrator_creates_the_trigger_and_the_dispatcher_listens(users: Users) -> None:
     with users.migrator.engine.begin() as connection:
         connection.exec_driver_sql(trigger_sql(users.migrator.schema).replace("%", "%%"))
-    bell = await Bell.hang(users.dispatcher)
-    assert await bell.arm()
-    await bell.close()
+    notifier = await Notifier.connect(users.dispatcher)
+    assert await notifier.arm()
+    await notifier.close()
     with users.migrator.engine.begin() as connection:
         connection.exec_driver_sql("DROP FUNCTION vercel_outbox_wakeup CASCADE")
 

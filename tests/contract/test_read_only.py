@@ -1,4 +1,4 @@
-"""A service with nothing to do whose server takes no writes any more, as after a failover: `/readyz` says so."""
+"""An idle service whose server has become read-only, as after a failover: `/readyz` reports it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.contract.steps import LONGEST
 from tests.worker.test_service import answers, running
 
 USER = "CREATE USER dispatcher@'%%'; GRANT ALL ON test.* TO dispatcher@'%%'"
-"""One that may write on a server that is read-only only as much as everybody."""
+"""A user without the privilege to write on a read-only server."""
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def gives(client: httpx.AsyncClient, reason: str) -> None:
-    """Returns as soon as the service names this reason for not being ready."""
+    """Waits until the service gives this reason for not being ready."""
     async with asyncio.timeout(LONGEST):
         while True:
             answer = await client.get("/readyz")
@@ -37,7 +37,7 @@ async def gives(client: httpx.AsyncClient, reason: str) -> None:
 
 @contextmanager
 def demoted(partner: Engine) -> Iterator[None]:
-    """All sessions end, and those that follow are read-only, as on a standby."""
+    """Ends all sessions and makes new ones read-only, as on a standby."""
     with partner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
         connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -53,7 +53,7 @@ def demoted(partner: Engine) -> Iterator[None]:
 async def test_on_postgresql_it_is_not_ready_until_the_server_takes_writes_again(
     database: Database, partner: Engine
 ) -> None:
-    database.close()  # its sessions would end too
+    database.close()  # its sessions would be ended too
     async with running(database) as client:
         with demoted(partner):
             await gives(client, "writes: the database takes no writes: it is a standby")
@@ -62,7 +62,7 @@ async def test_on_postgresql_it_is_not_ready_until_the_server_takes_writes_again
 
 @pytest.fixture
 def own_server() -> Iterator[tuple[Database, Engine]]:
-    """A MariaDB whose global settings are nobody else's: as the dispatcher sees it, and as its administrator."""
+    """A MariaDB of our own, whose global settings the test may change: as the dispatcher and as its administrator."""
     if MARIADB is None:
         not_tested("mariadbd is not installed (Debian: apt-get install mariadb-server)")
     with own_mariadb(1) as url:

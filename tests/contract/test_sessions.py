@@ -1,4 +1,4 @@
-"""What a database, a role or a pooler has set for a session does not matter; a session on a server that takes no writes is given up."""
+"""Session settings of a database, a role or a pooler have no effect; a session on a read-only server is invalidated."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
-from dispatcher.database.transactions import Database, is_unreachable, open_database, summarize
+from dispatcher.database.errors import is_unreachable, summarize
+from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import delivery, outbox
 from tests.contract.databases import on_postgresql, on_servers
 from tests.contract.steps import count, deliver, write
@@ -17,7 +18,7 @@ READ_ONLY = {"postgresql": "SET default_transaction_read_only = on", "mysql": "S
 
 @pytest.fixture
 def settings_of_the_database(plain_engine: Engine, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Sets them for every session that begins from now on."""
+    """Sets them for every session that starts from now on."""
     name, value = request.param
     with plain_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         database = connection.exec_driver_sql("SELECT current_database()").scalar_one()
@@ -37,7 +38,7 @@ def settings_of_the_database(plain_engine: Engine, request: pytest.FixtureReques
 @pytest.mark.usefixtures("settings_of_the_database")
 @pytest.mark.parametrize("at", ["0001-01-01 00:00:00+00", "9999-12-31 23:59:59+00"])
 def test_times_at_the_ends_of_the_calendar_stop_nothing(database: Database, partner: Engine, at: str) -> None:
-    """They are Go's and .NET's zero values. In a time zone of the west they would be before the year 1."""
+    """They are Go's and .NET's zero values. In a time zone west of UTC they would fall before the year 1."""
     fresh = open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
     with partner.begin() as connection:
         write(connection, "db_odd")
@@ -55,14 +56,14 @@ def test_a_temporary_table_does_not_take_the_place_of_the_outbox(database: Datab
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("CREATE TEMPORARY TABLE vercel_outbox (id bigint)")
         collected = store.collect(database, 500)
-        connection.exec_driver_sql("DROP TABLE pg_temp.vercel_outbox")  # the next test may have this session
+        connection.exec_driver_sql("DROP TABLE pg_temp.vercel_outbox")  # the next test may reuse this session
     assert collected.events == 1
 
 
 @pytest.mark.varies
 @on_servers
 def test_a_session_that_has_become_read_only_is_given_up(database: Database, partner: Engine) -> None:
-    """As after a failover: the old primary still answers, and a new connection leads to the new one."""
+    """As after a failover: the old primary still answers, and a new connection reaches the new primary."""
     with partner.begin() as connection:
         write(connection, "db_1")
     with database.engine.connect() as connection:
@@ -78,14 +79,14 @@ def test_a_session_that_has_become_read_only_is_given_up(database: Database, par
 
 @pytest.mark.parametrize("server", ["mysql"], indirect=True)
 def test_few_statements_serve_any_number_of_installations(database: Database) -> None:
-    """Each is built once and kept."""
+    """Each statement is built once and cached."""
     statements = {id(database.dialect.first_due(delivery, (), number)) for number in range(1, 513)}
     assert len(statements) == 10
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 def test_what_the_server_says_at_commit_is_an_answer(partner: Engine) -> None:
-    """It has no statement, and neither has an error of the connection."""
+    """Like a connection error, it has no statement."""
     with partner.begin() as connection:
         connection.exec_driver_sql(
             "CREATE TEMPORARY TABLE late (id int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO late VALUES (1)"

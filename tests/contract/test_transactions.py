@@ -1,4 +1,4 @@
-"""Transactions: their time limits and isolation take effect, and a conflict is tried again as a whole. Real conflicts, no mocks."""
+"""Transactions: time limits and isolation take effect, and a conflict retries the whole transaction. Real conflicts, no mocks."""
 
 import asyncio
 import threading
@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher.credentials.sources import StaticCredentials
-from dispatcher.database import engine as dialects
+from dispatcher.database.engine import open_engine
+from dispatcher.database.errors import is_unreachable
 from dispatcher.database.mysql import Mysql
-from dispatcher.database.transactions import Database, UnusableIsolation, is_unreachable, open_database
+from dispatcher.database.transactions import Database, UnusableIsolation
 from dispatcher.outbox.tables import delivery, installation, outbox
 from dispatcher.service import service
 from dispatcher.settings.settings import Settings
@@ -34,29 +35,29 @@ from tests.contract.steps import (
 
 pytestmark = pytest.mark.varies
 
-FOREVER = 3_600
-"""Seconds that no test waits for: what ends earlier was ended."""
+ENDLESS_SECONDS = 3_600
+"""Longer than any test waits: a statement that ends earlier was cancelled."""
 
 
 def limited(database: Database, monkeypatch: pytest.MonkeyPatch, limit: str, seconds: int) -> Database:
-    """The same database with this one time limit so short; with the others a busy machine would run into them by itself."""
-    monkeypatch.setattr("dispatcher.database.transactions.TRIES", 100)
-    monkeypatch.setattr(f"dispatcher.database.{database.dialect.name}.{limit}", seconds)
-    return open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
+    """Opens the same database with this one limit shortened: with all of them short, a busy machine would exceed the others."""
+    monkeypatch.setattr(type(database.dialect), limit, seconds)
+    engine = open_engine(database.engine.url.render_as_string(hide_password=False), database.schema)
+    return Database(engine, database.dialect, database.schema, max_tries=100)
 
 
 @pytest.fixture
 def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    """Who waits for a lock gives up soon."""
-    opened = limited(database, monkeypatch, "BUSY_TIMEOUT" if database.dialect.name == "sqlite" else "LOCK_TIMEOUT", 1)
+    """Waits only briefly for a lock."""
+    opened = limited(database, monkeypatch, "lock_seconds", 1)
     yield opened
     opened.close()
 
 
 @pytest.fixture
 def brief(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    """A statement, or a silence within a transaction, is ended soon."""
-    opened = limited(database, monkeypatch, "STATEMENT_TIMEOUT", 4)
+    """Cancels a statement, or an idle transaction, soon."""
+    opened = limited(database, monkeypatch, "statement_seconds", 4)
     yield opened
     opened.close()
 
@@ -84,13 +85,11 @@ def failures(database: Database) -> dict[str, int]:
 def test_a_statement_that_takes_too_long_is_ended(brief: Database) -> None:
     sleep = "pg_sleep" if brief.dialect.name == "postgresql" else "SLEEP"
     with pytest.raises(DBAPIError), brief.engine.begin() as connection:
-        connection.exec_driver_sql(f"SELECT {sleep}({FOREVER})")
+        connection.exec_driver_sql(f"SELECT {sleep}({ENDLESS_SECONDS})")
 
 
-def test_who_waits_for_a_row_gives_up(
-    hasty: Database, database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dispatcher.database.transactions.TRIES", 2)
+def test_who_waits_for_a_row_gives_up(hasty: Database, database: Database, partner: Engine) -> None:
+    hasty.max_tries = 2
     add_installations(database, "a")
     with partner.begin() as holder:
         touch(holder, "a")
@@ -104,7 +103,7 @@ def test_who_waits_for_a_row_gives_up(
 
 @on_mysql
 def test_who_waits_for_a_table_gives_up(hasty: Database, database: Database) -> None:
-    """MySQL waits for a table by another clock than for a row: a year, if it isn't told."""
+    """MySQL has a separate limit for table locks: a year by default."""
     with database.engine.begin() as holder:
         holder.execute(sa.select(outbox)).all()
         with pytest.raises(DBAPIError) as failed, hasty.engine.begin() as connection:
@@ -120,7 +119,7 @@ def test_a_dispatcher_that_freezes_within_a_transaction_keeps_its_locks_for_a_li
     with brief.engine.connect() as frozen:
         frozen.begin()
         touch(frozen, "a")
-        with partner.begin() as waiting:  # for as long as it takes
+        with partner.begin() as waiting:  # without a limit
             touch(waiting, "a")
         frozen.invalidate()
     assert failures(database) == {"a": 1}
@@ -137,7 +136,7 @@ def test_the_service_is_content_with_the_isolation_that_it_asked_for(database: D
 async def test_the_service_refuses_to_start_at_another_isolation(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As behind a proxy that takes the session's settings back."""
+    """As behind a proxy that resets the session's settings."""
     options = Mysql().engine_options(database.engine.url)
     repeatable = {**options, "isolation_level": "REPEATABLE READ"}
     monkeypatch.setattr(Mysql, "engine_options", lambda *_: repeatable)
@@ -158,11 +157,12 @@ SESSIONS = {
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=True)
-@pytest.mark.parametrize("idle_after", [0.0, 3_600.0])
+@pytest.mark.parametrize("idle_seconds", [0.0, 3_600.0])
 def test_a_connection_that_the_server_closed_while_it_was_idle_is_replaced(
-    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, idle_after: float
+    database: Database, partner: Engine, idle_seconds: float
 ) -> None:
-    monkeypatch.setattr(dialects, "IDLE", idle_after)
+    url = database.engine.url.render_as_string(hide_password=False)
+    database = Database(open_engine(url, database.schema, idle_seconds=idle_seconds), database.dialect, database.schema)
     with database.read() as connection:
         session = connection.exec_driver_sql(SESSION[database.dialect.name]).scalar_one()
     end, is_there = (said[database.dialect.name].format(session) for said in (END, SESSIONS))
@@ -174,18 +174,19 @@ def test_a_connection_that_the_server_closed_while_it_was_idle_is_replaced(
     with partner.connect() as connection:
         connection.exec_driver_sql(end)
     until(has_ended)
-    if idle_after:  # it was used a moment ago: whoever asks for it is told, and the next gets a new one
+    if idle_seconds:  # not pinged: the first use fails, the next gets a new connection
         with pytest.raises(DBAPIError) as raised:
             database.now()
         assert is_unreachable(raised.value)
     assert database.now().year > 2000
+    database.close()
 
 
 # conflicts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def code_of(error: BaseException) -> object:
-    """The database's own code of an error."""
+    """Returns the database's own code of an error."""
     original = getattr(error, "orig", None)
     number = original.args[0] if original is not None else None
     if isinstance(number, int):
@@ -195,7 +196,7 @@ def code_of(error: BaseException) -> object:
 
 @pytest.fixture
 def refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The codes of the errors that a transaction was tried again for."""
+    """Collects the codes of the errors that `transact` judged."""
     codes: list[object] = []
     is_transient = type(database.dialect).is_transient
 
@@ -219,12 +220,14 @@ def test_the_victim_of_a_deadlock_tries_its_whole_transaction_again(
         has_a.set()
         if not refused:
             until(lambda: is_waited_for_a_lock(database))
-        touch(connection, "b")  # which closes the circle
+        touch(connection, "b")  # completes the cycle
 
     with partner.begin() as other:
-        if database.dialect.name == "postgresql":  # there it is ended who looks for a circle after it was closed
+        if (
+            database.dialect.name == "postgresql"
+        ):  # PostgreSQL cancels the session that looks for a cycle, so only the victim may look
             other.exec_driver_sql("SET LOCAL deadlock_timeout = '1h'")
-        for id_ in "bcdefgh":  # MySQL ends the one that has written less
+        for id_ in "bcdefgh":  # MySQL cancels the transaction that has written less
             touch(other, id_)
         with in_background(lambda: database.transact(step)) as victim:
             assert has_a.wait(LONGEST)
@@ -257,7 +260,7 @@ def test_a_lock_that_came_too_late_is_waited_for_again_with_the_whole_transactio
 
 @on_postgresql
 def test_a_serialization_failure_is_tried_again(database: Database, refused: list[object]) -> None:
-    """Not at READ COMMITTED; databases that speak PostgreSQL's protocol know nothing else."""
+    """Not possible at READ COMMITTED, but some databases with PostgreSQL's protocol offer no other level than SERIALIZABLE."""
     add_installations(database, "a")
     engine = database.engine.execution_options(isolation_level="REPEATABLE READ")
     tries: list[int] = []
@@ -311,7 +314,7 @@ ALONE = {
     ],
     "sqlite": ["PRAGMA busy_timeout = 100", "BEGIN EXCLUSIVE"],
 }
-"""Succeeds only while no transaction at all has touched the tables."""
+"""Succeeds only while no open transaction has touched the tables."""
 
 
 async def test_no_request_is_made_inside_a_transaction(database: Database, partner: Engine) -> None:
@@ -344,6 +347,6 @@ async def test_no_request_is_made_inside_a_transaction(database: Database, partn
 
 @on_postgresql
 def test_no_statement_is_compiled(database: Database) -> None:
-    """A plan that avoids a scan at any price looks expensive enough to be compiled, for a hundred times its own time."""
+    """A plan that must avoid scans has a cost above the threshold for JIT compilation, which takes 100 times as long as the query."""
     with database.read() as reading, database.engine.begin() as writing:
         assert [one.exec_driver_sql("SHOW jit").scalar_one() for one in (reading, writing)] == ["off", "off"]

@@ -1,4 +1,4 @@
-"""The URLs that partners have, as they have them, really connect: the driver is chosen by us."""
+"""Partners' URLs connect as they are written; we choose the driver."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -30,4 +30,4 @@ def test_every_way_to_write_the_scheme_connects(database_url: str, server: str) 
 def test_the_databases_clock_is_read_in_utc(bare_database: Database) -> None:
     with bare_database.read() as connection:
         now = connection.execute(sa.select(bare_database.dialect.clock())).scalar_one()
-    assert abs(now - datetime.now(UTC)) < timedelta(minutes=10)  # a server's time zone is off by more
+    assert abs(now - datetime.now(UTC)) < timedelta(minutes=10)  # a wrong time zone differs by more

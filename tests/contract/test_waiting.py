@@ -1,4 +1,4 @@
-"""A partner's INSERT waits for nobody: each step's transaction is held open, fully done but not committed, while partners write."""
+"""A partner's INSERT never waits: the transaction of each step is held open before its commit while partners write."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ Hook = Callable[[], None]
 
 
 class Held(Database):
-    """Calls `before_commit` when a transaction has done everything but its commit."""
+    """Calls `before_commit` when a transaction has done everything except commit."""
 
     def __init__(self, database: Database, before_commit: Hook) -> None:
         super().__init__(database.engine, database.dialect, database.schema)
@@ -58,7 +58,7 @@ class Held(Database):
 
 
 def write_without_waiting(partner: Engine) -> None:
-    """One more event of everything; raises if it has to wait for a lock."""
+    """Writes events for existing and new subjects; raises if it has to wait for a lock."""
     impatient = {"postgresql": "SET LOCAL lock_timeout = '1s'", "mysql": "SET innodb_lock_wait_timeout = 1"}
     with partner.begin() as connection:
         connection.exec_driver_sql(impatient[partner.dialect.name])
@@ -136,11 +136,11 @@ def test_a_partner_writes_while_a_step_holds_its_transaction(database: Database,
     written: list[int] = []
 
     def before_commit() -> None:
-        if len(written) < 3:  # purge goes on for as long as there is something
+        if len(written) < 3:  # purge continues while there are events
             write_without_waiting(partner)
             written.append(count(database, outbox))
 
-    act(Held(database, before_commit), arranged)  # type: ignore[arg-type]  # what `arrange` gives is what `act` takes
+    act(Held(database, before_commit), arranged)  # type: ignore[arg-type]  # `arrange` returns what `act` takes
     assert written
     assert count(database, outbox) >= 4
 
@@ -172,18 +172,18 @@ def test_partners_do_not_wait_for_one_another(database: Database, partner: Engin
 
 
 PARTNERS_EVENTS = 250
-AT_MOST = 8
-"""Times the processor time of a partner's own transaction with so many INSERTs, which takes 6 ms: 50 ms, then."""
+MAX_RATIO = 8
+"""To the processor time of a partner's own transaction with this many INSERTs, which takes 6 ms: 50 ms."""
 ROUNDS = 7
 
 
 @pytest.mark.nightly
 @on_sqlite
 def test_on_sqlite_a_partner_waits_for_50_ms_at_most(database: Database, partner: Engine) -> None:
-    """The largest transactions that a worker makes. Of several the quickest counts: the others measure the machine's other work."""
+    """The largest transactions of a worker. The quickest of several runs counts: the others include the machine's other work."""
     took: dict[str, list[float]] = {"write": [], "collect": [], "claim": [], "settle": []}
-    events, installations = database.dialect.collected_at_once, database.dialect.claimed_at_once
-    assert database.dialect.settled_at_once <= events
+    events, installations = database.dialect.max_collected, database.dialect.max_claimed
+    assert database.dialect.max_settled <= events
     began = 0.0
 
     def begin(_connection: Connection | None = None) -> None:
@@ -212,4 +212,4 @@ def test_on_sqlite_a_partner_waits_for_50_ms_at_most(database: Database, partner
         done("settle")
     quickest = {step: min(times) for step, times in took.items()}
     partners = quickest.pop("write")
-    assert {step: time / partners for step, time in quickest.items() if time > AT_MOST * partners} == {}
+    assert {step: time / partners for step, time in quickest.items() if time > MAX_RATIO * partners} == {}

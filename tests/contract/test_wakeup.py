@@ -1,4 +1,4 @@
-"""WAKEUP=notify on PostgreSQL: a commit wakes who sleeps, and nothing rests on it."""
+"""WAKEUP=notify on PostgreSQL: a commit wakes a sleeping dispatcher, and correctness does not depend on it."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher.database import schema
-from dispatcher.database.notifier import TRIGGER, Bell, NoBell, trigger_sql
+from dispatcher.database.notifier import TRIGGER, Notifier, NotifierUnavailable, trigger_sql
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import outbox
 from dispatcher.service.sleeper import AWAKE_FOR, DEAF_FOR, RECONNECT_AFTER, UNARMED_PAUSE, Sleeper
@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.parametrize("server", SERVERS, indirect=True), pytest.
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow machine is no broken connection."""
-    monkeypatch.setattr("dispatcher.database.notifier.PATIENCE", SOON)
+    """A slow machine must not look like a broken connection."""
+    monkeypatch.setattr("dispatcher.database.notifier.ANSWER_SECONDS", SOON)
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +44,12 @@ def trigger(database: Database) -> None:
 
 
 @pytest.fixture
-async def bells(database: Database) -> AsyncIterator[tuple[Bell, Bell]]:
-    """Those of two dispatchers."""
-    both = await Bell.hang(database), await Bell.hang(database)
+async def notifiers(database: Database) -> AsyncIterator[tuple[Notifier, Notifier]]:
+    """The notifiers of two dispatchers."""
+    both = await Notifier.connect(database), await Notifier.connect(database)
     yield both
-    for bell in both:
-        await bell.close()
+    for notifier in both:
+        await notifier.close()
 
 
 def commit(partner: Engine) -> None:
@@ -57,51 +57,53 @@ def commit(partner: Engine) -> None:
         write(connection, "db_1")
 
 
-async def test_a_commit_rings_and_a_rollback_does_not(bells: tuple[Bell, Bell], partner: Engine) -> None:
-    bell, _ = bells
-    assert await bell.arm()
+async def test_a_commit_rings_and_a_rollback_does_not(notifiers: tuple[Notifier, Notifier], partner: Engine) -> None:
+    notifier, _ = notifiers
+    assert await notifier.arm()
     with partner.connect() as connection:
         write(connection, "db_1")
         connection.rollback()
-    assert not await bell.rings(0.2)
+    assert not await notifier.wait(0.2)
     commit(partner)
-    assert await bell.rings(SOON)
+    assert await notifier.wait(SOON)
 
 
-async def test_nobody_is_notified_while_no_dispatcher_sleeps(bells: tuple[Bell, Bell], partner: Engine) -> None:
-    bell, _ = bells
-    await bell.arm()
-    await bell.disarm()
-    commit(partner)
-    assert not await bell.rings(0.2)
-
-
-async def test_the_bell_cannot_be_armed_while_a_commit_that_would_not_ring_is_outstanding(
-    bells: tuple[Bell, Bell], partner: Engine
+async def test_nobody_is_notified_while_no_dispatcher_sleeps(
+    notifiers: tuple[Notifier, Notifier], partner: Engine
 ) -> None:
-    bell, _ = bells
+    notifier, _ = notifiers
+    await notifier.arm()
+    await notifier.disarm()
+    commit(partner)
+    assert not await notifier.wait(0.2)
+
+
+async def test_the_notifier_cannot_be_armed_while_a_commit_that_would_not_ring_is_outstanding(
+    notifiers: tuple[Notifier, Notifier], partner: Engine
+) -> None:
+    notifier, _ = notifiers
     with partner.begin() as connection:
         write(connection, "db_1")
-        assert not await bell.arm()
-        assert not await bell.is_armed_by_another()
-    assert await bell.arm()
+        assert not await notifier.arm()
+        assert not await notifier.is_armed_by_another()
+    assert await notifier.arm()
 
 
-async def test_one_sleeper_is_enough_to_wake_all(bells: tuple[Bell, Bell], partner: Engine) -> None:
-    first, second = bells
+async def test_one_sleeper_is_enough_to_wake_all(notifiers: tuple[Notifier, Notifier], partner: Engine) -> None:
+    first, second = notifiers
     assert await first.arm()
     assert not await second.arm()
     assert await second.is_armed_by_another()
     commit(partner)
-    assert await first.rings(SOON)
-    assert await second.rings(SOON)
+    assert await first.wait(SOON)
+    assert await second.wait(SOON)
     await first.disarm()
     assert not await second.is_armed_by_another()
     assert await second.arm()
 
 
-async def test_who_dies_asleep_leaves_no_lock(bells: tuple[Bell, Bell]) -> None:
-    first, second = bells
+async def test_who_dies_asleep_leaves_no_lock(notifiers: tuple[Notifier, Notifier]) -> None:
+    first, second = notifiers
     assert await first.arm()
     assert not await second.arm()
     await first.close()
@@ -111,22 +113,22 @@ async def test_who_dies_asleep_leaves_no_lock(bells: tuple[Bell, Bell]) -> None:
     assert second.armed
 
 
-async def test_without_the_trigger_there_is_no_bell(database: Database) -> None:
+async def test_without_the_trigger_there_is_no_notifier(database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(sa.text(f"DROP TRIGGER {TRIGGER} ON {_outbox(database)}"))
-    with pytest.raises(NoBell, match=r"dispatcher schema --dialect postgresql --wakeup"):
-        await Bell.hang(database)
+    with pytest.raises(NotifierUnavailable, match=r"dispatcher schema --dialect postgresql --wakeup"):
+        await Notifier.connect(database)
 
 
-async def test_tables_that_were_made_anew_are_noticed(bells: tuple[Bell, Bell], database: Database) -> None:
+async def test_tables_that_were_made_anew_are_noticed(notifiers: tuple[Notifier, Notifier], database: Database) -> None:
     schema.downgrade(database)
     schema.migrate(database)
-    with pytest.raises(NoBell, match="not the table"):
-        await bells[0].rings(0)
+    with pytest.raises(NotifierUnavailable, match="not the table"):
+        await notifiers[0].wait(0)
 
 
 class Night:
-    """A sleeper whose ticks find nothing, unless the test says otherwise, and a clock that the test moves."""
+    """A sleeper whose ticks find nothing unless the test sets `pause`, and a clock that the test moves."""
 
     def __init__(self, database: Database) -> None:
         self.now = 100.0
@@ -147,7 +149,7 @@ class Night:
         self.sweeps += 1
 
     async def tick(self) -> float:
-        """One, which must not take as long as a sleep."""
+        """Runs one tick, which must not take as long as a sleep."""
         async with asyncio.timeout(SOON):
             return await self.sleeper.tick()
 
@@ -170,16 +172,16 @@ async def test_a_commit_ends_the_sleep_and_for_a_second_nobody_rings(night: Nigh
     assert await night.tick() == BUSY_PAUSE
     commit(partner)
     night.now += 1.0
-    assert await night.tick() == 0.0  # armed anew, so that commit is found by looking
+    assert await night.tick() == 0.0  # armed again, so the commit is found by looking
     sleeping = asyncio.create_task(night.tick())
     done, _ = await asyncio.wait([sleeping], timeout=0.3)
-    assert not done, "the commit of one who need not ring has rung"
+    assert not done, "a commit that need not notify has notified"
     await asyncio.to_thread(commit, partner)
     await sleeping
 
 
 def ring(database: Database) -> None:
-    """As any role of the database can, without an event."""
+    """Notifies without an event, as any role of the database can."""
     with database.engine.begin() as connection:
         connection.exec_driver_sql(f"DO $$ BEGIN PERFORM pg_notify({CHANNEL.format(_outbox(database))}, ''); END $$")
 
@@ -200,7 +202,7 @@ async def test_who_rings_for_nothing_is_answered_at_once_and_then_no_sooner_than
     assert await night.tick() == BUSY_PAUSE
     night.pause = LONG
     night.now += AWAKE_FOR
-    assert await night.tick() == 0.0  # armed anew
+    assert await night.tick() == 0.0  # armed again
     ring(database)
     assert await night.tick() == 0.0
 
@@ -208,7 +210,7 @@ async def test_who_rings_for_nothing_is_answered_at_once_and_then_no_sooner_than
 async def test_an_event_is_found_in_a_storm_of_rings_that_costs_no_more_looks_than_polling(
     night: Night, database: Database, partner: Engine
 ) -> None:
-    night.sleeper = Sleeper(database, night._tick, night._sweep, night.warnings.append)  # by the real clock
+    night.sleeper = Sleeper(database, night._tick, night._sweep, night.warnings.append)  # with the real clock
     found: list[int] = []
 
     def look() -> None:
@@ -236,7 +238,7 @@ async def test_an_event_is_found_in_a_storm_of_rings_that_costs_no_more_looks_th
     assert night.ticks <= elapsed / DEAF_FOR + 4, f"{night.ticks} looks in {elapsed:.1f} s"
 
 
-async def test_what_is_committed_after_the_look_and_before_the_bell_is_armed_is_looked_for_again(
+async def test_what_is_committed_after_the_look_and_before_the_notifier_is_armed_is_looked_for_again(
     night: Night, partner: Engine
 ) -> None:
     night.during_tick = lambda: commit(partner)
@@ -274,7 +276,7 @@ async def test_a_broken_connection_only_means_polling_until_there_is_another(
     assert await sleeping == 0.0
 
 
-async def test_why_there_is_no_bell_is_said_once(night: Night, database: Database) -> None:
+async def test_why_there_is_no_notifier_is_said_once(night: Night, database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(sa.text(f"DROP TRIGGER {TRIGGER} ON {_outbox(database)}"))
     for _ in range(3):
@@ -285,9 +287,9 @@ async def test_why_there_is_no_bell_is_said_once(night: Night, database: Databas
 
 
 class Sleepy:
-    """A worker that sleeps until the bell rings. Its clock goes by leaps, and its regular sweep never comes."""
+    """A worker that sleeps until it is notified. The test moves its clock in leaps, and its regular sweep never happens."""
 
-    def __init__(self, database: Database, partner: Engine, watch: Bell) -> None:
+    def __init__(self, database: Database, partner: Engine, watch: Notifier) -> None:
         self._moved = Moved(database, poll_interval=LONG)
         worker = self._moved.worker
         self.sleeper = Sleeper(database, worker.tick, worker.sweep, lambda _why: None, clock=lambda: self._moved.now)
@@ -295,7 +297,7 @@ class Sleepy:
         self._watch = watch
 
     async def until(self, condition: Callable[[], Awaitable[bool]], leap: float) -> None:
-        """Ticks, each so many seconds after the one before."""
+        """Ticks until the condition holds, each time `leap` seconds later."""
         async with asyncio.timeout(SOON):
             while not await condition():
                 self._moved.now += leap
@@ -303,11 +305,11 @@ class Sleepy:
                 await asyncio.sleep(0.001)
 
     async def sleeps(self) -> bool:
-        """Whether it has armed the bell."""
+        """Whether the sleeper has armed its notifier."""
         return await self._watch.is_armed_by_another()
 
     async def announce(self, resource: str, leap: float = LAG) -> None:
-        """Until it has sent a request about it."""
+        """Ticks until the worker has sent a request for this resource."""
 
         async def announced() -> bool:
             return resource in self._moved.announced
@@ -315,7 +317,7 @@ class Sleepy:
         await self.until(announced, leap)
 
     async def pass_by(self) -> None:
-        """Other changes are committed and announced, so that the floor comes to lie above ids that are not committed yet."""
+        """Commits and announces other changes, so that the low-water mark rises above ids that are not committed yet."""
         for number in range(4):
             with self._partner.begin() as quick:
                 write(quick, f"early_{number}")
@@ -329,10 +331,10 @@ class Sleepy:
 
 @pytest.fixture
 async def sleepy(
-    database: Database, partner: Engine, bells: tuple[Bell, Bell], monkeypatch: pytest.MonkeyPatch
+    database: Database, partner: Engine, notifiers: tuple[Notifier, Notifier], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Sleepy]:
     monkeypatch.setattr(floor, "SWEEP_EVERY", 1e9)
-    made = Sleepy(database, partner, bells[0])
+    made = Sleepy(database, partner, notifiers[0])
     yield made
     await made.close()
 
@@ -350,7 +352,7 @@ async def test_a_lower_id_that_was_committed_late_and_without_a_ring_is_found_be
     sleepy: Sleepy, partner: Engine
 ) -> None:
     with partner.begin() as slow:
-        write(slow, "late")  # while nobody sleeps
+        write(slow, "late")  # no dispatcher is asleep
         await sleepy.pass_by()
     await sleepy.announce("late")
 

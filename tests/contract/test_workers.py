@@ -9,8 +9,9 @@ from pydantic import SecretStr
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import dead_letter, delivery, outbox
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.sandbox import Fault, Sandbox
-from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Report, Stranded
 from dispatcher.transport import Network, Transport, open_transport
 from dispatcher.vercel.client import Vercel

@@ -1,4 +1,4 @@
-"""What a database says that its tables are: everything but the data, in words that can be compared."""
+"""The definitions of tables as the database reports them: everything but the data, in a comparable form."""
 
 import re
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _SQLITE = "SELECT sql FROM sqlite_master WHERE tbl_name = :name AND sql IS NOT N
 
 
 def definitions(database: Database) -> Definitions:
-    """Of every table of ours that there is."""
+    """Returns the definition of each of our tables that exists."""
     with database.read() as connection:
         names = set(sa.inspect(connection).get_table_names(database.schema)) & metadata.tables.keys()
         return {name: sorted(_OF[database.dialect.name](connection, database, name)) for name in names}
@@ -46,7 +46,7 @@ def _on_mysql(connection: Connection, _database: Database, name: str) -> list[st
 
 def _on_sqlite(connection: Connection, _database: Database, name: str) -> list[str]:
     created = connection.execute(sa.text(_SQLITE), {"name": name}).scalars()
-    # One line for each constraint: their order is of no matter.
+    # One line for each constraint, sorted: their order is irrelevant.
     lines = [re.sub(r"\s+", " ", sql).replace(" ,", ",").removesuffix(")") for sql in created]
     return [part.strip() for line in lines for part in re.split(r", (?=CONSTRAINT |PRIMARY KEY )", line)]
 
@@ -59,7 +59,7 @@ _OF: dict[str, Callable[[Connection, Database, str], list[str]]] = {
 
 
 def run_script(database: Database, script: str) -> None:
-    """As `psql`, `mariadb` or `sqlite3` would run the file."""
+    """Runs the script as `psql`, `mariadb` or `sqlite3` would."""
     opened = database.engine.raw_connection()
     try:
         if database.dialect.name == "sqlite":

@@ -1,4 +1,4 @@
-"""Alembic's own command in the checkout, as people who work on the migrations use it."""
+"""Alembic's own command in the checkout, as authors of migrations use it."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from dispatcher.outbox.tables import delivery
 from tests.contract.steps import count, deliver, write
 
 ROOT = Path(__file__).parents[2]
-# Each of Alembic's commands is a process of its own, which takes its time.
+# Each Alembic command is a process of its own and takes a while.
 servers = pytest.mark.parametrize(
     "server",
     [
@@ -31,7 +31,6 @@ ALEMBIC = Path(sys.executable).with_name("alembic")
 
 
 def alembic(directory: Path, database: Database, *arguments: str) -> str:
-    """Its output."""
     ours = {"DISPATCHER_DATABASE_URL": database.engine.url.render_as_string(hide_password=False)}
     if database.schema:
         ours["DISPATCHER_SCHEMA"] = database.schema
@@ -57,12 +56,12 @@ def test_upgrade_from_the_checkout(bare_database: Database) -> None:
     assert "CREATE TABLE" in alembic(ROOT, bare_database, "upgrade", "head", "--sql")
     alembic(ROOT, bare_database, "downgrade", "base")
     assert schema.newest() not in alembic(ROOT, bare_database, "current")
-    schema.downgrade(bare_database)  # also the version table, which Alembic leaves
+    schema.downgrade(bare_database)  # including the version table, which Alembic keeps
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy to write revisions into."""
+    """A copy of the checkout to write revisions into."""
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "alembic.ini", tmp_path)
     return tmp_path
@@ -93,7 +92,7 @@ def test_the_next_revision_goes_up_and_down_on_data(database: Database, checkout
     alembic(checkout, database, "upgrade", "head")
     with pytest.raises(schema.UnusableSchema, match="0099, which this program does not know"):
         schema.check(database)
-    # The old program, still running while the new one migrates, goes on with what it knows.
+    # The old program, still running during the migration, continues with the revision it knows.
     assert {*deliver(database)} == {"db_1", "db_2"}
     alembic(checkout, database, "downgrade", "-1")
     schema.check(database)

@@ -1,4 +1,4 @@
-"""A migration on MySQL or MariaDB that breaks off or is overtaken: each statement commits by itself there, so the first of them stay."""
+"""An interrupted or overtaken migration on MySQL or MariaDB: each statement commits by itself, so the first ones persist."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ main()
 
 @pytest.fixture
 def fresh(bare_database: Database) -> Iterator[Definitions]:
-    """What a migration that nothing disturbs makes; the database is bare before the test and after it."""
+    """The definitions that an undisturbed migration creates; the database is bare before and after the test."""
     schema.migrate(bare_database)
     yield definitions(bare_database)
     with bare_database.engine.begin() as connection:
@@ -48,7 +48,7 @@ def fresh(bare_database: Database) -> Iterator[Definitions]:
 
 @contextmanager
 def before_change(database: Database, number: int, act: Act) -> Iterator[list[Change]]:
-    """Acts before the statement of this number among those that change something; gives these statements so far."""
+    """Calls `act` before the changing statement of this number; yields the list of changing statements so far."""
     changes: list[Change] = []
 
     def note(connection: sa.Connection, _cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
@@ -63,7 +63,7 @@ def before_change(database: Database, number: int, act: Act) -> Iterator[list[Ch
 
 
 def is_whole(database: Database, fresh: Definitions) -> bool:
-    """Whether the tables are there with all that belongs to them."""
+    """Whether the tables exist completely."""
     schema.check(database)
     with database.read() as connection:
         version = sa.table(VERSION_TABLE, sa.column("version_num"))
@@ -88,7 +88,7 @@ def test_it_is_completed_wherever_it_broke_off(bare_database: Database, database
             else:
                 break
         dying.close()
-        assert_refused(bare_database, has_tables=number > 2)  # the first statement makes the version table
+        assert_refused(bare_database, has_tables=number > 2)  # the first statement creates the version table
         assert schema.migrate(bare_database) == schema.newest()
         assert is_whole(bare_database, fresh), changes[-1]
     dying.close()
@@ -96,7 +96,7 @@ def test_it_is_completed_wherever_it_broke_off(bare_database: Database, database
 
 
 def assert_refused(database: Database, *, has_tables: bool) -> None:
-    """The programs do not start, and say what to do."""
+    """Asserts that programs do not start, and say what to do."""
     what_to_do = (
         "has broken off: run `dispatcher migrate` again" if has_tables else "no schema yet .*run `dispatcher migrate`"
     )
@@ -107,7 +107,7 @@ def assert_refused(database: Database, *, has_tables: bool) -> None:
 def test_one_that_is_overtaken_ends_well(
     bare_database: Database, database_url: str, fresh: Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a cluster the lock of migrations holds on its own node only, so another may be ahead by any number of statements."""
+    """On a cluster the migration lock is local to a node, so another migration may be ahead by any number of statements."""
     schema.downgrade(bare_database)
     with before_change(bare_database, 0, print) as changes:
         schema.migrate(bare_database)
@@ -122,7 +122,7 @@ def test_one_that_is_overtaken_ends_well(
 
 
 def execute(database: Database, changes: list[Change], _overtaken: sa.Connection) -> None:
-    """What another migration does that began at the same time."""
+    """Executes the statements of a concurrent migration."""
     with database.engine.begin() as connection:
         for statement, parameters in changes:
             connection.exec_driver_sql(statement, parameters)

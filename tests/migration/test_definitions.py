@@ -1,4 +1,4 @@
-"""Every road to the tables leads to the same tables."""
+"""Every way to create the tables creates the same tables."""
 
 import pytest
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ QUEUES = ("vercel_outbox", "vercel_delivery", "vercel_installation")
 
 
 def drop_everything(database: Database) -> None:
-    """Also what no migration made."""
+    """Drops the tables, including those that no migration created."""
     with database.engine.begin() as connection:
         metadata.drop_all(connection)
         connection.execute(sa.schema.DropTable(sa.Table(VERSION_TABLE, sa.MetaData()), if_exists=True))
@@ -24,7 +24,7 @@ def drop_everything(database: Database) -> None:
 
 @pytest.fixture
 def migrated(bare_database: Database) -> Definitions:
-    """What `dispatcher migrate` makes; the database is bare again."""
+    """The definitions that `dispatcher migrate` creates; the database is bare again."""
     schema.migrate(bare_database)
     found = definitions(bare_database)
     assert found.keys() == metadata.tables.keys()
@@ -34,7 +34,7 @@ def migrated(bare_database: Database) -> Definitions:
 
 
 def deliver_one(database: Database) -> None:
-    """The tables do what they are for, and the program accepts them."""
+    """Checks the schema and delivers one event with it."""
     schema.check(database)
     with database.engine.begin() as connection:
         write(connection, "db_1", installation_id=ID)

@@ -1,4 +1,4 @@
-"""A partner with Alembic migrations of his own: they leave our tables alone, or own them, as he likes."""
+"""A partner with Alembic migrations of their own, which may ignore our tables or manage them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.parametrize("server", ["sqlite", "postgresql", "mysql"]
 
 
 def application() -> MetaData:
-    """The partner's own table."""
+    """Returns metadata with the partner's own table."""
     tables = MetaData()
     Table("resources", tables, Column("id", Integer, primary_key=True))
     return tables
@@ -56,7 +56,7 @@ def application() -> MetaData:
 
 @pytest.fixture
 def environment(tmp_path: Path, bare_database: Database) -> Iterator[Environment]:
-    """An Alembic environment for these tables, with our hook or without."""
+    """Makes Alembic environments, with our hook or without."""
     engine = sa.create_engine(bare_database.engine.url)
 
     def make(tables: MetaData, *, hook: bool) -> Config:
@@ -75,7 +75,7 @@ def environment(tmp_path: Path, bare_database: Database) -> Iterator[Environment
 
 
 def migrate(config: Config) -> str:
-    """What autogenerate wrote, after it was run."""
+    """Runs autogenerate and the revision it writes; returns the text of the revision."""
     command.revision(config, "next", autogenerate=True)
     command.upgrade(config, "head")
     (written,) = Path(config.get_main_option("script_location") or "", "versions").glob("*.py")
@@ -83,7 +83,6 @@ def migrate(config: Config) -> str:
 
 
 def clear(config: Config) -> None:
-    """Down again."""
     command.downgrade(config, "base")
     engine: Engine = config.attributes["engine"]
     with engine.begin() as connection:

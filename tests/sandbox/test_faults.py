@@ -10,8 +10,8 @@ from pydantic import SecretStr, ValidationError
 
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.outcome import OutcomeKind
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.sandbox import Fault, Sandbox
-from dispatcher.settings.settings import RateLimit
 from dispatcher.transport import Network, open_transport
 from dispatcher.vercel.client import Vercel
 from tests.sandbox.conftest import TOKEN, Client, Start, eventually

@@ -8,9 +8,9 @@ from pydantic import SecretStr
 
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.outcome import OutcomeKind
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.sandbox import ReceivedRequest
 from dispatcher.sandbox.quota import Quota
-from dispatcher.settings.settings import RateLimit
 from dispatcher.transport import Network, open_transport
 from dispatcher.vercel.client import Vercel
 from tests.sandbox.conftest import TOKEN, Start

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.sandbox import Fault, Sandbox
-from dispatcher.settings.settings import RateLimit
 from tests.conftest import not_tested
 
 HERE = Path(__file__).parent

@@ -7,8 +7,9 @@ from dispatcher.policy.decision import Action, Decision, PauseReason, Policy
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS, FULL_SPEED
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
+from dispatcher.settings.settings import LEASE_MARGIN_SECONDS
 from dispatcher.store import LONG_AGO, Delivery, Leased
-from dispatcher.worker.lease import MARGIN, Clock, HeldLease
+from dispatcher.worker.lease import Clock, FULL_SPEED, HeldLease, MARGIN
 
 K = OutcomeKind
 TIMEOUT = 10.0
@@ -50,7 +51,7 @@ def answer(lease: HeldLease, kind: OutcomeKind, decision: Decision, now: float =
 
 
 def test_a_request_starts_only_if_the_lease_outlasts_it() -> None:
-    lease = held(until=TIMEOUT + MARGIN)
+    lease = held(until=TIMEOUT + LEASE_MARGIN_SECONDS)
     assert lease.next(0.001, TIMEOUT) is None
     assert lease.next(0.0, TIMEOUT) == delivery("db_0")
 

@@ -1,43 +1,21 @@
-"""Settings: every name and default of the contract, every edge, every refusal in one line, never a secret."""
+"""Settings: every name and default of the contract, every contradiction, and what a person is shown."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import (
     LogFormat,
     LogLevel,
-    RateLimit,
     Settings,
-    SettingsError,
     Wakeup,
     describe,
-    format_duration,
     load_settings,
-    parse_duration,
     variable_name,
 )
-
-CANARY = "canary-Zx81_secret"
-
-
-def load(environ: Mapping[str, str]) -> Settings:
-    return load_settings({f"DISPATCHER_{name}": text for name, text in environ.items()})
-
-
-def refuse(environ: Mapping[str, str]) -> str:
-    """The one line that these settings are refused with."""
-    with pytest.raises(SettingsError) as refusal:
-        load(environ)
-    assert "\n" not in str(refusal.value)
-    assert refusal.value.__cause__ is None
-    assert refusal.value.__context__ is None
-    return str(refusal.value)
-
+from tests.unit.loading import CANARY, load, refuse
 
 # ── the contract's table
 
@@ -188,90 +166,6 @@ def test_oauth_is_read_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "problem"),
-    [
-        ("LEASE", "60", "is not a duration (it is '60'): write a number and a unit, such as 200ms"),
-        ("LEASE", "1_000s", "is not a duration"),
-        ("LEASE", "-5s", "is not a duration"),
-        ("LEASE", "+5s", "is not a duration"),
-        ("LEASE", "nan", "is not a duration"),
-        ("LEASE", "inf", "is not a duration"),
-        ("LEASE", "1e3s", "is not a duration"),
-        ("LEASE", "\u0666\u0660s", "is not a duration"),
-        ("LEASE", "60 s", "is not a duration"),
-        ("LEASE", " 60s", "is not a duration"),
-        ("LEASE", "60s\n", "is not a duration"),
-        ("LEASE", "60S", "is not a duration"),
-        ("LEASE", "1h30m", "is not a duration"),
-        ("LEASE", "2d", "must be between 1s and 1d"),
-        ("LEASE", "9" * 400 + "d", "is not a duration: write"),
-        ("POLL_INTERVAL", "0", "must be between 1ms and 1h"),
-        ("BACKOFF_BASE", "0s", "must be between 1ms and 1h"),
-        ("DEAD_LETTER_RETENTION", "999999999999d", "must be between 0s and 3650d"),
-        ("CONCURRENCY", "0", "must be between 1 and 10000"),
-        ("CONCURRENCY", "-1", "is not a whole number (it is '-1'): write digits only"),
-        ("CONCURRENCY", "1_000", "is not a whole number"),
-        ("CONCURRENCY", "\uff16\uff14", "is not a whole number"),
-        ("CONCURRENCY", "64.0", "is not a whole number"),
-        ("OPS_PORT", "65536", "must be between 0 and 65535"),
-        ("OPS_PORT", "tcp://10.0.0.1:9464", "is not a port: write a number, or off"),
-        ("OPS_PORT", "none", "is not a port (it is 'none'): write a number, or off"),
-        ("OPS_HOST", "[::1]:80", "is not an address to listen on"),
-        ("MAX_ATTEMPTS", "0", "must be between 1 and 1000000"),
-        ("RATE_LIMIT", "60", "is not a rate (it is '60'): write requests/duration, such as 60/60s, or off"),
-        ("RATE_LIMIT", "60/60", "is not a rate"),
-        ("RATE_LIMIT", "60/x", "is not a rate"),
-        ("RATE_LIMIT", "0/60s", "must allow between 1 and 1000000 requests"),
-        ("RATE_LIMIT", "60/0s", "must allow between 1 and 1000000 requests"),
-        ("RATE_LIMIT", "60/1.2.3s", "is not a rate"),
-        ("RATE_LIMIT", "none", "is not a rate"),
-        ("WAKEUP", "push", "must be one of poll, notify (it is 'push')"),
-        ("LOG_FORMAT", "xml", "must be one of auto, json, text (it is 'xml')"),
-        ("LOG_LEVEL", "loud", "must be one of debug, info, warning, error (it is 'loud')"),
-        ("ALLOW_INSECURE_BASE_URL", "yes", "must be true or false (it is 'yes')"),
-        ("TRUST_ENV_PROXY", "1", "must be true or false (it is '1')"),
-        ("CA_FILE", "/a\n.pem", "holds a line break"),
-        ("SCHEMA", 'a"; DROP TABLE x', "is not a schema name"),
-        ("SCHEMA", "s" * 64, "is not a schema name"),
-        ("VERCEL_BASE_URL", "api.vercel.com", "is not a URL: write one like https://api.vercel.com"),
-        ("VERCEL_BASE_URL", "ftp://api.vercel.com", "is not a URL"),
-        ("VERCEL_BASE_URL", "https://", "is not a URL"),
-        ("VERCEL_BASE_URL", "https://a:99999", "is not a URL"),
-        ("VERCEL_BASE_URL", "https://[::1", "is not a URL"),
-        ("VERCEL_BASE_URL", "https://a b", "is not a URL"),
-        ("VERCEL_BASE_URL", "https://a\\@b", "is not a URL"),
-        ("VERCEL_BASE_URL", f"https://u:{CANARY}@a", "must not hold a user name or password"),
-        ("VERCEL_BASE_URL", "https://a/?", "must not hold a query or a fragment"),
-        ("VERCEL_BASE_URL", f"https://a/?token={CANARY}", "must not hold a query or a fragment"),
-        ("VERCEL_BASE_URL", "https://a/#x", "must not hold a query or a fragment"),
-        ("OAUTH_TOKEN_URL", "https://a/#x", "must not hold a fragment"),
-        ("DATABASE_URL", "oracle://u@h/d", "must begin with postgresql://, mysql:// or sqlite:///"),
-        ("DATABASE_URL", CANARY, "must begin with postgresql://, mysql:// or sqlite:///"),
-        ("DATABASE_URL", f"postgresql://u:{CANARY}@x@h/d", "holds more than one @: write %40"),
-        ("DATABASE_URL", f"postgresql://u:{CANARY}\n@h/d", "holds a line break"),
-        ("VERCEL_TOKEN", f"{CANARY}\n", "holds white space, a line break or a character that is not ASCII"),
-        ("VERCEL_TOKEN", f"Bearer {CANARY}", "holds white space"),
-        ("VERCEL_TOKEN", f"{CANARY}é", "holds white space"),
-        ("VERCEL_TOKEN", CANARY * 30, "is longer than 512 characters"),
-        ("OAUTH_CLIENT_SECRET", f"{CANARY}\x00", "holds a line break or another character that cannot be printed"),
-        ("OAUTH_PARAMS", CANARY, "is not a JSON object of strings"),
-        ("OAUTH_PARAMS", '{"a": 1}', "is not a JSON object of strings"),
-        ("OAUTH_PARAMS", '["a"]', "is not a JSON object of strings"),
-        ("OAUTH_PARAMS", "[" * 100_000, "is not a JSON object of strings"),
-        ("CREDENTIALS_QUERY", "SELECT token FROM t WHERE id = ?", "does not use :installation_id"),
-        ("CREDENTIALS_QUERY", "SELECT id::installation_id FROM t", "does not use :installation_id"),
-        ("LEASE", "", "is empty: give it a value or unset it"),
-        ("VERCEL_TOKEN", "", "is empty: give it a value or unset it"),
-    ],
-)
-def test_a_bad_value_is_refused_by_name(name: str, text: str, problem: str) -> None:
-    line = refuse({name: text})
-    assert line.startswith(f"DISPATCHER_{name} {problem}")
-    assert CANARY not in line
-    assert ";" not in line
-
-
-@pytest.mark.parametrize(
     ("environ", "line"),
     [
         (
@@ -336,111 +230,6 @@ def test_a_contradiction_is_not_alleged_while_a_value_cannot_be_read() -> None:
     assert "incomplete" not in line
 
 
-# ── names
-
-
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [
-        ("DISPATCHER_LAESE", "DISPATCHER_LAESE is no setting: did you mean DISPATCHER_LEASE?"),
-        ("dispatcher_lease", "dispatcher_lease is no setting: did you mean DISPATCHER_LEASE?"),
-        ("DISPATCHER_TOKEN", "DISPATCHER_TOKEN is no setting: did you mean DISPATCHER_VERCEL_TOKEN?"),
-        ("DISPATCHER_VERCEL_TOKEN_FILES", "DISPATCHER_VERCEL_TOKEN_FILES is no setting: did you mean "),
-        ("DISPATCHER_", "DISPATCHER_ is no setting: unset it, or see the settings in the README"),
-        ("DISPATCHER_XYZZY", "DISPATCHER_XYZZY is no setting: unset it, or see the settings in the README"),
-        ("DISPATCHER_A\nB", "'DISPATCHER_A\\nB' is no setting"),
-        ("DISPATCHER_" + "Q" * 5_000, "DISPATCHER_" + "Q" * 69 + "… is no setting"),
-    ],
-)
-def test_an_unknown_name_is_refused_with_the_nearest_one(name: str, answer: str) -> None:
-    with pytest.raises(SettingsError) as refusal:
-        load_settings({name: CANARY})
-    assert str(refusal.value).startswith(answer)
-    assert CANARY not in str(refusal.value)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "PATH",
-        "MY_DISPATCHER_X",
-        "DISPATCHER_TEST_POSTGRES_URL",
-        "DISPATCHER_SERVICE_HOST",
-        "DISPATCHER_SERVICE_PORT",
-        "DISPATCHER_SERVICE_PORT_METRICS",
-        "DISPATCHER_PORT",
-        "DISPATCHER_PORT_9464_TCP",
-        "DISPATCHER_PORT_9464_TCP_ADDR",
-        "DISPATCHER_OPS_SERVICE_HOST",
-    ],
-)
-def test_what_is_not_ours_is_left_alone(name: str) -> None:
-    assert load_settings({name: "tcp://10.0.0.1:9464"}).model_dump() == load({}).model_dump()
-
-
-# ── files
-
-
-@pytest.mark.parametrize("content", [CANARY, f"{CANARY}\n", f"{CANARY}\r\n"])
-def test_a_secret_is_read_from_a_file_without_its_line_break(tmp_path: Path, content: str) -> None:
-    file = tmp_path / "token"
-    file.write_bytes(content.encode())
-    settings = load({"VERCEL_TOKEN_FILE": str(file)})
-    assert settings.vercel_token == SecretStr(CANARY)
-    assert next(line for line in describe(settings) if line.name == "DISPATCHER_VERCEL_TOKEN").source == f"file {file}"
-
-
-def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
-    for line in describe(load({})):
-        file = tmp_path / line.name
-        file.write_text(line.value or "")
-        if line.value is not None:
-            settings = load_settings({f"{line.name}_FILE": str(file)})
-            assert line.name in [each.name for each in describe(settings) if each.source == f"file {file}"]
-
-
-def test_a_bad_value_in_a_file_is_blamed_on_the_name_as_typed(tmp_path: Path) -> None:
-    (tmp_path / "lease").write_text(CANARY)
-    line = refuse({"LEASE_FILE": str(tmp_path / "lease")})
-    assert line.startswith("DISPATCHER_LEASE_FILE is not a duration: write")
-    assert CANARY not in line
-
-
-def test_a_value_and_a_file_exclude_each_other(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(CANARY)
-    line = refuse({"VERCEL_TOKEN": CANARY, "VERCEL_TOKEN_FILE": str(tmp_path / "token")})
-    assert line == "DISPATCHER_VERCEL_TOKEN and DISPATCHER_VERCEL_TOKEN_FILE are both set: keep one of them"
-
-
-def test_a_secret_where_its_path_belongs_is_not_repeated() -> None:
-    line = refuse({"VERCEL_TOKEN_FILE": CANARY})
-    assert line.startswith("DISPATCHER_VERCEL_TOKEN_FILE names a file that does not exist")
-    assert line.endswith("put the path of a readable text file there, not the value itself")
-    assert CANARY not in line
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (b"", "names an empty file"),
-        (b"\n", "names an empty file"),
-        (b"\xff\xfe", "names a file that is not UTF-8 text"),
-        (b"x" * 65_537, "names a file of more than 65536 bytes"),
-    ],
-)
-def test_an_unusable_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
-    (tmp_path / "value").write_bytes(content)
-    assert refuse({"VERCEL_TOKEN_FILE": str(tmp_path / "value")}).startswith(f"DISPATCHER_VERCEL_TOKEN_FILE {problem}")
-
-
-def test_a_directory_is_no_file(tmp_path: Path) -> None:
-    assert "names something that is not a regular file" in refuse({"VERCEL_TOKEN_FILE": str(tmp_path)})
-
-
-def test_an_unreadable_path_is_refused() -> None:
-    assert "names a file that cannot be read" in refuse({"VERCEL_TOKEN_FILE": "/" + "x" * 5_000})
-
-
 # ── what a person is shown
 
 
@@ -476,141 +265,7 @@ def test_what_was_given_in_code_is_called_an_argument() -> None:
     assert (lines["DISPATCHER_LEASE"], lines["DISPATCHER_SCHEMA"]) == ("argument", "argument")
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("sqlite:///dispatcher.db", "sqlite:///dispatcher.db"),
-        ("postgresql://db/app", "postgresql://db/app"),
-        ("postgresql://app@db/app", "postgresql://app@db/app"),
-        (f"mysql://app:{CANARY}@db/app", "mysql://app:***@db/app"),
-        (f"mysql://app:{CANARY}/{CANARY}@db/app", "mysql://app:***@db/app"),
-        (f"mysql://app:{CANARY}:{CANARY}@db/app", "mysql://app:***@db/app"),
-        (f"mysql://:{CANARY}@db/app", "mysql://:***@db/app"),
-        ("mysql://db:3306/app", "mysql://db:3306/app"),
-    ],
-)
-def test_a_database_url_is_shown_without_its_password(url: str, shown: str) -> None:
-    assert describe(load({"DATABASE_URL": url}))[0].value == shown
-
-
-PASSWORD_CHARACTERS = [
-    *map(chr, range(0x21, 0x7F)),
-    *("ä", "??", "?&", "/?", "?/", "%40", "@?", "?@", "&a=", "://"),
-]
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "postgres://app:{}@db/app",
-        "mysql://app:{}@db/app?ssl_ca=x",
-        "postgres://us/er:{}@db/app",
-        "postgres://db/app?user=app&password={}",
-        "postgres://db/app?sslpassword={}&sslmode=verify-full",
-        "sqlite://app:{}@db/app",
-        "mysql://app:{}",
-    ],
-)
-def test_no_part_of_a_password_is_shown_whatever_characters_it_holds(url: str) -> None:
-    for characters in PASSWORD_CHARACTERS:
-        shown = shown_of({"DATABASE_URL": url.format(f"CANARY{characters}HALF{characters}END")})
-        assert not [part for part in ("CANARY", "HALF", "END") if part in shown], characters
-
-
-def shown_of(environ: Mapping[str, str]) -> str:
-    """All that a person is shown of these settings."""
-    try:
-        settings = load(environ)
-    except SettingsError as refusal:
-        return str(refusal)
-    return f"{settings!r} {describe(settings)}"
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        *("'{}'", '"{}"', "'a''{}'", "'\\'{}'", "E'\\'' || '{}'", "$${}$$", "$k${}$k$", "0x{}", "12{}", "'{}"),
-        *("-- it's\n'{}'", "/* ' */ '{}'", "# it's\n'{}'", "`'` || '{}'", "1--'\n'{}'"),
-    ],
-)
-def test_no_literal_of_a_query_is_shown(query: str) -> None:
-    literal = query.format("0123456789abcdef")
-    shown = shown_of({"CREDENTIALS_QUERY": f"SELECT decrypt(token, {literal}) FROM t WHERE id = :installation_id"})
-    assert "SELECT decrypt(token, " in shown
-    assert "456789abcdef" not in shown
-
-
-def test_a_query_is_shown_without_its_literals() -> None:
-    settings = load({"CREDENTIALS_QUERY": "SELECT d(token, 'KEY') FROM \"t\" WHERE id = :installation_id AND n2 > 3"})
-    lines = {line.name: line.value for line in describe(settings)}
-    assert lines["DISPATCHER_CREDENTIALS_QUERY"] == (
-        "SELECT d(token, '***') FROM \"***\" WHERE id = :installation_id AND n2 > ***"
-    )
-
-
 def test_a_keyword_mistake_holds_no_secret_either() -> None:
     with pytest.raises(ValidationError) as refusal:
         Settings.model_validate({"vercel_token": f"{CANARY} ", "lease": 1})
     assert CANARY not in f"{refusal.value} {refusal.value!r}"
-
-
-# ── parsers, searched
-
-
-@given(st.text())
-def test_any_text_is_a_duration_or_a_refusal(text: str) -> None:
-    try:
-        seconds = parse_duration(text)
-    except ValueError:
-        return
-    assert 0 <= seconds < 1e17
-    assert text.isascii()
-    assert text == "0" or text[-1] in "smhd"
-
-
-@given(st.decimals(0, 10**9, places=3), st.sampled_from(["ms", "s", "m", "h", "d"]))
-def test_a_number_with_a_unit_is_that_many_of_it(number: object, unit: str) -> None:
-    size = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}[unit]
-    assert parse_duration(f"{number}{unit}") == pytest.approx(float(str(number)) * size)
-
-
-@given(st.integers(0, 10**12))
-def test_a_duration_reads_back_as_it_was_written(milliseconds: int) -> None:
-    assert parse_duration(format_duration(milliseconds / 1_000)) == milliseconds / 1_000
-
-
-@pytest.mark.parametrize("value", [True, None, -1, float("nan"), float("inf"), b"10s", [1]])
-def test_what_is_neither_text_nor_a_number_of_seconds_is_no_duration(value: object) -> None:
-    with pytest.raises(ValueError, match="is not a duration"):
-        parse_duration(value)
-
-
-@given(st.integers(1, 1_000_000), st.integers(1, 86_400_000))
-def test_a_rate_reads_back_as_it_was_written(requests: int, milliseconds: int) -> None:
-    limit = load({"GLOBAL_RATE_LIMIT": f"{requests}/{milliseconds}ms"}).global_rate_limit
-    assert limit == RateLimit(requests, milliseconds / 1_000)
-    assert load({"GLOBAL_RATE_LIMIT": str(limit)}).global_rate_limit == limit
-
-
-@given(st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])))
-def test_any_text_is_a_rate_or_a_refusal_in_one_line(text: str) -> None:
-    loaded = attempt({"RATE_LIMIT": text})
-    if isinstance(loaded, Settings):
-        assert loaded.rate_limit is None or loaded.rate_limit.requests >= 1
-    else:
-        assert loaded.startswith("DISPATCHER_RATE_LIMIT ")
-        assert loaded.isprintable()
-
-
-@given(st.sampled_from(list(Settings.model_fields)), st.text(min_size=1))
-def test_any_value_of_any_setting_is_taken_or_refused_in_one_printable_line(field: str, text: str) -> None:
-    loaded = attempt({variable_name(field).removeprefix("DISPATCHER_"): text})
-    assert isinstance(loaded, Settings) or loaded.isprintable()
-
-
-def attempt(environ: Mapping[str, str]) -> Settings | str:
-    """The settings, or the line that they are refused with."""
-    try:
-        return load(environ)
-    except SettingsError as refusal:
-        return str(refusal)

@@ -8,7 +8,8 @@ from pydantic import SecretStr
 
 from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential
 from dispatcher.outbox.tables import delivery, installation, outbox
-from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.policy.rate_window import RateLimit
+from dispatcher.settings.settings import Settings
 from dispatcher.worker.worker import Worker
 from tests.worker.conftest import Rig
 

@@ -111,7 +111,7 @@ async def test_no_settlement_is_larger_than_others_can_wait_for(rig: Rig, monkey
     monkeypatch.setattr(store, "settle", counting)
     commit_all(rig)
     await deliver_at_once(rig)
-    assert [size for size in sizes if size] == [rig.database.dialect.settled_at_once] * 4
+    assert [size for size in sizes if size] == [rig.database.dialect.max_settled] * 4
     assert (rig.rows(delivery), len(rig.requests)) == ([], DELIVERIES)
 
 

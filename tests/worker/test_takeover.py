@@ -63,7 +63,7 @@ async def test_nor_is_what_the_limit_over_all_keeps_waiting(orphaned: Rig) -> No
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None)])
 async def test_after_the_death_of_many_leases_each_has_its_turn(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """While others wait, a lease is given back after one delivery, and what is still suspected is not forgotten."""
-    monkeypatch.setattr(type(rig.database.dialect), "claimed_at_once", 2)
+    monkeypatch.setattr(type(rig.database.dialect), "max_claimed", 2)
     for number in range(5):
         rig.commit("db_1", "db_2", "db_3", installation_id=f"icfg_{number}")
     store.collect(rig.database, 100)

@@ -228,7 +228,7 @@ async def test_installations_take_turns(rig: Rig) -> None:
 async def test_a_burst_is_collected_before_any_of_it_is_sent_if_that_saves_requests(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, subjects: int, left: int
 ) -> None:
-    monkeypatch.setattr(burst, "JUDGED_BY", rig.database.dialect.collected_at_once + 1)
+    monkeypatch.setattr(burst, "JUDGED_BY", rig.database.dialect.max_collected + 1)
     rig.commit(*(f"db_{number % subjects}" for number in range(1_000)))
     await rig.worker.tick()
     assert len(rig.rows(outbox)) == left
@@ -241,7 +241,7 @@ async def test_a_burst_is_collected_before_any_of_it_is_sent_if_that_saves_reque
 async def test_each_burst_is_judged_by_itself(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, events: int, looks: int
 ) -> None:
-    monkeypatch.setattr(burst, "JUDGED_BY", rig.database.dialect.collected_at_once + 1)
+    monkeypatch.setattr(burst, "JUDGED_BY", rig.database.dialect.max_collected + 1)
     rig.commit(*(f"db_{number}" for number in range(events)))
     while rig.rows(outbox):
         await rig.worker.tick()

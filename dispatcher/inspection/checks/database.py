@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator
 
 from dispatcher.database import schema
-from dispatcher.database.notifier import Bell, NoBell
+from dispatcher.database.notifier import Notifier, NotifierUnavailable
 from dispatcher.database.schema import UnusableSchema
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.checks.finding import Finding, ok, problem, warning
 from dispatcher.outbox.tables import metadata
-from dispatcher.settings.settings import Settings, Wakeup, format_duration
+from dispatcher.settings.durations import format_duration
+from dispatcher.settings.settings import Settings, Wakeup
 
 CLOCKS_APART = 5.0
 """Seconds of difference between two clocks that are worth a word."""
@@ -105,8 +106,8 @@ async def check_wakeup(settings: Settings, database: Database) -> list[Finding]:
     if settings.wakeup is not Wakeup.NOTIFY:
         return []
     try:
-        bell = await Bell.hang(database)
-    except NoBell as none:
+        bell = await Notifier.connect(database)
+    except NotifierUnavailable as none:
         return [warning("wakeup", f"DISPATCHER_WAKEUP=notify has no effect, the dispatcher polls: {none}")]
     await bell.close()
     return [ok("wakeup", "commits can wake the dispatcher")]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher.database.engine import UnusableDatabaseUrl
-from dispatcher.database.transactions import Database, first_line, is_unreachable, open_database
+from dispatcher.database.errors import first_line, is_unreachable
+from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.checks.credentials import check_credentials
 from dispatcher.inspection.checks.database import (
     check_clock,

@@ -6,7 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy import Executable, Table
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher.database.transactions import Database, is_unreachable
+from dispatcher.database.errors import is_unreachable
+from dispatcher.database.transactions import Database
 from dispatcher.inspection.checks.finding import Finding, ok, problem
 from dispatcher.outbox.tables import VERSION_TABLE, attempt, collector, dead_letter, delivery, installation, outbox
 
