@@ -9,12 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from dispatcher.database.transactions import Database
-from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
-from dispatcher.policy.decision import DeadLetterReason, Resolution
+from dispatcher.outbox.tables import attempt, dead_letter
+from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.store.attempt_log import Attempt, is_of_subject, latest_attempts
 from dispatcher.store.dead_letters import Filter, is_unresolved
-from dispatcher.outbox.columns import is_exactly
 
 SHOWN_ATTEMPTS = 50
 ADVICE: Mapping[DeadLetterReason, str] = {

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from typing_extensions import override
 
 from dispatcher.policy.rate_window import RateLimit
-from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration, parse_duration
+from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration
 from dispatcher.settings.environment import PREFIX, Reading, read_environment
 from dispatcher.settings.masking import MASK, mask_database_url, mask_query, mask_token_url
 from dispatcher.settings.values import (

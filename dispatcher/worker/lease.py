@@ -13,7 +13,6 @@ from dispatcher.settings.settings import LEASE_MARGIN_SECONDS
 from dispatcher.store import Delivery, InstallationState, Leased
 
 
-
 @dataclass(frozen=True, slots=True)
 class Clock:
     """The database's clock as far as this worker knows it: added to its monotonic seconds, these give epoch seconds.

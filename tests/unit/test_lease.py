@@ -9,7 +9,7 @@ from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import LEASE_MARGIN_SECONDS
 from dispatcher.store import LONG_AGO, Delivery, Leased
-from dispatcher.worker.lease import Clock, FULL_SPEED, HeldLease, MARGIN
+from dispatcher.worker.lease import Clock, HeldLease
 
 K = OutcomeKind
 TIMEOUT = 10.0

@@ -14,7 +14,8 @@ from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, delivery, installation
 from dispatcher.policy.breaker import FAULTS
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
-from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.policy.rate_window import RateLimit
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import LeaseLost
 from dispatcher.worker import leases
 from dispatcher.worker.worker import BUSY_PAUSE, Worker
@@ -187,7 +188,7 @@ async def test_a_burst_without_an_end_gives_way_before_the_leases_that_are_held_
 async def test_while_more_is_due_than_one_claim_takes_none_of_it_is_passed_over(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(rig.database.dialect), "claimed_at_once", 1)
+    monkeypatch.setattr(type(rig.database.dialect), "max_claimed", 1)
     for number in range(4):
         rig.commit("db_1", installation_id=f"icfg_{number}")
     for rig.now in (0.0, 2.1, 2.2, 2.3):
@@ -343,7 +344,7 @@ async def test_beside_a_slow_request_what_another_worker_collected_is_looked_for
 async def test_while_others_wait_a_lease_is_given_back_when_what_it_read_has_been_sent(
     rig: Rig, worker: Worker, read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(rig.database.dialect), "claimed_at_once", 1)
+    monkeypatch.setattr(type(rig.database.dialect), "max_claimed", 1)
     monkeypatch.setattr(store, "fair_share", lambda *_: 1)  # so more may be due
     held = Held(rig)
     rig.commit("db_1", installation_id="icfg_1")

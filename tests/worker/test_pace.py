@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from dispatcher import ResourceUpdated, publish, store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import delivery, outbox
-from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.policy.rate_window import RateLimit
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Attempted
 from dispatcher.worker.worker import BUSY_PAUSE, HOLDING_PAUSE, Worker
 from tests.worker.conftest import LONGEST, Rig
@@ -213,9 +214,9 @@ async def test_the_time_that_a_tick_takes_is_taken_off_its_pause(
     assert await worker.tick() == 0.0
 
 
-async def test_what_one_claim_leaves_is_claimed_at_once(rig: Rig, worker: Worker) -> None:
+async def test_what_one_claim_leaves_is_max_claimed(rig: Rig, worker: Worker) -> None:
     await longest_pause(rig, worker)
-    most = rig.database.dialect.claimed_at_once
+    most = rig.database.dialect.max_claimed
     events = [ResourceUpdated(installation_id=f"icfg_{number}", resource_id="db_1") for number in range(most + 1)]
     with rig.database.engine.begin() as connection:
         publish(connection, *events)
@@ -247,7 +248,7 @@ async def test_a_burst_that_is_not_collected_yet_is_a_reason_to_hurry_however_sl
 
     monkeypatch.setattr(store, "collect", slowly)
     monkeypatch.setattr("dispatcher.worker.burst.JUDGED_BY", 1)
-    rig.commit(*(f"db_{number}" for number in range(rig.database.dialect.collected_at_once + 1)))
+    rig.commit(*(f"db_{number}" for number in range(rig.database.dialect.max_collected + 1)))
     assert await worker.tick() == 0.0  # it took longer than any pause
     assert len(rig.rows(outbox)) == 1
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from dispatcher.outbox.tables import dead_letter, delivery, installation
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
-from dispatcher.settings.settings import RateLimit
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.telemetry import CrashBuried, LeaseLost
 from tests.worker.simulation import SETTINGS, Simulation
 

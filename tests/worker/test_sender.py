@@ -15,8 +15,8 @@ from dispatcher.policy.breaker import FAULTS
 from dispatcher.policy.decision import Action, PauseReason
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.policy.outcome import OutcomeKind
-from dispatcher.policy.rate_window import RateWindow
-from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.policy.rate_window import RateLimit, RateWindow
+from dispatcher.settings.settings import LEASE_MARGIN_SECONDS, Settings
 from dispatcher.store import Delivery, Leased
 from dispatcher.telemetry import (
     Attempted,
@@ -28,7 +28,7 @@ from dispatcher.telemetry import (
 )
 from dispatcher.transport import Reply, Request
 from dispatcher.vercel.client import Vercel
-from dispatcher.worker.lease import MARGIN, Clock, HeldLease
+from dispatcher.worker.lease import Clock, HeldLease
 from dispatcher.worker.sender import Sender
 from tests.worker.conftest import LONGEST
 
@@ -308,7 +308,7 @@ async def test_a_lease_that_grows_too_short_before_its_request_leaves_the_delive
     bench: Bench,
 ) -> None:
     async def find(_installation_id: str, _refused: SecretStr | None) -> SecretStr:
-        bench.now = bench.settings.lease - bench.settings.request_timeout - MARGIN + 0.1
+        bench.now = bench.settings.lease - bench.settings.request_timeout - LEASE_MARGIN_SECONDS + 0.1
         return SecretStr("t0ken")
 
     bench.find = find
@@ -326,7 +326,7 @@ async def test_a_lease_that_grows_too_short_before_its_request_leaves_the_delive
 
 async def test_a_lease_may_end_as_soon_as_its_requests_cannot_be_in_flight_any_more(bench: Bench) -> None:
     lease = bench.lease("icfg_1", "db_1")
-    bench.now = bench.settings.lease - bench.settings.request_timeout - MARGIN
+    bench.now = bench.settings.lease - bench.settings.request_timeout - LEASE_MARGIN_SECONDS
     bench.queue(lease)
     await bench.send()
     assert bench.requests == ["db_1"]

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from dispatcher import store
 from dispatcher.outbox.tables import delivery, installation
-from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.policy.rate_window import RateLimit
+from dispatcher.settings.settings import Settings
 from dispatcher.worker.worker import Worker
 from tests.worker.conftest import Held, Rig, arrived, leased
 from tests.worker.test_round_trips import listening
@@ -103,7 +104,7 @@ def orphan(rig: Rig, *installation_ids: str, resources: Sequence[str] = ("db_1",
 async def test_no_more_dead_leases_are_taken_over_than_are_soon_tried(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(rig.database.dialect), "claimed_at_once", 1)
+    monkeypatch.setattr(type(rig.database.dialect), "max_claimed", 1)
     held = Held(rig)
     orphan(rig, *(f"icfg_{number}" for number in range(6)))
     for _ in range(8):

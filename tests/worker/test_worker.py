@@ -20,7 +20,8 @@ from dispatcher.outbox.tables import attempt, dead_letter, delivery, installatio
 from dispatcher.policy.breaker import FAULTS
 from dispatcher.policy.decision import Action
 from dispatcher.policy.outcome import OutcomeKind
-from dispatcher.settings.settings import RateLimit, Settings
+from dispatcher.policy.rate_window import RateLimit
+from dispatcher.settings.settings import Settings
 from dispatcher.store import installations
 from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, Ticked
 from dispatcher.worker import burst, leases, refusals
@@ -574,7 +575,7 @@ async def test_answers_that_come_in_while_a_burst_is_collected_are_settled_meanw
     rig.commit(*(f"db_{number}" for number in range(ANSWERS_WAIT)))
     await rig.until(lambda: len(rig.requests) == ANSWERS_WAIT)
     monkeypatch.setattr(store, "collect", wait_for_answers)
-    rig.commit(*["another"] * (rig.database.dialect.collected_at_once + 1))
+    rig.commit(*["another"] * (rig.database.dialect.max_collected + 1))
     await rig.worker.tick()
     assert settled == [0, ANSWERS_WAIT]
     monkeypatch.undo()
