@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alembic.config import Config  # where it is not needed it need not fill the memory
     from alembic.operations.ops import MigrateOperation, MigrationScript
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1]
 _FOREIGN = "the tables are not of `dispatcher migrate`: what made them, such as your own migrations, must bring them up to date"
 
 
