@@ -112,7 +112,7 @@ def bare_database(
 ) -> Iterator[Database]:
     """The dispatcher's own view of it, without tables. On a busy machine, too, a step still waits for a lock when the test looks."""
     for dialect in ("postgresql", "mysql"):
-        monkeypatch.setattr(f"dispatcher.database.transactions.{dialect}.LOCK_TIMEOUT", 10)
+        monkeypatch.setattr(f"dispatcher.database.{dialect}.LOCK_TIMEOUT", 10)
     opened = open_database(database_url, SCHEMA if server == "postgresql-schema" else None)
     if opened.schema:
         with opened.engine.begin() as connection:

@@ -33,7 +33,7 @@ OTHERS = [f"icfg_{number}" for number in range(20)]
 @pytest.fixture
 def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """Waits for a lock for one second only."""
-    monkeypatch.setattr(f"dispatcher.database.transactions.{database.dialect.name}.LOCK_TIMEOUT", 1)
+    monkeypatch.setattr(f"dispatcher.database.{database.dialect.name}.LOCK_TIMEOUT", 1)
     opened = open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
     yield opened
     opened.close()

@@ -34,7 +34,7 @@ FOREVER = 3_600
 def limited(database: Database, monkeypatch: pytest.MonkeyPatch, limit: str, seconds: int) -> Database:
     """The same database with this one time limit so short; with the others a busy machine would run into them by itself."""
     monkeypatch.setattr("dispatcher.database.transactions.TRIES", 100)
-    monkeypatch.setattr(f"dispatcher.database.transactions.{database.dialect.name}.{limit}", seconds)
+    monkeypatch.setattr(f"dispatcher.database.{database.dialect.name}.{limit}", seconds)
     return open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
 
 
