@@ -1,7 +1,6 @@
 """The database's schema: bring it to the newest revision, print it, and refuse one that this program does not know."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from dispatcher.outbox.tables import VERSION_TABLE, attach_tables, metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config  # where it is not needed it need not fill the memory
-    from alembic.operations.ops import MigrateOperation, MigrationScript
 
 _HERE = Path(__file__).parents[1]
 _FOREIGN = "the tables are not of `dispatcher migrate`: what made them, such as your own migrations, must bring them up to date"
@@ -52,6 +50,7 @@ def migrate(database: Database) -> str:
 
 def _migrate(database: Database) -> None:
     from alembic import command
+    from alembic.util import CommandError
 
     with database.engine.connect() as connection, database.dialect.migration(connection):
         found = _revision(connection, database.schema)
@@ -59,37 +58,10 @@ def _migrate(database: Database) -> None:
             raise UnusableSchema(_newer(found))
         if found is None and _has_tables(connection, database.schema) and not _has_broken_off(connection, database):
             raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
-        command.upgrade(_config(connection=connection, schema=database.schema), "head")
-
-
-def already_made(connection: sa.Connection, wanted: sa.MetaData) -> set[str]:
-    """The names of those of these tables and their indexes that a migration which broke off has made.
-
-    Raises UnusableSchema if one of the tables is there in another shape, so that nobody's table is taken for ours.
-    """
-    from alembic.autogenerate import produce_migrations
-    from alembic.operations.ops import CreateIndexOp, CreateTableOp
-    from alembic.runtime.migration import MigrationContext
-
-    def is_wanted(name: str | None, kind: str, _parents: object) -> bool:
-        return kind != "table" or name in wanted.tables
-
-    context = MigrationContext.configure(connection, opts={"include_name": is_wanted})
-    tables = wanted.sorted_tables
-    found = {table.name for table in tables} | {str(index.name) for table in tables for index in table.indexes}
-    for difference in _flatten(produce_migrations(context, wanted)):
-        match difference:
-            case CreateTableOp():
-                found.discard(difference.table_name)
-            case CreateIndexOp():
-                found.discard(str(difference.index_name))
-            case _:
-                table = getattr(difference, "table_name", "one of the tables")
-                raise UnusableSchema(
-                    f"nothing is changed: {table} is not as `dispatcher migrate` makes it: undo what changed it, or move that table"
-                    " out of the way, then run `dispatcher migrate` again"
-                )
-    return found
+        try:
+            command.upgrade(_config(connection=connection, schema=database.schema), "head")
+        except CommandError as refused:
+            raise UnusableSchema(str(refused)) from None
 
 
 def downgrade(database: Database, revision: str = "base") -> None:
@@ -185,16 +157,6 @@ def _known() -> set[str]:
 
 def _newer(found: str) -> str:
     return f"the database is at schema {found}, which this program does not know: it is older than the database, upgrade it"
-
-
-def _flatten(script: "MigrationScript") -> "Iterator[MigrateOperation]":
-    from alembic.operations.ops import ModifyTableOps
-
-    for operation in (operation for operations in script.upgrade_ops_list for operation in operations.ops):
-        if isinstance(operation, ModifyTableOps):
-            yield from operation.ops
-        else:
-            yield operation
 
 
 def _has_broken_off(connection: sa.Connection, database: Database) -> bool:

@@ -137,9 +137,7 @@ def test_one_that_waits_too_long_says_so_and_changes_nothing(
 ) -> None:
     other = open_database(database_url)
     with other.engine.connect() as connection, other.dialect.migration(connection):
-        monkeypatch.setattr(
-            f"dispatcher.database.{other.dialect.name}.LONGEST_MIGRATION", 0.1, raising=False
-        )
+        monkeypatch.setattr(f"dispatcher.database.{other.dialect.name}.LONGEST_MIGRATION", 0.1, raising=False)
         with pytest.raises(schema.UnusableSchema, match="another program is migrating"):
             schema.migrate(bare_database)
     other.close()
