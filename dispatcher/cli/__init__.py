@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import typer
 from sqlalchemy.exc import DBAPIError
@@ -56,8 +56,20 @@ for commands in COMMANDS:
     app.add_typer(commands.app)
 
 
+def _print_version(is_asked: bool) -> None:
+    from dispatcher import __version__  # read here: it is looked up when it is imported
+
+    if is_asked:
+        typer.echo(f"vercel-outbox-dispatcher {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def dispatcher() -> None:
+def dispatcher(
+    _version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
     """Delivers Vercel Marketplace events from a transactional outbox.
 
     Settings come from the environment (DISPATCHER_…). Results go to stdout, everything else to stderr.

@@ -150,6 +150,7 @@ class InstallationUpdated(_Event):
 
 
 Event = ResourceUpdated | InstallationUpdated
+"""Any event: what `publish` takes. For annotations and `isinstance`; construct one of the two classes."""
 
 
 def parse_event(
