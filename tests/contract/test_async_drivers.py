@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from dispatcher import NoTransaction, apublish, publish
-from tests.contract.test_publish import EVENTS, PUBLISHED, published
+from tests.contract.test_publisher import EVENTS, PUBLISHED, published
 
 Kind = Callable[[Engine], AbstractAsyncContextManager[Any]]
 
