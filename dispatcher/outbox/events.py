@@ -104,7 +104,7 @@ class _Event(BaseModel):
 
 
 class ResourceUpdated(_Event):
-    """The state of a linked resource changed (`resource.updated`): its name, status, plan or notification.
+    """The state of a linked resource changed (`resource.updated`), such as its name, status, plan or notification.
 
     `installation_id` has 1 to 128 characters of `[A-Za-z0-9_-]`. `resource_id` and `product_id` are your own ids: 1 to 255 characters
     without control characters; a UUID or an integer becomes text. `product_id` is sent to Vercel; if several events of the resource are

@@ -1,4 +1,4 @@
-"""What a partner's process loads when it only publishes."""
+"""The public package: the modules that a publishing partner's process loads, the version, the type of an event."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 import dispatcher
 
 PUBLISHING = {"dispatcher", "sqlalchemy", "pydantic"}
-"""And what these need themselves; the examples install nothing else."""
+# Their own dependencies; the examples install nothing else.
 THEIRS = {"annotated_types", "greenlet", "pydantic_core", "typing_extensions", "typing_inspection"}
 OPTIONAL = {"opentelemetry"}
 LOADED = "import sys; before = set(sys.modules); import {module}; print(*(sys.modules.keys() - before))"
@@ -42,7 +42,7 @@ def test_importing_looks_no_version_up() -> None:
 
 def test_an_unknown_name_of_the_package_is_an_error() -> None:
     with pytest.raises(AttributeError, match="module 'dispatcher' has no attribute 'evnt'"):
-        dispatcher.evnt  # type: ignore[attr-defined] # noqa: B018 (that is what is tested)
+        dispatcher.evnt  # type: ignore[attr-defined] # noqa: B018 (under test)
 
 
 def test_every_event_is_of_the_exported_type() -> None:
@@ -55,7 +55,7 @@ def test_every_event_is_of_the_exported_type() -> None:
 
 
 def load(module: str) -> set[str]:
-    """The installed packages that a fresh interpreter loads with `module`."""
+    """Returns the installed packages that a fresh interpreter loads with `module`."""
     command = [sys.executable, "-c", LOADED.format(module=module)]
     modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return {name.partition(".")[0] for name in modules} & packages_distributions().keys()
