@@ -1,7 +1,7 @@
 """The tables of the first release.
 
-A frozen copy of `dispatcher/outbox/tables.py`, with all that it needs: the program goes on, this revision does not. It imports nothing
-of `dispatcher`.
+A frozen copy of `dispatcher/outbox/tables.py` and of everything it needs. It imports nothing of `dispatcher`, because the program
+changes and this revision must not.
 
 Revision: 0001
 """
@@ -23,7 +23,7 @@ from sqlalchemy.types import TypeEngine
 revision = "0001"
 down_revision = None
 
-# Queue tables are small and change all the time: vacuum by a count of dead rows, not by a share of the table.
+# Queue tables are small and change all the time: vacuum after a number of dead rows, not after a share of the table.
 QUEUE_VACUUM = {
     "autovacuum_vacuum_scale_factor": 0,
     "autovacuum_vacuum_threshold": 5_000,
@@ -36,7 +36,7 @@ TIMESTAMP = (
     .with_variant(mysql.DATETIME(fsp=6), "mysql")
 )
 LONG_TEXT = sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
-IDENTITY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers an INTEGER key only
+IDENTITY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite generates INTEGER keys only
 
 
 def text(length: int) -> TypeEngine[str]:
@@ -44,12 +44,12 @@ def text(length: int) -> TypeEngine[str]:
 
 
 def partial(condition: str) -> dict[str, Any]:
-    """Options of an index of these rows only; MySQL has no such index and takes them all."""
+    """Options of an index of only the rows that meet the condition; MySQL has no partial indexes and indexes every row."""
     return {"postgresql_where": sa.text(condition), "sqlite_where": sa.text(condition)}
 
 
 def in_dialect(**sql: str) -> TextClause:
-    """The SQL for the database of this run."""
+    """Returns the SQL for the database of this run."""
     return sa.text(sql[op.get_context().dialect.name])
 
 
@@ -280,7 +280,7 @@ def _dead_letter(metadata: MetaData, schema: str | None) -> Table:
 
 
 def tables() -> list[Table]:
-    """All of them, in the schema that this run is for."""
+    """Returns all tables, in the schema of this run."""
     metadata = MetaData()
     schema = context.config.attributes.get("schema")
     return [
@@ -289,7 +289,7 @@ def tables() -> list[Table]:
 
 
 def upgrade() -> None:
-    """To this revision. Where each statement commits by itself, it continues where an earlier run broke off."""
+    """Creates the tables. Where each statement commits by itself, it continues where an earlier run broke off."""
     made = _already_made()
     for table in tables():
         if table.name not in made:
@@ -302,7 +302,7 @@ def upgrade() -> None:
 
 
 def _already_made() -> set[str]:
-    """The names of the tables and indexes that an earlier run made before it broke off.
+    """Returns the names of the tables and indexes that an earlier run made before it broke off.
 
     Raises CommandError if one of the tables has another shape: then another program may have made it.
     """
@@ -326,7 +326,7 @@ def _already_made() -> set[str]:
 
 
 def _differences(wanted: dict[str, Table]) -> Iterator[MigrateOperation]:
-    """The operations that would turn the tables of these names in the database into the wanted ones."""
+    """Yields the operations that would turn the database's tables of these names into the wanted ones."""
     options = {"include_name": lambda name, kind, _: kind != "table" or name in wanted}
     comparison = MigrationContext.configure(op.get_bind(), opts=options)
     (metadata,) = {table.metadata for table in wanted.values()}
@@ -335,6 +335,6 @@ def _differences(wanted: dict[str, Table]) -> Iterator[MigrateOperation]:
 
 
 def downgrade() -> None:
-    """Back to an empty database. Events that are not delivered yet are dropped with the tables."""
+    """Drops the tables, with all events that are not delivered yet."""
     for table in tables():
         op.execute(DropTable(table, if_exists=True))
