@@ -57,9 +57,9 @@ for commands in COMMANDS:
 
 
 def _print_version(is_asked: bool) -> None:
-    from dispatcher import __version__  # read here: it is looked up when it is imported
-
     if is_asked:
+        from dispatcher import __version__  # importing it looks it up
+
         typer.echo(f"vercel-outbox-dispatcher {__version__}")
         raise typer.Exit
 

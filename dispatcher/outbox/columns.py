@@ -123,12 +123,12 @@ def _condition(element: condition, compiler: DDLCompiler, **_options: Any) -> st
 
 def matches_installation_id(column: str, name: str) -> CheckConstraint:
     """1 to 128 characters of `[A-Za-z0-9_-]`."""
-    length = f"length({column}) BETWEEN 1 AND {INSTALLATION_ID_LENGTH}"
+    length_limits = f"BETWEEN 1 AND {INSTALLATION_ID_LENGTH}"
     allowed = condition(
         f"{column} ~ '^[A-Za-z0-9_-]+$'",  # varchar limits the length; {1,128} would take many times as long
         # MySQL's `$` also matches before a line break at the end.
-        mysql=f"{column} NOT REGEXP '[^A-Za-z0-9_-]' AND char_{length}",
-        sqlite=f"{_is_whole(column)} AND {column} NOT GLOB '*[^A-Za-z0-9_-]*' AND {length}",
+        mysql=f"{column} NOT REGEXP '[^A-Za-z0-9_-]' AND char_length({column}) {length_limits}",
+        sqlite=f"{_is_whole(column)} AND {column} NOT GLOB '*[^A-Za-z0-9_-]*' AND length({column}) {length_limits}",
     )
     return CheckConstraint(allowed, name)
 
@@ -142,8 +142,8 @@ def is_one_of(column: str, values: Sequence[str], name: str) -> CheckConstraint:
 
 def matches_partner_id(column: str, max_length: int, name: str) -> CheckConstraint:
     """NULL, or 1 to `max_length` characters without control characters: U+0000 to U+001F and U+007F to U+009F."""
-    # Most ids are ASCII: testing that first costs a third. PostgreSQL cannot store U+0000. In the encodings listed, the codes from U+0080
-    # on are letters or parts of letters.
+    # Most ids are ASCII, and that test takes a third of the time of the other. PostgreSQL cannot store U+0000. In the encodings listed,
+    # the codes from U+0080 on are letters or parts of letters.
     postgresql = (
         rf"{column} ~ '^[ -~]+$' OR {column} ~ '^[^\x01-\x1f\x7f]+$'"
         rf" AND ({column} !~ '[\x80-\x9f]' OR getdatabaseencoding() ~ '^(WIN|KOI|SQL)')"

@@ -130,8 +130,9 @@ class ResourceUpdated(_Event):
 class InstallationUpdated(_Event):
     """The installation's billing plan or notification changed on the partner's side (`installation.updated`).
 
-    `billing_plan_id`, an id as `ResourceUpdated.resource_id` is one, is sent to Vercel; if several events of the installation are
-    undelivered, the newest plan named is sent. Raises `pydantic.ValidationError` (a `ValueError`) that names each invalid field.
+    The ids follow the same rules as those of `ResourceUpdated`. `billing_plan_id` is sent to Vercel; if several events of the
+    installation are undelivered, the newest plan named is sent. Raises `pydantic.ValidationError` (a `ValueError`) that names each
+    invalid field.
     """
 
     type: ClassVar[str] = INSTALLATION_UPDATED
