@@ -28,5 +28,5 @@ def demo(as_json: Annotated[bool, typer.Option("--json", help="Print the account
 
 
 def command_line(program: str) -> str:
-    """How this program was called, as a person would type it; `program` is its `sys.argv[0]`."""
+    """Returns the command to type to call this program, whose `sys.argv[0]` is `program`."""
     return "python -m dispatcher" if Path(program).name == "__main__.py" else program

@@ -58,7 +58,8 @@ def is_async(connection: object) -> bool:
 def insert(connection: Any, rows: Iterable[Row]) -> None:
     """Inserts the rows into the outbox.
 
-    Raises NoTransaction on a connection in autocommit mode, and TypeError on an async one, where nothing would be executed.
+    Raises NoTransaction on an autocommit connection without an open transaction, and TypeError on an async one, where nothing would be
+    executed.
     """
     if is_async(connection):
         _refuse_async(connection)
@@ -81,7 +82,7 @@ def insert(connection: Any, rows: Iterable[Row]) -> None:
 async def ainsert(connection: Any, rows: Iterable[Row]) -> None:
     """As `insert`, on a connection of psycopg (async), asyncpg, aiosqlite, aiomysql or asyncmy.
 
-    Raises NoTransaction on a connection in autocommit mode, and TypeError for any other object.
+    Raises NoTransaction on an autocommit connection without an open transaction, and TypeError for any other object.
     """
     drivers = _drivers_of(connection) & _EXECUTE.keys()
     if not drivers or not is_async(connection):
@@ -100,25 +101,25 @@ async def ainsert(connection: Any, rows: Iterable[Row]) -> None:
 def refuse_autocommit(connection: Any) -> None:
     """Raises NoTransaction if no transaction is open and the next statement will not open one."""
     if hasattr(connection, "in_atomic_block"):  # Django
-        commits = not connection.in_atomic_block and connection.get_autocommit()
+        autocommits = not connection.in_atomic_block and connection.get_autocommit()
     elif hasattr(connection, "is_in_transaction"):  # asyncpg
-        commits = not connection.is_in_transaction()
+        autocommits = not connection.is_in_transaction()
     elif hasattr(connection, "in_transaction") and hasattr(connection, "isolation_level"):  # sqlite3, aiosqlite
         begins = connection.isolation_level is not None or getattr(connection, "autocommit", None) is False
-        commits = not connection.in_transaction and not begins
+        autocommits = not connection.in_transaction and not begins
     elif hasattr(connection, "get_autocommit"):  # PyMySQL, mysqlclient, aiomysql, asyncmy
-        commits = connection.get_autocommit() and not _mysql_status(connection) & _MYSQL_STATUS_IN_TRANSACTION
+        autocommits = connection.get_autocommit() and not _mysql_status(connection) & _MYSQL_STATUS_IN_TRANSACTION
     elif hasattr(connection, "in_transaction"):  # mysql.connector
-        commits = connection.autocommit and not connection.in_transaction
+        autocommits = connection.autocommit and not connection.in_transaction
     else:  # psycopg, pg8000, pyodbc
         status = getattr(getattr(connection, "info", None), "transaction_status", PSYCOPG_STATUS_IDLE)
-        commits = getattr(connection, "autocommit", False) and status == PSYCOPG_STATUS_IDLE
-    if commits:
+        autocommits = getattr(connection, "autocommit", False) and status == PSYCOPG_STATUS_IDLE
+    if autocommits:
         raise NoTransaction(NO_TRANSACTION)
 
 
 def _mysql_status(connection: Any) -> int:
-    if hasattr(connection, "get_transaction_status"):  # aiomysql, asyncmy
+    if hasattr(connection, "get_transaction_status"):  # aiomysql, asyncmy: True in a transaction
         return int(connection.get_transaction_status())
     return int(getattr(connection, "server_status", 0))
 

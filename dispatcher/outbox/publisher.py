@@ -34,8 +34,8 @@ def publish(connection: "Session | Connection | DBAPIConnection", *events: Event
     """Inserts the events into the outbox in the current transaction of `connection`. The caller commits.
 
     `connection` is a SQLAlchemy Session or Connection, or a connection of a database driver (sqlite3, psycopg, PyMySQL, Django's).
-    Publish after the change that the event announces. Raises NoTransaction on a connection in autocommit mode, and TypeError on an
-    async connection (await `apublish`) or if an argument is not an event.
+    Publish after the change that the event announces. Raises NoTransaction on an autocommit connection without an open transaction,
+    and TypeError on an async connection (await `apublish`) or if an argument is not an event.
     """
     _check(events)
     own = connection_of(connection)
