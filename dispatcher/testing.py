@@ -1,4 +1,4 @@
-"""For your own tests: what a change has announced.
+"""For your own tests: the events that a change announced.
 
 rename(session, "db_1", "second")
 assert announced(session) == [ResourceUpdated(installation_id="icfg_1", resource_id="db_1")]
@@ -23,10 +23,10 @@ _ROWS = sa.select(*(outbox.c[name] for name in _COLUMNS)).order_by(outbox.c.id)
 
 
 def announced(connection: "Session | Connection | DBAPIConnection") -> list[Event]:
-    """The events in the outbox as the transaction of `connection` sees them, oldest first, without their trace contexts.
+    """Returns the events in the outbox that the current transaction of `connection` sees, oldest first, without trace contexts.
 
-    `connection` is what `publish` takes; of an async session or connection: `await session.run_sync(announced)`. It writes nothing,
-    and a dispatcher that runs on the same database takes the rows away. Raises ValueError for a row that could not be delivered.
+    `connection` is one that `publish` accepts; with an async session or connection: `await session.run_sync(announced)`. Nothing is
+    written. A dispatcher that runs on the same database removes the rows. Raises ValueError for a row that could not be delivered.
     """
     own = connection_of(connection)
     rows = _read_by_driver(connection) if own is None else own.execute(_ROWS).all()
@@ -37,7 +37,7 @@ def _read_by_driver(connection: Any) -> Sequence[Sequence[Any]]:
     cursor = connection.cursor()
     try:
         cursor.execute(str(_ROWS))
-        # Some drivers can be told to give each row as a dictionary.
+        # Some drivers can be configured to return each row as a dictionary.
         return [tuple(row.values()) if isinstance(row, dict) else row for row in cursor.fetchall()]
     finally:
         cursor.close()

@@ -1,5 +1,6 @@
-"""Runs the migrations: on the connection or for the dialect that `dispatcher.database.schema` hands over, or, when it is
-Alembic's own command that runs, on the database of the DISPATCHER_… settings."""
+"""Runs the migrations: on the connection or for the dialect that `dispatcher.database.schema` passes, or, for Alembic's own command,
+on the database of the DISPATCHER_… settings.
+"""
 
 from typing import Any
 
@@ -14,7 +15,7 @@ attributes = context.config.attributes
 
 
 def configure(**options: Any) -> None:
-    """One set of options for every way to run."""
+    """Runs the migrations with the options that all ways to run have in common."""
     context.configure(
         target_metadata=metadata,
         version_table=VERSION_TABLE,
@@ -27,12 +28,10 @@ def configure(**options: Any) -> None:
 
 
 def run_on(connection: Connection) -> None:
-    """Online."""
     configure(connection=connection)
 
 
 def write_sql(dialect: str) -> None:
-    """Offline."""
     configure(dialect_name=dialect, literal_binds=True)
 
 
@@ -48,7 +47,7 @@ else:
         write_sql(database.dialect.name)
     else:
         with database.engine.connect() as own, database.dialect.migration(own):
-            if database.schema:  # `alembic check` looks for the tables where unqualified names lead
+            if database.schema:  # by which `alembic check` resolves unqualified names
                 own.exec_driver_sql(f"SET LOCAL search_path = {own.dialect.identifier_preparer.quote(database.schema)}")
             run_on(own)
     database.close()

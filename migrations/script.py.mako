@@ -11,10 +11,10 @@ down_revision = ${repr(down_revision)}
 
 
 def upgrade() -> None:
-    """To this revision. Each step can be taken again: on MySQL and MariaDB one that broke off has left the first of them."""
+    """Upgrades to this revision. Each step must be repeatable: on MySQL and MariaDB, a run that breaks off leaves its first steps done."""
     ${upgrades if upgrades else "pass"}
 
 
 def downgrade() -> None:
-    """Back to the one before."""
+    """Downgrades to the previous revision."""
     ${downgrades if downgrades else "pass"}

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import typer
 from sqlalchemy.exc import DBAPIError
@@ -57,8 +57,20 @@ for commands in COMMANDS:
     app.add_typer(commands.app)
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from dispatcher import __version__  # importing it looks it up
+
+        typer.echo(f"vercel-outbox-dispatcher {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def dispatcher() -> None:
+def dispatcher(
+    _version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
     """Delivers Vercel Marketplace events from a transactional outbox.
 
     Settings come from the environment (DISPATCHER_…). Results go to stdout, everything else to stderr.

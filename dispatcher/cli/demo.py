@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,5 +23,10 @@ def demo(as_json: Annotated[bool, typer.Option("--json", help="Print the account
     if as_json:
         typer.echo(json.dumps(asdict(account)))
     else:
-        tell(account, sys.argv[0], typer.echo)
+        tell(account, command_line(sys.argv[0]), typer.echo)
     raise typer.Exit(Exit.FAILED if account.broken else Exit.DONE)
+
+
+def command_line(program: str) -> str:
+    """Returns the command to type to call this program, whose `sys.argv[0]` is `program`."""
+    return "python -m dispatcher" if Path(program).name == "__main__.py" else program

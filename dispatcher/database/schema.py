@@ -1,7 +1,6 @@
 """The database's schema: migrates it to the newest revision, prints it, and rejects an unknown revision."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from dispatcher.outbox.tables import VERSION_TABLE, attach_tables, metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config  # imported lazily: most commands do not need its memory
-    from alembic.operations.ops import MigrateOperation, MigrationScript
 
 _PACKAGE = Path(__file__).parents[1]
 _FOREIGN = "the tables are not of `dispatcher migrate`: what made them, such as your own migrations, must bring them up to date"
@@ -52,6 +50,7 @@ def migrate(database: Database) -> str:
 
 def _migrate(database: Database) -> None:
     from alembic import command
+    from alembic.util import CommandError
 
     with database.engine.connect() as connection, database.dialect.migration(connection):
         revision = _revision(connection, database.schema)
@@ -59,37 +58,10 @@ def _migrate(database: Database) -> None:
             raise UnusableSchema(_newer(revision))
         if revision is None and _has_tables(connection, database.schema) and not _was_interrupted(connection, database):
             raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
-        command.upgrade(_config(connection=connection, schema=database.schema), "head")
-
-
-def already_made(connection: sa.Connection, wanted: sa.MetaData) -> set[str]:
-    """Returns the names of the `wanted` tables and indexes that an interrupted migration has already created.
-
-    Raises UnusableSchema if one of the tables exists in another shape: it may be somebody else's.
-    """
-    from alembic.autogenerate import produce_migrations
-    from alembic.operations.ops import CreateIndexOp, CreateTableOp
-    from alembic.runtime.migration import MigrationContext
-
-    def is_wanted(name: str | None, kind: str, _parents: object) -> bool:
-        return kind != "table" or name in wanted.tables
-
-    context = MigrationContext.configure(connection, opts={"include_name": is_wanted})
-    tables = wanted.sorted_tables
-    made = {table.name for table in tables} | {str(index.name) for table in tables for index in table.indexes}
-    for difference in _flatten(produce_migrations(context, wanted)):
-        match difference:
-            case CreateTableOp():
-                made.discard(difference.table_name)
-            case CreateIndexOp():
-                made.discard(str(difference.index_name))
-            case _:
-                table = getattr(difference, "table_name", "one of the tables")
-                raise UnusableSchema(
-                    f"nothing is changed: {table} is not as `dispatcher migrate` makes it: undo what changed it, or move that table"
-                    " out of the way, then run `dispatcher migrate` again"
-                )
-    return made
+        try:
+            command.upgrade(_config(connection=connection, schema=database.schema), "head")
+        except CommandError as refused:
+            raise UnusableSchema(str(refused)) from None
 
 
 def downgrade(database: Database, revision: str = "base") -> None:
@@ -185,16 +157,6 @@ def _known() -> set[str]:
 
 def _newer(revision: str) -> str:
     return f"the database is at schema {revision}, which this program does not know: it is older than the database, upgrade it"
-
-
-def _flatten(script: "MigrationScript") -> "Iterator[MigrateOperation]":
-    from alembic.operations.ops import ModifyTableOps
-
-    for operation in (operation for operations in script.upgrade_ops_list for operation in operations.ops):
-        if isinstance(operation, ModifyTableOps):
-            yield from operation.ops
-        else:
-            yield operation
 
 
 def _was_interrupted(connection: sa.Connection, database: Database) -> bool:

@@ -1,1 +1,1 @@
-"""Everything that a partner's process loads: the events, the tables, and the ways to write one."""
+"""Everything a partner's process loads: the events, the tables, and the ways to write an event."""

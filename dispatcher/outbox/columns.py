@@ -14,11 +14,13 @@ from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from typing_extensions import override
 
+from dispatcher.outbox.events import INSTALLATION_ID_LENGTH
+
 STORAGE: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 
 class Timestamp(TypeDecorator[datetime]):
-    """A UTC instant with microseconds: `timestamptz`, `DATETIME(6)`, and on SQLite text that sorts by time."""
+    """A UTC timestamp with microseconds: `timestamptz`, `DATETIME(6)`, and on SQLite text that sorts by time."""
 
     impl = sa.DateTime
     cache_ok = True
@@ -47,7 +49,7 @@ class Timestamp(TypeDecorator[datetime]):
 
 
 def plain_timestamp() -> TypeEngine[datetime]:
-    """The same column without the conversion: SQLAlchemy's own types only, so that other programs' migrations need none of ours."""
+    """The same column without the conversion, made of SQLAlchemy's own types, so that other programs' migrations need none of ours."""
     on_postgresql, on_mysql = postgresql.TIMESTAMP(timezone=True), mysql.DATETIME(fsp=6)
     return sa.DateTime().with_variant(on_postgresql, "postgresql").with_variant(on_mysql, "mysql")
 
@@ -63,23 +65,23 @@ def long_text() -> TypeEngine[str]:
 
 
 def counter() -> TypeEngine[int]:
-    """A number that only grows."""
+    """An integer that only grows."""
     return sa.BigInteger()
 
 
 def identity() -> TypeEngine[int]:
-    """A key that the database hands out; SQLite does so for INTEGER only."""
+    """A key that the database generates; SQLite generates it for INTEGER only."""
     return sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def is_exactly(column: ColumnElement[str], value: str) -> ColumnElement[bool]:
-    """Equal byte for byte. MySQL's and MariaDB's `=` takes `db_1` and `db_1 ` for the same; an index serves it nevertheless."""
+    """Equal byte for byte. MySQL's and MariaDB's `=` ignores trailing spaces; it is there for the index."""
     end = sa.literal("|")
     return sa.and_(column == value, column.concat(end) == sa.literal(value).concat(end))
 
 
 class now_default(ColumnElement[datetime]):  # noqa: N801 (reads as the SQL function it stands for)
-    """The database's clock as a column's default."""
+    """The database's clock as the default of a column."""
 
     inherit_cache = True
 
@@ -100,12 +102,12 @@ def _now_on_sqlite(_element: now_default, _compiler: DDLCompiler, **_options: An
 
 
 def partial(condition: str) -> dict[str, Any]:
-    """Index only the rows that meet the condition; MySQL has no such index and takes them all."""
+    """Options of an index of only the rows that meet the condition; MySQL has no partial indexes and indexes every row."""
     return {"postgresql_where": sa.text(condition), "sqlite_where": sa.text(condition)}
 
 
 class condition(ColumnElement[bool]):  # noqa: N801 (reads as the SQL that it stands for)
-    """A CHECK's condition that each database says in its own words; one constraint, so that Alembic's autogenerate copies one."""
+    """The condition of a CHECK, in each database's own SQL. It is one constraint, so Alembic's autogenerate copies one."""
 
     inherit_cache = False
 
@@ -120,43 +122,44 @@ def _condition(element: condition, compiler: DDLCompiler, **_options: Any) -> st
 
 
 def matches_installation_id(column: str, name: str) -> CheckConstraint:
-    """1 to 128 of `[A-Za-z0-9_-]`."""
-    words = condition(
-        f"{column} ~ '^[A-Za-z0-9_-]+$'",  # varchar refuses more; with {1,128} it takes many times as long
+    """1 to 128 characters of `[A-Za-z0-9_-]`."""
+    length_limits = f"BETWEEN 1 AND {INSTALLATION_ID_LENGTH}"
+    allowed = condition(
+        f"{column} ~ '^[A-Za-z0-9_-]+$'",  # varchar limits the length; {1,128} would take many times as long
         # MySQL's `$` also matches before a line break at the end.
-        mysql=f"{column} NOT REGEXP '[^A-Za-z0-9_-]' AND char_length({column}) BETWEEN 1 AND 128",
-        sqlite=f"{_is_whole(column)} AND {column} NOT GLOB '*[^A-Za-z0-9_-]*' AND length({column}) BETWEEN 1 AND 128",
+        mysql=f"{column} NOT REGEXP '[^A-Za-z0-9_-]' AND char_length({column}) {length_limits}",
+        sqlite=f"{_is_whole(column)} AND {column} NOT GLOB '*[^A-Za-z0-9_-]*' AND length({column}) {length_limits}",
     )
-    return CheckConstraint(words, name)
+    return CheckConstraint(allowed, name)
 
 
-def is_one_of(column: str, words: Sequence[str], name: str) -> CheckConstraint:
-    """One of these words, which hold no space."""
-    listed = f"{column} IN ({', '.join(repr(word) for word in words)})"
-    # MySQL takes no notice of spaces at the end.
+def is_one_of(column: str, values: Sequence[str], name: str) -> CheckConstraint:
+    """One of these values, which contain no space."""
+    listed = f"{column} IN ({', '.join(repr(value) for value in values)})"
+    # MySQL ignores trailing spaces.
     return CheckConstraint(condition(listed, mysql=f"{listed} AND {column} NOT REGEXP ' '"), name)
 
 
-def matches_partner_id(column: str, most: int, name: str) -> CheckConstraint:
-    """NULL, or text of 1 to `most` characters, none of them a control character: U+0000 to U+001F, U+007F to U+009F."""
-    # Most are found to be ASCII, at a third of the cost. PostgreSQL has no U+0000. In these encodings, the codes from U+0080 on are
-    # letters or parts of them.
+def matches_partner_id(column: str, max_length: int, name: str) -> CheckConstraint:
+    """NULL, or 1 to `max_length` characters without control characters: U+0000 to U+001F and U+007F to U+009F."""
+    # Most ids are ASCII, and that test takes a third of the time of the other. PostgreSQL cannot store U+0000. In the encodings listed,
+    # the codes from U+0080 on are letters or parts of letters.
     postgresql = (
         rf"{column} ~ '^[ -~]+$' OR {column} ~ '^[^\x01-\x1f\x7f]+$'"
         rf" AND ({column} !~ '[\x80-\x9f]' OR getdatabaseencoding() ~ '^(WIN|KOI|SQL)')"
     )
-    # All other characters: so no literal needs a backslash, which MySQL reads by its sql_mode.
+    # The range of all allowed characters beyond ASCII. It needs no backslash, whose meaning depends on MySQL's sql_mode.
     first, last = "char(0xC2A0 USING utf8mb4)", "char(0xF48FBFBF USING utf8mb4)"
-    words = condition(
-        postgresql,  # its varchar refuses more by itself, and every call here costs the writer time
-        mysql=f"char_length({column}) BETWEEN 1 AND {most}"
+    allowed = condition(
+        postgresql,  # varchar limits the length; every further function call would cost the writer time
+        mysql=f"char_length({column}) BETWEEN 1 AND {max_length}"
         f" AND {column} NOT REGEXP concat('[^ -~', {first}, '-', {last}, ']')",
-        sqlite=f"{column} IS NULL OR {_is_whole(column)} AND length({column}) BETWEEN 1 AND {most}"
+        sqlite=f"{column} IS NULL OR {_is_whole(column)} AND length({column}) BETWEEN 1 AND {max_length}"
         f" AND {column} NOT GLOB '*[^ -~' || char(160) || '-' || char(1114111) || ']*'",
     )
-    return CheckConstraint(words, name)
+    return CheckConstraint(allowed, name)
 
 
 def _is_whole(column: str) -> str:
-    """SQLite stores bytes as well, and its functions see a text up to its first U+0000 only."""
+    """A column of SQLite can also hold bytes, and SQLite's functions read a text only up to its first U+0000."""
     return f"typeof({column}) = 'text' AND instr({column}, char(0)) = 0"

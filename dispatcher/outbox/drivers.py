@@ -1,7 +1,6 @@
-"""The outbox's INSERT on a connection of a database driver itself, in the transaction that this connection is in.
+"""The outbox's INSERT on a connection of a database driver, without SQLAlchemy, in the connection's current transaction.
 
-Each driver has its own marks for parameters, and its own way to tell whether it is in a transaction, or begins one by itself at the
-first statement.
+Drivers differ in their parameter markers, and in how they report that a transaction is open or that the next statement opens one.
 """
 
 import inspect
@@ -14,24 +13,24 @@ Row = Mapping[str, str]
 
 
 class DBAPIConnection(Protocol):
-    """A connection of a database driver (PEP 249), or Django's."""
+    """A connection of a database driver (PEP 249) or of Django."""
 
     def cursor(self) -> Any:
         """Returns a cursor with `execute` and `close`."""
 
     def commit(self) -> None:
-        """Commits. That of an async driver returns an awaitable, so a type checker refuses it."""
+        """Commits. An async driver returns an awaitable here, so type checkers refuse its connections."""
 
 
 class AsyncDriverConnection(Protocol):
     """A connection of psycopg (AsyncConnection), asyncpg, aiosqlite, aiomysql or asyncmy."""
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
 
 
 class NoTransaction(RuntimeError):
-    """The connection commits each statement by itself, so the event could not be one with the change it announces."""
+    """The connection commits each statement by itself, so the event and the change it announces cannot share a transaction."""
 
 
 NO_TRANSACTION = (
@@ -41,30 +40,31 @@ NO_TRANSACTION = (
 
 _QUESTION_MARKS = {"sqlite3", "pysqlite3", "sqlcipher3", "mariadb", "aiosqlite"}
 _ASYNC_ONLY = {"asyncpg", "aiosqlite", "aiomysql", "asyncmy"}
-_MYSQL_IN_TRANSACTION = 1
-PSYCOPG_IDLE = 0
+_MYSQL_STATUS_IN_TRANSACTION = 1
+PSYCOPG_STATUS_IDLE = 0
 
 
 def name_of(connection: object) -> str:
-    """The connection's class with its package, such as `psycopg.AsyncConnection`."""
+    """Returns the connection's class with its package, such as `psycopg.AsyncConnection`."""
     return f"{_package(type(connection))}.{type(connection).__qualname__}".removeprefix("builtins.")
 
 
 def is_async(connection: object) -> bool:
-    """Whether the methods of this connection have to be awaited."""
+    """Whether this connection's methods must be awaited."""
     commit = getattr(type(connection), "commit", None)
-    return inspect.iscoroutinefunction(commit) or not _driver_of(connection).isdisjoint(_ASYNC_ONLY)
+    return inspect.iscoroutinefunction(commit) or not _drivers_of(connection).isdisjoint(_ASYNC_ONLY)
 
 
 def insert(connection: Any, rows: Iterable[Row]) -> None:
     """Inserts the rows into the outbox.
 
-    Raises NoTransaction on a connection that commits by itself, and TypeError on an async one: there nothing would be executed.
+    Raises NoTransaction on an autocommit connection without an open transaction, and TypeError on an async one, where nothing would be
+    executed.
     """
     if is_async(connection):
         _refuse_async(connection)
     refuse_autocommit(connection)
-    mark = "?" if _driver_of(connection) & _QUESTION_MARKS else "%s"
+    mark = "?" if _drivers_of(connection) & _QUESTION_MARKS else "%s"
     cursor = connection.cursor()
     if inspect.isawaitable(cursor):
         _refuse_async(connection, cursor)
@@ -80,11 +80,11 @@ def insert(connection: Any, rows: Iterable[Row]) -> None:
 
 
 async def ainsert(connection: Any, rows: Iterable[Row]) -> None:
-    """The same on a connection of psycopg (async), asyncpg, aiosqlite, aiomysql or asyncmy.
+    """As `insert`, on a connection of psycopg (async), asyncpg, aiosqlite, aiomysql or asyncmy.
 
-    Raises NoTransaction on a connection that commits by itself, and TypeError for anything else.
+    Raises NoTransaction on an autocommit connection without an open transaction, and TypeError for any other object.
     """
-    drivers = _driver_of(connection) & _EXECUTE.keys()
+    drivers = _drivers_of(connection) & _EXECUTE.keys()
     if not drivers or not is_async(connection):
         raise TypeError(
             "expected an AsyncSession or AsyncConnection of SQLAlchemy, or a connection of psycopg (AsyncConnection), asyncpg, aiosqlite,"
@@ -99,27 +99,27 @@ async def ainsert(connection: Any, rows: Iterable[Row]) -> None:
 
 
 def refuse_autocommit(connection: Any) -> None:
-    """Raises NoTransaction if the connection is in no transaction and will not begin one at its next statement."""
+    """Raises NoTransaction if no transaction is open and the next statement will not open one."""
     if hasattr(connection, "in_atomic_block"):  # Django
-        by_itself = not connection.in_atomic_block and connection.get_autocommit()
+        autocommits = not connection.in_atomic_block and connection.get_autocommit()
     elif hasattr(connection, "is_in_transaction"):  # asyncpg
-        by_itself = not connection.is_in_transaction()
+        autocommits = not connection.is_in_transaction()
     elif hasattr(connection, "in_transaction") and hasattr(connection, "isolation_level"):  # sqlite3, aiosqlite
         begins = connection.isolation_level is not None or getattr(connection, "autocommit", None) is False
-        by_itself = not connection.in_transaction and not begins
+        autocommits = not connection.in_transaction and not begins
     elif hasattr(connection, "get_autocommit"):  # PyMySQL, mysqlclient, aiomysql, asyncmy
-        by_itself = connection.get_autocommit() and not _mysql_status(connection) & _MYSQL_IN_TRANSACTION
+        autocommits = connection.get_autocommit() and not _mysql_status(connection) & _MYSQL_STATUS_IN_TRANSACTION
     elif hasattr(connection, "in_transaction"):  # mysql.connector
-        by_itself = connection.autocommit and not connection.in_transaction
+        autocommits = connection.autocommit and not connection.in_transaction
     else:  # psycopg, pg8000, pyodbc
-        status = getattr(getattr(connection, "info", None), "transaction_status", PSYCOPG_IDLE)
-        by_itself = getattr(connection, "autocommit", False) and status == PSYCOPG_IDLE
-    if by_itself:
+        status = getattr(getattr(connection, "info", None), "transaction_status", PSYCOPG_STATUS_IDLE)
+        autocommits = getattr(connection, "autocommit", False) and status == PSYCOPG_STATUS_IDLE
+    if autocommits:
         raise NoTransaction(NO_TRANSACTION)
 
 
 def _mysql_status(connection: Any) -> int:
-    if hasattr(connection, "get_transaction_status"):  # aiomysql, asyncmy: whether a transaction is open
+    if hasattr(connection, "get_transaction_status"):  # aiomysql, asyncmy: True in a transaction
         return int(connection.get_transaction_status())
     return int(getattr(connection, "server_status", 0))
 
@@ -138,8 +138,8 @@ def _package(of: type) -> str:
     return of.__module__.partition(".")[0]
 
 
-def _driver_of(connection: object) -> set[str]:
-    """The packages of the connection's class and of its parents: a partner's own class may extend a driver's."""
+def _drivers_of(connection: object) -> set[str]:
+    """The packages of the connection's class and its bases: a partner's class may extend a driver's."""
     return {_package(parent) for parent in type(connection).__mro__}
 
 
@@ -148,19 +148,19 @@ async def _by_cursor(connection: Any, statement: str, values: tuple[str, ...]) -
         await cursor.execute(statement, values)
 
 
-async def _by_itself(connection: Any, statement: str, values: tuple[str, ...]) -> None:
+async def _by_connection(connection: Any, statement: str, values: tuple[str, ...]) -> None:
     await connection.execute(statement, *values)
 
 
-async def _by_closing(connection: Any, statement: str, values: tuple[str, ...]) -> None:
+async def _by_connection_cursor(connection: Any, statement: str, values: tuple[str, ...]) -> None:
     cursor = await connection.execute(statement, values)
     await cursor.close()
 
 
 _EXECUTE: dict[str, Callable[[Any, str, tuple[str, ...]], Awaitable[None]]] = {
     "psycopg": _by_cursor,
-    "asyncpg": _by_itself,
-    "aiosqlite": _by_closing,
+    "asyncpg": _by_connection,
+    "aiosqlite": _by_connection_cursor,
     "aiomysql": _by_cursor,
     "asyncmy": _by_cursor,
 }

@@ -1,7 +1,7 @@
-"""The two events that Vercel knows, the subject each is about, and the body of the request that announces it.
+"""The two events that Vercel accepts, their subjects, and the body of the request that announces a subject.
 
-Source of the rules: Vercel's "Create Event" endpoint. The ids of resources, products and plans are the partner's own strings and
-compare byte for byte.
+Source of the rules: Vercel's "Create Event" endpoint. The ids of resources, products and plans are the partner's own strings,
+compared byte for byte.
 """
 
 import hashlib
@@ -19,26 +19,25 @@ TRACEPARENT_LENGTH = 55
 RESOURCE_UPDATED = "resource.updated"
 INSTALLATION_UPDATED = "installation.updated"
 
-
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def refuse_control_characters(value: str) -> str:
-    """NUL cannot be stored by PostgreSQL, and no other control character (U+0001 to U+001F, U+007F to U+009F) is part of an id
-    that a person gave. The outbox's constraints refuse the same.
+def _refuse_control_characters(value: str) -> str:
+    """Raises ValueError for text with a control character (U+0000 to U+001F, U+007F to U+009F), as the outbox's constraints do.
+
+    PostgreSQL cannot store U+0000, and the others do not occur in ids that people choose.
     """
     if _CONTROL_CHARACTER.search(value):
         raise ValueError("must not contain control characters (such as NUL or a line break)")
     return value
 
 
-InstallationId = Annotated[
-    str, Field(strict=True, pattern=rf"^[A-Za-z0-9_-]{{1,{INSTALLATION_ID_LENGTH}}}$", description="icfg_…")
-]
+INSTALLATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{INSTALLATION_ID_LENGTH}}}")
+InstallationId = Annotated[str, Field(strict=True, pattern=f"^{INSTALLATION_ID.pattern}$", description="icfg_…")]
 
 
 def _as_text(value: object) -> object:
-    """A key of the partner's that is a UUID or an integer, as the text that Vercel knows it by."""
+    """Returns a UUID or an integer as the text that is sent to Vercel, and any other value unchanged."""
     return str(value) if isinstance(value, UUID) or (isinstance(value, int) and not isinstance(value, bool)) else value
 
 
@@ -46,16 +45,16 @@ PartnerId = Annotated[
     str,
     Field(strict=True, min_length=1, max_length=PARTNER_ID_LENGTH),
     BeforeValidator(_as_text),
-    AfterValidator(refuse_control_characters),
+    AfterValidator(_refuse_control_characters),
 ]
 _TRACEPARENT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 Traceparent = Annotated[str, Field(strict=True, pattern=_TRACEPARENT)]
 
 
 class Subject(NamedTuple):
-    """What an event is about: one resource of one installation, or the installation itself (then `resource_id` is None).
+    """The subject of an event: one resource of one installation, or the installation itself (`resource_id` is None).
 
-    A resource's product and an installation's billing plan are no part of it: the newest that is named goes with the request.
+    A resource's product and an installation's billing plan are not part of it: the request carries the newest one named.
     """
 
     installation_id: str
@@ -64,16 +63,16 @@ class Subject(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The subject's identity: SHA-256 in hex over the UTF-8 bytes of its parts, each preceded by its length.
+        """The subject's identity: the SHA-256 in hex of its parts in UTF-8, each preceded by its length in bytes.
 
-        Computed over bytes, because the default collations of some databases merge `db_1`, `DB_1` and `db_1 `.
+        The default collations of some databases do not distinguish `db_1`, `DB_1` and `db_1 `; the hash does.
         """
         return hashlib.sha256(
-            b"".join([b"-" if part is None else _measured(part.encode()) for part in self])
+            b"".join([b"-" if part is None else _with_length(part.encode()) for part in self])
         ).hexdigest()
 
     def body(self, *, product_id: str | None = None, billing_plan_id: str | None = None) -> bytes:
-        """The request body that announces this subject; an absent optional field is left out, never sent as null."""
+        """Returns the request body that announces this subject. Absent optional fields are left out, never sent as null."""
         event = {"type": self.type}
         if self.resource_id is not None:
             event["resourceId"] = self.resource_id
@@ -84,7 +83,7 @@ class Subject(NamedTuple):
         return to_json({"event": event})
 
 
-def _measured(part: bytes) -> bytes:
+def _with_length(part: bytes) -> bytes:
     return b"%d:%b" % (len(part), part)
 
 
@@ -105,11 +104,11 @@ class _Event(BaseModel):
 
 
 class ResourceUpdated(_Event):
-    """Any state of a linked resource changed (`resource.updated`): renamed, suspended, another plan, a notification.
+    """The state of a linked resource changed (`resource.updated`), such as its name, status, plan or notification.
 
-    `installation_id` is 1 to 128 of `[A-Za-z0-9_-]`; `resource_id` and `product_id` are your own ids, 1 to 255 characters without
-    control characters; a UUID or an integer becomes text. `product_id` is carried to Vercel; of several undelivered events of the
-    resource the newest that has one wins. Raises `pydantic.ValidationError` (a `ValueError`) naming each field that is wrong.
+    `installation_id` has 1 to 128 characters of `[A-Za-z0-9_-]`. `resource_id` and `product_id` are your own ids: 1 to 255 characters
+    without control characters; a UUID or an integer becomes text. `product_id` is sent to Vercel; if several events of the resource are
+    undelivered, the newest product named is sent. Raises `pydantic.ValidationError` (a `ValueError`) that names each invalid field.
     """
 
     type: ClassVar[str] = RESOURCE_UPDATED
@@ -129,10 +128,11 @@ class ResourceUpdated(_Event):
 
 
 class InstallationUpdated(_Event):
-    """The installation's billing plan (or notification) changed on the partner's side (`installation.updated`).
+    """The installation's billing plan or notification changed on the partner's side (`installation.updated`).
 
-    `billing_plan_id` is carried to Vercel; of several undelivered events the newest that has one wins.
-    Raises `pydantic.ValidationError` (a `ValueError`) naming each field that is wrong.
+    The ids follow the same rules as those of `ResourceUpdated`. `billing_plan_id` is sent to Vercel; if several events of the
+    installation are undelivered, the newest plan named is sent. Raises `pydantic.ValidationError` (a `ValueError`) that names each
+    invalid field.
     """
 
     type: ClassVar[str] = INSTALLATION_UPDATED
@@ -150,12 +150,13 @@ class InstallationUpdated(_Event):
 
 
 Event = ResourceUpdated | InstallationUpdated
+"""The type of any event that `publish` accepts, for annotations and `isinstance`; construct one of the two classes."""
 
 
 def parse_event(
     installation_id: object, type_: object, resource_id: object, product_id: object, billing_plan_id: object
 ) -> Event:
-    """The event in an outbox row's raw values. Raises ValueError in words that a person can read."""
+    """Returns the event that an outbox row holds. Raises ValueError with a message for people if the row is malformed."""
     if type_ == RESOURCE_UPDATED:
         if billing_plan_id is not None:
             raise ValueError(f"billing_plan_id goes with {INSTALLATION_UPDATED} only")
@@ -172,7 +173,6 @@ def parse_event(
 
 
 def subject_of(event: Event) -> Subject:
-    """What this event is about."""
     match event:
         case ResourceUpdated():
             return Subject(event.installation_id, event.type, event.resource_id)
@@ -181,5 +181,5 @@ def subject_of(event: Event) -> Subject:
 
 
 def is_traceparent(text: str) -> bool:
-    """Whether this is a W3C trace context as `traceparent` carries it."""
+    """Whether the text is a valid W3C `traceparent`."""
     return re.fullmatch(_TRACEPARENT, text) is not None

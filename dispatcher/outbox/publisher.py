@@ -1,4 +1,4 @@
-"""Producer side: the INSERT that makes a change and its event one transaction. It never begins, flushes or commits."""
+"""Producer side: inserts events in the transaction of the change that they announce. Never begins, flushes or commits."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Insert
 from dispatcher.outbox import drivers
 from dispatcher.outbox.drivers import (
     NO_TRANSACTION,
-    PSYCOPG_IDLE,
+    PSYCOPG_STATUS_IDLE,
     AsyncDriverConnection,
     DBAPIConnection,
     NoTransaction,
@@ -19,23 +19,23 @@ from dispatcher.outbox.tables import outbox
 from dispatcher.outbox.traceparent import current_traceparent
 
 if TYPE_CHECKING:
-    # Who has a session has imported this; the service need not: it takes a tenth of its start and of its memory.
+    # A caller with a session has already imported the ORM. The service has not: it would cost 10 % of its start-up time and memory.
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
 
 
 def insert_event(event: Event) -> Insert:
-    """The bare INSERT of an event, for whoever executes statements by other means."""
-    # Inline: it must not ask for the new id, for which PostgreSQL wants SELECT, which a partner's user need not have.
+    """Returns the INSERT of an event, for callers that execute statements by other means."""
+    # `inline()` prevents RETURNING id, which would require the partner's user to have SELECT on PostgreSQL.
     return sa.insert(outbox).values(row_of(event)).inline()
 
 
 def publish(connection: "Session | Connection | DBAPIConnection", *events: Event) -> None:
-    """Inserts the events into the outbox in the transaction that `connection` is in. Commits nothing: that is for the caller.
+    """Inserts the events into the outbox in the current transaction of `connection`. The caller commits.
 
     `connection` is a SQLAlchemy Session or Connection, or a connection of a database driver (sqlite3, psycopg, PyMySQL, Django's).
-    Publish after the change that the event announces. Raises NoTransaction on a connection that commits by itself, and TypeError on
-    an async one (await `apublish`) or for what is no event.
+    Publish after the change that the event announces. Raises NoTransaction on an autocommit connection without an open transaction,
+    and TypeError on an async connection (await `apublish`) or if an argument is not an event.
     """
     _check(events)
     own = connection_of(connection)
@@ -46,9 +46,9 @@ def publish(connection: "Session | Connection | DBAPIConnection", *events: Event
 
 
 def connection_of(connection: object) -> Connection | None:
-    """SQLAlchemy's own connection in the transaction that `connection` is in; None: it is a database driver's.
+    """Returns SQLAlchemy's connection in the current transaction, or None if `connection` is a database driver's.
 
-    Raises TypeError for anything else.
+    Raises TypeError for any other object.
     """
     if isinstance(connection, Connection):
         return connection
@@ -67,8 +67,8 @@ def connection_of(connection: object) -> Connection | None:
 
 
 async def apublish(connection: "AsyncSession | AsyncConnection | AsyncDriverConnection", *events: Event) -> None:
-    """As `publish`, for SQLAlchemy's AsyncSession and AsyncConnection, and for connections of psycopg, asyncpg, aiosqlite, aiomysql
-    and asyncmy.
+    """As `publish`, on SQLAlchemy's AsyncSession and AsyncConnection, and on connections of psycopg, asyncpg, aiosqlite, aiomysql and
+    asyncmy.
     """
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -82,7 +82,7 @@ async def apublish(connection: "AsyncSession | AsyncConnection | AsyncDriverConn
 
 
 def _check(events: Sequence[object]) -> None:
-    """Raises TypeError for what is no event, before anything is executed."""
+    """Raises TypeError unless each argument is an event, before anything is executed."""
     if not events:
         raise TypeError("there is no event: publish(connection, ResourceUpdated(installation_id=…, resource_id=…))")
     for event in events:
@@ -98,7 +98,7 @@ def _check(events: Sequence[object]) -> None:
 
 
 def row_of(event: Event) -> dict[str, str]:
-    """The event's columns in the outbox, those that are NULL left out."""
+    """Returns the event's columns in the outbox, without those that are NULL."""
     subject = subject_of(event)
     values = {
         "installation_id": subject.installation_id,
@@ -117,7 +117,7 @@ def insert_and_identify(connection: Connection, event: Event) -> int:
     return int(key[0]) if key else 0
 
 
-# Of a session's databases, the one of this table. It executes nothing itself, for then it would flush what is pending.
+# Selects the outbox's database if a session has several. `Session.execute` is not used: it would flush pending objects.
 _BIND = {"clause": outbox}
 
 
@@ -136,8 +136,8 @@ def _refuse_autocommit(connection: Connection) -> None:
 
 
 def _has_begun(connection: Any) -> bool:
-    """Whether there was an explicit BEGIN, as far as the driver says so."""
+    """Whether an explicit BEGIN was executed, as far as the driver reports it."""
     if hasattr(connection, "in_transaction"):  # sqlite3
         return bool(connection.in_transaction)
-    status = getattr(getattr(connection, "info", None), "transaction_status", PSYCOPG_IDLE)
-    return bool(status != PSYCOPG_IDLE)
+    status = getattr(getattr(connection, "info", None), "transaction_status", PSYCOPG_STATUS_IDLE)
+    return bool(status != PSYCOPG_STATUS_IDLE)

@@ -1,4 +1,4 @@
-"""The tables: `vercel_outbox` is written by partner code, the others belong to the dispatcher."""
+"""The tables. Partner code writes `vercel_outbox`; the others belong to the dispatcher."""
 
 from sqlalchemy import CheckConstraint, Column, Identity, Index, Integer, MetaData, SmallInteger, Table
 
@@ -24,9 +24,8 @@ from dispatcher.outbox.events import (
     TRACEPARENT_LENGTH,
 )
 
-ERROR_LENGTH = 2_000
 VERSION_TABLE = "vercel_dispatcher_version"
-# Queue tables are small and change all the time: vacuum by a count of dead rows, not by a share of the table.
+# Queue tables are small and change all the time: vacuum after a number of dead rows, not after a share of the table.
 QUEUE_VACUUM = {
     "autovacuum_vacuum_scale_factor": 0,
     "autovacuum_vacuum_threshold": 5_000,
@@ -43,7 +42,7 @@ def _subject_columns() -> tuple[Column[str], ...]:
 
 
 def _outbox(metadata: MetaData, schema: str | None) -> Table:
-    """Append-only. No unique index, no foreign key, no trigger: writers never wait for each other or for the dispatcher."""
+    """Append-only. Without unique indexes, foreign keys and triggers, so writers never wait for each other or for the dispatcher."""
     return Table(
         "vercel_outbox",
         metadata,
@@ -55,7 +54,7 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
         Column("traceparent", text(TRACEPARENT_LENGTH)),
         matches_installation_id("installation_id", "vercel_outbox_installation_id_is_valid"),
         is_one_of("type", [RESOURCE_UPDATED, INSTALLATION_UPDATED], "vercel_outbox_type_is_known"),
-        # What goes with a type is asked of the known ones only: of an unknown one, the constraint before this is to complain.
+        # The next three constraints concern known types only, so that an unknown type is reported by the one above.
         CheckConstraint(
             f"(type <> '{RESOURCE_UPDATED}' OR resource_id IS NOT NULL)"
             f" AND (type <> '{INSTALLATION_UPDATED}' OR resource_id IS NULL)",
@@ -80,10 +79,10 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
 
 
 def _delivery(metadata: MetaData, schema: str | None) -> Table:
-    """The work: one row per subject that Vercel must be told about.
+    """The work: one row per subject to announce to Vercel.
 
-    `first_created_at`: since when something of it has been waiting. `visible_at`: when its newest event can be seen wherever the
-    partner's API reads.
+    `first_created_at`: the time of its oldest undelivered event. `visible_at`: when its newest event is visible wherever the partner's
+    API reads.
     """
     table = Table(
         "vercel_delivery",
@@ -113,7 +112,7 @@ def _delivery(metadata: MetaData, schema: str | None) -> Table:
 
 
 def _installation(metadata: MetaData, schema: str | None) -> Table:
-    """Dispatch state of an installation. The lease stands in no index, so that taking it writes the row in place."""
+    """Dispatch state of an installation. No index contains the lease, so taking it updates the row in place."""
     table = Table(
         "vercel_installation",
         metadata,
@@ -148,7 +147,7 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
 
 
 def _collector(metadata: MetaData, schema: str | None) -> Table:
-    """One row that collectors lock, so that they exclude one another. It is never written."""
+    """A single row that collectors lock to exclude one another. It is never updated."""
     return Table(
         "vercel_collector",
         metadata,
@@ -160,7 +159,7 @@ def _collector(metadata: MetaData, schema: str | None) -> Table:
 
 
 def _attempt(metadata: MetaData, schema: str | None) -> Table:
-    """Append-only log of every request."""
+    """Append-only log of all requests."""
     table = Table(
         "vercel_attempt",
         metadata,
@@ -194,7 +193,7 @@ def _attempt(metadata: MetaData, schema: str | None) -> Table:
 
 
 def _dead_letter(metadata: MetaData, schema: str | None) -> Table:
-    """What a person must look at. A malformed row's ids stand here as far as they can be shown, or not at all."""
+    """Deliveries and rows that need a person. The ids of a malformed row are NULL where they cannot be displayed."""
     table = Table(
         "vercel_dead_letter",
         metadata,
@@ -234,9 +233,9 @@ _TABLES = (_outbox, _delivery, _installation, _collector, _attempt, _dead_letter
 
 
 def attach_tables(metadata: MetaData, schema: str | None = None) -> None:
-    """Adds the dispatcher's tables to your own metadata, so that your own Alembic migrations create them.
+    """Adds the dispatcher's tables to your metadata, so that your own Alembic migrations create them.
 
-    `schema` is the PostgreSQL schema to put them in. Without this call the dispatcher's own `dispatcher migrate` creates them.
+    `schema` is the PostgreSQL schema to put them in. Without this call, `dispatcher migrate` creates the tables.
     """
     for table in _TABLES:
         for column in table(metadata, schema).columns:
@@ -245,7 +244,7 @@ def attach_tables(metadata: MetaData, schema: str | None = None) -> None:
 
 
 def include_object(_object: object, name: str | None, type_: str, *_rest: object) -> bool:
-    """For Alembic's `context.configure(include_object=…)`: keeps your autogenerate from dropping the dispatcher's tables."""
+    """Keeps Alembic's autogenerate from dropping the dispatcher's tables: `context.configure(include_object=include_object)`."""
     return not (type_ == "table" and name is not None and name in _NAMES)
 
 

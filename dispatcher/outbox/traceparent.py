@@ -9,7 +9,7 @@ else:
 
 
 def current_traceparent() -> str | None:
-    """The W3C trace context of the span that is active here; None if there is none."""
+    """Returns the W3C trace context of the active span, or None if there is none."""
     if not _INSTALLED:
         return None
     carrier: dict[str, str] = {}

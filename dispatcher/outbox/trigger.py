@@ -1,4 +1,4 @@
-"""A database trigger on the partner's own table that writes the outbox row, so that no code path can forget it."""
+"""A database trigger on the partner's own table that writes the outbox row, so that no code path can omit it."""
 
 import hashlib
 import re
@@ -9,21 +9,19 @@ from dispatcher.outbox.events import RESOURCE_UPDATED
 from dispatcher.outbox.tables import metadata, outbox
 
 _NAME = re.compile(r"[\w -]+")
-_LONGEST_NAME = 63
-# Room for what is put after it, on the database with the shortest names.
-_LONGEST_TRIGGER = 50
+_MAX_NAME_BYTES = 63
+# Leaves room for the suffixes that `_mysql` and `_sqlite` append.
+_MAX_TRIGGER_NAME_BYTES = 50
 
 
 class UnusableName(ValueError):
-    """No trigger can be made for such a table or column; says which and why."""
+    """No trigger can be made for this table or column; the message names it and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The table and its columns. A row is a resource of an installation; one whose ids are NULL is none of Vercel's business.
+    """The table to watch. Each row is one resource of one installation. Rows with a NULL id are ignored.
 
-    `when_changed`: updates that change none of these, nor the ids, write nothing; empty: every update writes.
-    `outbox_schema`: where the outbox is (MySQL: its database); None: where the connection, or the table, is.
     Raises UnusableName.
     """
 
@@ -31,7 +29,9 @@ class Watched:
     installation_column: str
     resource_column: str
     when_changed: Sequence[str] = ()
+    """An update writes an event only if it changes one of these columns or an id; if this is empty, every update does."""
     outbox_schema: str | None = None
+    """The schema of the outbox, on MySQL its database; None: that of the connection or of the table."""
 
     def __post_init__(self) -> None:
         parts = self.table.split(".")
@@ -45,32 +45,32 @@ class Watched:
 
     @property
     def trigger(self) -> str:
-        """The trigger's name: for each table another."""
+        """The trigger's name, unique to the table."""
         name = f"vercel_outbox_{self.table.replace('.', '_')}"
-        if len(name.encode()) <= _LONGEST_TRIGGER:
+        if len(name.encode()) <= _MAX_TRIGGER_NAME_BYTES:
             return name
         return f"vercel_outbox_{hashlib.sha256(self.table.encode()).hexdigest()[:16]}"
 
     @property
     def ids(self) -> tuple[str, str]:
-        """What makes the subject."""
+        """The columns that identify the subject."""
         return self.installation_column, self.resource_column
 
 
 def trigger_sql(dialect: str, watched: Watched) -> str:
-    """SQL that makes the trigger anew. `dialect`: postgresql, mysql or sqlite."""
+    """Returns SQL that creates or replaces the trigger. `dialect`: postgresql, mysql or sqlite."""
     return _PRINTERS[dialect](watched)
 
 
 def _check(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise UnusableName(f"{name!r} is no usable name: letters, digits, _, - and spaces, as the database shows it")
-    if len(name.encode()) > _LONGEST_NAME:
-        raise UnusableName(f"{name!r} is longer than {_LONGEST_NAME} bytes")
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        raise UnusableName(f"{name!r} is longer than {_MAX_NAME_BYTES} bytes")
 
 
 def _quoted(name: str, mark: str = '"') -> str:
-    """Safe, for `_check` lets no quotation mark through."""
+    """Quotes the name; `_check` has refused quotation marks."""
     return ".".join(f"{mark}{part}{mark}" for part in name.split("."))
 
 
@@ -100,7 +100,7 @@ def _postgresql(watched: Watched) -> str:
 
     def same(columns: Sequence[str]) -> str:
         old, new = (", ".join(f"{version}.{_quoted(column)}" for column in columns) for version in ("OLD", "NEW"))
-        # *= compares the bytes: some types, such as json, know no =.
+        # *= compares bytes: some types, such as json, have no =.
         return f"ROW({old})::record OPERATOR(pg_catalog.*=) ROW({new})::record"
 
     skip = ""
@@ -126,7 +126,7 @@ CREATE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON {table}
 
 
 def _pinned(function: str) -> str:
-    """Ties the function to the outbox that is in sight now: a session's search_path or temporary tables could lead it to another."""
+    """Binds the function to the outbox that is visible now: a session's search_path or temporary tables could redirect it."""
     return f"""\
 DO $vercel$
 BEGIN
@@ -150,7 +150,7 @@ def _mysql(watched: Watched) -> str:
 
     def insert(version: str, condition: str = "") -> str:
         installation, resource = (column(version, name) for name in watched.ids)
-        # Not INSERT … SELECT … WHERE: that takes a lock on the whole table for as long as the partner's statement takes.
+        # Not INSERT … SELECT … WHERE, which would lock the whole table for the duration of the partner's statement.
         return (
             f"  IF {installation} IS NOT NULL AND {resource} IS NOT NULL{condition} THEN\n"  # noqa: S608 (names that were checked)
             f"    INSERT INTO {_outbox(watched, '`')} {_COLUMNS}\n"
@@ -159,7 +159,7 @@ def _mysql(watched: Watched) -> str:
         )
 
     def changed(names: Sequence[str]) -> str:
-        # As bytes: to most collations, `a` and `A` are the same.
+        # Compared as bytes: most collations do not distinguish `a` and `A`.
         pairs = ((column("OLD", name), column("NEW", name)) for name in names)
         return " OR ".join(f"NOT (CAST({old} AS BINARY) <=> CAST({new} AS BINARY))" for old, new in pairs)
 
@@ -172,12 +172,12 @@ def _mysql(watched: Watched) -> str:
             f"BEGIN\n{''.join(body)}END$$\n"
         )
 
-    stays = f" AND ({changed((*watched.ids, *watched.when_changed))})" if watched.when_changed else ""
+    if_changed = f" AND ({changed((*watched.ids, *watched.when_changed))})" if watched.when_changed else ""
     return (
         "-- For the mysql or mariadb client. Rows that a foreign key changes or deletes (CASCADE) fire no trigger here.\n"
         "DELIMITER $$\n"
         + statement("INSERT", insert("NEW"))
-        + statement("UPDATE", insert("OLD", f" AND ({changed(watched.ids)})"), insert("NEW", stays))
+        + statement("UPDATE", insert("OLD", f" AND ({changed(watched.ids)})"), insert("NEW", if_changed))
         + statement("DELETE", insert("OLD"))
         + "DELIMITER ;\n"
     )
@@ -211,10 +211,10 @@ def _sqlite(watched: Watched) -> str:
             f"CREATE TRIGGER {name} AFTER {event} ON {_quoted(table)} FOR EACH ROW\nBEGIN\n{''.join(body)}END;\n"
         )
 
-    stays = f" AND ({changed((*watched.ids, *watched.when_changed))})" if watched.when_changed else ""
+    if_changed = f" AND ({changed((*watched.ids, *watched.when_changed))})" if watched.when_changed else ""
     return (
         statement("INSERT", insert("NEW"))
-        + statement("UPDATE", insert("OLD", f" AND ({changed(watched.ids)})"), insert("NEW", stays))
+        + statement("UPDATE", insert("OLD", f" AND ({changed(watched.ids)})"), insert("NEW", if_changed))
         + statement("DELETE", insert("OLD"))
     )
 

@@ -2,11 +2,15 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from dispatcher import __file__ as package_file
+from dispatcher import __version__
+from dispatcher.cli.demo import command_line
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import VERSION_TABLE
 from tests.cli.conftest import COMMAND, Terminal
@@ -59,6 +63,42 @@ def test_a_process_ends_with_the_same_code_and_line(dispatcher: Terminal) -> Non
         ended = dispatcher.in_process(environ, *command)
         assert ended.code == dispatcher(*command).code == code
         assert (ended.out == "", ended.err != "") == (code != 0, code != 0)
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_printed_with_the_name_of_the_package(dispatcher: Terminal, option: str) -> None:
+    ended = dispatcher(option)
+    assert (ended.code, ended.out, ended.err) == (0, f"vercel-outbox-dispatcher {__version__}\n", "")
+
+
+def test_the_package_can_be_run_where_the_command_is_not_on_the_path(dispatcher: Terminal) -> None:
+    command = [sys.executable, "-m", "dispatcher"]
+    environ = dispatcher.environ() | {"PYTHONPATH": str(Path(package_file).parents[1])}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *arguments],
+            cwd=dispatcher.directory,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert run("--version").stdout == f"vercel-outbox-dispatcher {__version__}\n"
+    assert run("publish", "--installation", "icfg_1").returncode == 0
+    refused = run("status", "--nope")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "See `python -m dispatcher status --help`" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [("/usr/bin/dispatcher", "/usr/bin/dispatcher"), ("/app/dispatcher/__main__.py", "python -m dispatcher")],
+)
+def test_the_demo_shows_commands_as_this_one_was_called(program: str, command: str) -> None:
+    assert command_line(program) == command
 
 
 def test_a_command_without_arguments_shows_what_there_is(dispatcher: Terminal) -> None:

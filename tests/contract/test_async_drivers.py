@@ -1,4 +1,4 @@
-"""The producer's side on connections of async drivers themselves: awaited, the event is one with the transaction; else it is refused."""
+"""The producer's side on connections of async drivers: awaited, the event is part of the transaction; otherwise it is refused."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from dispatcher import NoTransaction, apublish, publish
-from tests.contract.test_publish import EVENTS, PUBLISHED, published
+from tests.contract.test_publisher import EVENTS, PUBLISHED, published
 
 Kind = Callable[[Engine], AbstractAsyncContextManager[Any]]
 
@@ -75,7 +75,7 @@ def mysql_options(partner: Engine) -> dict[str, Any]:
 
 
 async def execute(opened: Any, statement: str) -> None:
-    """A statement of the partner's."""
+    """Executes a statement of the partner's."""
     if isinstance(opened, aiomysql.Connection | asyncmy.Connection):
         async with opened.cursor() as cursor:
             await cursor.execute(statement)
@@ -83,7 +83,7 @@ async def execute(opened: Any, statement: str) -> None:
         await opened.execute(statement)
 
 
-# Each commits every statement by itself, as long as there is no BEGIN.
+# Each connection is in autocommit mode until BEGIN.
 on_every_driver = pytest.mark.parametrize(
     ("server", "kind"),
     [
@@ -134,7 +134,7 @@ async def test_without_await_nothing_would_be_inserted_so_it_is_refused_with_the
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 async def test_a_class_of_the_partners_own_is_a_drivers_connection_too(partner: Engine) -> None:
     class Own(psycopg.AsyncConnection[Any]):
-        """Extends the driver's."""
+        pass
 
     async with await Own.connect(postgresql_url(partner)) as opened:
         await apublish(opened, *EVENTS)
@@ -142,17 +142,17 @@ async def test_a_class_of_the_partners_own_is_a_drivers_connection_too(partner: 
 
 
 class Cursor:
-    """Of a driver that nobody has heard of."""
+    """The cursor of an unknown async driver."""
 
     async def execute(self, _statement: str, _values: object) -> None:
-        raise AssertionError("nobody awaits it")
+        raise AssertionError("must not be awaited")
 
     async def close(self) -> None:
-        raise AssertionError("nobody awaits it")
+        raise AssertionError("must not be awaited")
 
 
-class Unheard:
-    """Its methods do not tell that they are to be awaited."""
+class UnknownConnection:
+    """The connection of an unknown driver: its own methods do not reveal that they must be awaited."""
 
     autocommit = False
 
@@ -161,24 +161,26 @@ class Unheard:
 
 
 async def later() -> None:
-    raise AssertionError("nobody awaits it")
+    raise AssertionError("must not be awaited")
 
 
 @pytest.mark.parametrize("cursor", [Cursor, later], ids=["the cursor's execute", "the cursor"])
 async def test_whatever_gives_an_awaitable_is_refused(cursor: Any) -> None:
-    with pytest.raises(TypeError, match=r"Unheard is async.*await apublish"):
-        publish(Unheard(cursor), *EVENTS)  # type: ignore[arg-type] # it has no commit
-    with pytest.raises(TypeError, match=r"psycopg .*, asyncpg, aiosqlite, aiomysql or asyncmy, not .*Unheard"):
-        await apublish(Unheard(cursor), *EVENTS)  # type: ignore[arg-type] # it has no close
+    with pytest.raises(TypeError, match=r"UnknownConnection is async.*await apublish"):
+        publish(UnknownConnection(cursor), *EVENTS)  # type: ignore[arg-type] # it has no commit
+    with pytest.raises(
+        TypeError, match=r"psycopg .*, asyncpg, aiosqlite, aiomysql or asyncmy, not .*UnknownConnection"
+    ):
+        await apublish(UnknownConnection(cursor), *EVENTS)  # type: ignore[arg-type] # it has no close
 
 
 async def test_a_type_checker_refuses_them(partner: Engine, server: str) -> None:
-    """Strict mypy would report an unused `type: ignore`."""
+    """Strict mypy reports each `type: ignore` below that is not needed."""
     if server == "postgresql":
         async with await psycopg.AsyncConnection.connect(postgresql_url(partner)) as opened:
             with pytest.raises(TypeError, match=r"psycopg\.AsyncConnection is async"):
-                publish(opened, *EVENTS)  # type: ignore[arg-type] # that is what is tested
+                publish(opened, *EVENTS)  # type: ignore[arg-type] # under test
     if server == "sqlite":
         async with aiosqlite.connect(str(partner.url.database)) as connection:
             with pytest.raises(TypeError, match=r"aiosqlite\.Connection is async"):
-                publish(connection, *EVENTS)  # type: ignore[arg-type] # that is what is tested
+                publish(connection, *EVENTS)  # type: ignore[arg-type] # under test

@@ -1,4 +1,4 @@
-"""What the constraints take can be delivered, and what can be delivered they take: whatever the text, on every database."""
+"""The constraints accept exactly the rows that can be delivered, for any text, on every database."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ OTHERS = [
 
 
 def take(partner: Engine, values: Values) -> Values | None:
-    """What the database keeps of the row, which is taken back; None: it, or its driver, refuses it."""
+    """Inserts the row, rolls back, and returns the values that the database had stored; None if it or its driver refused them."""
     with partner.connect() as connection, connection.begin() as transaction:
         try:
             connection.execute(INSERT, dict(zip(COLUMNS, values, strict=True)))
@@ -42,7 +42,7 @@ def take(partner: Engine, values: Values) -> Values | None:
 
 
 def can_be_delivered(values: Values) -> bool:
-    """Whether a collection would take it for an event."""
+    """Whether a collection would accept the row as an event."""
     try:
         parse_event(*values)
     except ValueError:
@@ -60,7 +60,7 @@ def test_of_all_characters_those_that_control_are_refused(partner: Engine) -> No
     }
 
 
-# Any character, surrogates too; and lengths about those of the columns.
+# Any characters, including surrogates, and lengths around those of the columns.
 ODD = st.characters(codec=None, exclude_categories=()) | st.sampled_from(sorted(CONTROL)) | st.sampled_from("a- é水")
 TEXTS = st.builds(lambda text, times: text * times, st.text(ODD, max_size=3), st.sampled_from([1, 1, 1, 85, 128, 255]))
 INSTALLATIONS = st.just("icfg_1") | TEXTS | st.sampled_from(["icfg_1\n", "icfg_1 ", "x" * 128, "x" * 129])
@@ -84,7 +84,7 @@ def test_what_is_taken_can_be_delivered_and_the_other_way_round(partner: Engine,
     if can_be_delivered(values):
         assert kept == values
     else:
-        assert kept is None or can_be_delivered(kept)  # servers cut blanks that are beyond a column's length
+        assert kept is None or can_be_delivered(kept)  # servers truncate spaces beyond the column's length
 
 
 @on_sqlite
@@ -108,7 +108,7 @@ SURROGATE = (
 
 @on_mysql
 def test_half_a_surrogate_is_refused_or_buried_alone(database: Database, partner: Engine) -> None:
-    """MariaDB takes it for text; as text, the driver could not read it, nor any other row with it."""
+    """MariaDB stores it as text. Read as text, it would make the driver fail on the whole result."""
     with pytest.raises(DBAPIError), partner.begin() as connection:
         connection.exec_driver_sql(SURROGATE)
     with partner.begin() as connection:
@@ -125,7 +125,7 @@ def test_half_a_surrogate_is_refused_or_buried_alone(database: Database, partner
 
 @pytest.fixture(params=["LATIN1", "WIN1252", "SQL_ASCII"])
 def narrow(request: pytest.FixtureRequest, postgresql_url: str) -> Iterator[Database]:
-    """A PostgreSQL database in which the codes from 128 to 159 are control characters, letters, or parts of letters."""
+    """A PostgreSQL database whose codes from 128 to 159 are control characters, letters, or parts of letters."""
     with narrow_database(postgresql_url, str(request.param)) as url:
         database = open_database(in_utf8(url))
         schema.migrate(database)
@@ -148,5 +148,5 @@ def resource(character: str) -> Values:
 
 
 def in_utf8(url: str) -> str:
-    """The same, for a driver that speaks UTF-8 whatever the database's encoding is."""
+    """Returns the URL for a connection in UTF-8, independent of the database's encoding."""
     return make_url(url).update_query_dict({"client_encoding": "UTF8"}).render_as_string(hide_password=False)

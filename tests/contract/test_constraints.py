@@ -1,4 +1,4 @@
-"""A row that could never be delivered is refused in the partner's own transaction, by a constraint whose name says why."""
+"""A row that could never be delivered is refused in the partner's own transaction, by a constraint whose name gives the reason."""
 
 from typing import Any
 
@@ -57,9 +57,9 @@ def test_an_impossible_row_is_refused_by_name(
 
 
 def refusing(partner: Engine, row: dict[str, object]) -> list[str]:
-    """The names of all the constraints that this row breaks: an INSERT tells of one of them."""
-    shown = (sa.cast(row.get(column.name), column.type).label(column.name) for column in outbox.columns)
-    values = sa.select(*shown).subquery()
+    """Returns the names of all constraints that this row breaks; an INSERT reports only one."""
+    columns = (sa.cast(row.get(column.name), column.type).label(column.name) for column in outbox.columns)
+    values = sa.select(*columns).subquery()
     checks = {str(one.name): one.sqltext for one in outbox.constraints if isinstance(one, CheckConstraint)}
     conditions: dict[str, ColumnElement[Any]] = {
         name: sa.literal_column(f"({check.compile(partner)})") for name, check in checks.items()
@@ -91,7 +91,7 @@ TOO_LONG = [GOOD | {"installation_id": LONG}, GOOD | {"resource_id": LONG}, PLAN
 
 @pytest.mark.parametrize("row", TOO_LONG, ids=["installation", "resource", "plan"])
 def test_what_is_too_long_is_refused(database: Database, partner: Engine, row: dict[str, object]) -> None:
-    """By the column's type, where the database has such; PostgreSQL names the length, the others the column."""
+    """Servers refuse it by the column's type: PostgreSQL reports the length, MySQL and MariaDB the column. SQLite has the constraint."""
     with pytest.raises(DBAPIError, match=r"too long|Data too long|_is_valid"):
         insert(partner, row)
     assert count(database, outbox) == 0

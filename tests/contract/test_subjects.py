@@ -1,4 +1,4 @@
-"""Subjects are compared byte for byte on every database, whatever the partner's own tables and connections are set to."""
+"""Subjects are compared byte for byte on every database, independent of the settings of the partner's tables and connections."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,13 +25,13 @@ def write(connection: Connection, resource: str, installation_id: str = "icfg_1"
 
 
 def events(database: Database) -> dict[tuple[str, str | None], int]:
-    """Of each delivery that a claim finds, by its installation and resource."""
+    """Claims the due deliveries and returns the number of events of each, by installation and resource."""
     found = [one for lease in claim(database) for one in lease.deliveries]
     return {(one.subject.installation_id, one.subject.resource_id): one.events for one in found}
 
 
 def products(database: Database) -> list[tuple[str | None, int]]:
-    """The product and the events of each delivery that a claim finds."""
+    """Claims the due deliveries and returns the product and the number of events of each."""
     return [(one.product_id, one.events) for lease in claim(database) for one in lease.deliveries]
 
 
@@ -102,7 +102,7 @@ def test_the_answer_for_one_of_them_leaves_the_others(database: Database, partne
 
 @pytest.fixture(params=["latin1_swedish_ci", "utf8mb4_unicode_ci"])
 def folding(request: pytest.FixtureRequest, mysql_url: str) -> Iterator[Database]:
-    """A MySQL database that by default takes `DB_É` for `db_e`."""
+    """A MySQL database whose default collation does not distinguish `DB_É` and `db_e`."""
     url = make_url(mysql_url)
     name = f"{url.database}_folding"
     server = open_database(mysql_url)

@@ -1,4 +1,4 @@
-"""The trigger on a partner's table, as it is printed, on every database."""
+"""The printed trigger on a partner's table, on every database."""
 
 import contextlib
 import shutil
@@ -21,7 +21,7 @@ COLUMNS = '("id" VARCHAR(40), "inst of" VARCHAR(40), "Name" VARCHAR(40), note VA
 
 
 def execute(database: Database, partner: Engine, sql: str) -> None:
-    """As a person would: with what the database's own client understands."""
+    """Executes the SQL as a person would, in the dialect of the database's own client."""
     match database.dialect.name:
         case "postgresql":
             with partner.begin() as connection:
@@ -45,7 +45,7 @@ def _execute_by_client(database: Database, sql: str) -> None:
 
 
 class Table:
-    """A partner's table of resources, with the trigger on it, and what stands in the outbox."""
+    """A partner's table of resources, the trigger on it, and the outbox."""
 
     def __init__(self, database: Database, partner: Engine, name: str) -> None:
         self.database = database
@@ -56,27 +56,27 @@ class Table:
         self.mark = mark
 
     def __call__(self, sql: str) -> None:
-        """One statement of the partner's; `@T` is the table."""
+        """Executes one statement of the partner's; `@T` stands for the table."""
         with self.partner.begin() as connection:
             connection.exec_driver_sql(sql.replace("@T", self.quoted).replace('"', self.mark))
 
     def watch(self, *when_changed: str) -> None:
-        """Makes the trigger, or makes it anew; the outbox is where the connection is."""
+        """Creates or replaces the trigger; the outbox is in the connection's schema."""
         watched = Watched(self.name, "inst of", "id", when_changed)
         execute(self.database, self.partner, trigger_sql(self.database.dialect.name, watched))
 
     def events(self) -> list[tuple[str, str]]:
-        """Installations and resources in the outbox, which is then emptied."""
-        found = "SELECT installation_id, resource_id FROM vercel_outbox WHERE type = 'resource.updated' ORDER BY id"
+        """Returns the installations and resources in the outbox, and empties it."""
+        statement = "SELECT installation_id, resource_id FROM vercel_outbox WHERE type = 'resource.updated' ORDER BY id"
         with self.partner.begin() as connection:
-            rows = [(row[0], row[1]) for row in connection.exec_driver_sql(found)]
+            rows = [(row[0], row[1]) for row in connection.exec_driver_sql(statement)]
             connection.exec_driver_sql("DELETE FROM vercel_outbox")
         return rows
 
 
 @pytest.fixture
 def table(database: Database, partner: Engine) -> Iterator[Table]:
-    """Without a trigger yet. Its names need quoting."""
+    """A table without a trigger, whose names need quoting."""
     made = Table(database, partner, "my-Resources")
     made("DROP TABLE IF EXISTS @T")
     made(f"CREATE TABLE @T {COLUMNS}")

@@ -1,4 +1,4 @@
-"""The examples, run as they are: a change and its event are there together, or neither is."""
+"""The examples, run unchanged: a change and its event are committed together, or neither is."""
 
 import os
 import shutil
@@ -21,9 +21,9 @@ from tests.processes.conftest import free_port
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLES = CHECKOUT / "deploy" / "examples"
 SEED = "INSERT INTO databases (id, installation_id, name) VALUES ('db_1', 'icfg_1', 'first')"
-INSTALLING = 300
+INSTALL_SECONDS = 300
 
-pytestmark = [pytest.mark.gate, pytest.mark.timeout(2 * INSTALLING)]
+pytestmark = [pytest.mark.gate, pytest.mark.timeout(2 * INSTALL_SECONDS)]
 
 
 @pytest.fixture
@@ -43,25 +43,25 @@ def database(postgresql_url: str) -> Iterator[Database]:
 
 
 def environ(database: Database, **others: str) -> dict[str, str]:
-    """What an example finds: the database, and the publishing side of this checkout."""
+    """Returns the environment of an example: the database, and the publishing side of this checkout."""
     url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     return {**os.environ, "DATABASE_URL": url, "PYTHONPATH": str(CHECKOUT), **others}
 
 
 def installed(example: str, directory: Path) -> Path:
-    """A Python with the example's locked requirements and nothing else."""
+    """Creates a virtual environment with only the example's locked requirements, and returns its Python."""
     uv = Path(sys.executable).with_name("uv")
-    subprocess.run([uv, "venv", "-q", "--python", sys.executable, directory], check=True, timeout=INSTALLING)
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, directory], check=True, timeout=INSTALL_SECONDS)
     lock = EXAMPLES / example / "requirements.txt"
     python = directory / "bin" / "python"
     install = [str(uv), "pip", "install", "-q", "--require-hashes", "-r", str(lock), "--python", str(python)]
-    subprocess.run(install, check=True, timeout=INSTALLING)
+    subprocess.run(install, check=True, timeout=INSTALL_SECONDS)
     return python
 
 
 @contextmanager
 def running(command: list[object], where: Path, environment: Mapping[str, str], port: int) -> Iterator[str]:
-    """The application's address, for as long as it runs."""
+    """Runs the application and yields its address."""
     application = subprocess.Popen([str(part) for part in command], cwd=where, env=environment)
     try:
         _wait_for(application, port)
@@ -88,26 +88,26 @@ def _wait_for(application: subprocess.Popen[bytes], port: int) -> None:
 
 
 def names(database: Database) -> list[str]:
-    """Of the partner's databases."""
+    """Returns the names of the partner's databases."""
     with database.read() as connection:
         return list(connection.exec_driver_sql("SELECT name FROM databases").scalars())
 
 
 def events(database: Database) -> list[tuple[str, str, str]]:
-    """What stands in the outbox."""
+    """Returns the events in the outbox."""
     with database.read() as connection:
         rows = connection.execute(sa.text("SELECT installation_id, type, resource_id FROM vercel_outbox"))
         return [(row[0], row[1], row[2]) for row in rows]
 
 
 def seed(database: Database) -> None:
-    """One database of an installation's."""
+    """Inserts one database of an installation."""
     with database.engine.begin() as connection:
         connection.exec_driver_sql(SEED)
 
 
-def assert_it_renames_or_takes_back(url: str, database: Database) -> None:
-    """What each application is to do."""
+def assert_renames_or_rolls_back(url: str, database: Database) -> None:
+    """Asserts the behaviour that the examples have in common."""
     seed(database)
     assert httpx.put(f"{url}/databases/db_1", params={"name": ""}, timeout=60).status_code == 422
     assert (names(database), events(database)) == (["first"], [])
@@ -121,7 +121,7 @@ def test_sqlalchemy_and_fastapi(database: Database, tmp_path: Path) -> None:
     python, port = installed("fastapi", tmp_path / "venv"), free_port()
     command = [python, "-m", "uvicorn", "app:app", "--port", port]
     with running(command, EXAMPLES / "fastapi", environ(database), port) as url:
-        assert_it_renames_or_takes_back(url, database)
+        assert_renames_or_rolls_back(url, database)
 
 
 def test_django(database: Database, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_django(database: Database, tmp_path: Path) -> None:
     subprocess.run([python, "manage.py", "migrate"], cwd=where, env=environment, check=True, timeout=120)
     command = [python, "manage.py", "runserver", f"127.0.0.1:{port}", "--noreload"]
     with running(command, where, environment, port) as url:
-        assert_it_renames_or_takes_back(url, database)
+        assert_renames_or_rolls_back(url, database)
 
 
 def test_node_and_typescript(database: Database, tmp_path: Path) -> None:
@@ -140,10 +140,10 @@ def test_node_and_typescript(database: Database, tmp_path: Path) -> None:
     where, port = tmp_path / "node", free_port()
     shutil.copytree(EXAMPLES / "node", where, ignore=shutil.ignore_patterns("node_modules", "app.js"))
     install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    subprocess.run(install, cwd=where, check=True, timeout=INSTALLING)
+    subprocess.run(install, cwd=where, check=True, timeout=INSTALL_SECONDS)
     subprocess.run(["npm", "run", "build"], cwd=where, check=True, timeout=120)
     with running(["node", "app.js"], where, environ(database, PORT=str(port)), port) as url:
-        assert_it_renames_or_takes_back(url, database)
+        assert_renames_or_rolls_back(url, database)
 
 
 def test_plain_sql(database: Database) -> None:

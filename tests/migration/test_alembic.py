@@ -1,5 +1,6 @@
 """Alembic's own command in the checkout, as authors of migrations use it."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -97,3 +98,18 @@ def test_the_next_revision_goes_up_and_down_on_data(database: Database, checkout
     alembic(checkout, database, "downgrade", "-1")
     schema.check(database)
     assert count(database, delivery) == 0
+
+
+@pytest.mark.parametrize(
+    "revision", sorted((ROOT / "migrations" / "versions").glob("*.py")), ids=lambda path: path.stem
+)
+def test_a_revision_imports_nothing_of_the_program(revision: Path) -> None:
+    """The program changes, and a revision must still make what it made when it was released."""
+    imported = [
+        alias.name if isinstance(node, ast.Import) else f"{'.' * node.level}{node.module or ''}"
+        for node in ast.walk(ast.parse(revision.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert "alembic" in imported
+    assert [name for name in imported if name.partition(".")[0] in ("", "dispatcher", "migrations")] == []

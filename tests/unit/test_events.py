@@ -1,4 +1,4 @@
-"""The two events refuse at construction what could never be delivered; a subject's key and body are those of its bytes."""
+"""Events that could never be delivered are refused at construction; a subject's key and body depend on its bytes alone."""
 
 import json
 import unicodedata
@@ -52,9 +52,9 @@ def test_what_could_never_be_delivered_is_refused_by_the_name_of_its_field(field
 
 def test_a_resource_is_required_and_refused_where_it_belongs() -> None:
     with pytest.raises(ValidationError, match="resource_id"):
-        ResourceUpdated(installation_id="icfg_1")  # type: ignore[call-arg] # that is what is tested
+        ResourceUpdated(installation_id="icfg_1")  # type: ignore[call-arg] # under test
     with pytest.raises(ValidationError, match="resource_id"):
-        InstallationUpdated(installation_id="icfg_1", resource_id="db_1")  # type: ignore[call-arg] # that is what is tested
+        InstallationUpdated(installation_id="icfg_1", resource_id="db_1")  # type: ignore[call-arg] # under test
 
 
 def test_a_refusal_does_not_show_what_it_refused() -> None:
@@ -106,7 +106,7 @@ def test_a_body_holds_what_there_is_and_never_a_null() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "says"),
+    ("row", "message"),
     [
         (("icfg_1", "resource.deleted", "db_1", None, None), "type must be"),
         (("icfg_1", "resource.updated", "db_1", None, "pro"), "billing_plan_id goes with"),
@@ -115,8 +115,8 @@ def test_a_body_holds_what_there_is_and_never_a_null() -> None:
         ((None, "installation.updated", None, None, None), "installation_id"),
     ],
 )
-def test_a_row_that_is_no_event_is_refused_in_words(row: tuple[Any, ...], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_a_row_that_is_no_event_is_refused_in_words(row: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse_event(*row)
 
 
@@ -146,4 +146,4 @@ def test_fields_without_their_names_are_refused_in_words() -> None:
     with pytest.raises(
         TypeError, match=r"are named: ResourceUpdated\(installation_id=…, resource_id=…, product_id=…\)"
     ):
-        ResourceUpdated("icfg_1", "db_1")  # type: ignore[call-arg] # that is what is tested
+        ResourceUpdated("icfg_1", "db_1")  # type: ignore[call-arg] # under test

@@ -1,13 +1,16 @@
-"""What a partner's process loads when it only publishes."""
+"""The public package: the modules that a publishing partner's process loads, the version, the type of an event."""
 
 import subprocess
 import sys
+from importlib import metadata
 from importlib.metadata import packages_distributions
 
 import pytest
 
+import dispatcher
+
 PUBLISHING = {"dispatcher", "sqlalchemy", "pydantic"}
-"""And what these need themselves; the examples install nothing else."""
+# Their own dependencies; the examples install nothing else.
 THEIRS = {"annotated_types", "greenlet", "pydantic_core", "typing_extensions", "typing_inspection"}
 OPTIONAL = {"opentelemetry"}
 LOADED = "import sys; before = set(sys.modules); import {module}; print(*(sys.modules.keys() - before))"
@@ -22,8 +25,37 @@ def test_the_same_question_finds_what_the_service_does_load() -> None:
     assert "pyreqwest" in load("dispatcher.transport.reqwest")
 
 
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert dispatcher.__version__ == metadata.version("vercel-outbox-dispatcher")
+
+
+def test_the_package_works_without_being_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata.Distribution, "discover", lambda **_: iter(()))
+    assert dispatcher.__version__ == "0+unknown"
+
+
+def test_importing_looks_no_version_up() -> None:
+    """It means searching every directory that packages are installed in."""
+    script = "from importlib import metadata; metadata.version = metadata.distribution = None; import dispatcher"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_unknown_name_of_the_package_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="module 'dispatcher' has no attribute 'evnt'"):
+        dispatcher.evnt  # type: ignore[attr-defined] # noqa: B018 (under test)
+
+
+def test_every_event_is_of_the_exported_type() -> None:
+    events: list[dispatcher.Event] = [
+        dispatcher.ResourceUpdated(installation_id="icfg_1", resource_id="db_1"),
+        dispatcher.InstallationUpdated(installation_id="icfg_1"),
+    ]
+    assert all(isinstance(event, dispatcher.Event) for event in events)
+    assert not isinstance("resource.updated", dispatcher.Event)
+
+
 def load(module: str) -> set[str]:
-    """The installed packages that a fresh interpreter loads with `module`."""
+    """Returns the installed packages that a fresh interpreter loads with `module`."""
     command = [sys.executable, "-c", LOADED.format(module=module)]
     modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return {name.partition(".")[0] for name in modules} & packages_distributions().keys()

@@ -1,4 +1,4 @@
-"""The producer's side on every kind of connection: the event is one with the partner's transaction, or it is refused."""
+"""The producer's side on every kind of connection: the event is part of the partner's transaction, or it is refused."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -29,12 +29,12 @@ READ = "SELECT installation_id, type, resource_id, product_id, billing_plan_id F
 
 
 def published(partner: Engine) -> list[tuple[Any, ...]]:
-    """What another connection sees."""
+    """Returns the rows that another connection sees."""
     with partner.connect() as connection:
         return [tuple(row) for row in connection.exec_driver_sql(READ)]
 
 
-# Each gives a connection in a transaction that nobody has begun by hand, and what commits and what rolls it back.
+# Each of these yields a connection on which no transaction was begun explicitly, and the functions that commit and roll back.
 Opened = tuple[Any, Callable[[], object], Callable[[], object]]
 
 
@@ -160,11 +160,11 @@ def test_a_drivers_connection_that_commits_each_statement_is_refused_unless_a_tr
 
 
 class Base(DeclarativeBase):
-    """The partner's."""
+    """Of the partner's own tables."""
 
 
 class Resource(Base):
-    """Not in the database: a flush would fail."""
+    """Has no table in the database, so a flush would fail."""
 
     __tablename__ = "no_such_table"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -187,7 +187,7 @@ async def test_what_is_no_connection_is_named(unfit: Any) -> None:
 
 # async ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# psycopg and aiosqlite: those drivers that speak both ways come with the project.
+# With psycopg and aiosqlite; `test_async_drivers.py` has the drivers without SQLAlchemy.
 on_async = pytest.mark.parametrize("server", ["sqlite", *POSTGRESQL], indirect=True)
 
 
@@ -234,9 +234,9 @@ async def test_async_a_connection_that_commits_each_statement_is_refused(
 async def test_the_two_are_told_apart(engine: AsyncEngine, partner: Engine) -> None:
     async with engine.connect() as awaited:
         with pytest.raises(TypeError, match="await apublish"):
-            publish(awaited, EVENTS[0])  # type: ignore[arg-type] # that is what is tested
+            publish(awaited, EVENTS[0])  # type: ignore[arg-type] # under test
     with partner.connect() as plain, pytest.raises(TypeError, match=r"use publish\(…\)"):
-        await apublish(plain, EVENTS[0])  # type: ignore[arg-type] # that is what is tested
+        await apublish(plain, EVENTS[0])  # type: ignore[arg-type] # under test
 
 
 def test_an_event_of_the_session_carries_no_more_than_was_said(partner: Engine) -> None:
@@ -247,7 +247,7 @@ def test_an_event_of_the_session_carries_no_more_than_was_said(partner: Engine) 
 
 
 @pytest.mark.parametrize(
-    ("events", "said"),
+    ("events", "message"),
     [
         ((), "there is no event"),
         ((list(EVENTS),), r"not a list: publish\(connection, \*events\)"),
@@ -258,9 +258,9 @@ def test_an_event_of_the_session_carries_no_more_than_was_said(partner: Engine) 
     ],
     ids=["none", "list", "tuple", "dict", "positional", "one of them"],
 )
-async def test_what_is_no_event_is_named_and_nothing_is_inserted(partner: Engine, events: Any, said: str) -> None:
-    with partner.begin() as opened, pytest.raises(TypeError, match=said):
+async def test_what_is_no_event_is_named_and_nothing_is_inserted(partner: Engine, events: Any, message: str) -> None:
+    with partner.begin() as opened, pytest.raises(TypeError, match=message):
         publish(opened, *events)
-    with pytest.raises(TypeError, match=said):
-        await apublish(object(), *events)  # type: ignore[arg-type] # the events are looked at first
+    with pytest.raises(TypeError, match=message):
+        await apublish(object(), *events)  # type: ignore[arg-type] # the events are checked first
     assert published(partner) == []
