@@ -1,4 +1,4 @@
-"""Tokens from files: one for all installations, or one each."""
+"""Tokens from files: one for all installations, or one per installation."""
 
 import stat
 from collections import OrderedDict
@@ -8,13 +8,13 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential, check_installation_id, check_token
-from dispatcher.credentials.token_cache import KEPT_TOKENS
+from dispatcher.credentials.token_cache import MAX_KEPT_TOKENS
 
-_LARGEST_FILE = 4_096
+_MAX_FILE_BYTES = 4_096
 
 
 class StaticCredentials:
-    """One token for all installations; when it was refused it is read again from `path`, if it came from a file."""
+    """One token for all installations. If it came from the file `path`, it is read again after a refusal."""
 
     def __init__(self, token: SecretStr, path: Path | None = None) -> None:
         self._token = token
@@ -25,7 +25,7 @@ class StaticCredentials:
 
     async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
         if refused is not None and self._path is not None:
-            self._token = _read_token(self._path, _look(self._path))
+            self._token = _read_token(self._path, _read_version(self._path))
         return self._token
 
     async def aclose(self) -> None:
@@ -33,7 +33,7 @@ class StaticCredentials:
 
 
 class DirectoryCredentials:
-    """A file per installation, named by its id. A file that was changed or swapped (symlinks too) is read again."""
+    """One file per installation, named by its id. A file is read again once it, or a symbolic link to it, was changed or replaced."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -49,48 +49,51 @@ class DirectoryCredentials:
         except NoCredential:
             if not self._directory.is_dir():
                 raise CredentialsUnavailable(f"the credentials directory {self._directory} is not there") from None
-        return self._find(installation_id, refresh=True)  # the first look may have fallen into a swap
+        # The first attempt may have coincided with a swap of the directory.
+        return self._find(installation_id, refresh=True)
 
     async def aclose(self) -> None:
         self._kept.clear()
 
     def _find(self, installation_id: str, refresh: bool) -> SecretStr:
         path = self._directory / installation_id
-        version = _look(path)
+        version = _read_version(path)
         kept = self._kept.pop(installation_id, None)
         if kept is None or refresh or kept[0] != version:
             kept = (version, _read_token(path, version))
         self._kept[installation_id] = kept
-        if len(self._kept) > KEPT_TOKENS:
+        if len(self._kept) > MAX_KEPT_TOKENS:
             self._kept.popitem(last=False)
         return kept[1]
 
 
 @dataclass(frozen=True, slots=True)
 class _Version:
+    """Changes whenever the file does."""
+
     inode: int
     size: int
     modified: int
 
 
-def _look(path: Path) -> _Version:
+def _read_version(path: Path) -> _Version:
     try:
-        seen = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         raise NoCredential(f"there is no credentials file {path}") from None
     except OSError as error:
         raise CredentialsUnavailable(f"the credentials file {path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(seen.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise NoCredential(f"{path} is not a file")
-    return _Version(seen.st_ino, seen.st_size, seen.st_mtime_ns)
+    return _Version(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _read_token(path: Path, version: _Version) -> SecretStr:
-    if version.size > _LARGEST_FILE:
+    if version.size > _MAX_FILE_BYTES:
         raise NoCredential(
-            f"the file {path} is larger than {_LARGEST_FILE} bytes: it must hold a token and nothing else"
+            f"the file {path} is larger than {_MAX_FILE_BYTES} bytes: it must hold a token and nothing else"
         )
     try:
         return check_token(path.read_bytes(), f"the file {path}")
-    except OSError as error:  # a swap may take it away between the look and the read
+    except OSError as error:  # a swap may remove it after `_read_version`
         raise CredentialsUnavailable(f"the credentials file {path} cannot be read: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Which bearer token speaks for an installation: one for all, a file each, the partner's own table, or OAuth."""
+"""The sources of bearer tokens: one token for all installations, a file for each, the partner's own table, or OAuth."""
 
 from pathlib import Path
 from typing import Protocol
@@ -26,28 +26,29 @@ __all__ = [
 
 
 class Credentials(Protocol):
-    """Finds tokens."""
+    """A source of tokens."""
 
     def is_at_hand(self, installation_id: str) -> bool:
-        """Whether `token` waits for nobody, as far as can be told."""
+        """Whether `token` is expected to return without waiting."""
 
     async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
-        """Returns the token of an installation; if the one that is kept was `refused`, what its source says now.
+        """Returns the token of an installation, read from its source again if the kept one is `refused`.
 
-        Raises NoCredential or CredentialsUnavailable."""
+        Raises NoCredential or CredentialsUnavailable.
+        """
 
     async def aclose(self) -> None:
-        """Ends what is under way; no token can be asked for afterwards."""
+        """Cancels the look-ups in progress. The source cannot be used afterwards."""
 
 
 def open_credentials(settings: Settings, transport: Transport) -> Credentials:
-    """The source that the settings name. Raises SettingsError if they name none, or one that cannot work."""
+    """Opens the source that the settings name. Raises SettingsError if they name none, or one that cannot work."""
     if settings.vercel_token is not None:
         return StaticCredentials(settings.vercel_token, _token_file(settings))
     if settings.credentials_dir is not None:
         return DirectoryCredentials(Path(settings.credentials_dir))
     if settings.credentials_query is not None:
-        # Connections of its own: the worker must not wait for those that wait for a partner's table.
+        # Connections of its own, so that the worker never waits for a look-up that waits for the partner's table.
         database = open_database(settings.database_url.get_secret_value(), settings.database_schema)
         return QueryCredentials(
             database, settings.credentials_query, settings.credentials_ttl, deadline=settings.request_timeout

@@ -32,9 +32,8 @@ def refuse_control_characters(value: str) -> str:
     return value
 
 
-InstallationId = Annotated[
-    str, Field(strict=True, pattern=rf"^[A-Za-z0-9_-]{{1,{INSTALLATION_ID_LENGTH}}}$", description="icfg_…")
-]
+INSTALLATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{INSTALLATION_ID_LENGTH}}}")
+InstallationId = Annotated[str, Field(strict=True, pattern=f"^{INSTALLATION_ID.pattern}$", description="icfg_…")]
 
 
 def _as_text(value: object) -> object:

@@ -21,6 +21,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 _DATABASE_URL = re.compile(r"(sqlite|postgres|postgresql|mysql|mariadb)(?:\+[a-z0-9_]+)?://(.*)", re.DOTALL)
 _INSTALLATION_BIND = re.compile(r"(?<![:\w\\]):installation_id\b")
 _MAX_TOKEN_LENGTH = 512
+BEARER_TOKEN = re.compile(rf"[\x21-\x7e]{{1,{_MAX_TOKEN_LENGTH}}}")
 _HIGHEST_PORT = 65_535
 
 

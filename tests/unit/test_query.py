@@ -28,7 +28,7 @@ async def test_a_query_is_kept_until_refreshed(tmp_path: Path) -> None:
     assert (await credentials.token("a", refused=SecretStr("one"))).get_secret_value() == "two"
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE t SET token = 'three' WHERE id = 'a'")
-    # The answer to a request from before the token was read again is no news.
+    # The refusal of an older request must not cause another look-up.
     assert (await credentials.token("a", refused=SecretStr("one"))).get_secret_value() == "two"
     for installation in ("none", "n", "d"):
         with pytest.raises(NoCredential):
