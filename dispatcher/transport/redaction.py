@@ -43,7 +43,7 @@ def redact(text: str, secret: str) -> str:
         return text
     kept: list[str] = []
     end = 0
-    for start, stop in _find(_Folded(text), secret):
+    for start, stop in _find(text, secret):
         kept += [text[end:start], REDACTED]
         end = stop
     return "".join([*kept, text[end:]])
@@ -74,10 +74,9 @@ def _may_hold(text: str, secret: str) -> bool:
 
 
 class _Folded:
-    """A text without escapes, case and white space, for the search, with the position of each character in the original."""
+    """A text without case and white space, for the search, with the position of each character in the original."""
 
-    def __init__(self, text: str) -> None:
-        pieces = list(_unescape(text))
+    def __init__(self, text: str, pieces: list[tuple[str, int, int]]) -> None:
         self.text = "".join(char for char, _, _ in pieces)
         self.spans = [(start, stop) for _, start, stop in pieces]
         self.original = text
@@ -114,12 +113,26 @@ def _decode(escaped: re.Match[str]) -> str:
     return html.unescape(f"&{code}") if kind == "html" else chr(int(code, 16))
 
 
-def _find(folded: _Folded, secret: str) -> Iterator[tuple[int, int]]:
-    """Yields the start and end of each part of the secret in the original text, in order and without overlaps."""
-    marked = sorted({index for form in _forms(secret) for index in _mark(folded, form)})
-    for _, run in groupby(enumerate(marked), lambda pair: pair[1] - pair[0]):
-        indexes = [index for _, index in run]
-        yield folded.spans[indexes[0]][0], folded.spans[indexes[-1]][1]
+def _find(text: str, secret: str) -> Iterator[tuple[int, int]]:
+    """Yields the start and end of each part of the secret in the text, in order and without overlaps."""
+    foldings = [_Folded(text, list(_plain(text, 0, len(text))))]
+    if _ESCAPE.search(text):
+        foldings.append(_Folded(text, list(_unescape(text))))
+    hidden = {index for folded in foldings for start, stop in _find_in(folded, secret) for index in range(start, stop)}
+    for first, last in _runs(hidden):
+        yield first, last + 1
+
+
+def _find_in(folded: _Folded, secret: str) -> Iterator[tuple[int, int]]:
+    for first, last in _runs({index for form in _forms(secret) for index in _mark(folded, form)}):
+        yield folded.spans[first][0], folded.spans[last][1]
+
+
+def _runs(numbers: set[int]) -> Iterator[tuple[int, int]]:
+    """Yields the first and last of each run of consecutive numbers."""
+    for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        consecutive = [number for _, number in run]
+        yield consecutive[0], consecutive[-1]
 
 
 def _mark(folded: _Folded, form: _Form) -> Iterator[int]:
@@ -138,7 +151,8 @@ def _forms(secret: str) -> tuple[_Form, ...]:
     encoded, folded = secret.encode(), "".join(secret.split()).casefold()
     length = min(len(folded), MIN_FRAGMENT_LENGTH)
     # Percent-escapes are decoded byte by byte, and forms write + for a space.
-    plain = {folded, secret.replace(" ", "+").casefold(), encoded.decode("latin-1").casefold()}
+    unescaped = "".join(char for char, _, _ in _unescape(secret))
+    plain = {folded, unescaped, secret.replace(" ", "+").casefold(), encoded.decode("latin-1").casefold()}
     standard = [_base64_core(encoded, shift) for shift in range(3)]
     urlsafe = [core.translate(str.maketrans("+/", "-_")) for core in standard]
     forms = (
