@@ -35,7 +35,7 @@ from tests.unit.raw_server import (
 
 # The portable transport sometimes leaves a closed socket to the garbage collector: see CHANGELOG, known defects.
 pytestmark = [
-    pytest.mark.usefixtures("nothing_in_the_environment"),
+    pytest.mark.usefixtures("nothing_in_the_environment", "leftover_sockets"),
     pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning"),
 ]
 

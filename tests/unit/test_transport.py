@@ -24,7 +24,10 @@ MEGABYTE = 1_000_000
 ENDLESS = 3_600.0
 
 # The portable transport sometimes leaves a closed socket to the garbage collector: see CHANGELOG, known defects.
-pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("leftover_sockets"),
+    pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning"),
+]
 
 
 WITHOUT_DESCRIPTORS = """
