@@ -11,7 +11,8 @@ from dispatcher.credentials.oauth import Grant, OAuthCredentials
 from dispatcher.transport.portable import HttpxTransport
 
 
-def open_oauth(*statuses: int) -> tuple[OAuthCredentials, list[bytes]]:
+def open_oauth(*statuses: int, pauses: list[float] | None = None) -> tuple[OAuthCredentials, list[bytes]]:
+    """Opens a source whose endpoint answers with these statuses, the last of them again and again; lists the requests."""
     asked: list[bytes] = []
 
     def reply(request: httpx.Request) -> httpx.Response:
@@ -23,8 +24,9 @@ def open_oauth(*statuses: int) -> tuple[OAuthCredentials, list[bytes]]:
 
     grant = Grant("https://auth.example/token", "id", SecretStr("hush"), {"installation": "{installation_id}"})
 
-    async def sleep(_seconds: float) -> None:
-        pass
+    async def sleep(seconds: float) -> None:
+        if pauses is not None:
+            pauses.append(seconds)
 
     return OAuthCredentials(HttpxTransport(httpx.MockTransport(reply)), grant, timeout=5, ttl=60, sleep=sleep), asked
 
@@ -41,10 +43,12 @@ async def test_oauth_asks_once_for_all_that_wait() -> None:
 async def test_oauth_retries_failures_and_blames_the_endpoint() -> None:
     credentials, asked = open_oauth(503, 200)
     assert (await credentials.token("i")).get_secret_value() == "t2"
-    credentials, asked = open_oauth(503)
+    pauses: list[float] = []
+    credentials, asked = open_oauth(503, pauses=pauses)
     with pytest.raises(CredentialsUnavailable) as failed:
         await credentials.token("i")
     assert len(asked) == 3
+    assert [0 <= pause <= limit for pause, limit in zip(pauses, (0.25, 0.5), strict=True)] == [True, True]
     assert "hush" not in str(failed.value)
     with pytest.raises(NoCredential):
         await open_oauth(400)[0].token("i")
