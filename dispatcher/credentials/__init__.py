@@ -1,1 +1,1 @@
-"""The bearer token of an installation."""
+"""Finds the bearer token of an installation."""

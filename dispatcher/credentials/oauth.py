@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,25 +10,27 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential, check_token
 from dispatcher.credentials.token_cache import Found, TokenCache
 from dispatcher.transport import Transport, TransportFailed, post_form
 from dispatcher.transport.redaction import clean
 
-_TRIES = 3
-_FIRST_PAUSE = 0.25
-_LARGEST_ANSWER = 65_536
-_LONGEST_CODE = 64
-_LONGEST_MARGIN = 60.0
+_MAX_TRIES = 3
+_FIRST_PAUSE_SECONDS = 0.25
+_MAX_ANSWER_BYTES = 65_536
+_MAX_CODE_LENGTH = 64
+_MAX_MARGIN_SECONDS = 60.0
+"""A token is renewed this long before it expires, or a tenth of its lifetime before if that is shorter."""
 _SECONDS = re.compile(r"[0-9]{1,9}")
-# Refusals of what was asked for; any other may be the fault of the client's secret, of the URL or of the endpoint.
+# Refusals that concern the installation. Any other may be due to the client's secret, the URL or the endpoint.
 _REFUSALS = {"invalid_grant", "invalid_target", "access_denied"}
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Where tokens are asked for, and as whom. `{installation_id}` in the values of `params` is filled in."""
+    """The token endpoint, the client's credentials and further form fields. `{installation_id}` in the values of `params` is replaced."""
 
     url: str
     client_id: str
@@ -37,7 +38,7 @@ class Grant:
     params: Mapping[str, str] = field(default_factory=dict)
 
     def fields(self, installation_id: str) -> dict[str, str]:
-        """The form that asks for the token of an installation."""
+        """Returns the form fields of a request for the token of an installation."""
         filled = {name: value.replace("{installation_id}", installation_id) for name, value in self.params.items()}
         secret = self.client_secret.get_secret_value()
         own = {"grant_type": "client_credentials", "client_id": self.client_id, "client_secret": secret}
@@ -45,13 +46,13 @@ class Grant:
 
 
 class _TryAgain(Exception):
-    """The token endpoint failed in a way that may pass."""
+    """The token endpoint failed, possibly only for a moment."""
 
 
 class OAuthCredentials:
-    """Keeps each token until shortly before it expires, or for `ttl` seconds if the endpoint doesn't say when.
+    """Keeps each token until shortly before it expires, or for `ttl` seconds if the endpoint does not give its lifetime.
 
-    A look-up tries three times and takes at most `timeout` seconds plus the pauses between (under 1 s in all).
+    A look-up makes up to 3 requests and takes at most `timeout` seconds plus the pauses between them (less than 1 s in total).
     """
 
     def __init__(
@@ -82,22 +83,24 @@ class OAuthCredentials:
         await self._cache.aclose()
 
     async def _find(self, installation_id: str) -> Found:
-        problem = ""
-        for tries in range(_TRIES):
-            if tries:
-                longest = _FIRST_PAUSE * 2 ** (tries - 1)
-                await self._sleep(random.uniform(0, longest))  # noqa: S311 - spreads load, guards nothing
-            try:
-                return await self._ask(installation_id)
-            except _TryAgain as error:
-                problem = str(error)
-        raise CredentialsUnavailable(f"the OAuth token endpoint failed {_TRIES} times: {problem}")
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_TryAgain),
+            stop=stop_after_attempt(_MAX_TRIES),
+            wait=wait_random_exponential(multiplier=_FIRST_PAUSE_SECONDS),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            found: Found = await retrying(self._request_token, installation_id)
+        except _TryAgain as error:
+            raise CredentialsUnavailable(f"the OAuth token endpoint failed {_MAX_TRIES} times: {error}") from None
+        return found
 
-    async def _ask(self, installation_id: str) -> Found:
+    async def _request_token(self, installation_id: str) -> Found:
         fields = self._grant.fields(installation_id)
         try:
             status, body = await post_form(
-                self._transport, self._grant.url, fields, timeout=self._timeout / _TRIES, limit=_LARGEST_ANSWER
+                self._transport, self._grant.url, fields, timeout=self._timeout / _MAX_TRIES, limit=_MAX_ANSWER_BYTES
             )
         except TransportFailed as error:
             raise _TryAgain(str(error)) from None
@@ -122,17 +125,19 @@ class OAuthCredentials:
         if not _SECONDS.fullmatch(text):
             return self._ttl
         seconds = float(text)
-        return seconds - min(_LONGEST_MARGIN, seconds / 10)
+        return seconds - min(_MAX_MARGIN_SECONDS, seconds / 10)
 
     def _refusal(self, status: int, answer: Mapping[str, Any], installation_id: str) -> Exception:
         error = answer.get("error")
         secret = self._grant.client_secret.get_secret_value()
-        code = clean(error, secret, _LONGEST_CODE) if isinstance(error, str) else ""
-        said = f"{status} {code}".rstrip()
+        code = clean(error, secret, _MAX_CODE_LENGTH) if isinstance(error, str) else ""
+        refusal = f"{status} {code}".rstrip()
         if code in _REFUSALS:
-            return NoCredential(f"the OAuth token endpoint {self._host} refused a token for {installation_id}: {said}")
+            return NoCredential(
+                f"the OAuth token endpoint {self._host} refused a token for {installation_id}: {refusal}"
+            )
         return CredentialsUnavailable(
-            f"the OAuth token endpoint {self._host} answered {said}: check DISPATCHER_OAUTH_TOKEN_URL, "
+            f"the OAuth token endpoint {self._host} answered {refusal}: check DISPATCHER_OAUTH_TOKEN_URL, "
             "DISPATCHER_OAUTH_CLIENT_ID, DISPATCHER_OAUTH_CLIENT_SECRET and DISPATCHER_OAUTH_PARAMS"
         )
 

@@ -1,4 +1,4 @@
-"""The partner's own table as the source of tokens."""
+"""Tokens from a query on the partner's own tables."""
 
 import asyncio
 import threading
@@ -20,16 +20,16 @@ from dispatcher.settings.masking import mask_query
 from dispatcher.settings.settings import SettingsError
 
 MAX_LOOK_UPS = 8
-"""Threads, and so connections, that look up tokens at a time."""
-CUT_SECONDS = 0.1
-"""How long the end waits for look-ups, again and again, before it cuts their connections."""
+"""The maximum number of concurrent look-ups, each with a thread and a connection."""
+CUT_INTERVAL_SECONDS = 0.1
+"""While it closes, the source cuts the connections of unfinished look-ups at this interval."""
 
 
 class QueryCredentials:
-    """The one value that a query on the partner's tables gives for `:installation_id`, kept for `ttl` seconds.
+    """Finds a token with a query that returns a single value for `:installation_id`; keeps it for `ttl` seconds.
 
-    The query runs in a thread and on a connection of its own, in a transaction that is always rolled back. After `deadline` seconds
-    its connection is cut. `database` is closed with this. Raises SettingsError.
+    Each query runs in a thread and on a connection of its own, in a transaction that is always rolled back. After `deadline` seconds
+    the connection is cut. `aclose` also closes `database`. Raises SettingsError if the query has other parameters.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class QueryCredentials:
         ttl: float,
         *,
         deadline: float,
+        max_look_ups: int = MAX_LOOK_UPS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -47,9 +48,9 @@ class QueryCredentials:
         self._ttl = ttl
         self._deadline = deadline
         self._cache = TokenCache(self._find, clock)
-        self._executor = ThreadPoolExecutor(MAX_LOOK_UPS, thread_name_prefix="credentials")
+        self._executor = ThreadPoolExecutor(max_look_ups, thread_name_prefix="credentials")
         self._threads: dict[str, int] = {}
-        """Which thread runs the query for which installation."""
+        """The thread that runs the query of each installation."""
         if others := self._query.compile().params.keys() - {"installation_id"}:
             shown = next(
                 (f":{name}" for name in sorted(others) if f":{name}" in mask_query(query)), "a : within quotes"
@@ -69,7 +70,7 @@ class QueryCredentials:
     async def aclose(self) -> None:
         await self._cache.aclose()
         ending = asyncio.create_task(asyncio.to_thread(self._executor.shutdown, cancel_futures=True))
-        while not (await asyncio.wait([ending], timeout=CUT_SECONDS))[0]:
+        while not (await asyncio.wait([ending], timeout=CUT_INTERVAL_SECONDS))[0]:
             for thread in list(self._threads.values()):
                 self._cut(thread)
         self._database.close()
@@ -87,16 +88,16 @@ class QueryCredentials:
         raise NoCredential(f"{source} is of type {type(value).__name__}: it must be text")
 
     async def _look_up(self, installation_id: str) -> object:
-        """At the deadline the query ends, and with it the wait of its thread; one that has found no thread does not begin."""
+        """Runs the query in a thread. At the deadline its connection is cut, or, while no thread is free, it is cancelled."""
         query = self._executor.submit(self._run_query, installation_id)
         running, late = asyncio.wrap_future(query), False
-        running.add_done_callback(_see)
+        running.add_done_callback(_retrieve_error)
         try:
             while not (await asyncio.wait([running], timeout=self._deadline))[0] and not query.cancel():
                 late = True
                 self._cut(self._threads.get(installation_id))
         finally:
-            running.cancel()  # else it would look for an event loop that may have ended by then
+            running.cancel()  # otherwise it would call an event loop that may be closed by then
         if late or query.cancelled():
             raise CredentialsUnavailable(
                 f"DISPATCHER_CREDENTIALS_QUERY gave no answer within {format_duration(self._deadline)},"
@@ -125,7 +126,7 @@ class QueryCredentials:
         try:
             with connection:
                 rows = connection.execute(self._query, {"installation_id": installation_id}).fetchmany(2)
-        except (SQLAlchemyError, ValueError) as error:  # ValueError: a driver could not decode what it was sent
+        except (SQLAlchemyError, ValueError) as error:  # ValueError: the driver cannot decode the value
             raise CredentialsUnavailable(
                 f"DISPATCHER_CREDENTIALS_QUERY failed ({error_code(error)}): run it in the database's own client to see"
                 " why; the database's message is not shown, because it can repeat a token"
@@ -133,8 +134,8 @@ class QueryCredentials:
         return _only_value(rows, installation_id)
 
 
-def _see(query: asyncio.Future[object]) -> None:
-    """An error counts as seen, also when nobody waits for it any more."""
+def _retrieve_error(query: asyncio.Future[object]) -> None:
+    """Prevents asyncio from logging the error of a query that is no longer awaited."""
     if not query.cancelled():
         query.exception()
 

@@ -1,4 +1,4 @@
-"""Tokens that were looked up: each kept for its time, looked up once however many ask, the least used forgotten."""
+"""A cache of tokens: each expires after its own time, concurrent look-ups of one are merged, the least recently used is evicted."""
 
 import asyncio
 from collections import OrderedDict
@@ -10,66 +10,67 @@ from pydantic import SecretStr
 
 from dispatcher.credentials.bearer_token import CredentialsUnavailable
 
-KEPT_TOKENS = 100_000
+MAX_KEPT_TOKENS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A token and for how many seconds it may be kept."""
+    """The result of a look-up."""
 
     token: SecretStr
     good_for: float
+    """How many seconds the token may be kept."""
 
 
 class TokenCache:
-    """Keeps what `find` gives for an installation; `clock` gives monotonic seconds."""
+    """Keeps up to `size` tokens that `find` returned. `clock` returns monotonic seconds."""
 
     def __init__(
         self,
         find: Callable[[str], Coroutine[Any, Any, Found]],
         clock: Callable[[], float],
-        size: int = KEPT_TOKENS,
+        size: int = MAX_KEPT_TOKENS,
     ) -> None:
         self._find = find
         self._clock = clock
         self._size = size
         self._kept: OrderedDict[str, tuple[SecretStr, float]] = OrderedDict()
-        self._flights: dict[str, asyncio.Task[SecretStr]] = {}
+        self._look_ups: dict[str, asyncio.Task[SecretStr]] = {}
 
     async def get(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
-        """Returns the token; looked up if none is kept, if its time is over or if it was `refused`. Raises what `find` raises."""
+        """Returns the token, after a look-up if none is kept, if it has expired or if it is `refused`. Raises the errors of `find`."""
         kept = self._kept.get(installation_id)
         if kept is not None and kept[0] != refused and self._clock() < kept[1]:
             self._kept.move_to_end(installation_id)
             return kept[0]
-        flight = self._flights.get(installation_id) or self._take_off(installation_id)
-        await asyncio.wait([flight])  # cancelling one that waits leaves the others their answer
-        if flight.cancelled():
+        look_up = self._look_ups.get(installation_id) or self._start(installation_id)
+        await asyncio.wait([look_up])  # cancelling one caller must not cancel the look-up of the others
+        if look_up.cancelled():
             raise CredentialsUnavailable("credentials are no longer looked up: the service is stopping")
-        return flight.result()
+        return look_up.result()
 
     def has(self, installation_id: str) -> bool:
-        """Whether a token is kept whose time is not over."""
+        """Whether a token is kept that has not expired."""
         kept = self._kept.get(installation_id)
         return kept is not None and self._clock() < kept[1]
 
     async def aclose(self) -> None:
-        """Ends every look-up under way."""
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        """Cancels the look-ups in progress."""
+        look_ups = list(self._look_ups.values())
+        for look_up in look_ups:
+            look_up.cancel()
+        await asyncio.gather(*look_ups, return_exceptions=True)
 
-    def _take_off(self, installation_id: str) -> asyncio.Task[SecretStr]:
-        flight = asyncio.create_task(self._find_and_keep(installation_id))
-        self._flights[installation_id] = flight
-        flight.add_done_callback(lambda done: self._land(installation_id, done))
-        return flight
+    def _start(self, installation_id: str) -> asyncio.Task[SecretStr]:
+        look_up = asyncio.create_task(self._find_and_keep(installation_id))
+        self._look_ups[installation_id] = look_up
+        look_up.add_done_callback(lambda done: self._finish(installation_id, done))
+        return look_up
 
-    def _land(self, installation_id: str, flight: asyncio.Task[SecretStr]) -> None:
-        del self._flights[installation_id]
-        if not flight.cancelled():
-            flight.exception()  # counts as seen, also when nobody waits for it any more
+    def _finish(self, installation_id: str, look_up: asyncio.Task[SecretStr]) -> None:
+        del self._look_ups[installation_id]
+        if not look_up.cancelled():
+            look_up.exception()  # retrieved, so that asyncio does not log an error that is no longer awaited
 
     async def _find_and_keep(self, installation_id: str) -> SecretStr:
         self._kept.pop(installation_id, None)

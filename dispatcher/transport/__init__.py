@@ -1,4 +1,7 @@
-"""The HTTP edge: one POST, one reply, over the fastest client that is installed. Nothing else knows the HTTP libraries."""
+"""One POST, one reply, over the fastest HTTP client that is installed; no secret appears in errors or redacted text.
+
+No other package imports the HTTP libraries.
+"""
 
 from dispatcher.transport.exchange import (
     Broken,
@@ -28,9 +31,9 @@ __all__ = [
 
 
 def open_transport(concurrency: int, network: Network) -> Transport:
-    """The transport for at most `concurrency` requests in flight: pyreqwest, or httpx where that has no wheel.
+    """Opens a transport for up to `concurrency` requests in flight: over pyreqwest, or over httpx where pyreqwest has no wheel.
 
-    Raises UnusableNetwork without certificate authorities.
+    Raises UnusableNetwork if there are no usable certificate authorities.
     """
     try:
         from dispatcher.transport.reqwest import PyreqwestTransport

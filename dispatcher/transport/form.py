@@ -1,11 +1,11 @@
-"""A form, as token endpoints want it."""
+"""Posts a form, the request that OAuth token endpoints expect."""
 
 from collections.abc import Mapping
 from urllib.parse import urlencode, urlsplit
 
 from dispatcher.transport.exchange import Broken, NotConnected, Request, Transport, TransportFailed, describe_failure
 
-_HEADERS = {
+_FORM_HEADERS = {
     "content-type": "application/x-www-form-urlencoded",
     "accept": "application/json",
     "accept-encoding": "identity",
@@ -15,11 +15,11 @@ _HEADERS = {
 async def post_form(
     transport: Transport, url: str, fields: Mapping[str, str], *, timeout: float, limit: int
 ) -> tuple[int, bytes]:
-    """Posts a form and gives the status and the first `limit` bytes of the body, all within `timeout` seconds.
+    """Posts `fields` and returns the status and the first `limit` bytes of the body. `timeout` is a deadline in seconds.
 
-    Raises TransportFailed when there is no answer.
+    Raises TransportFailed if there is no answer.
     """
-    request = Request(url, _HEADERS, urlencode(fields).encode("ascii"), timeout, limit, read_success=True)
+    request = Request(url, _FORM_HEADERS, urlencode(fields).encode("ascii"), timeout, limit, read_success=True)
     try:
         reply = await transport.post(request)
     except (TimeoutError, NotConnected, Broken) as error:

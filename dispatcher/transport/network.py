@@ -1,4 +1,4 @@
-"""How requests leave this machine, for every client the same: the certificate authorities that are trusted, and the proxy."""
+"""How requests leave this machine, the same for every HTTP client: which certificate authorities are trusted, which proxy is used."""
 
 import os
 import re
@@ -14,15 +14,15 @@ NO_AUTHORITY = (
     " and SSL_CERT_DIR"
 )
 _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
-"""The name of a certificate in a directory, as OpenSSL looks for it."""
+"""The file name by which OpenSSL finds a certificate in a directory."""
 
 
 class UnusableNetwork(ValueError):
-    """The certificate authorities, the CA file or the proxy cannot be used. The text is one line that never holds a secret."""
+    """The certificate authorities, the CA file or the proxy cannot be used. The text is one line without secrets."""
 
 
-class Store(NamedTuple):
-    """The authorities that this machine trusts: a file of certificates, and directories of them, separated by colons."""
+class TrustStore(NamedTuple):
+    """The certificate authorities of this machine: a file of certificates, and directories of them, separated by colons."""
 
     file: str | None
     directories: str | None
@@ -33,38 +33,38 @@ class Store(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """The proxy's URL for each scheme, with its password; and the hosts that are asked directly, as NO_PROXY lists them."""
+    """The URL of the proxy for each scheme, including its password, and the hosts to reach directly, as listed in NO_PROXY."""
 
     https: str | None = None
     http: str | None = None
     exceptions: str = ""
 
     def proxy_of(self, url: str) -> str | None:
-        """The proxy for this URL; None: its host is asked directly."""
+        """Returns the proxy for this URL; None if its host is reached directly."""
         parts = urlsplit(url)
         proxy = self.https if parts.scheme == "https" else self.http
-        listed = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed lacks it
-        return None if proxy is None or listed(parts.netloc, {"no": self.exceptions}) else proxy
+        is_exempt = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed lacks it
+        return None if proxy is None or is_exempt(parts.netloc, {"no": self.exceptions}) else proxy
 
 
 class Network:
-    """The authorities of the machine's store (of certifi where it has none) and of `ca_file`; perhaps the environment's proxies.
+    """Trusts the authorities of this machine (those of certifi if it has none) and of `ca_file`; optionally uses the environment's proxies.
 
-    Raises UnusableNetwork if no authority is found, if `ca_file` holds none, or if a variable that should name a proxy does not.
+    Raises UnusableNetwork if there are no authorities, if `ca_file` holds none, or if a proxy variable is not the URL of a proxy.
     """
 
     def __init__(self, ca_file: str | None = None, *, trust_env_proxy: bool = False) -> None:
         self.store = _find_store()
         self.proxies = _read_proxies() if trust_env_proxy else Proxies()
         self.further_authorities = () if ca_file is None else _read_ca_file(ca_file)
-        """Certificates (DER) that are trusted beside those of the store."""
+        """The certificates (DER) trusted in addition to those of the store."""
         if self.store is None:
             from dispatcher.transport.portable import read_certifi
 
             self.further_authorities += read_certifi()
 
     def tls_context(self) -> ssl.SSLContext:
-        """For clients that use Python's own TLS. Raises UnusableNetwork if the store's file cannot be read or holds no certificate."""
+        """Returns the context for clients that use Python's TLS. Raises UnusableNetwork if the store cannot be read or is empty."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             if self.store is not None:
@@ -76,27 +76,27 @@ class Network:
         return context
 
     def detour(self, url: str) -> str:
-        """What a message about a request to this URL ends with: ` through the proxy …`, without its password, or nothing."""
+        """Returns the end of a message about a request to this URL: ` through the proxy …`, without the password, or nothing."""
         proxy = self.proxies.proxy_of(url)
         return "" if proxy is None else f" through the proxy {_mask_proxy(proxy)}"
 
 
-def _find_store() -> Store | None:
-    """Where OpenSSL and rustls look, too. Raises UnusableNetwork if the environment names a place where there is nothing."""
+def _find_store() -> TrustStore | None:
+    """Looks where OpenSSL and rustls look. Raises UnusableNetwork if the environment names a place that holds nothing."""
     file, directories = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file is not None or directories is not None:
-        found = _existing(file, directories)
-        if found is None:
+        store = _existing(file, directories)
+        if store is None:
             raise UnusableNetwork(NO_AUTHORITY)
-        return found
+        return store
     places = ssl.get_default_verify_paths()
     return _existing(places.cafile, places.capath)
 
 
-def _existing(file: str | None, directories: str | None) -> Store | None:
+def _existing(file: str | None, directories: str | None) -> TrustStore | None:
     file = file if file and Path(file).is_file() else None
     directories = directories if any(map(_holds_certificates, (directories or "").split(os.pathsep))) else None
-    return Store(file, directories) if file or directories else None
+    return TrustStore(file, directories) if file or directories else None
 
 
 def _holds_certificates(directory: str) -> bool:
@@ -118,32 +118,32 @@ def _read_ca_file(path: str) -> tuple[bytes, ...]:
         ) from None
     except OSError as error:
         raise UnusableNetwork(f"DISPATCHER_CA_FILE cannot be read ({path}): {error.strerror}") from None
-    if not (found := context.get_ca_certs(binary_form=True)):
+    if not (authorities := context.get_ca_certs(binary_form=True)):
         raise UnusableNetwork(
             f"DISPATCHER_CA_FILE holds no certificate of an authority ({path}): write the authority's, not the server's"
         )
-    return tuple(found)
+    return tuple(authorities)
 
 
 def _read_proxies() -> Proxies:
-    """From HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in small letters first, and ALL_PROXY for the schemes that have no variable."""
-    named = urllib.request.getproxies_environment()
-    https, http = (_check_proxy(scheme, named.get(scheme) or named.get("all")) for scheme in ("https", "http"))
-    return Proxies(https, http, named.get("no", ""))
+    """Reads HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in lower case first; ALL_PROXY is for schemes without a variable of their own."""
+    variables = urllib.request.getproxies_environment()
+    https, http = (_check_proxy(scheme, variables.get(scheme) or variables.get("all")) for scheme in ("https", "http"))
+    return Proxies(https, http, variables.get("no", ""))
 
 
 def _check_proxy(scheme: str, url: str | None) -> str | None:
-    """The URL, with its scheme. An error shows nothing of it: it may hold a password."""
+    """Returns the URL, with a scheme. The error never shows it, since it may contain a password."""
     if not url:
         return None
     url = url if "://" in url else f"http://{url}"
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_proxy = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
-    # Behind the host there is nothing: else a part of the password may have been taken for the host.
-    if not usable or parts.path not in ("", "/") or parts.query or parts.fragment or not url.isprintable():
+        is_proxy = False
+    # Nothing may follow the host: otherwise part of the password may have been taken for the host.
+    if not is_proxy or parts.path not in ("", "/") or parts.query or parts.fragment or not url.isprintable():
         raise UnusableNetwork(
             f"{scheme.upper()}_PROXY (or ALL_PROXY) is not the URL of a proxy: write one like http://user:password@proxy.example.com:3128,"
             " and in the user's name and the password %40 for @, %2F for /, %3F for ? and %23 for #"
@@ -152,7 +152,7 @@ def _check_proxy(scheme: str, url: str | None) -> str | None:
 
 
 def _mask_proxy(url: str) -> str:
-    """The URL without user name and password, which may both be secret."""
+    """Returns the URL without user name and password; both may be secret."""
     scheme, _, rest = url.partition("://")
     secret, at, host = rest.rpartition("@")
     return f"{scheme}://{'***' if secret else ''}{at}{host}"

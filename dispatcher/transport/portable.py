@@ -1,4 +1,4 @@
-"""The portable transport: httpx, where pyreqwest has no wheel; and any other transport of httpx's, for tests."""
+"""The transport over httpx: for platforms where pyreqwest has no wheel, and for tests."""
 
 import asyncio
 import logging
@@ -13,11 +13,12 @@ import httpx
 from dispatcher.transport.exchange import Broken, NotConnected, Reply, Request
 from dispatcher.transport.network import Network
 
-_IDLE_CONNECTION = 30.0
+_IDLE_SECONDS = 30.0
+"""How long an unused connection is kept."""
 
 
 class HttpxTransport:
-    """See `Transport`: over one transport of httpx's."""
+    """A `Transport` over a single transport of httpx."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
@@ -29,16 +30,16 @@ class HttpxTransport:
                 response = await self._transport.handle_async_request(
                     httpx.Request("POST", request.url, headers=request.headers, content=request.body)
                 )
-                reply = Reply(response.status_code, _plain_headers(response), b"")
+                reply = Reply(response.status_code, _copy_headers(response, request.read_headers), b"")
                 try:
                     if request.read_success or not response.is_success:
                         reply = reply._replace(body=await _read_start(response, request.limit))
                     elif response.headers.get("content-length") == "0":
-                        # httpcore gives a connection up whose answer was not read to its end.
+                        # httpcore keeps a connection only if the answer was read to its end.
                         await _read_start(response, 1)
                 finally:
                     await response.aclose()
-        except Exception as error:  # noqa: BLE001 - whatever it raises, the request came to no answer
+        except Exception as error:  # noqa: BLE001 - whatever it raises, there is no answer
             if reply is None:
                 raise _translate(error) from None
         return reply
@@ -48,11 +49,11 @@ class HttpxTransport:
 
 
 class PortableTransport:
-    """See `Transport`: httpx's own, one for each request in flight, for the time that its pool takes grows with their square."""
+    """A `Transport` over one httpx transport per request in flight: the time that httpx's own pool takes grows with their square."""
 
     def __init__(self, network: Network) -> None:
-        """Raises UnusableNetwork without certificate authorities."""
-        # At DEBUG httpcore writes the headers of every answer, and an answer may repeat the credential.
+        """Raises UnusableNetwork if there are no usable certificate authorities."""
+        # At DEBUG httpcore logs the headers of every answer, and an answer can echo the credential.
         logging.getLogger("httpcore").setLevel(logging.WARNING)
         self._network = network
         self._tls = network.tls_context()
@@ -61,18 +62,18 @@ class PortableTransport:
     async def post(self, request: Request) -> Reply:
         parts = urlsplit(request.url)
         idle = self._idle[f"{parts.scheme}://{parts.netloc}"]
-        line = idle.pop() if idle else self._open(request.url)
+        transport = idle.pop() if idle else self._open(request.url)
         try:
-            return await line.post(request)
+            return await transport.post(request)
         except NotConnected as error:
             raise NotConnected(f"{error}{self._network.detour(request.url)}") from None
         finally:
-            idle.append(line)
+            idle.append(transport)
 
     def _open(self, url: str) -> HttpxTransport:
-        limits = httpx.Limits(max_connections=1, keepalive_expiry=_IDLE_CONNECTION)
-        own = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits, proxy=self._proxy_of(url))
-        return HttpxTransport(own)
+        limits = httpx.Limits(max_connections=1, keepalive_expiry=_IDLE_SECONDS)
+        proxy = self._proxy_of(url)
+        return HttpxTransport(httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits, proxy=proxy))
 
     def _proxy_of(self, url: str) -> httpx.Proxy | None:
         address = self._network.proxies.proxy_of(url)
@@ -81,23 +82,24 @@ class PortableTransport:
         return httpx.Proxy(address, ssl_context=self._tls if address.startswith("https://") else None)
 
     async def aclose(self) -> None:
-        lines = [line for idle in self._idle.values() for line in idle]
+        transports = [transport for idle in self._idle.values() for transport in idle]
         self._idle.clear()
-        for line in lines:
-            await line.aclose()
+        for transport in transports:
+            await transport.aclose()
 
 
 def read_certifi() -> tuple[bytes, ...]:
-    """The certificates (DER) of the authorities that httpx brings along."""
+    """Returns the certificates (DER) of the authorities that certifi, a dependency of httpx, contains."""
     return tuple(httpx.create_ssl_context(trust_env=False).get_ca_certs(binary_form=True))
 
 
-def _plain_headers(response: httpx.Response) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
+def _copy_headers(response: httpx.Response, names: tuple[str, ...]) -> dict[str, str]:
+    raw = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.raw)
+    return {name: value for name, value in raw if name in names}
 
 
 async def _read_start(response: httpx.Response, limit: int) -> bytes:
-    """The first `limit` bytes of a body as it was sent, or what came of them before it broke off."""
+    """Returns the first `limit` bytes of a body, not decompressed; fewer if the connection breaks before."""
     start = bytearray()
     stream = cast("httpx.AsyncByteStream", response.stream)
     try:
@@ -115,5 +117,5 @@ def _translate(error: Exception) -> Exception:
     reason = str(error) or type(error).__name__
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return TimeoutError(reason)
-    # A proxy that refuses to connect has sent nothing on.
+    # A proxy that refuses to connect has forwarded nothing.
     return NotConnected(reason) if isinstance(error, httpx.ConnectError | httpx.ProxyError) else Broken(reason)

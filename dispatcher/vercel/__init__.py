@@ -1,1 +1,1 @@
-"""One request, one outcome."""
+"""One request to Vercel → one `Outcome`. Only this package knows Vercel's headers, statuses and error bodies."""

@@ -1,6 +1,5 @@
 """Vercel's "Create Event" endpoint: one request → one `Outcome`."""
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,32 +10,35 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import SecretStr
 
+from dispatcher.outbox.events import INSTALLATION_ID, INSTALLATION_ID_LENGTH
 from dispatcher.policy.outcome import Outcome, OutcomeKind
+from dispatcher.settings.values import BEARER_TOKEN
 from dispatcher.transport import NotConnected, Reply, Request, Transport, describe_failure
 from dispatcher.transport.redaction import clean
-from dispatcher.vercel.error_body import LONGEST_BODY, ErrorBody, read_error_body
-from dispatcher.vercel.rate_headers import rate_remaining, rate_reset, rate_wait, retry_after
+from dispatcher.vercel.error_body import MAX_BODY_BYTES, ErrorBody, read_error_body
+from dispatcher.vercel.rate_headers import RATE_HEADERS, rate_remaining, rate_reset, rate_wait, retry_after
 
-_INSTALLATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_SENDABLE_TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
-_PREPARED_REQUESTS = 4_096
-_LONGEST_ID = 128
-_LONGEST_LOCATION = 200
+_MAX_PREPARED_REQUESTS = 4_096
+_MAX_ID_LENGTH = 128
+_MAX_LOCATION_LENGTH = 200
+_READ_HEADERS = (*RATE_HEADERS, "content-encoding", "location", "x-vercel-id")
 _DISABLED_CODE = "integration_configuration_disabled"
-_RETRYABLE = {408, 409, 423, 425}
+_RETRYABLE_STATUSES = {408, 409, 423, 425}
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
+    """The part of a request that is the same for every event of an installation."""
+
     url: str
     headers: Mapping[str, str]
 
 
 class Vercel:
-    """Sends events to the Vercel behind `base_url`; a request takes at most `request_timeout` seconds, come what may.
+    """Sends events to `base_url`. `request_timeout` is a hard deadline for the whole request, in seconds.
 
-    `clock` gives monotonic seconds, `wall_clock` epoch seconds (for hints in an answer without `Date`). The transport
-    stays the caller's to close.
+    `clock` returns monotonic seconds, `wall_clock` epoch seconds (for rate headers in an answer without `Date`). The caller closes the
+    transport.
     """
 
     def __init__(
@@ -55,12 +57,12 @@ class Vercel:
         self._clock = clock
         self._wall_clock = wall_clock
         self._user_agent = _user_agent()
-        self._prepare = lru_cache(maxsize=_PREPARED_REQUESTS)(self._prepare_anew)
+        self._prepare = lru_cache(maxsize=_MAX_PREPARED_REQUESTS)(self._prepare_anew)
 
     async def send(self, installation_id: str, event_body: bytes, token: SecretStr) -> Outcome:
-        """Posts one event and says what it came to; `event_body` is the JSON document `{"event": …}` as it goes out.
+        """Posts one event and returns the outcome. `event_body` is the JSON document `{"event": …}`, sent as it is.
 
-        Raises nothing for what the network or the server does. Cancellation passes; the event may have arrived by then.
+        Errors of the network and the server are outcomes, not exceptions. If the call is cancelled, the event may have arrived.
         """
         secret = token.get_secret_value()
         prepared = self._prepare(installation_id, secret)
@@ -69,18 +71,25 @@ class Vercel:
         started = self._clock()
         try:
             reply = await self._transport.post(
-                Request(prepared.url, prepared.headers, event_body, self._request_timeout, LONGEST_BODY)
+                Request(
+                    prepared.url,
+                    prepared.headers,
+                    event_body,
+                    timeout=self._request_timeout,
+                    limit=MAX_BODY_BYTES,
+                    read_headers=_READ_HEADERS,
+                )
             )
-        except Exception as error:  # noqa: BLE001 - whatever a transport raises, the request came to nothing that is known
+        except Exception as error:  # noqa: BLE001 - whatever a transport raises, there is no answer
             return self._judge_failure(error, secret, self._clock() - started)
         return self._judge(reply, secret, self._clock() - started)
 
     def _prepare_anew(self, installation_id: str, secret: str) -> _Prepared | Outcome:
-        if not _INSTALLATION_ID.fullmatch(installation_id):
-            shown = clean(installation_id, secret, _LONGEST_ID)
-            error = f"{shown!r} is not an installation id: only 1 to 128 of A-Z a-z 0-9 _ - can be sent"
+        if not INSTALLATION_ID.fullmatch(installation_id):
+            shown = clean(installation_id, secret, _MAX_ID_LENGTH)
+            error = f"{shown!r} is not an installation id: only 1 to {INSTALLATION_ID_LENGTH} of A-Z a-z 0-9 _ - can be sent"
             return Outcome(OutcomeKind.REJECTED, error=error)
-        if not _SENDABLE_TOKEN.fullmatch(secret):
+        if not BEARER_TOKEN.fullmatch(secret):
             error = (
                 f"the credential of {installation_id} is no bearer token: it must be 1 to 512 visible ASCII characters"
             )
@@ -97,9 +106,9 @@ class Vercel:
 
     def _judge_failure(self, error: Exception, secret: str, duration: float) -> Outcome:
         kind = OutcomeKind.TIMEOUT if isinstance(error, TimeoutError) else OutcomeKind.UNREACHABLE
-        why = describe_failure(error, self._host, self._request_timeout)
+        failure = describe_failure(error, self._host, self._request_timeout)
         connected = not isinstance(error, NotConnected)
-        return Outcome(kind, error=clean(why, secret), duration=duration, connected=connected)
+        return Outcome(kind, error=clean(failure, secret), duration=duration, connected=connected)
 
     def _judge(self, reply: Reply, secret: str, duration: float) -> Outcome:
         now = self._wall_clock()
@@ -110,30 +119,30 @@ class Vercel:
         return Outcome(
             kind,
             status=reply.status,
-            error_code=clean(body.code, secret, _LONGEST_ID) if body.code else None,
-            error=None if kind is OutcomeKind.DELIVERED else self._explain(reply, body, secret),
+            error_code=clean(body.code, secret, _MAX_ID_LENGTH) if body.code else None,
+            error=None if kind is OutcomeKind.DELIVERED else self._describe_answer(reply, body, secret),
             duration=duration,
-            vercel_id=clean(vercel_id, secret, _LONGEST_ID) if vercel_id else None,
+            vercel_id=clean(vercel_id, secret, _MAX_ID_LENGTH) if vercel_id else None,
             retry_after=_hint(kind, headers, body, now),
             rate_remaining=rate_remaining(headers),
             rate_reset=rate_reset(headers, now),
         )
 
-    def _explain(self, reply: Reply, body: ErrorBody, secret: str) -> str:
+    def _describe_answer(self, reply: Reply, body: ErrorBody, secret: str) -> str:
         if 300 <= reply.status < 400:
-            location = clean(reply.headers.get("location", "nowhere"), secret, _LONGEST_LOCATION)
+            location = clean(reply.headers.get("location", "nowhere"), secret, _MAX_LOCATION_LENGTH)
             return (
                 f"redirected to {location}; redirects are never followed, the credential would travel: "
                 f"correct DISPATCHER_VERCEL_BASE_URL (now {self._base_url})"
             )
         if not 200 <= reply.status < 600:
             return f"{self._host} answered with status {reply.status}, which is no answer to a request"
-        said = clean(body.message or "", secret)
-        return said or f"{_phrase(reply.status)} (the answer says nothing more)"
+        message = clean(body.message or "", secret)
+        return message or f"{_phrase(reply.status)} (the answer says nothing more)"
 
 
 def classify(status: int, error_code: str | None = None) -> OutcomeKind:
-    """What a status means."""
+    """Returns the kind of outcome that an answer means."""
     match status:
         case _ if 200 <= status < 300:
             return OutcomeKind.DELIVERED
@@ -145,7 +154,7 @@ def classify(status: int, error_code: str | None = None) -> OutcomeKind:
             return OutcomeKind.GONE
         case 429:
             return OutcomeKind.THROTTLED
-        case _ if status in _RETRYABLE or 500 <= status < 600:
+        case _ if status in _RETRYABLE_STATUSES or 500 <= status < 600:
             return OutcomeKind.FAILED
         case _ if 300 <= status < 500:
             return OutcomeKind.REJECTED

@@ -1,4 +1,4 @@
-"""What the body of an error answer says: code, message and rate limit, from whatever was sent. Pure, never raises."""
+"""Reads the body of an error answer: code, message and rate limit. Pure; never raises, whatever was sent."""
 
 import html
 import json
@@ -6,32 +6,27 @@ import re
 import zlib
 from dataclasses import dataclass
 
-LONGEST_BODY = 8_192
-"""Bytes of an error body that are read, and that a compressed one may grow to."""
+MAX_BODY_BYTES = 8_192
+"""How much is read of an error body, and of a compressed one after decompression."""
 
-# Each of these ends at the end of the text at the latest: where no end is found, none is looked for again behind the next beginning.
-_HIDDEN = re.compile(
-    r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<head\b.*?(?:</head\s*>|(?=<body\b)|\Z)|<!--.*?(?:-->|\Z)",
-    re.DOTALL | re.IGNORECASE,
-)
+_HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _TITLE = re.compile(r"<title\b[^<>]*>([^<]*)", re.IGNORECASE)
-_TAG = re.compile(r"<[^<>]*>?")
-_MARKUP = re.compile(r"\s*<(!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
-_MOSTLY = 0.7
+_MIN_READABLE_SHARE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """`code` and `message` as sent, neither cleaned nor redacted; `limit` is the raw `error.limit`."""
+    """The content of an error body as it was sent, neither cleaned nor redacted."""
 
     code: str | None = None
     message: str | None = None
     limit: object = None
+    """The `limit` object of the error, which describes the rate window."""
 
 
 def read_error_body(body: bytes, encoding: str = "") -> ErrorBody:
-    """The best reading of an error body: Vercel's JSON, other JSON, HTML, plain text; empty if nothing is readable."""
+    """Returns what is readable of an error body: Vercel's JSON, other JSON, the title of an HTML page, or plain text."""
     plain = _decompress(body, encoding)
     text = plain.decode("utf-8", errors="replace")
     try:
@@ -48,7 +43,7 @@ def _decompress(body: bytes, encoding: str) -> bytes:
     if coding not in ("gzip", "x-gzip", "deflate"):
         return b""
     try:
-        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, LONGEST_BODY)
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, MAX_BODY_BYTES)
     except zlib.error:
         return b""
 
@@ -69,13 +64,13 @@ def _read_document(document: object) -> ErrorBody | None:
 
 
 def _read_text(text: str) -> str | None:
-    if _MARKUP.match(text):
-        text = _read_markup(text)
+    if _HTML.match(text):
+        text = _describe_page(text)
     readable = sum(char.isspace() or (char.isprintable() and char != "\N{REPLACEMENT CHARACTER}") for char in text)
-    return text if text.strip() and readable >= _MOSTLY * len(text) else None
+    return text if text.strip() and readable >= _MIN_READABLE_SHARE * len(text) else None
 
 
-def _read_markup(text: str) -> str:
-    title = _TITLE.search(text)
-    words = _TAG.sub(" ", _HIDDEN.sub(" ", text)).strip()
-    return html.unescape(": ".join(part for part in (title[1].strip() if title else "", words) if part))
+def _describe_page(page: str) -> str:
+    title = _TITLE.search(page)
+    words = html.unescape(title[1]).strip() if title else ""
+    return f"an HTML page: {words}" if words else "an HTML page"

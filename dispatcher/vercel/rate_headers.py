@@ -1,4 +1,4 @@
-"""How long to wait, from what an answer's headers and body say. Strict, pure: what is not as specified is no hint."""
+"""Vercel's hints about waiting, from the headers and body of an answer. Pure and strict: a malformed hint is ignored."""
 
 import re
 from collections.abc import Mapping
@@ -6,24 +6,25 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
-LONGEST_WAIT = 3_600.0
-"""Seconds. No hint makes anybody wait longer, however large it is."""
+from dispatcher.policy.decision import LONGEST_HINT
 
+RATE_HEADERS = ("date", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
+"""The headers that these functions read."""
 _SECONDS = re.compile(r"[0-9]{1,9}")
 _EPOCH = re.compile(r"[0-9]{10}")
 _CLOCK = r"[0-9]{2}:[0-9]{2}:[0-9]{2}"
-# The three forms of RFC 9110, section 5.6.7. The parser behind them is lenient, hence the shape first.
+# The three forms of RFC 9110, section 5.6.7. Checked first because the parser is lenient.
 _HTTP_DATE = re.compile(
     rf"[A-Z][a-z]{{2}}, [0-9]{{2}} [A-Z][a-z]{{2}} [0-9]{{4}} {_CLOCK} GMT"
     rf"|[A-Z][a-z]{{5,8}}, [0-9]{{2}}-[A-Z][a-z]{{2}}-[0-9]{{2}} {_CLOCK} GMT"
     rf"|[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} [ 0-9][0-9] {_CLOCK} [0-9]{{4}}"
 )
-# Milliseconds above the first are a point in time (1973 to 2286), below it a duration (up to three years).
+# Milliseconds between these are a point in time (1973 to 2286); fewer are a duration (up to three years).
 _EPOCH_MS_FROM, _EPOCH_MS_TO = 1e11, 1e13
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds to wait by `Retry-After`, a number or a date; `now` (epoch seconds) stands in for a missing `Date`."""
+    """Returns the seconds to wait by `Retry-After`, a number or a date. `now` (epoch seconds) replaces a missing `Date`."""
     value = headers.get("retry-after", "").strip(" \t")
     if _SECONDS.fullmatch(value):
         return _clamp(float(value))
@@ -32,13 +33,13 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def rate_wait(headers: Mapping[str, str], limit: object, now: float) -> float | None:
-    """Seconds to wait after a 429: `Retry-After`, else `resetMs` of `error.limit`, else `X-RateLimit-Reset`."""
+    """Returns the seconds to wait after a 429: by `Retry-After`, else `resetMs` of `error.limit`, else `X-RateLimit-Reset`."""
     waits = (retry_after(headers, now), reset_in_body(limit, sent_at(headers, now)), rate_reset(headers, now))
     return next((wait for wait in waits if wait is not None), None)
 
 
 def reset_in_body(limit: object, now: float) -> float | None:
-    """Seconds by `resetMs`: milliseconds since the epoch when it is huge, else a duration."""
+    """Returns the seconds to wait by `resetMs`: milliseconds since the epoch if it is large, otherwise a duration."""
     value = limit.get("resetMs") if isinstance(limit, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _EPOCH_MS_TO:
         return None
@@ -46,26 +47,26 @@ def reset_in_body(limit: object, now: float) -> float | None:
 
 
 def rate_reset(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds until the rate window is fresh again, by `X-RateLimit-Reset` (epoch seconds)."""
+    """Returns the seconds until the next rate window begins, by `X-RateLimit-Reset` (epoch seconds)."""
     value = headers.get("x-ratelimit-reset", "").strip(" \t")
     return _clamp(float(value) - sent_at(headers, now)) if _EPOCH.fullmatch(value) else None
 
 
 def rate_remaining(headers: Mapping[str, str]) -> int | None:
-    """Requests left in the rate window, by `X-RateLimit-Remaining`."""
+    """Returns how many requests are left in the rate window, by `X-RateLimit-Remaining`."""
     value = headers.get("x-ratelimit-remaining", "").strip(" \t")
     return int(value) if _SECONDS.fullmatch(value) else None
 
 
 def sent_at(headers: Mapping[str, str], now: float) -> float:
-    """When the answer was sent, by its sender's clock (epoch seconds); without a usable `Date`, `now`."""
+    """Returns when the answer was sent by its sender's clock (epoch seconds); `now` without a usable `Date`."""
     moment = parse_http_date(headers.get("date", "").strip(" \t"))
     return now if moment is None else moment
 
 
-@lru_cache(maxsize=64)  # a Date is the same for a whole second of answers
+@lru_cache(maxsize=64)  # all answers of one second have the same Date
 def parse_http_date(value: str) -> float | None:
-    """Epoch seconds, or None for what is not an HTTP date."""
+    """Returns epoch seconds, or None if `value` is not an HTTP date."""
     if not _HTTP_DATE.fullmatch(value):
         return None
     try:
@@ -76,4 +77,4 @@ def parse_http_date(value: str) -> float | None:
 
 
 def _clamp(seconds: float) -> float:
-    return min(max(seconds, 0.0), LONGEST_WAIT)
+    return min(max(seconds, 0.0), LONGEST_HINT)

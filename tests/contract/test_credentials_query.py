@@ -1,4 +1,4 @@
-"""An error of CREDENTIALS_QUERY, on every database: the code of the error is shown, never the database's own words."""
+"""Errors of CREDENTIALS_QUERY on every database: the error code is shown, the database's message never is."""
 
 import asyncio
 import traceback
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.credentials.sources import CredentialsUnavailable, QueryCredentials
+from dispatcher.credentials.bearer_token import CredentialsUnavailable
+from dispatcher.credentials.query import QueryCredentials
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.checks.credentials import check_credentials
 from dispatcher.inspection.checks.finding import Level
@@ -22,7 +23,7 @@ KEY = "CANARYkey_1a2b3c"
 
 @pytest.fixture
 def partner(bare_database: Database) -> Iterator[Database]:
-    """A database with a partner's table that holds one token."""
+    """A database with a table of the partner's that contains one token."""
     with bare_database.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE IF EXISTS canary_partner")
         connection.exec_driver_sql("CREATE TABLE canary_partner (id VARCHAR(20), token VARCHAR(80))")
@@ -49,9 +50,9 @@ QUOTE = {"sqlite": "'", "postgresql": "'", "mysql": '"'}
 
 
 async def test_the_code_is_named_and_no_word_of_the_databases_own(partner: Database) -> None:
-    said = await refusal(partner, f"SELECT (SELECT '{KEY}' FROM nothing_of_this_name)")
-    assert f"DISPATCHER_CREDENTIALS_QUERY failed ({CODE[partner.dialect.name]}" in said
-    assert "nothing_of_this_name" not in said
+    message = await refusal(partner, f"SELECT (SELECT '{KEY}' FROM nothing_of_this_name)")
+    assert f"DISPATCHER_CREDENTIALS_QUERY failed ({CODE[partner.dialect.name]}" in message
+    assert "nothing_of_this_name" not in message
 
 
 async def test_a_forgotten_quotation_mark_shows_no_key(partner: Database) -> None:
@@ -105,10 +106,10 @@ async def test_a_value_that_the_database_complains_about_is_not_shown_by_mysql(p
             "CREATE FUNCTION canary_refuse(value VARCHAR(80)) RETURNS INT DETERMINISTIC NO SQL"
             " BEGIN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = value; RETURN 1; END"
         )
-    said = await refusal(partner, "SELECT canary_refuse(token)")
+    message = await refusal(partner, "SELECT canary_refuse(token)")
     with partner.engine.begin() as connection:
         connection.exec_driver_sql("DROP FUNCTION canary_refuse")
-    assert "DISPATCHER_CREDENTIALS_QUERY failed (SQLSTATE 45000, " in said
+    assert "DISPATCHER_CREDENTIALS_QUERY failed (SQLSTATE 45000, " in message
 
 
 @on_sqlite

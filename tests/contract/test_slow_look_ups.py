@@ -1,4 +1,4 @@
-"""A token that takes long to look up delays its own installation only, and for a limited time."""
+"""A slow look-up of a token delays only its own installation, and only until its deadline."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from dispatcher.credentials import query as credentials_query
-from dispatcher.credentials.sources import CredentialsUnavailable, QueryCredentials
+from dispatcher.credentials.bearer_token import CredentialsUnavailable
+from dispatcher.credentials.query import MAX_LOOK_UPS, QueryCredentials
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
@@ -21,7 +21,7 @@ from tests.contract.databases import on_servers
 from tests.contract.steps import LONGEST, write
 
 FOREVER = 3_600
-"""Seconds that no test waits for."""
+"""Seconds, longer than any test waits."""
 SHORT = 0.3
 ENDLESS = {
     "sqlite": "(WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n)",
@@ -32,19 +32,18 @@ SLOW = [f"icfg_slow_{number}" for number in range(70)]
 QUICK = [f"icfg_quick_{number}" for number in range(5)]
 
 
-def look_up(database: Database, deadline: float) -> QueryCredentials:
-    """Finds a token at once, or never for an installation that is slow."""
+def open_source(database: Database, deadline: float, max_look_ups: int = MAX_LOOK_UPS) -> QueryCredentials:
+    """Opens a source whose look-ups of the `SLOW` installations never end; all others are quick."""
     opened = open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
     endless = ENDLESS[database.dialect.name]
     query = f"SELECT CASE WHEN :installation_id LIKE 'icfg!_slow%' ESCAPE '!' THEN {endless} ELSE 't0ken' END"
-    return QueryCredentials(opened, query, FOREVER, deadline=deadline)
+    return QueryCredentials(opened, query, FOREVER, deadline=deadline, max_look_ups=max_look_ups)
 
 
 @pytest.fixture
-async def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[QueryCredentials]:
-    """One thread, and a short deadline."""
-    monkeypatch.setattr(credentials_query, "MAX_LOOK_UPS", 1)
-    credentials = look_up(database, SHORT)
+async def hasty(database: Database) -> AsyncIterator[QueryCredentials]:
+    """A source with one thread and a short deadline."""
+    credentials = open_source(database, SHORT, max_look_ups=1)
     yield credentials
     await credentials.aclose()
 
@@ -54,7 +53,7 @@ async def test_a_look_up_ends_at_its_deadline_and_its_thread_is_free_for_the_nex
     async with asyncio.timeout(LONGEST):
         with pytest.raises(CredentialsUnavailable, match=r"gave no answer within 300ms, which is DISPATCHER_REQUEST_"):
             await hasty.token("icfg_slow_0")
-        while not hasty.is_at_hand("icfg_quick_0"):  # on a busy machine a connection may take longer than that
+        while not hasty.is_at_hand("icfg_quick_0"):  # on a busy machine connecting may take longer than SHORT
             with contextlib.suppress(CredentialsUnavailable):
                 await hasty.token("icfg_quick_0")
 
@@ -73,7 +72,7 @@ async def test_a_look_up_that_finds_no_thread_ends_at_its_deadline_too(hasty: Qu
 
 @on_servers
 async def test_no_thread_is_left_waiting_once_they_are_closed(database: Database) -> None:
-    credentials = look_up(database, FOREVER)
+    credentials = open_source(database, FOREVER)
     waiting = asyncio.create_task(credentials.token("icfg_slow_0"))
     while not credentials._threads:
         await asyncio.sleep(0.001)
@@ -86,7 +85,7 @@ async def test_no_thread_is_left_waiting_once_they_are_closed(database: Database
 @pytest.mark.varies
 @on_servers
 async def test_while_look_ups_hang_all_others_are_delivered(database: Database, partner: Engine) -> None:
-    """More of them than requests may be in flight."""
+    """Even if more look-ups hang than requests may be in flight."""
     requested: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -95,7 +94,7 @@ async def test_while_look_ups_hang_all_others_are_delivered(database: Database, 
 
     settings = Settings(vercel_token=SecretStr("t0ken"), request_timeout=FOREVER, lease=2 * FOREVER)
     assert len(SLOW) > settings.concurrency
-    credentials = look_up(database, FOREVER)
+    credentials = open_source(database, FOREVER)
     for one in QUICK:
         await credentials.token(one)
     vercel = Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(answer)), FOREVER)
@@ -103,20 +102,20 @@ async def test_while_look_ups_hang_all_others_are_delivered(database: Database, 
     with partner.begin() as connection:
         for one in SLOW:
             write(connection, "db_1", installation_id=one)
-    await until(lambda: len(credentials._threads) == credentials_query.MAX_LOOK_UPS, worker)
+    await until(lambda: len(credentials._threads) == MAX_LOOK_UPS, worker)
     with partner.begin() as connection:
         for one in QUICK:
             write(connection, "db_1", "db_2", installation_id=one)
     await until(lambda: len(requested) == 2 * len(QUICK), worker)
     assert sorted(requested) == sorted(QUICK * 2)
-    assert len(credentials._threads) == credentials_query.MAX_LOOK_UPS
+    assert len(credentials._threads) == MAX_LOOK_UPS
     await worker.stop(0)
     await credentials.aclose()
     worker.close()
 
 
 async def until(condition: Callable[[], object], worker: Worker) -> None:
-    """Ticks until it holds."""
+    """Ticks until the condition holds."""
     async with asyncio.timeout(LONGEST):
         while not condition():
             await worker.tick()

@@ -1,8 +1,10 @@
-"""Hypothesis tries the same examples in every run, and takes no time for a fault: what a slow machine needs is no finding.
+"""Hypothesis tries the same examples in every run, without a deadline, since a slow machine is not a failure.
 
-And what the tests of the network share.
+Also the fixtures that the tests of the network share.
 """
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +19,22 @@ settings.load_profile("steady")
 
 @pytest.fixture
 def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy, and the system's own certificates."""
+    """No proxy, and the certificates of the system."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
 
 
+@pytest.fixture(scope="module")
+def leftover_sockets() -> Iterator[None]:
+    """Collects the sockets that the portable transport left, in this module, where they are not failures."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 def authority(tmp_path: Path) -> trustme.CA:
-    """A private one, whose certificate is in `ca.pem`."""
+    """A private certificate authority, whose certificate is in `ca.pem`."""
     made = trustme.CA()
     made.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     return made

@@ -1,4 +1,4 @@
-"""Raw servers for the tests of the transports: one that plays any answer, and a proxy that connects to it."""
+"""Raw servers for the tests of the transports: one that plays any answer, and a proxy that tunnels to it."""
 
 import asyncio
 import base64
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import trustme
 from pydantic import SecretStr
+from typing_extensions import override
 
 from dispatcher.policy.outcome import Outcome
 from dispatcher.transport import Transport
@@ -21,37 +22,64 @@ LOGIN = f"me:{PROXY_CANARY}/@"
 QUOTED_LOGIN = f"me:{PROXY_CANARY}%2F%40"
 DELIVERED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 LONGEST = 60.0
-"""Seconds until something that an idle machine does at once must have happened on a busy one."""
+"""Seconds within which even a busy machine does what an idle one does at once."""
 Step = bytes | float
 
 
+class RawServer:
+    """Handles connections until it is stopped."""
+
+    port: int = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Handles one connection. It is closed afterwards."""
+        raise NotImplementedError
+
+    @contextlib.asynccontextmanager
+    async def listening(self, tls: ssl.SSLContext | None) -> AsyncIterator[None]:
+        connections: set[asyncio.Task[None] | None] = set()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.add(asyncio.current_task())
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await self.handle(reader, writer)
+            await close(writer)
+
+        opened = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+        self.port = opened.sockets[0].getsockname()[1]
+        try:
+            yield
+        finally:
+            opened.close()
+            for connection in connections:
+                assert connection is not None
+                connection.cancel()
+            await asyncio.gather(*filter(None, connections), return_exceptions=True)
+
+
 @dataclass
-class Server:
-    """A raw server that plays `answer` (bytes to send, seconds to wait) to each request, then goes on or cuts."""
+class Server(RawServer):
+    """Plays `answer` (bytes to send, seconds to wait) to each request, then closes the connection unless `keep_alive`."""
 
     answer: list[Step]
     keep_alive: bool = False
     scheme: str = "http"
-    port: int = 0
     connections: int = 0
     requests: list[bytes] = field(default_factory=list)
     bytes_sent: int = 0
-    tasks: set["asyncio.Task[None] | None"] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    @override
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self.tasks.add(asyncio.current_task())
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while True:
-                self.requests.append(await read_request(reader))
-                await self.play(writer)
-                if not self.keep_alive:
-                    break
-        await close(writer)
+        while True:
+            self.requests.append(await read_request(reader))
+            await self.play(writer)
+            if not self.keep_alive:
+                break
 
     async def play(self, writer: asyncio.StreamWriter) -> None:
         for step in self.answer:
@@ -78,16 +106,8 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 @contextlib.asynccontextmanager
 async def running(*answer: Step, keep_alive: bool = False, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     server = Server(list(answer), keep_alive, "https" if tls else "http")
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
-    server.port = listening.sockets[0].getsockname()[1]
-    try:
+    async with server.listening(tls):
         yield server
-    finally:
-        listening.close()
-        for task in server.tasks:
-            assert task is not None
-            task.cancel()
-        await asyncio.gather(*(task for task in server.tasks if task), return_exceptions=True)
 
 
 async def send(transport: Transport, url: str, timeout: float = LONGEST) -> Outcome:
@@ -100,25 +120,21 @@ def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
 
 
 @dataclass
-class Proxy:
-    """A proxy for https: it connects to what it is asked for, and keeps the heads of what it was asked."""
+class Proxy(RawServer):
+    """A proxy for https: answers CONNECT requests and keeps their heads."""
 
     login: bytes | None = None
-    """What `Proxy-Authorization: Basic …` must hold."""
-    port: int = 0
+    """The user name and password that `Proxy-Authorization: Basic …` must contain."""
     heads: list[bytes] = field(default_factory=list)
-    tasks: set["asyncio.Task[None] | None"] = field(default_factory=set)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.tasks.add(asyncio.current_task())
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            self.heads.append(head)
-            if self.login is not None and b"basic " + base64.b64encode(self.login).lower() not in head.lower():
-                writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-            else:
-                await self.connect(head.split()[1].decode(), reader, writer)
-        await close(writer)
+    @override
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head)
+        if self.login is not None and b"basic " + base64.b64encode(self.login).lower() not in head.lower():
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        else:
+            await self.connect(head.split()[1].decode(), reader, writer)
 
     async def connect(self, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = address.rpartition(":")
@@ -140,20 +156,12 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 @contextlib.asynccontextmanager
 async def proxying(login: bytes | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
     proxy = Proxy(login)
-    listening = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls)
-    proxy.port = listening.sockets[0].getsockname()[1]
-    try:
+    async with proxy.listening(tls):
         yield proxy
-    finally:
-        listening.close()
-        for task in proxy.tasks:
-            assert task is not None
-            task.cancel()
-        await asyncio.gather(*(task for task in proxy.tasks if task), return_exceptions=True)
 
 
 def certified(authority: trustme.CA) -> ssl.SSLContext:
-    """For a server on this machine."""
+    """Returns the TLS context of a server at 127.0.0.1."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     return context

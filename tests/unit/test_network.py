@@ -1,4 +1,4 @@
-"""How requests leave this machine, on both transports against real servers: private authorities, proxies, their passwords."""
+"""Both transports against real servers: private certificate authorities, proxies and their passwords."""
 
 import base64
 import logging
@@ -33,9 +33,9 @@ from tests.unit.raw_server import (
     send,
 )
 
-# Under the portable transport a closed socket now and then waits for the garbage collector: see CHANGELOG, known defects.
+# The portable transport sometimes leaves a closed socket to the garbage collector: see CHANGELOG, known defects.
 pytestmark = [
-    pytest.mark.usefixtures("nothing_in_the_environment"),
+    pytest.mark.usefixtures("nothing_in_the_environment", "leftover_sockets"),
     pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning"),
 ]
 
@@ -44,7 +44,7 @@ Opening = Callable[[Network], Transport]
 
 @pytest.fixture(params=["pyreqwest", "portable"])
 def opening(request: pytest.FixtureRequest) -> Opening:
-    """What opens a transport."""
+    """Opens a transport."""
     return PortableTransport if request.param == "portable" else lambda network: PyreqwestTransport(4, network)
 
 
@@ -84,7 +84,7 @@ async def test_both_transports_trust_the_store_that_the_environment_names_and_ev
 
 
 def hashed_directory(certificate: Path) -> str:
-    """A directory of certificates as OpenSSL has them, with this one."""
+    """Makes a directory in which OpenSSL finds this certificate."""
     if shutil.which("openssl") is None:
         not_tested("openssl is not installed")
     command = ["openssl", "x509", "-noout", "-hash", "-in", str(certificate)]

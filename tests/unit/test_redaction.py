@@ -1,4 +1,4 @@
-"""What a text from elsewhere may hold of the credential: no eight characters in a row, however they are written."""
+"""No eight consecutive characters of the credential remain in a text, whatever their spelling."""
 
 import base64
 import html
@@ -6,10 +6,10 @@ import json
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatcher.transport.redaction import LONGEST_TEXT, REDACTED, clean
+from dispatcher.transport.redaction import MAX_TEXT_LENGTH, REDACTED, clean
 
 TOKEN = "vcp_t0kenAb1234EfGh678/IjKl+90"
 ECHOES = {
@@ -53,7 +53,7 @@ def test_an_echo_is_redacted(echo: str) -> None:
     assert shown.endswith('" was sent')
     assert REDACTED in shown
     rest = shown.replace("invalid token", "").replace("was sent", "").replace(REDACTED, "")
-    # Of base64, a character at each end belongs to the neighbours as well.
+    # In base64, the first and last character also depend on the neighbouring bytes.
     assert len("".join(rest.split()).strip('"…?=\\')) <= 4
 
 
@@ -69,7 +69,7 @@ def test_seven_characters_in_a_row_are_left() -> None:
     assert clean(f"{TOKEN[:7]} {TOKEN[10:17]}!", TOKEN) == f"{TOKEN[:7]} {TOKEN[10:17]}!"
 
 
-@pytest.mark.parametrize("secret", ["pass phrase with spaces", "schlüssel-äöü-größe"])
+@pytest.mark.parametrize("secret", ["pass phrase with spaces", "schlüssel-äöü-größe", 'pa\\\\ss"or'])
 @pytest.mark.parametrize("write", [str, quote, lambda text: quote(text).replace("%20", "+"), json.dumps, str.upper])
 def test_a_client_secret_may_be_any_text(secret: str, write: object) -> None:
     assert callable(write)
@@ -77,14 +77,17 @@ def test_a_client_secret_may_be_any_text(secret: str, write: object) -> None:
 
 
 @given(st.text(), st.text(min_size=1, max_size=20), st.text())
+@example("", "000000\\\\", "")
+@example("%4", "10000000", "")
+@example("", "a%41b&amp;c", "")
 def test_any_text_is_one_short_line_without_the_secret(before: str, secret: str, after: str) -> None:
     shown = clean(before + secret + after, secret)
-    assert len(shown) <= LONGEST_TEXT
+    assert len(shown) <= MAX_TEXT_LENGTH
     assert shown.isprintable()
     if len(secret) >= 8 and secret.isascii() and secret.isprintable() and " " not in secret:
         assert secret not in shown
 
 
 def test_a_fragment_at_the_cut_is_redacted() -> None:
-    text = "x" * (LONGEST_TEXT - 12) + TOKEN
-    assert clean(text, TOKEN) == "x" * (LONGEST_TEXT - 12) + REDACTED
+    text = "x" * (MAX_TEXT_LENGTH - 12) + TOKEN
+    assert clean(text, TOKEN) == "x" * (MAX_TEXT_LENGTH - 12) + REDACTED

@@ -1,4 +1,4 @@
-"""Both transports against real sockets: whatever a server does, a request becomes one outcome in time."""
+"""Both transports against real sockets: whatever a server does, each request ends in time with one outcome."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ import trustme
 from pydantic import SecretStr
 
 from dispatcher.policy.outcome import OutcomeKind
-from dispatcher.transport import Network, Transport, TransportFailed, open_transport, post_form
+from dispatcher.transport import Network, Request, Transport, TransportFailed, open_transport, post_form
 from dispatcher.transport.portable import PortableTransport
 from dispatcher.transport.reqwest import PyreqwestTransport
 from dispatcher.vercel.client import Vercel
@@ -23,8 +23,11 @@ from tests.unit.raw_server import BODY, CANARY, DELIVERED, LONGEST, Step, answer
 MEGABYTE = 1_000_000
 ENDLESS = 3_600.0
 
-# Under the portable transport a closed socket now and then waits for the garbage collector: see CHANGELOG, known defects.
-pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning")
+# The portable transport sometimes leaves a closed socket to the garbage collector: see CHANGELOG, known defects.
+pytestmark = [
+    pytest.mark.usefixtures("leftover_sockets"),
+    pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning"),
+]
 
 
 WITHOUT_DESCRIPTORS = """
@@ -87,6 +90,13 @@ async def test_headers_of_a_success_are_read(transport: Transport) -> None:
     assert outcome.retry_after is None
 
 
+async def test_only_the_headers_that_a_request_names_are_read(transport: Transport) -> None:
+    async with running(answer("201 Created", b"", "X-One: 1", "X-Two: 2"), keep_alive=True) as server:
+        for names, headers in (((), {}), (("x-two", "x-three"), {"x-two": "2"})):
+            request = Request(server.url, {}, b"", timeout=LONGEST, limit=0, read_headers=names)
+            assert (await transport.post(request)).headers == headers
+
+
 FAULTS: dict[str, tuple[list[Step], OutcomeKind, int | None]] = {
     "hang": ([ENDLESS], OutcomeKind.TIMEOUT, None),
     "drip head": ([step for _ in range(10_000) for step in (b"H", 0.1)], OutcomeKind.TIMEOUT, None),
@@ -119,7 +129,7 @@ FAULTS: dict[str, tuple[list[Step], OutcomeKind, int | None]] = {
 
 
 TIMEOUTS = {"hang": 0.6, "drip head": 0.6, "refusal whose body hangs": 2.0, "refusal whose body drips": 2.0}
-"""Of the faults that go on until the request's own deadline. Of a refusal the head must be here by then, on a busy machine too."""
+"""For the faults that last until the deadline of the request. By then the head of a refusal must have arrived, even on a busy machine."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -135,7 +145,7 @@ async def test_every_fault_is_one_outcome_in_time(transport: Transport, fault: s
 
 
 async def check_usable(transport: Transport) -> None:
-    """After any fault the transport still delivers."""
+    """Asserts that the transport still delivers."""
     async with running(DELIVERED) as server:
         assert (await send(transport, server.url)).kind is OutcomeKind.DELIVERED
 
@@ -155,7 +165,7 @@ async def test_of_a_huge_body_only_the_beginning_is_taken(transport: Transport) 
         assert outcome.kind is OutcomeKind.REJECTED
         assert outcome.error is not None
         assert len(outcome.error) <= 2_000
-        assert server.bytes_sent < 30 * MEGABYTE  # what fits into the buffers of two sockets
+        assert server.bytes_sent < 30 * MEGABYTE  # the capacity of the buffers of two sockets
 
 
 async def test_nothing_of_the_body_of_a_success_is_waited_for(transport: Transport) -> None:
@@ -203,7 +213,7 @@ async def test_plain_http_behind_an_https_address(transport: Transport) -> None:
         outcome = await send(transport, f"https://127.0.0.1:{server.port}", timeout=1)
     assert outcome.kind in (OutcomeKind.UNREACHABLE, OutcomeKind.TIMEOUT)
     assert server.requests == []
-    gc.collect()  # here it is no failure if a socket is found, in the next test it would be
+    gc.collect()  # collects a leftover socket here, where that is not a failure
 
 
 async def test_a_closed_port_is_named(transport: Transport) -> None:
@@ -318,12 +328,12 @@ async def test_a_form_is_posted(transport: Transport) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "timeout", "said"),
+    ("steps", "timeout", "message"),
     [([ENDLESS], 0.2, "no answer from 127.0.0.1 within 0.2 s"), ([], LONGEST, "127.0.0.1 broke")],
 )
-async def test_a_form_without_an_answer(transport: Transport, steps: list[Step], timeout: float, said: str) -> None:
+async def test_a_form_without_an_answer(transport: Transport, steps: list[Step], timeout: float, message: str) -> None:
     async with running(*steps) as server:
-        with pytest.raises(TransportFailed, match=said) as failed:
+        with pytest.raises(TransportFailed, match=message) as failed:
             await post_form(transport, server.url, {"client_secret": CANARY}, timeout=timeout, limit=10)
     assert failed.value.__cause__ is None
     assert failed.value.__suppress_context__
@@ -339,7 +349,7 @@ def test_without_a_free_descriptor_there_is_no_connection_but_a_process() -> Non
 
 
 class Forgetful:
-    """pyreqwest's client, request and response in one; it forgets its deadline before the head of an answer, or in its body."""
+    """Plays the client, request and response of pyreqwest, and ignores its deadline before the head of an answer, or in its body."""
 
     def __init__(self, forgets: str) -> None:
         self.forgets = forgets

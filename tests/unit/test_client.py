@@ -1,4 +1,4 @@
-"""What an answer means, and what of it is kept."""
+"""Which outcome an answer is, and which parts of the answer the outcome contains."""
 
 import base64
 from urllib.parse import quote
@@ -62,7 +62,7 @@ async def test_a_disabled_installation() -> None:
         (b'{"err":{"code":"c","message":"m"}}', "c", "m"),
         (b'{"code":"c","message":"m"}', "c", "m"),
         (b'{"error":"c","error_description":"m"}', "c", "m"),
-        (b"<html><head><title>Down</title></head><body><p>Come &amp; go", None, "Down: Come & go"),
+        (b"<html><head><title>Down</title></head><body><p>Come &amp; go", None, "an HTML page: Down"),
         (b'{"error":{"message":"a\\u0000b\\nc\\ud800"}}', None, "ab c"),
         (b"plain words", None, "plain words"),
         (b"\xff\xfe\x00\x80" * 9, None, "400 Bad Request (the answer says nothing more)"),
