@@ -16,7 +16,8 @@ app = typer.Typer()
 @app.command()
 def demo(as_json: Annotated[bool, typer.Option("--json", help="Print the account as JSON.")] = False) -> None:
     """A partner's application, the dispatcher and a stand-in for Vercel with bad days. Exit code 1 if a change was lost."""
-    from dispatcher.sandbox.demo import run_demo, tell
+    from dispatcher.sandbox.demo import run_demo
+    from dispatcher.sandbox.demo_account import tell
 
     account = asyncio.run(run_demo(lambda line: typer.echo(line, err=True)))
     if as_json:

@@ -13,7 +13,7 @@ from dispatcher.settings.settings import load_settings
 from dispatcher.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from dispatcher.service.service import Tally
+    from dispatcher.service.drain import Tally
 
 HEALTH_TIMEOUT_SECONDS = 5
 
@@ -24,32 +24,32 @@ app = typer.Typer()
 def run() -> None:
     """Deliver events until SIGTERM; then finish what is in flight, and end."""
     from dispatcher.service import service
+    from dispatcher.service.event_loop import run_in_loop
     from dispatcher.service.http_server import PortUnavailable
 
     prepare_process()
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
     try:
-        service.run_in_loop(service.run(settings))
+        run_in_loop(service.run(settings))
     except PortUnavailable as error:
         raise CommandFailed(str(error)) from None
 
 
-@app.command()
-def drain(
+@app.command("drain")
+def drain_(
     max_seconds: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
     max_events: Annotated[int | None, typer.Option(min=1, help="End after about so many deliveries.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Deliver what is due and end: for cron and Kubernetes jobs. Exit code 5 if something is left waiting."""
-    from dispatcher.service import service
+    from dispatcher.service.drain import drain
+    from dispatcher.service.event_loop import run_in_loop
 
     prepare_process()
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
-    drained = service.run_in_loop(
-        service.drain(settings, max_seconds=max_seconds, max_events=max_events, progress=_tell)
-    )
+    drained = run_in_loop(drain(settings, max_seconds=max_seconds, max_events=max_events, progress=_tell))
     if sys.stderr.isatty():
         typer.echo(err=True)
     if as_json:

@@ -11,9 +11,8 @@ from starlette.applications import Starlette
 
 from dispatcher.database.transactions import Database, explain, summarize
 from dispatcher.service.composition import Parts, composed
-from dispatcher.service.drain import Drained, Tally, deliver_what_is_due, drain
+from dispatcher.service.drain import deliver_what_is_due
 from dispatcher.service.endpoints import ops_app, serving_ops
-from dispatcher.service.event_loop import run_in_loop
 from dispatcher.service.health import Health
 from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.service.scheduler import Scheduler
@@ -26,8 +25,6 @@ Tick = Callable[[], Awaitable[float]]
 
 LAST_ROUND = 0.5
 """The share of the grace in which a service that was told to stop still begins requests."""
-
-__all__ = ["Drained", "Tally", "drain", "run", "run_in_loop"]
 
 
 async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher import store
 from dispatcher.database.transactions import Database, is_unreachable, open_database
 from dispatcher.service import service
+from dispatcher.service.drain import drain
 from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Report
@@ -92,8 +93,8 @@ def settings_for(database: Database, url: URL) -> Settings:
         ("mysql", service.run, b"vercel_dispatcher_version"),
         ("mysql", service.run, b"transaction_isolation"),
         ("mysql", service.run, b"wsrep_on"),
-        ("postgresql", service.drain, b"pause_reason IS NOT NULL"),
-        ("mysql", service.drain, b"pause_reason IS NOT NULL"),
+        ("postgresql", drain, b"pause_reason IS NOT NULL"),
+        ("mysql", drain, b"pause_reason IS NOT NULL"),
     ],
     indirect=["server"],
 )
