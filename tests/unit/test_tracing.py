@@ -1,7 +1,6 @@
 """Traces: what is published in a span is delivered in one that links to it. The receiver speaks OTLP over HTTP."""
 
 import gzip
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,16 +11,11 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from opentelemetry.sdk.trace import TracerProvider
 
-from dispatcher import ResourceUpdated, publish
-from dispatcher.outbox import traceparent
-from dispatcher.outbox.events import Subject, is_traceparent
-from dispatcher.outbox.publisher import insert_event
+from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Outcome, OutcomeKind
 from dispatcher.telemetry import tracing
 
-EVENT = ResourceUpdated(installation_id="icfg_1", resource_id="db_1")
 SUBJECT = Subject("icfg_1", "resource.updated", "db_1")
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -58,31 +52,6 @@ def collector() -> Iterator[Collector]:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
-
-
-def test_an_event_carries_the_active_span() -> None:
-    assert "traceparent" not in insert_event(EVENT).compile().params
-    with TracerProvider().get_tracer("partner").start_as_current_span("rename") as span:
-        carried = insert_event(EVENT).compile().params["traceparent"]
-    assert is_traceparent(carried)
-    assert f"{span.get_span_context().trace_id:032x}" in carried
-
-
-def test_a_trace_context_given_by_hand_wins() -> None:
-    with TracerProvider().get_tracer("partner").start_as_current_span("rename"):
-        given = EVENT.model_copy(update={"traceparent": TRACEPARENT})
-        assert insert_event(given).compile().params["traceparent"] == TRACEPARENT
-
-
-def test_it_travels_through_a_driver_too() -> None:
-    with sqlite3.connect(":memory:") as connection:
-        connection.execute("CREATE TABLE vercel_outbox (installation_id, type, resource_id, traceparent)")
-        connection.execute("BEGIN")
-        with TracerProvider().get_tracer("partner").start_as_current_span("rename"):
-            publish(connection, EVENT)
-        ((carried,),) = connection.execute("SELECT traceparent FROM vercel_outbox")
-    connection.close()
-    assert is_traceparent(carried)
 
 
 EXPORT = f"""
@@ -124,8 +93,6 @@ def test_nothing_is_exported_unless_an_endpoint_is_named(monkeypatch: pytest.Mon
 
 def test_without_opentelemetry_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "_INSTALLED", False)
-    monkeypatch.setattr(traceparent, "_INSTALLED", False)
-    assert traceparent.current_traceparent() is None
     with tracing.delivery_spans()(SUBJECT, 1, TRACEPARENT) as conclude:
         conclude(Outcome(OutcomeKind.DELIVERED))
     tracing.export_traces()()
