@@ -34,10 +34,10 @@ app = typer.Typer(
     name="dead-letters", no_args_is_help=True, help="Show, replay and discard what could not be delivered."
 )
 
-LARGEST_ID = 2**63 - 1
-SHOWN_ERROR = 60
+MAX_ID = 2**63 - 1
+MAX_ERROR_LENGTH = 60
 
-DeadLetterId = typer.Option("--id", min=1, max=LARGEST_ID, metavar="ID", help="A dead letter's id, repeatable.")
+DeadLetterId = typer.Option("--id", min=1, max=MAX_ID, metavar="ID", help="A dead letter's id, repeatable.")
 Ids = Annotated[list[int] | None, DeadLetterId]
 OfInstallation = Annotated[str | None, typer.Option("--installation", metavar="icfg_…", help="Of this installation.")]
 OfResource = Annotated[str | None, typer.Option("--resource", metavar="ID", help="Of this resource.")]
@@ -86,13 +86,13 @@ def list_(
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
     reason = letter.reason if letter.resolution is None else f"{letter.reason}, {letter.resolution}"
-    error = (letter.last_error or "").partition("\n")[0][:SHOWN_ERROR]
+    error = (letter.last_error or "").partition("\n")[0][:MAX_ERROR_LENGTH]
     return (letter.id, letter.died_at, reason, letter.installation_id, letter.resource_id, letter.last_status, error)
 
 
 @app.command()
 def show(
-    id_: Annotated[int, typer.Argument(min=1, max=LARGEST_ID, metavar="ID", help="The dead letter's id.")],
+    id_: Annotated[int, typer.Argument(min=1, max=MAX_ID, metavar="ID", help="The dead letter's id.")],
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter: why it died, the attempts that led to it, and what to do about it."""

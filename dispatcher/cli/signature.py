@@ -10,8 +10,8 @@ import typer
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.inspection.dead_letters import Signature
 
-LONGEST_NAME = 255
-LONGEST_NOTE = 2_000
+MAX_NAME_LENGTH = 255
+MAX_NOTE_LENGTH = 2_000
 
 By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does this.  [default: user@host]")]
 Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Why; kept with the dead letter.")]
@@ -19,7 +19,7 @@ Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Why; k
 
 def sign(by: str | None, note: str | None) -> Signature:
     """From the two options. Raises CommandFailed if one is too long for its column."""
-    for option, text, longest in (("--by", by, LONGEST_NAME), ("--note", note, LONGEST_NOTE)):
+    for option, text, longest in (("--by", by, MAX_NAME_LENGTH), ("--note", note, MAX_NOTE_LENGTH)):
         if text is not None and len(text) > longest:
             raise CommandFailed(f"{option} is longer than {longest:,} characters: shorten it", Exit.USAGE)
     return Signature(by or _operator(), note)
@@ -30,4 +30,4 @@ def _operator() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user needs no name
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"[:LONGEST_NAME]
+    return f"{user}@{socket.gethostname()}"[:MAX_NAME_LENGTH]

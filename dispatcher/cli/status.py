@@ -16,7 +16,7 @@ from dispatcher.settings.settings import load_settings
 
 app = typer.Typer()
 
-CLEAR = "\033[H\033[J"
+CLEAR_SCREEN = "\033[H\033[J"
 
 
 @app.command()
@@ -43,7 +43,7 @@ def status(
                 print_json(_row(reading))
                 continue
             if watch and sys.stdout.isatty():
-                typer.echo(CLEAR, nl=False)
+                typer.echo(CLEAR_SCREEN, nl=False)
             _show(reading)
 
 

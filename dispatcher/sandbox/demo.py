@@ -23,7 +23,7 @@ from dispatcher.service import service
 from dispatcher.settings.settings import LogFormat, LogLevel, Settings
 from dispatcher.telemetry import configure_logging
 
-LONGEST = 15.0
+DELIVERY_SECONDS = 15.0
 """Seconds that the dispatcher is given to deliver everything once the last change is committed."""
 
 
@@ -114,7 +114,7 @@ def _script_faults(sandbox: Sandbox) -> None:
 async def _play(application: Application, database: Database, say: Say) -> None:
     """What the application does, in a few seconds, then waits until everything has gone out."""
     await asyncio.to_thread(change_everything, application, say)
-    deadline = time.monotonic() + LONGEST
+    deadline = time.monotonic() + DELIVERY_SECONDS
     while time.monotonic() < deadline and not application.stopped.is_set():
         left = await asyncio.to_thread(measure, database)
         if not left.left - left.paused:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from dispatcher.sandbox.errors import RATE_LIMITED, refuse
 from dispatcher.sandbox.quota import Quota
-from dispatcher.sandbox.received import LONGEST_BODY, bearer_token
+from dispatcher.sandbox.received import MAX_BODY_BYTES, bearer_token
 from dispatcher.settings.settings import RateLimit
 
 
@@ -108,7 +108,7 @@ def _problem(request: Request, installation_id: str, body: object) -> str | None
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return "the content type must be application/json"
     if not isinstance(body, dict):
-        return f"the body must be a JSON object in UTF-8, of at most {LONGEST_BODY} bytes"
+        return f"the body must be a JSON object in UTF-8, of at most {MAX_BODY_BYTES} bytes"
     try:
         _BODY.validate_python(body)
     except ValidationError as error:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 _PATH = re.compile(r"/v1/installations/([^/]+)/events")
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE)
-LONGEST_BODY = 65_536
+MAX_BODY_BYTES = 65_536
 """Bytes. No event is longer; what goes beyond is not read."""
 
 
@@ -58,7 +58,7 @@ async def read_json(request: Request) -> object:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LONGEST_BODY:
+        if len(body) > MAX_BODY_BYTES:
             return _text(body)
     try:
         return from_json(bytes(body), allow_inf_nan=False)
@@ -67,7 +67,7 @@ async def read_json(request: Request) -> object:
 
 
 def _text(body: bytearray) -> str:
-    return body[:LONGEST_BODY].decode("utf-8", errors="replace")
+    return body[:MAX_BODY_BYTES].decode("utf-8", errors="replace")
 
 
 def path_of(request: Request) -> str:

@@ -32,9 +32,9 @@ from dispatcher.settings.settings import RateLimit
 
 RATE_LIMIT = RateLimit(60, 60.0)
 """Vercel's own: "Installation event create per minute"."""
-KEEP_ALIVE = 75
+KEEP_ALIVE_SECONDS = 75
 """Seconds that an idle connection stays open."""
-MOST_REQUESTS = 1_000_000
+MAX_REQUESTS = 1_000_000
 """How many requests are remembered, at about 1 KB each; beyond that the oldest tenth is forgotten."""
 
 
@@ -52,9 +52,12 @@ class Sandbox:
         host: str = "127.0.0.1",
         tokens: frozenset[str] | None = None,
         rate_limit: RateLimit | None = RATE_LIMIT,
+        *,
+        max_requests: int = MAX_REQUESTS,
     ) -> None:
         self._address = (host, port)
         self._endpoint = Endpoint(tokens, rate_limit)
+        self._max_requests = max_requests
         self._script = Script()
         self._in_flight = InFlight()
         self._stack = AsyncExitStack()
@@ -87,7 +90,7 @@ class Sandbox:
         host, port = self._address
         app = Starlette(routes=Control(self.requests, self._script, local=is_local(host)).routes())
         app.router.default = self._receive
-        options = {"http": Connection, "ws": "none", "server_header": False, "timeout_keep_alive": KEEP_ALIVE}
+        options = {"http": Connection, "ws": "none", "server_header": False, "timeout_keep_alive": KEEP_ALIVE_SECONDS}
         port = await self._stack.enter_async_context(serving(app, host, port, **options))
         self._stack.callback(self._in_flight.end)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -118,8 +121,8 @@ class Sandbox:
         token, vercel_id = bearer_token(request), _vercel_id(request.state.received_at)
         if answer is not None:
             answer.headers["X-Vercel-Id"] = vercel_id
-        if len(self.requests) >= MOST_REQUESTS:
-            del self.requests[: MOST_REQUESTS // 10]
+        if len(self.requests) >= self._max_requests:
+            del self.requests[: self._max_requests // 10]
         self.requests.append(
             ReceivedRequest(
                 received_at=request.state.received_at,

@@ -12,7 +12,7 @@ from dispatcher.service.signals import stop_on_signals
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, Log, Report, Ticked, listen
 
-DRAIN_PAUSE = 0.02
+PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +90,4 @@ async def deliver_what_is_due(parts: Parts, enough: Callable[[], bool]) -> None:
         pause = await worker.tick_until_answer()
         if worker.idle and (worker.outage or not await parts.anything_due()):
             return
-        await asyncio.sleep(min(pause, DRAIN_PAUSE))
+        await asyncio.sleep(min(pause, PAUSE_SECONDS))

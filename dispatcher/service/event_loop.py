@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-GARBAGE = (10_000, 20, 20)
+GC_THRESHOLDS = (10_000, 20, 20)
 """Objects more than before at which the garbage collector looks at the new ones, and how often it looks further."""
-SWITCH_INTERVAL = 0.00002
+SWITCH_INTERVAL_SECONDS = 0.00002
 """Seconds for which the database's thread may compute while the event loop waits to: an answer takes less time than Python's own 5 ms."""
 
 
@@ -23,8 +23,8 @@ def run_in_loop(main: Coroutine[Any, Any, Result]) -> Result:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GARBAGE)
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if sys.platform != "win32":
         import uvloop

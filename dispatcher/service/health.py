@@ -5,18 +5,26 @@ from collections.abc import Callable
 
 from dispatcher.telemetry import Report, StepFailed, Ticked, WritesAccepted
 
-LIVE_FOR = 90.0
+LIVE_SECONDS = 90.0
 """Seconds after the last tick, good or bad. A database that hangs is given up after 30 s for each statement."""
-READY_FOR = 30.0
+READY_SECONDS = 30.0
 """Seconds after the last good tick."""
 
 
 class Health:
     """`clock` gives monotonic seconds; ticks may come as rarely as every `pause` seconds. Nothing here asks the database or Vercel."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, pause: float = 0.0) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        poll_interval: float = 0.0,
+        live_seconds: float = LIVE_SECONDS,
+        ready_seconds: float = READY_SECONDS,
+    ) -> None:
         self._clock = clock
-        self._pause = pause
+        self._live_seconds = live_seconds + poll_interval
+        self._ready_seconds = ready_seconds + poll_interval
         self._ticked_at = clock()
         self._succeeded_at: float | None = None
         self._failure: str | None = None
@@ -42,7 +50,7 @@ class Health:
     @property
     def live(self) -> bool:
         """Whether ticks still come, even if they fail: a restart would not mend the database."""
-        return self._clock() - self._ticked_at < LIVE_FOR + self._pause
+        return self._clock() - self._ticked_at < self._live_seconds
 
     @property
     def why_not_ready(self) -> str | None:
@@ -54,4 +62,4 @@ class Health:
         if self._succeeded_at is None:
             return "no tick has gone through yet"
         age = self._clock() - self._succeeded_at
-        return f"the last tick went through {age:.0f} s ago" if age >= READY_FOR + self._pause else None
+        return f"the last tick went through {age:.0f} s ago" if age >= self._ready_seconds else None

@@ -10,12 +10,12 @@ from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Gauged, Listener, Stranded, WritesAccepted
 from dispatcher.worker.database_thread import STEP_SECONDS, DatabaseThread
 
-GAUGE_EVERY = 15.0
-WRITES_EVERY = 15.0
-MEND_EVERY = 600.0
-MEND_CLUSTER_EVERY = 5.0
+GAUGE_SECONDS = 15.0
+CHECK_WRITES_SECONDS = 15.0
+MEND_SECONDS = 600.0
+MEND_CLUSTER_SECONDS = 5.0
 """… where a row lock is local to a node: the protocol does without it, and this is the net under that."""
-PRUNE_EVERY = 600.0
+PRUNE_SECONDS = 600.0
 
 
 class Housekeeping:
@@ -24,18 +24,25 @@ class Housekeeping:
     """
 
     def __init__(
-        self, database: Database, settings: Settings, report: Listener, *, deadline: float = STEP_SECONDS
+        self,
+        database: Database,
+        settings: Settings,
+        report: Listener,
+        *,
+        deadline: float = STEP_SECONDS,
+        check_writes_seconds: float = CHECK_WRITES_SECONDS,
     ) -> None:
         self._thread = DatabaseThread(database, deadline)
         self._settings = settings
         self._report = report
+        self._check_writes_seconds = check_writes_seconds
 
     def schedule(self, scheduler: Scheduler, *, clustered: bool) -> None:
         """Each step has its time."""
-        scheduler.every("gauges", GAUGE_EVERY, self.gauge)
-        scheduler.every("writes", WRITES_EVERY, self.check_writes)
-        scheduler.every("mend", MEND_CLUSTER_EVERY if clustered else MEND_EVERY, self.mend)
-        scheduler.every("prune", PRUNE_EVERY, self.prune)
+        scheduler.every("gauges", GAUGE_SECONDS, self.gauge)
+        scheduler.every("writes", self._check_writes_seconds, self.check_writes)
+        scheduler.every("mend", MEND_CLUSTER_SECONDS if clustered else MEND_SECONDS, self.mend)
+        scheduler.every("prune", PRUNE_SECONDS, self.prune)
 
     async def gauge(self) -> None:
         """Reports how much waits."""

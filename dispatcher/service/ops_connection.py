@@ -1,7 +1,7 @@
 """A connection to the ops port: anybody may open one, so it costs a limited number of descriptors for a limited time."""
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -16,6 +16,10 @@ class OpsConnection(H11Protocol):
     """uvicorn's own `limit_concurrency` looks at requests whose head is complete; its only timeout is between requests."""
 
     _deadline: asyncio.TimerHandle
+
+    def __init__(self, *arguments: Any, deadline_seconds: float = DEADLINE_SECONDS, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._deadline_seconds = deadline_seconds
 
     @property
     def deadline(self) -> float:
@@ -41,7 +45,7 @@ class OpsConnection(H11Protocol):
         super().connection_lost(exc)
 
     def _start_deadline(self) -> None:
-        self._deadline = self.loop.call_later(DEADLINE_SECONDS, self.transport.abort)
+        self._deadline = self.loop.call_later(self._deadline_seconds, self.transport.abort)
 
     def _close_the_oldest(self) -> None:
         oldest = min(cast("set[OpsConnection]", self.connections), key=lambda connection: connection.deadline)

@@ -10,8 +10,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 from dispatcher.database.transactions import explain, summarize
 from dispatcher.telemetry import Listener, StepFailed
 
-AFTER_FAILURE = 1.0
-WATCH_EVERY = 1.0
+RETRY_SECONDS = 1.0
+WATCH_SECONDS = 1.0
 
 Step = Callable[[], Awaitable[float | None]]
 """May say in how many seconds it is to come again."""
@@ -20,8 +20,9 @@ Step = Callable[[], Awaitable[float | None]]
 class Scheduler:
     """Steps at their times, each at most once at a time; one that fails is reported and comes again. Times in seconds."""
 
-    def __init__(self, report: Listener) -> None:
+    def __init__(self, report: Listener, *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._report = report
+        self._retry_seconds = retry_seconds
         self._intervals: dict[str, float] = {}
         self._running: set[str] = set()
         # A step that goes on for longer than its interval is met by its own next run, which then has nothing to do.
@@ -70,15 +71,15 @@ class Scheduler:
             pause = await step()
         except Exception as error:  # noqa: BLE001 (whatever it is: a clock that stops loses nothing, but delivers nothing either)
             self._report(StepFailed(name, summarize(error), explain(error)))
-            await asyncio.sleep(AFTER_FAILURE)
+            await asyncio.sleep(self._retry_seconds)
             return 0.0
         return self._intervals[name] if pause is None else pause
 
     async def _undo_jumps(self) -> None:
         """APScheduler goes by the wall clock: should that be set back an hour, everything would wait for an hour."""
         while True:
-            await asyncio.sleep(WATCH_EVERY)
+            await asyncio.sleep(WATCH_SECONDS)
             now = datetime.now(UTC)
             for waiting in self._scheduler.get_jobs():
-                if waiting.next_run_time > now + timedelta(seconds=self._intervals[waiting.id] + WATCH_EVERY):
+                if waiting.next_run_time > now + timedelta(seconds=self._intervals[waiting.id] + WATCH_SECONDS):
                     waiting.modify(next_run_time=now)

@@ -23,7 +23,7 @@ from dispatcher.telemetry import Listener, Log, Metrics, StepFailed, listen
 
 Tick = Callable[[], Awaitable[float]]
 
-LAST_ROUND = 0.5
+LAST_ROUND_SHARE = 0.5
 """The share of the grace in which a service that was told to stop still begins requests."""
 
 
@@ -35,7 +35,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     stop = stop or asyncio.Event()
     stop_on_signals(stop, settings.shutdown_grace)
     log, noteworthy = structlog.get_logger("dispatcher"), Log()
-    health, metrics = Health(pause=settings.poll_interval), Metrics(version("vercel-outbox-dispatcher"))
+    health, metrics = Health(poll_interval=settings.poll_interval), Metrics(version("vercel-outbox-dispatcher"))
     report = listen(health, metrics, noteworthy)
     async with (
         composed(settings, report) as parts,
@@ -101,7 +101,7 @@ async def _scheduled(parts: Parts, tick: Tick, settings: Settings, report: Liste
 async def _stop(parts: Parts, grace: float, report: Listener) -> None:
     """An application that stopped just before has its last events delivered; for what else is due, there are others."""
     began = time.monotonic()
-    last_round = began + grace * LAST_ROUND
+    last_round = began + grace * LAST_ROUND_SHARE
     try:
         try:
             await deliver_what_is_due(parts, lambda: time.monotonic() >= last_round)

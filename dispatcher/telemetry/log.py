@@ -23,7 +23,7 @@ from dispatcher.telemetry.reports import (
 )
 from dispatcher.telemetry.retry_storm import RetryStorm
 
-WINDOW = 10.0
+WINDOW_SECONDS = 10.0
 """Seconds after which what was left out is summed up."""
 
 
@@ -35,7 +35,7 @@ class Log:
         self._log = structlog.get_logger("dispatcher")
         self._debug = logging.getLogger("dispatcher").isEnabledFor(logging.DEBUG)
         self._clock = clock
-        self._window_ends = clock() + WINDOW
+        self._window_ends = clock() + WINDOW_SECONDS
         self._repetition: Repetition[tuple[int, str, str | None]] = Repetition()
         self._storm = RetryStorm()
 
@@ -69,7 +69,7 @@ class Log:
 
     def sum_up(self) -> None:
         """Writes what the window leaves to be said; a new one begins."""
-        self._window_ends = self._clock() + WINDOW
+        self._window_ends = self._clock() + WINDOW_SECONDS
         for (level, event, reason), more in self._repetition.end().items():
             told = {} if reason is None else {"reason": reason}
             self._log.log(level, f"{event}: more of them", more=more, **told)
@@ -78,7 +78,7 @@ class Log:
             level, event = (
                 (logging.WARNING, "retry storm") if self._storm.raging else (logging.INFO, "retry storm over")
             )
-            self._log.log(level, event, attempts=self._storm.attempts, seconds=WINDOW, **retries)
+            self._log.log(level, event, attempts=self._storm.attempts, seconds=WINDOW_SECONDS, **retries)
         self._storm.clear()
 
     @contextmanager

@@ -5,9 +5,9 @@ from collections import Counter
 from dispatcher.policy.decision import Action, OutcomeKind
 from dispatcher.telemetry.reports import Attempted
 
-FEWEST = 50
+MIN_RETRIES = 50
 """Fewer retries than that in a window are no storm, whatever their share."""
-SHARE = 0.5
+MIN_SHARE = 0.5
 _AGAIN = frozenset({Action.RETRY, Action.THROTTLE})
 
 
@@ -29,7 +29,7 @@ class RetryStorm:
     def end(self) -> bool:
         """Whether a storm began or ended with this window; then a new one begins."""
         retries = self.retries.total()
-        raged, self.raging = self.raging, retries >= FEWEST and retries >= SHARE * self.attempts
+        raged, self.raging = self.raging, retries >= MIN_RETRIES and retries >= MIN_SHARE * self.attempts
         return self.raging is not raged
 
     def clear(self) -> None:

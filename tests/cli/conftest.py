@@ -20,7 +20,7 @@ from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
 
 COMMAND = Path(sys.executable).with_name("dispatcher")
-DEADLINE = 60
+DEADLINE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Terminal:
             env=dict(environ),
             capture_output=True,
             text=True,
-            timeout=DEADLINE,
+            timeout=DEADLINE_SECONDS,
             check=False,
         )
         assert "Traceback" not in done.stderr, done.stderr

@@ -4,7 +4,7 @@ import signal
 from collections import Counter
 from typing import Any
 
-from dispatcher.telemetry.repetition import MOST
+from dispatcher.telemetry.repetition import MAX_LINES
 from tests.processes.conftest import Running, Stage, wait_until
 
 DEAD = 300
@@ -40,7 +40,7 @@ def test_a_storm_of_dead_letters_is_a_few_lines_and_their_sum(stage: Stage) -> N
     lines = stop(stage, service)
     found = Counter(line["event"] for line in lines)
     windows = found["dead letter: more of them"]
-    assert 1 <= windows <= found["dead letter"] / MOST
+    assert 1 <= windows <= found["dead letter"] / MAX_LINES
     assert found["dead letter"] + sum(line.get("more", 0) for line in lines) == DEAD
-    assert found["dead letter"] <= MOST * (windows + 1)
+    assert found["dead letter"] <= MAX_LINES * (windows + 1)
     assert found.total() - found["dead letter"] - windows < 30

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from dispatcher.service.ops_connection import MAX_CONNECTIONS
-from dispatcher.telemetry.repetition import MOST
+from dispatcher.telemetry.repetition import MAX_LINES
 from tests.processes.conftest import HTTP, Stage, wait_until
 
 FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 48; exec "$0" "$@"')
@@ -132,7 +132,7 @@ def test_bad_requests_are_a_few_lines_and_their_sum(
     found = Counter(line["event"].partition("\n")[0].rstrip(".") for line in service.lines)
     sums = [line["more"] for line in service.lines if line["event"] == f"{event}: more of them"]
     assert sums
-    assert found[event] <= MOST * (len(sums) + 1)
+    assert found[event] <= MAX_LINES * (len(sums) + 1)
     assert found[event] + sum(sums) == REQUESTS
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from dispatcher.sandbox import Fault, Sandbox, server
+from dispatcher.sandbox import Fault, Sandbox
 from tests.sandbox.conftest import Start, eventually
 
 
@@ -46,9 +46,8 @@ async def test_the_end_does_not_wait_for_what_begins_to_hang_meanwhile() -> None
         await asyncio.wait_for(asking, 60)
 
 
-async def test_of_too_many_requests_the_oldest_are_forgotten(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MOST_REQUESTS", 20)
-    sandbox, client = await start()
+async def test_of_too_many_requests_the_oldest_are_forgotten(start: Start) -> None:
+    sandbox, client = await start(max_requests=20)
     for number in range(25):
         await client.post(installation=f"icfg_{number}")
     assert [one.installation_id for one in sandbox.requests] == [f"icfg_{number}" for number in range(6, 25)]

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from dispatcher.service.endpoints import ops_app
-from dispatcher.service.health import LIVE_FOR, READY_FOR, Health
+from dispatcher.service.health import LIVE_SECONDS, READY_SECONDS, Health
 from dispatcher.telemetry import (
     Metrics,
     StepFailed,
@@ -34,10 +34,10 @@ async def ops() -> Ops:
 
 
 async def test_it_is_live_while_ticks_come_even_bad_ones(ops: Ops) -> None:
-    ops.now = LIVE_FOR - 1
+    ops.now = LIVE_SECONDS - 1
     assert (await ops.client.get("/livez")).status_code == 200
     ops.report(BROKEN)
-    ops.now += LIVE_FOR - 1
+    ops.now += LIVE_SECONDS - 1
     assert (await ops.client.get("/livez")).status_code == 200
     ops.report(StepFailed("gauges", "ValueError", "ValueError: no"))  # the tick is stuck all the same
     ops.now += 1
@@ -62,7 +62,7 @@ async def test_it_is_ready_while_ticks_go_through_and_says_why_not(ops: Ops) -> 
     assert await readiness() == (503, "writes: the database takes no writes")
     ops.report(WritesAccepted())
     assert await readiness() == (200, None)
-    ops.now = READY_FOR
+    ops.now = READY_SECONDS
     assert await readiness() == (503, "the last tick went through 30 s ago")
     ops.health.stopping = True
     assert await readiness() == (503, "the service is stopping")

@@ -1,12 +1,14 @@
 """When the service counts as live and as ready. The rest is tested through its endpoints."""
 
-from dispatcher.service.health import LIVE_FOR, READY_FOR, Health
+from dispatcher.service.health import LIVE_SECONDS, READY_SECONDS, Health
 from dispatcher.telemetry import Ticked
 
 
 def test_ticks_that_are_meant_to_be_rare_may_be() -> None:
-    times = iter([0.0, 0.0, LIVE_FOR, READY_FOR, 600.0 + LIVE_FOR, 600.0 + READY_FOR, 600.0 + READY_FOR])
-    health = Health(lambda: next(times), pause=600.0)
+    times = iter(
+        [0.0, 0.0, LIVE_SECONDS, READY_SECONDS, 600.0 + LIVE_SECONDS, 600.0 + READY_SECONDS, 600.0 + READY_SECONDS]
+    )
+    health = Health(lambda: next(times), poll_interval=600.0)
     health(Ticked(0))
     assert (health.live, health.why_not_ready) == (True, None)
     assert not health.live

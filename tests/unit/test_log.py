@@ -23,9 +23,9 @@ from dispatcher.telemetry import (
     Stranded,
     Ticked,
 )
-from dispatcher.telemetry.log import WINDOW
-from dispatcher.telemetry.repetition import MOST
-from dispatcher.telemetry.retry_storm import FEWEST
+from dispatcher.telemetry.log import WINDOW_SECONDS
+from dispatcher.telemetry.repetition import MAX_LINES
+from dispatcher.telemetry.retry_storm import MIN_RETRIES
 
 SUBJECT = Subject("icfg_1", "resource.updated", "db_1")
 DELIVERED = Attempted(SUBJECT, 1, 1, Outcome(OutcomeKind.DELIVERED, 201), Decision(Action.DELIVERED), 0.1)
@@ -49,7 +49,7 @@ class Told:
 
     def end_of_window(self) -> None:
         """Time passes, and a tick."""
-        self.now += WINDOW
+        self.now += WINDOW_SECONDS
         self._log(Ticked(0))
 
     def found(self, event: str) -> list[Any]:
@@ -91,13 +91,13 @@ def test_what_goes_well_is_no_line(told: Told) -> None:
 
 def test_a_thousand_dead_letters_are_a_few_lines_and_a_sum(told: Told) -> None:
     told(*[REJECTED] * 1_000, *[CrashBuried(1)] * 3, *[InstallationPaused("icfg_1", PauseReason.DISABLED)] * 1_000)
-    assert len(told.found("dead letter")) == MOST + 3
-    assert len(told.found("installation paused")) == MOST
+    assert len(told.found("dead letter")) == MAX_LINES + 3
+    assert len(told.found("installation paused")) == MAX_LINES
     told.end_of_window()
     (sum_,) = told.found("dead letter: more of them")
-    assert (sum_["reason"], sum_["more"], sum_["log_level"]) == ("rejected", 1_000 - MOST, "error")
+    assert (sum_["reason"], sum_["more"], sum_["log_level"]) == ("rejected", 1_000 - MAX_LINES, "error")
     (paused,) = told.found("installation paused: more of them")
-    assert (paused["reason"], paused["more"]) == ("disabled", 1_000 - MOST)
+    assert (paused["reason"], paused["more"]) == ("disabled", 1_000 - MAX_LINES)
     lines = len(told.lines)
     told.end_of_window()
     assert len(told.lines) == lines
@@ -106,17 +106,17 @@ def test_a_thousand_dead_letters_are_a_few_lines_and_a_sum(told: Told) -> None:
 
 
 def test_a_retry_storm_is_told_when_it_begins_and_when_it_is_over(told: Told) -> None:
-    told(*[RETRIED] * (FEWEST - 1))
+    told(*[RETRIED] * (MIN_RETRIES - 1))
     told.end_of_window()
-    told(*[RETRIED] * FEWEST, *[DELIVERED] * (FEWEST + 1))  # many fail, most don't
+    told(*[RETRIED] * MIN_RETRIES, *[DELIVERED] * (MIN_RETRIES + 1))  # many fail, most don't
     told.end_of_window()
     assert told.lines == []
     for _ in range(3):
-        told(*[RETRIED] * FEWEST, DELIVERED)
+        told(*[RETRIED] * MIN_RETRIES, DELIVERED)
         told.end_of_window()
     (storm,) = told.lines
     assert (storm["event"], storm["log_level"]) == ("retry storm", "warning")
-    assert (storm["attempts"], storm["retry_failed"]) == (FEWEST + 1, FEWEST)
+    assert (storm["attempts"], storm["retry_failed"]) == (MIN_RETRIES + 1, MIN_RETRIES)
     told.end_of_window()
     told.end_of_window()
     assert [line["event"] for line in told.lines] == ["retry storm", "retry storm over"]
@@ -130,13 +130,13 @@ def test_lines_of_a_library_are_limited_as_our_own_are() -> None:
     library.addHandler(handler)
     with structlog.testing.capture_logs() as lines:
         with log.limiting("a.library"):
-            for number in range(MOST + 3):
+            for number in range(MAX_LINES + 3):
                 library.warning("It broke.\ntransport: <%d>", number)
             library.warning("Something else")
         log.sum_up()
         library.warning("It broke.\nafterwards")
     library.removeHandler(handler)
-    assert len(written) == MOST + 2
+    assert len(written) == MAX_LINES + 2
     assert [(line["event"], line["more"], line["log_level"]) for line in lines] == [
         ("It broke: more of them", 3, "warning")
     ]

@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from dispatcher.service import http_server, ops_connection
+from dispatcher.service import http_server
 from dispatcher.service.endpoints import serving_ops
-from dispatcher.service.ops_connection import MAX_CONNECTIONS
+from dispatcher.service.ops_connection import DEADLINE_SECONDS, MAX_CONNECTIONS, OpsConnection
 
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 REQUEST = b"GET /here HTTP/1.1\r\nHost: ops\r\n\r\n"
 UPGRADE = b"GET /here HTTP/1.1\r\nHost: ops\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-DEADLINE = 30
+WAIT_SECONDS = 30
 MORE_THAN_BUFFERS_HOLD = 50_000_000
 
 
@@ -38,13 +38,13 @@ class Server:
         return client
 
     @property
-    def connections(self) -> set[ops_connection.OpsConnection]:
+    def connections(self) -> set[OpsConnection]:
         """Those that are open."""
         return self.server.server_state.connections  # type: ignore[return-value]  # the class that the server was given
 
 
 @asynccontextmanager
-async def _serving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+async def _serving(monkeypatch: pytest.MonkeyPatch, deadline_seconds: float) -> AsyncIterator[Server]:
     made: list[http_server._Server] = []
 
     async def here(_: Request) -> PlainTextResponse:
@@ -61,7 +61,7 @@ async def _serving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
 
     monkeypatch.setattr(http_server, "_Server", Watched)
     app = Starlette(routes=[Route("/here", here), Route("/much", much)])
-    async with serving_ops(app, "127.0.0.1", 0) as port:
+    async with serving_ops(app, "127.0.0.1", 0, deadline_seconds=deadline_seconds) as port:
         watched = Server(port, made[0])
         try:
             yield watched
@@ -73,23 +73,21 @@ async def _serving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     """One whose deadline never comes."""
-    monkeypatch.setattr(ops_connection, "DEADLINE_SECONDS", 3_600.0)
-    async with _serving(monkeypatch) as made:
+    async with _serving(monkeypatch, 3_600.0) as made:
         yield made
 
 
 @pytest.fixture
 async def hasty(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     """One whose deadline is short."""
-    monkeypatch.setattr(ops_connection, "DEADLINE_SECONDS", 0.1)
-    async with _serving(monkeypatch) as made:
+    async with _serving(monkeypatch, 0.1) as made:
         yield made
 
 
 async def is_closed(client: Client) -> bool:
     """Whether the server closes it before long."""
     with suppress(ConnectionError):
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(WAIT_SECONDS):
             while await client[0].read(65_536):
                 pass
     return True
@@ -97,7 +95,7 @@ async def is_closed(client: Client) -> bool:
 
 async def answer(client: Client) -> bytes:
     """The status line of the next answer, which is read to its end."""
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(WAIT_SECONDS):
         head = await client[0].readuntil(b"\r\n\r\n")
         await client[0].readexactly(len("here"))
     return head.partition(b"\r\n")[0]
@@ -105,7 +103,7 @@ async def answer(client: Client) -> bytes:
 
 async def until(condition: Callable[[], object]) -> None:
     """Returns once the condition holds."""
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -154,5 +152,5 @@ async def test_many_silent_connections_do_not_keep_a_request_from_its_answer(ser
 
 async def test_there_are_no_websockets_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.protocols.websockets.auto.AutoWebSocketsProtocol", object)
-    async with _serving(monkeypatch) as server:
+    async with _serving(monkeypatch, DEADLINE_SECONDS) as server:
         assert await answer(await server.connect(UPGRADE)) == b"HTTP/1.1 200 OK"

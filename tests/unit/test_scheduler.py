@@ -21,7 +21,7 @@ async def reports() -> list[Report]:
 
 @pytest.fixture
 async def scheduler(reports: list[Report]) -> AsyncIterator[Scheduler]:
-    made = Scheduler(reports.append)
+    made = Scheduler(reports.append, retry_seconds=0.01)
     made.start()
     yield made
     made.stop()
@@ -83,10 +83,7 @@ async def test_a_step_never_runs_twice_at_once(scheduler: Scheduler) -> None:
     assert most == 1
 
 
-async def test_a_step_that_fails_is_reported_and_comes_again(
-    scheduler: Scheduler, reports: list[Report], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dispatcher.service.scheduler.AFTER_FAILURE", 0.01)
+async def test_a_step_that_fails_is_reported_and_comes_again(scheduler: Scheduler, reports: list[Report]) -> None:
     again = asyncio.Event()
 
     async def step() -> float:

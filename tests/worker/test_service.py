@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.service import service
+from dispatcher.service.health import Health
 from dispatcher.settings.settings import Settings
 from tests.processes.conftest import free_port
 from tests.worker.conftest import LONGEST
@@ -67,8 +69,8 @@ async def test_livez_is_red_while_a_tick_is_stuck_and_green_again_after_it(
         go_on.wait(2 * LONGEST)
         return look(*arguments)  # type: ignore[arg-type]  # whatever they are
 
+    monkeypatch.setattr(service, "Health", partial(Health, live_seconds=0.5))
     async with running(database) as client:
-        monkeypatch.setattr("dispatcher.service.health.LIVE_FOR", 0.5)
         assert await answers(client, "/livez", 200)
         monkeypatch.setattr(store, "look", stuck)
         try:
