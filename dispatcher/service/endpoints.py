@@ -1,4 +1,4 @@
-"""The endpoints for those who operate the service. Nothing here changes anything, or names a tenant."""
+"""The endpoints for operators. All are read-only, and none shows the id of an installation or a resource."""
 
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -35,6 +35,6 @@ def ops_app(health: Health, registry: CollectorRegistry) -> Starlette:
 def serving_ops(
     app: Starlette, host: str, port: int, *, deadline_seconds: float = DEADLINE_SECONDS
 ) -> AbstractAsyncContextManager[int]:
-    """`serving`, for clients that nobody has authenticated."""
+    """`serving` on the ops port, whose clients are not authenticated: each connection is limited in time, and so is their number."""
     connection = partial(OpsConnection, deadline_seconds=deadline_seconds)
     return serving(app, host, port, http=connection, ws="none", server_header=False)

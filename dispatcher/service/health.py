@@ -1,4 +1,4 @@
-"""Whether the service is well: a listener that remembers when it last heard of a tick."""
+"""Whether the service is live and ready: a listener that remembers the last tick."""
 
 import time
 from collections.abc import Callable
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dispatcher.telemetry import Report, StepFailed, Ticked, WritesAccepted
 
 LIVE_SECONDS = 90.0
-"""Seconds after the last tick, good or bad. A database that hangs is given up after 30 s for each statement."""
+"""Live for this long after the last tick, successful or not. A statement that hangs is given up after 30 s."""
 READY_SECONDS = 30.0
-"""Seconds after the last good tick."""
+"""Ready for this long after the last successful tick."""
 
 
 class Health:
-    """`clock` gives monotonic seconds; ticks may come as rarely as every `pause` seconds. Nothing here asks the database or Vercel."""
+    """`clock` returns monotonic seconds; ticks are at most `poll_interval` seconds apart. Neither the database nor Vercel is asked."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Health:
         self.stopping = False
 
     def __call__(self, report: Report) -> None:
-        """Hears of ticks, good and bad, and of whether the database takes writes, which ticks with nothing to do do not tell."""
+        """Notes each tick, and whether the database accepts writes, which an idle tick does not show."""
         match report:
             case Ticked():
                 self._ticked_at = self._succeeded_at = self._clock()
@@ -49,12 +49,12 @@ class Health:
 
     @property
     def live(self) -> bool:
-        """Whether ticks still come, even if they fail: a restart would not mend the database."""
+        """Whether ticks are still made, even if they fail: a restart would not repair the database."""
         return self._clock() - self._ticked_at < self._live_seconds
 
     @property
     def why_not_ready(self) -> str | None:
-        """What keeps the service from delivering; None: nothing does."""
+        """The reason why the service cannot deliver; None if it can."""
         if self.stopping:
             return "the service is stopping"
         if self._failure is not None or self._no_writes is not None:

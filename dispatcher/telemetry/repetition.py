@@ -1,11 +1,11 @@
-"""Sparing with lines: a thousand dead letters are a thousand rows in their table, not a thousand lines a second in the log."""
+"""Rate-limits log lines: a thousand dead letters are a thousand rows, but only a few lines."""
 
 from collections import Counter
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 MAX_LINES = 5
-"""So many lines of a kind are written in a window."""
+"""Of each kind in a window."""
 
 Kind = TypeVar("Kind", bound=Hashable)
 
@@ -22,7 +22,7 @@ class Repetition(Generic[Kind]):
         return self._seen[kind] <= MAX_LINES
 
     def end(self) -> dict[Kind, int]:
-        """How many lines of each kind were left out; then a new window begins."""
+        """Begins a new window; returns how many lines of each kind were left out of the one that ends."""
         left_out = {kind: seen - MAX_LINES for kind, seen in self._seen.items() if seen > MAX_LINES}
         self._seen.clear()
         return left_out

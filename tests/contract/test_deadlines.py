@@ -49,7 +49,9 @@ async def test_behind_a_proxy_that_has_fallen_silent(database: Database, partner
 
 @pytest.mark.varies
 @on_servers
-@pytest.mark.parametrize("step", [Housekeeping.gauge, Housekeeping.check_writes, Housekeeping.mend, Housekeeping.prune])
+@pytest.mark.parametrize(
+    "step", [Housekeeping.gauge, Housekeeping.check_writes, Housekeeping.fix_stranded, Housekeeping.prune]
+)
 async def test_housekeeping_behind_a_proxy_that_has_fallen_silent(
     database: Database, step: Callable[[Housekeeping], Awaitable[None]]
 ) -> None:
