@@ -17,20 +17,20 @@ from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.backlog import Backlog, measure
 from dispatcher.sandbox import Fault, Sandbox
-from dispatcher.sandbox.demo_account import Account, settle_account
+from dispatcher.sandbox.demo_account import Account, account_for
 from dispatcher.sandbox.demo_application import INSTALLATIONS, REVOKED, UNKNOWN, Application, Say, change_everything
 from dispatcher.service import service
 from dispatcher.settings.settings import LogFormat, LogLevel, Settings
 from dispatcher.telemetry import configure_logging
 
 DELIVERY_SECONDS = 15.0
-"""Seconds that the dispatcher is given to deliver everything once the last change is committed."""
+"""The time that the dispatcher has to deliver everything after the last change is committed."""
 
 
 async def run_demo(say: Say) -> Account:
-    """Runs it, telling `say` what happens; the account says whether the law was kept.
+    """Runs the demo, passing each line of its story to `say`; returns what it came to.
 
-    Its database stays for whoever wants to look further. Raises KeyboardInterrupt if SIGINT or SIGTERM ended it: then nothing stays.
+    The database is kept, for a look at it afterwards. If SIGINT or SIGTERM ends the demo, it is deleted, and KeyboardInterrupt raised.
     """
     configure_logging(LogFormat.AUTO, LogLevel.ERROR)
     logging.getLogger("dispatcher").disabled = True  # its lines would drown the story
@@ -39,7 +39,7 @@ async def run_demo(say: Say) -> Account:
         database = open_database(f"sqlite:///{path}")
         try:
             return await _run(path, database, say)
-        except asyncio.CancelledError:  # before the service handled signals
+        except asyncio.CancelledError:  # by a signal that the service did not handle yet
             raise KeyboardInterrupt from None
         finally:
             database.close()
@@ -47,7 +47,7 @@ async def run_demo(say: Say) -> Account:
 
 @contextmanager
 def _directory() -> Iterator[Path]:
-    """One for the demo alone, which is gone if the demo does not come to its end."""
+    """A temporary directory, which is deleted if the demo does not reach its end."""
     _interrupt_on_sigterm()
     directory = Path(tempfile.mkdtemp(prefix="dispatcher-demo-"))
     try:
@@ -58,7 +58,7 @@ def _directory() -> Iterator[Path]:
 
 
 def _interrupt_on_sigterm() -> None:
-    """SIGTERM is as good as SIGINT, until the service handles both."""
+    """Makes SIGTERM cancel the demo as SIGINT does, until the service handles both."""
     task = asyncio.current_task()
     if task is not None and sys.platform != "win32":
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -86,7 +86,7 @@ async def _run(path: Path, database: Database, say: Say) -> Account:
         running.result()
         if interrupted:
             raise KeyboardInterrupt
-        return await asyncio.to_thread(settle_account, application, sandbox.requests, database)
+        return await asyncio.to_thread(account_for, application, sandbox.requests, database)
 
 
 def _settings(path: Path, url: str) -> Settings:
@@ -112,30 +112,31 @@ def _script_faults(sandbox: Sandbox) -> None:
 
 
 async def _play(application: Application, database: Database, say: Say) -> None:
-    """What the application does, in a few seconds, then waits until everything has gone out."""
+    """Makes all changes, which takes a few seconds, then waits until everything is delivered."""
     await asyncio.to_thread(change_everything, application, say)
     deadline = time.monotonic() + DELIVERY_SECONDS
     while time.monotonic() < deadline and not application.stopped.is_set():
-        left = await asyncio.to_thread(measure, database)
-        if not left.left - left.paused:
+        backlog = await asyncio.to_thread(measure, database)
+        if not backlog.left - backlog.paused:
             return
         await asyncio.sleep(0.1)
 
 
 async def _watch(application: Application, sandbox: Sandbox, database: Database, say: Say) -> None:
-    began, spell = time.monotonic(), False
+    began, outage_scripted = time.monotonic(), False
     while True:
         await asyncio.sleep(0.5)
-        if not spell and time.monotonic() - began > 1:
-            spell = True
+        if not outage_scripted and time.monotonic() - began > 1:
+            outage_scripted = True
             sandbox.script(Fault(status=503, times=14))
             say(
-                "a bad spell begins: Vercel answers the next 14 requests with 503. The dispatcher lets probes through, one"
+                "an outage begins: Vercel answers the next 14 requests with 503. The dispatcher sends one probe at a time,"
             )
-            say("at a time, and once Vercel is back it sends faster and faster")
-        left: Backlog = await asyncio.to_thread(measure, database)
-        good = sum(one.status == 201 for one in sandbox.requests)
+            say("and once Vercel is back, it sends faster and faster")
+        backlog: Backlog = await asyncio.to_thread(measure, database)
+        successful = sum(one.status == 201 for one in sandbox.requests)
         say(
             f"{time.monotonic() - began:4.1f} s  {len(application.changes):3} changes committed, {len(sandbox.requests):3} "
-            f"requests, {good:3} successful; {left.outbox + left.due:2} due, {left.waiting:2} waiting, {left.paused} paused"
+            f"requests, {successful:3} successful; {backlog.outbox + backlog.due:2} due, {backlog.waiting:2} waiting, "
+            f"{backlog.paused} paused"
         )

@@ -1,4 +1,4 @@
-"""What the demo came to: whether the law was kept, and the figures."""
+"""The outcome of the demo: whether the law was kept, and the figures."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,45 +16,51 @@ from dispatcher.sandbox.demo_application import ROLLED_BACK, UNKNOWN, Applicatio
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """How it went. `broken`: committed changes that neither a later request, nor a dead letter, nor a waiting delivery covers."""
+    """What became of the changes that were committed. Lags are in seconds, from a commit to the request that covers it."""
 
     changes: int
     requests: int
     delivered: int
+    """Successful requests."""
     coalesced: int
+    """Changes beyond the first that one request covers."""
     retried: int
+    """Requests that did not succeed."""
     dead_letters: dict[str, int]
     paused: dict[str, int]
     waiting: int
     lag_median: float
     lag_worst: float
     broken: list[str]
+    """Committed changes that no later request, dead letter or waiting delivery covers, and requests about the one rolled back."""
     database: str
+    """The path of its file."""
 
 
-def settle_account(application: Application, requests: Sequence[ReceivedRequest], database: Database) -> Account:
-    good = [one for one in requests if one.status == 201]
+def account_for(application: Application, requests: Sequence[ReceivedRequest], database: Database) -> Account:
+    """Compares the changes that were committed with the requests that were received."""
+    successful = [one for one in requests if one.status == 201]
     last: dict[tuple[object, object], float] = {}
-    for one in good:
+    for one in successful:
         last[one.installation_id, one.event["resourceId"]] = one.received_at
-    excused, reasons = _excuses(database)
-    left = measure(database)
-    lags = sorted(_lags(application.changes, good))
+    covered, reasons = _covered_otherwise(database)
+    backlog = measure(database)
+    lags = sorted(_lags(application.changes, successful))
     broken = [
         f"{change.installation_id}/{change.resource_id}"
         for change in application.changes
-        if last.get(subject := (change.installation_id, change.resource_id), 0.0) < change.at and subject not in excused
+        if last.get(subject := (change.installation_id, change.resource_id), 0.0) < change.at and subject not in covered
     ]
     broken += [ROLLED_BACK for one in requests if one.event.get("resourceId") == ROLLED_BACK]
     return Account(
         changes=len(application.changes),
         requests=len(requests),
-        delivered=len(good),
-        coalesced=len(lags) - len(good),
-        retried=len(requests) - len(good),
+        delivered=len(successful),
+        coalesced=len(lags) - len(successful),
+        retried=len(requests) - len(successful),
         dead_letters=reasons,
-        paused=left.paused_installations,
-        waiting=left.left,
+        paused=backlog.paused_installations,
+        waiting=backlog.left,
         lag_median=lags[len(lags) // 2],
         lag_worst=lags[-1],
         broken=broken,
@@ -62,8 +68,8 @@ def settle_account(application: Application, requests: Sequence[ReceivedRequest]
     )
 
 
-def _excuses(database: Database) -> tuple[set[tuple[object, object]], dict[str, int]]:
-    """The subjects that are explained in the dead letters or wait in a delivery, and the dead letters by reason."""
+def _covered_otherwise(database: Database) -> tuple[set[tuple[object, object]], dict[str, int]]:
+    """Returns the subjects of dead letters and waiting deliveries, and the number of dead letters by reason."""
     with database.read() as connection:
         dead = connection.execute(sa.select(dead_letter).where(dead_letter.c.resolved_at.is_(None))).all()
         waiting = connection.execute(sa.select(delivery)).all()
@@ -72,25 +78,27 @@ def _excuses(database: Database) -> tuple[set[tuple[object, object]], dict[str, 
     )
 
 
-def _lags(changes: Sequence[Change], good: Sequence[ReceivedRequest]) -> list[float]:
-    """Of each change that was delivered: the seconds until the first successful request that covers it."""
+def _lags(changes: Sequence[Change], successful: Sequence[ReceivedRequest]) -> list[float]:
+    """For each change that was delivered, the seconds until the first successful request that covers it."""
     arrivals: dict[tuple[object, object], list[float]] = {}
-    for one in good:
+    for one in successful:
         arrivals.setdefault((one.installation_id, one.event["resourceId"]), []).append(one.received_at)
-    found = (
+    covered_at = (
         next((at for at in arrivals.get((change.installation_id, change.resource_id), ()) if at >= change.at), None)
         for change in changes
     )
-    return [at - change.at for at, change in zip(found, changes, strict=True) if at is not None]
+    return [at - change.at for at, change in zip(covered_at, changes, strict=True) if at is not None]
 
 
-def tell(account: Account, command: str, say: Say) -> None:
-    """The account in words, and how to look further; `command` is how this program is called."""
+def print_account(account: Account, command: str, say: Say) -> None:
+    """Prints the account, and the commands for a closer look. `command` is the name by which this program was started."""
     say("")
     say(f"{account.changes} committed changes were announced in {account.requests} requests:")
     say(f"  {account.delivered} delivered, {account.coalesced} changes coalesced into another's request")
-    say(f"  {account.retried} answers other than success (503, 429, 404, 401), each retried, paused or buried")
-    say(f"  lag from commit to request: {account.lag_median:.2f} s in the median, {account.lag_worst:.2f} s at worst")
+    say(
+        f"  {account.retried} answers other than success (503, 429, 404, 401), each led to a retry, a pause or a dead letter"
+    )
+    say(f"  lag from commit to request: median {account.lag_median:.2f} s, at most {account.lag_worst:.2f} s")
     for reason, count in account.dead_letters.items():
         say(f"  {count} dead letter ({reason}): Vercel does not know the resource {UNKNOWN}")
     for reason, count in account.paused.items():
@@ -102,9 +110,11 @@ def tell(account: Account, command: str, say: Say) -> None:
         say(f"THE LAW WAS BROKEN for {len(account.broken)} changes: {', '.join(account.broken[:5])}")
     else:
         say("The law held: for every committed change, a successful request started after its commit,")
-        say("or the dead letters or a paused installation say why not. The change that was rolled back was never sent.")
+        say(
+            "or a dead letter or a paused installation explains why not. The change that was rolled back was never sent."
+        )
     say("")
-    say("Look further:")
+    say("For a closer look:")
     say(f"  export DISPATCHER_DATABASE_URL=sqlite:///{account.database}")
     for arguments in ("status", "dead-letters list", f"explain {UNKNOWN}", "installations list"):
         say(f"  {command} {arguments}")

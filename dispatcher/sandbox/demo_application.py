@@ -1,4 +1,4 @@
-"""The partner's application in the demo."""
+"""The partner's application in the demo, and the changes that it makes."""
 
 import random
 import threading
@@ -24,28 +24,29 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A committed change, and the moment (epoch seconds) before its commit."""
+    """A committed change."""
 
     installation_id: str
     resource_id: str
     at: float
+    """Epoch seconds just before the commit."""
 
 
 @dataclass(slots=True)
 class Application:
-    """The partner's: each change is one transaction that also inserts the event."""
+    """The partner's application: each change is one transaction that also inserts the event."""
 
     database: Database
     changes: list[Change] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def set_up(self) -> None:
-        """Its own table."""
+        """Creates its own table."""
         with self.database.engine.begin() as connection:
             connection.execute(sa.text("CREATE TABLE resource (id TEXT PRIMARY KEY, version INTEGER NOT NULL)"))
 
     def change(self, installation_id: str, resource_id: str) -> None:
-        """One change that is committed."""
+        """Changes a resource."""
         with self.database.engine.connect() as connection, connection.begin() as transaction:
             self._write(connection, installation_id, resource_id)
             at = time.time()
@@ -53,7 +54,7 @@ class Application:
         self.changes.append(Change(installation_id, resource_id, at))
 
     def change_and_roll_back(self, installation_id: str, resource_id: str) -> None:
-        """One change that never happened."""
+        """Changes a resource, then rolls the transaction back."""
         with self.database.engine.connect() as connection, connection.begin() as transaction:
             self._write(connection, installation_id, resource_id)
             transaction.rollback()
@@ -65,11 +66,12 @@ class Application:
 
 
 def change_everything(application: Application, say: Say) -> None:
-    choose = random.Random(8377)  # noqa: S311 (a story, not a secret)
+    """Makes every change of the demo, until `stopped` is set."""
+    generator = random.Random(8377)  # noqa: S311 (a story, not a secret)
     application.change_and_roll_back(INSTALLATIONS[0], ROLLED_BACK)
     application.change(INSTALLATIONS[0], UNKNOWN)
     for number in range(CHANGES):
-        application.change(choose.choice(INSTALLATIONS), f"db_{choose.randrange(30)}")
+        application.change(generator.choice(INSTALLATIONS), f"db_{generator.randrange(30)}")
         if number % 50 == 0:
             application.change(REVOKED, f"db_revoked_{number}")
         if application.stopped.wait(0.01):

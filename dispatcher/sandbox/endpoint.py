@@ -1,4 +1,4 @@
-"""What Vercel would answer: the checks of the reference, in their order."""
+"""The answer that Vercel would give: the checks of its reference, in their order."""
 
 import math
 import re
@@ -20,7 +20,7 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-# Absent is not null: an optional field has a default that no caller reads, and no None.
+# Vercel refuses null where a field may be absent, so optional fields have an unused default instead of None.
 class _ResourceUpdated(_Closed):
     type: Literal["resource.updated"]
     resource_id: Annotated[str, Field(alias="resourceId")]
@@ -42,14 +42,14 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class Endpoint:
-    """Judges requests. `tokens` are those that are valid, None meaning any; None for `rate_limit` switches it off."""
+    """Judges requests. `tokens` are the valid bearer tokens, None for any; a `rate_limit` of None switches it off."""
 
     def __init__(self, tokens: frozenset[str] | None, rate_limit: RateLimit | None) -> None:
         self.tokens = tokens
         self._quotas = None if rate_limit is None else defaultdict[str, Quota](lambda: Quota(rate_limit))
 
     def judge(self, request: Request, installation_id: str | None, body: object) -> Response:
-        """The answer, of which nothing has been sent yet."""
+        """Returns the answer, and counts the request against the rate limit. Sends nothing."""
         if installation_id is None:
             return refuse(404, "The path was not found: events are posted to /v1/installations/{id}/events.")
         if request.method != "POST":
@@ -71,10 +71,10 @@ class Endpoint:
 
 
 def _within_quota(quota: Quota, request: Request, installation_id: str, body: object) -> Response:
-    let_in = quota.take(request.state.monotonic)
+    admitted = quota.take(request.state.monotonic)
     reset_in = quota.reset_in(request.state.monotonic)
     reset_at = request.state.received_at + reset_in
-    answer = _check(request, installation_id, body) if let_in else _throttle(quota, reset_in, reset_at)
+    answer = _check(request, installation_id, body) if admitted else _throttle(quota, reset_in, reset_at)
     answer.headers.update(quota.headers(reset_at))
     return answer
 
