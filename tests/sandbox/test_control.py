@@ -1,4 +1,4 @@
-"""How the sandbox is asked and told over HTTP."""
+"""Controlling the sandbox over HTTP."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from dispatcher.sandbox import Fault
 from tests.sandbox.conftest import RESOURCE, Start
 
 
-async def test_the_requests_can_be_asked_for(start: Start) -> None:
+async def test_the_requests_are_listed(start: Start) -> None:
     sandbox, client = await start()
     for installation in ("icfg_1", "icfg_2", "icfg_1"):
         await client.post(installation=installation)
@@ -26,8 +26,8 @@ async def test_the_requests_can_be_asked_for(start: Start) -> None:
     assert [one["installation_id"] for one in everything] == ["icfg_1", "icfg_2", "icfg_1"]
 
     async def ask(**parameters: str | float) -> list[object]:
-        asked = (await client.http.get("/requests", params=parameters)).json()
-        return [everything.index(one) for one in asked]
+        listed = (await client.http.get("/requests", params=parameters)).json()
+        return [everything.index(one) for one in listed]
 
     assert await ask(installation="icfg_1") == [0, 2]
     assert await ask(since=everything[1]["received_at"]) == [1, 2]
@@ -35,7 +35,7 @@ async def test_the_requests_can_be_asked_for(start: Start) -> None:
     assert (await client.http.get("/requests", params={"since": "yesterday"})).status_code == 400
 
 
-async def test_asking_is_not_remembered_and_the_memory_can_be_emptied(start: Start) -> None:
+async def test_listing_is_not_recorded_and_the_list_can_be_cleared(start: Start) -> None:
     sandbox, client = await start()
     await client.post()
     for _ in range(2):
@@ -71,7 +71,7 @@ async def test_a_fault_that_makes_no_sense_is_refused_over_http(start: Start, bo
     assert not sandbox.faults
 
 
-async def test_it_says_that_it_is_well(start: Start) -> None:
+async def test_it_is_healthy(start: Start) -> None:
     sandbox, client = await start()
     assert (await client.http.get("/healthz")).json() == {"status": "ok"}
     assert not sandbox.requests

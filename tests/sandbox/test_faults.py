@@ -1,4 +1,4 @@
-"""Scripted faults: each of them happens, to the requests that it is meant for, as often as it was ordered."""
+"""Scripted faults: each is applied to the requests that match it, as often as it was scripted."""
 
 import asyncio
 import time
@@ -57,7 +57,7 @@ async def test_some_statuses_come_without_a_body(start: Start, status: int) -> N
     assert (await client.post()).status_code == 201
 
 
-async def test_an_answer_can_be_scripted_to_the_letter(start: Start) -> None:
+async def test_an_answer_can_be_scripted_exactly(start: Start) -> None:
     sandbox, client = await start()
     disabled = Fault(status=403, error_code="integration_configuration_disabled", times=1)
     page = Fault(status=502, body="<h1>Bad</h1>", headers={"Content-Type": "text/html", "Retry-After": "7"}, times=1)
@@ -68,7 +68,7 @@ async def test_an_answer_can_be_scripted_to_the_letter(start: Start) -> None:
     assert (second.headers["content-type"], second.headers["retry-after"]) == ("text/html", "7")
 
 
-async def test_a_fault_befalls_as_many_requests_as_it_says_then_the_next_one_does(start: Start) -> None:
+async def test_a_fault_is_applied_to_its_number_of_requests_then_the_next_one_is(start: Start) -> None:
     sandbox, client = await start()
     sandbox.script(Fault(status=503, times=2), Fault(status=429, times=1))
     assert await statuses(client, 1) == [503]

@@ -6,7 +6,7 @@ import time
 from tests.sandbox.conftest import RESOURCE, TOKEN, Start
 
 
-async def test_a_request_is_remembered_with_its_arrival_and_its_fate(start: Start) -> None:
+async def test_a_request_is_recorded_with_its_arrival_and_its_answer(start: Start) -> None:
     sandbox, client = await start(tokens=frozenset({TOKEN}))
     before, monotonic_before = time.time(), time.monotonic()
     answer = await client.post(installation="icfg%5F1")
@@ -20,7 +20,7 @@ async def test_a_request_is_remembered_with_its_arrival_and_its_fate(start: Star
     assert first.vercel_id == answer.headers["x-vercel-id"]
 
 
-async def test_whatever_the_body_is_it_is_remembered(start: Start) -> None:
+async def test_any_body_is_recorded(start: Start) -> None:
     sandbox, client = await start()
     bodies = (b"", b"{", b"\xffa", b"[1]", b'{"event": 1}', b"x" * 70_000)
     for body in bodies:
@@ -30,7 +30,7 @@ async def test_whatever_the_body_is_it_is_remembered(start: Start) -> None:
     assert [one.event for one in sandbox.requests] == [{}] * len(bodies)
 
 
-async def test_a_token_is_known_by_its_fingerprint_alone(start: Start) -> None:
+async def test_of_a_token_only_its_fingerprint_is_recorded(start: Start) -> None:
     sandbox, client = await start()
     for token in ("first-t0ken", "first-t0ken", "second-t0ken"):
         await client.post(token=token)

@@ -1,4 +1,4 @@
-"""The sandbox as a server: its end, its memory, and several of them."""
+"""The sandbox as a server: its end, its limit of requests, and several in one process."""
 
 import asyncio
 from contextlib import suppress
@@ -10,7 +10,7 @@ from dispatcher.sandbox import Fault, Sandbox
 from tests.sandbox.conftest import Start, eventually
 
 
-async def test_the_end_does_not_wait_for_what_hangs(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_end_does_not_wait_for_requests_that_hang(caplog: pytest.LogCaptureFixture) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=None) as http:  # noqa: S113 (it waits as long as the sandbox lets it)
         async with Sandbox() as sandbox:
             sandbox.script(Fault(hang=True, times=1), Fault(delay=3_600))
@@ -28,7 +28,7 @@ async def test_the_end_does_not_wait_for_what_hangs(caplog: pytest.LogCaptureFix
     assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
 
 
-async def test_the_end_does_not_wait_for_what_begins_to_hang_meanwhile() -> None:
+async def test_the_end_does_not_wait_for_requests_that_begin_to_hang_meanwhile() -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
 
         async def ask_on(url: str) -> None:
@@ -41,12 +41,12 @@ async def test_the_end_does_not_wait_for_what_begins_to_hang_meanwhile() -> None
             sandbox.script(Fault(hang=True))
             asking = asyncio.create_task(ask_on(f"{sandbox.url}/v1/installations/icfg_1/events"))
             await eventually(lambda: sandbox.requests)
-            sandbox._in_flight.end()  # as the end begins, while it still listens
+            sandbox._in_flight.end()  # the first step of the end, while it still listens
             await eventually(lambda: len(sandbox.requests) > 1)
         await asyncio.wait_for(asking, 60)
 
 
-async def test_of_too_many_requests_the_oldest_are_forgotten(start: Start) -> None:
+async def test_of_too_many_requests_the_oldest_are_dropped(start: Start) -> None:
     sandbox, client = await start(max_requests=20)
     for number in range(25):
         await client.post(installation=f"icfg_{number}")

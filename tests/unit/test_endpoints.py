@@ -17,7 +17,7 @@ BROKEN = StepFailed("tick", "the database refused (DataError)", "the database re
 
 
 class Ops:
-    """The app, told of reports, at a time of our own."""
+    """The application and its listeners, with a clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -39,12 +39,12 @@ async def test_it_is_live_while_ticks_come_even_bad_ones(ops: Ops) -> None:
     ops.report(BROKEN)
     ops.now += LIVE_SECONDS - 1
     assert (await ops.client.get("/livez")).status_code == 200
-    ops.report(StepFailed("gauges", "ValueError", "ValueError: no"))  # the tick is stuck all the same
+    ops.report(StepFailed("gauges", "ValueError", "ValueError: no"))  # the tick is still stuck
     ops.now += 1
     assert (await ops.client.get("/livez")).status_code == 503
 
 
-async def test_it_is_ready_while_ticks_go_through_and_says_why_not(ops: Ops) -> None:
+async def test_it_is_ready_while_ticks_go_through_and_otherwise_gives_the_reason(ops: Ops) -> None:
     async def readiness() -> tuple[int, str | None]:
         answer = await ops.client.get("/readyz")
         return answer.status_code, answer.json()["reason"]
@@ -68,7 +68,7 @@ async def test_it_is_ready_while_ticks_go_through_and_says_why_not(ops: Ops) -> 
     assert await readiness() == (503, "the service is stopping")
 
 
-async def test_the_metrics_are_in_the_format_that_is_asked_for(ops: Ops) -> None:
+async def test_the_metrics_have_the_format_of_the_accept_header(ops: Ops) -> None:
     ops.report(Ticked(5))
     plain = await ops.client.get("/metrics")
     assert plain.headers["content-type"].startswith("text/plain")

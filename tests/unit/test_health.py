@@ -1,10 +1,10 @@
-"""When the service counts as live and as ready. The rest is tested through its endpoints."""
+"""When the service is live and ready. More of this is tested through its endpoints."""
 
 from dispatcher.service.health import LIVE_SECONDS, READY_SECONDS, Health
 from dispatcher.telemetry import Ticked
 
 
-def test_ticks_that_are_meant_to_be_rare_may_be() -> None:
+def test_with_a_long_poll_interval_ticks_may_be_rare() -> None:
     times = iter(
         [0.0, 0.0, LIVE_SECONDS, READY_SECONDS, 600.0 + LIVE_SECONDS, 600.0 + READY_SECONDS, 600.0 + READY_SECONDS]
     )

@@ -1,4 +1,4 @@
-"""Which lines the log has, how many of them, and what they look like whoever writes them."""
+"""Which lines the log contains, and how many of them."""
 
 import logging
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ REJECTED = Attempted(
 )
 
 
-class Told:
-    """A log, told of reports at a time of our own, and its lines."""
+class LogUnderTest:
+    """A log with a clock that the test moves, and its lines."""
 
     def __init__(self, lines: list[Any]) -> None:
         self.now = 0.0
@@ -48,18 +48,18 @@ class Told:
             self._log(report)
 
     def end_of_window(self) -> None:
-        """Time passes, and a tick."""
+        """Moves the clock to the end of the window, where a tick sums it up."""
         self.now += WINDOW_SECONDS
         self._log(Ticked(0))
 
-    def found(self, event: str) -> list[Any]:
+    def with_event(self, event: str) -> list[Any]:
         return [line for line in self.lines if line["event"] == event]
 
 
 @pytest.fixture
-def told() -> Iterator[Told]:
+def log() -> Iterator[LogUnderTest]:
     with structlog.testing.capture_logs() as lines:
-        yield Told(lines)
+        yield LogUnderTest(lines)
 
 
 @pytest.mark.parametrize(
@@ -77,56 +77,56 @@ def told() -> Iterator[Told]:
         (StepFailed("tick", "ValueError", "ValueError: no"), "error", "step failed, trying again"),
     ],
 )
-def test_each_noteworthy_change_is_a_line(told: Told, report: Report, level: str, event: str) -> None:
-    told(report)
-    (line,) = told.lines
+def test_each_noteworthy_change_is_a_line(log: LogUnderTest, report: Report, level: str, event: str) -> None:
+    log(report)
+    (line,) = log.lines
     assert (line["log_level"], line["event"]) == (level, event)
 
 
-def test_what_goes_well_is_no_line(told: Told) -> None:
-    told(DELIVERED, RETRIED, EventsCollected(7, 0), Ticked(3))
-    told.end_of_window()
-    assert told.lines == []
+def test_success_writes_no_line(log: LogUnderTest) -> None:
+    log(DELIVERED, RETRIED, EventsCollected(7, 0), Ticked(3))
+    log.end_of_window()
+    assert log.lines == []
 
 
-def test_a_thousand_dead_letters_are_a_few_lines_and_a_sum(told: Told) -> None:
-    told(*[REJECTED] * 1_000, *[CrashBuried(1)] * 3, *[InstallationPaused("icfg_1", PauseReason.DISABLED)] * 1_000)
-    assert len(told.found("dead letter")) == MAX_LINES + 3
-    assert len(told.found("installation paused")) == MAX_LINES
-    told.end_of_window()
-    (sum_,) = told.found("dead letter: more of them")
+def test_a_thousand_dead_letters_are_a_few_lines_and_a_sum(log: LogUnderTest) -> None:
+    log(*[REJECTED] * 1_000, *[CrashBuried(1)] * 3, *[InstallationPaused("icfg_1", PauseReason.DISABLED)] * 1_000)
+    assert len(log.with_event("dead letter")) == MAX_LINES + 3
+    assert len(log.with_event("installation paused")) == MAX_LINES
+    log.end_of_window()
+    (sum_,) = log.with_event("dead letter: more of them")
     assert (sum_["reason"], sum_["more"], sum_["log_level"]) == ("rejected", 1_000 - MAX_LINES, "error")
-    (paused,) = told.found("installation paused: more of them")
+    (paused,) = log.with_event("installation paused: more of them")
     assert (paused["reason"], paused["more"]) == ("disabled", 1_000 - MAX_LINES)
-    lines = len(told.lines)
-    told.end_of_window()
-    assert len(told.lines) == lines
-    told(REJECTED)
-    assert len(told.lines) == lines + 1
+    lines = len(log.lines)
+    log.end_of_window()
+    assert len(log.lines) == lines
+    log(REJECTED)
+    assert len(log.lines) == lines + 1
 
 
-def test_a_retry_storm_is_told_when_it_begins_and_when_it_is_over(told: Told) -> None:
-    told(*[RETRIED] * (MIN_RETRIES - 1))
-    told.end_of_window()
-    told(*[RETRIED] * MIN_RETRIES, *[DELIVERED] * (MIN_RETRIES + 1))  # many fail, most don't
-    told.end_of_window()
-    assert told.lines == []
+def test_a_retry_storm_is_a_line_when_it_begins_and_when_it_is_over(log: LogUnderTest) -> None:
+    log(*[RETRIED] * (MIN_RETRIES - 1))
+    log.end_of_window()
+    log(*[RETRIED] * MIN_RETRIES, *[DELIVERED] * (MIN_RETRIES + 1))  # many fail, but most succeed
+    log.end_of_window()
+    assert log.lines == []
     for _ in range(3):
-        told(*[RETRIED] * MIN_RETRIES, DELIVERED)
-        told.end_of_window()
-    (storm,) = told.lines
+        log(*[RETRIED] * MIN_RETRIES, DELIVERED)
+        log.end_of_window()
+    (storm,) = log.lines
     assert (storm["event"], storm["log_level"]) == ("retry storm", "warning")
     assert (storm["attempts"], storm["retry_failed"]) == (MIN_RETRIES + 1, MIN_RETRIES)
-    told.end_of_window()
-    told.end_of_window()
-    assert [line["event"] for line in told.lines] == ["retry storm", "retry storm over"]
+    log.end_of_window()
+    log.end_of_window()
+    assert [line["event"] for line in log.lines] == ["retry storm", "retry storm over"]
 
 
-def test_lines_of_a_library_are_limited_as_our_own_are() -> None:
+def test_lines_of_a_library_are_limited_like_our_own() -> None:
     log, library = Log(), logging.getLogger("a.library")
     written: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: written.append(record.getMessage())  # type: ignore[method-assign]  # all it is for
+    handler.emit = lambda record: written.append(record.getMessage())  # type: ignore[method-assign]  # its only purpose
     library.addHandler(handler)
     with structlog.testing.capture_logs() as lines:
         with log.limiting("a.library"):

@@ -1,4 +1,4 @@
-"""What a line looks like whoever writes it."""
+"""The format of every line, those of libraries included."""
 
 import json
 import os
@@ -6,8 +6,8 @@ import pty
 import subprocess
 import sys
 
-# What others write through `logging`, in the process of the service.
-OTHERS = """
+# Lines that libraries write through `logging` in the process of the service.
+LIBRARIES = """
 import logging, sys, warnings
 from dispatcher.settings.settings import LogFormat, LogLevel
 from dispatcher.telemetry import configure_logging
@@ -31,8 +31,8 @@ structlog.get_logger("dispatcher").info("attempt", resource_id="\\x1b[2J\\nforge
 EXPECTED = ["uvicorn.error", "apscheduler.executors.default", "sqlalchemy.pool", "py.warnings", "asyncio", "dispatcher"]
 
 
-def test_the_lines_of_others_are_json_too_and_hold_no_secret() -> None:
-    done = subprocess.run([sys.executable, "-c", OTHERS, "auto"], check=True, capture_output=True, text=True)
+def test_the_lines_of_libraries_are_json_too_and_contain_no_secret() -> None:
+    done = subprocess.run([sys.executable, "-c", LIBRARIES, "auto"], check=True, capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["logger"] for line in lines] == EXPECTED
     assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
@@ -41,11 +41,11 @@ def test_the_lines_of_others_are_json_too_and_hold_no_secret() -> None:
     assert "s3cret" not in done.stderr
 
 
-def test_on_a_terminal_they_are_for_people_and_nobody_steers_it() -> None:
+def test_on_a_terminal_lines_are_for_people_and_cannot_control_it() -> None:
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "wb") as screen:
         environment = {**os.environ, "TERM": "dumb", "NO_COLOR": "1"}
-        subprocess.run([sys.executable, "-c", OTHERS, "auto"], check=True, stderr=screen, env=environment)
+        subprocess.run([sys.executable, "-c", LIBRARIES, "auto"], check=True, stderr=screen, env=environment)
         os.set_blocking(controller, False)
         shown = os.read(controller, 65_536).decode()
     os.close(controller)

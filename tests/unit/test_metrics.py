@@ -1,4 +1,4 @@
-"""What the reports become in the metrics."""
+"""The metrics that each report changes."""
 
 import pytest
 from prometheus_client import generate_latest
@@ -53,7 +53,7 @@ def test_each_report_becomes_its_metric(metrics: Metrics, report: Report, line: 
     assert line in lines(metrics)
 
 
-def test_an_attempt_is_counted_by_its_outcome_and_names_nobody(metrics: Metrics) -> None:
+def test_an_attempt_is_counted_by_its_outcome_and_shows_no_id(metrics: Metrics) -> None:
     delivered = Outcome(OutcomeKind.DELIVERED, 201, duration=0.2)
     metrics(Attempted(SUBJECT, 1, 1, delivered, Decision(Action.DELIVERED), 0.3))
     rejected = Outcome(OutcomeKind.REJECTED, 400, error="https://who.test")

@@ -1,4 +1,4 @@
-"""Which trace context an event carries."""
+"""The trace context that an event carries."""
 
 import sqlite3
 

@@ -1,4 +1,4 @@
-"""Traces: what is published in a span is delivered in one that links to it. The receiver speaks OTLP over HTTP."""
+"""Traces: the span of a delivery links to the partner's span. The receiver is a real OTLP server over HTTP."""
 
 import gzip
 import subprocess
@@ -21,7 +21,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Collector(ThreadingHTTPServer):
-    """Keeps the spans that it is sent."""
+    """An OTLP server that keeps the spans it receives."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Receive)
@@ -34,9 +34,9 @@ class _Receive(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         plain = gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
-        found = ExportTraceServiceRequest.FromString(plain)
+        exported = ExportTraceServiceRequest.FromString(plain)
         self.server.spans += [
-            s for resource in found.resource_spans for scope in resource.scope_spans for s in scope.spans
+            s for resource in exported.resource_spans for scope in resource.scope_spans for s in scope.spans
         ]
         self.send_response(200)
         self.send_header("content-length", "0")
@@ -68,7 +68,7 @@ end()
 
 
 def test_a_delivery_is_a_span_with_a_link_to_the_partners(collector: Collector) -> None:
-    """In a process of its own: a tracer provider is set once for all."""
+    """In a process of its own: a tracer provider can be set only once."""
     endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
     subprocess.run([sys.executable, "-c", EXPORT], check=True, env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
     delivered, failed = collector.spans
