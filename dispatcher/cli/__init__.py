@@ -1,4 +1,4 @@
-"""The commands. Results go to stdout; what goes wrong goes to stderr, in one line."""
+"""The commands. Results go to stdout; an error goes to stderr, in one line."""
 
 import os
 import sys
@@ -30,16 +30,16 @@ from dispatcher.database.transactions import UnusableIsolation
 from dispatcher.settings.settings import SettingsError
 from dispatcher.transport import UnusableNetwork
 
-# Typer's module for its usage errors differs from version to version.
+# The module of Typer's usage errors differs from version to version.
 UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode=None,  # plain text: help is read in logs and containers too
+    rich_markup_mode=None,  # plain text: help is also read in logs and containers
     pretty_exceptions_enable=False,
 )
-# Every command, in the order in which `dispatcher --help` lists them.
+# In the order in which `dispatcher --help` lists them.
 COMMANDS = (
     demo,
     sandbox,
@@ -80,7 +80,7 @@ def dispatcher(
 
 
 def main() -> None:
-    """Entry point: every known fault becomes one line and its exit code."""
+    """Entry point. Every expected error becomes one line and an exit code."""
     try:
         _refuse_undecodable(sys.argv)
         sys.exit(app(standalone_mode=False))
@@ -94,7 +94,7 @@ def main() -> None:
         _fail(str(error), Exit.FAILED)
     except DBAPIError as error:
         _refuse_database(error)
-    except BrokenPipeError:  # whoever reads has read enough, such as `head`
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.FAILED)
     except (KeyboardInterrupt, typer.Abort):
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def _refuse_undecodable(arguments: Sequence[str]) -> None:
-    """No database takes them, and no output."""
+    """Neither the database nor stdout could take such an argument."""
     for argument in arguments:
         try:
             argument.encode()
@@ -111,23 +111,23 @@ def _refuse_undecodable(arguments: Sequence[str]) -> None:
 
 
 def _refuse_usage(error: Exception) -> None:
-    said = str(getattr(error, "message", error))
+    message = str(getattr(error, "message", error))
     context = getattr(error, "ctx", None)
-    if "\n" in said:  # a command without its subcommand: this is its help
-        typer.echo(said, err=True)
+    if "\n" in message:  # a command without its subcommand: this is its help
+        typer.echo(message, err=True)
         sys.exit(Exit.USAGE)
     where = context.command_path if context is not None else "dispatcher"
-    _fail(f"{getattr(error, 'format_message', lambda: said)()} See `{where} --help`.", Exit.USAGE)
+    _fail(f"{getattr(error, 'format_message', lambda: message)()} See `{where} --help`.", Exit.USAGE)
 
 
 def _refuse_database(error: DBAPIError) -> None:
-    said = first_line(error)
+    reason = first_line(error)
     if is_unreachable(error):
         _fail(
-            f"the database cannot be reached ({said}): is it running, and does DISPATCHER_DATABASE_URL name it?",
+            f"the database cannot be reached ({reason}): is it running, and does DISPATCHER_DATABASE_URL name it?",
             Exit.UNREACHABLE,
         )
-    _fail(f"the database refused ({said}): `dispatcher check` looks for the cause", Exit.FAILED)
+    _fail(f"the database refused ({reason}): `dispatcher check` looks for the cause", Exit.FAILED)
 
 
 def _fail(why: str, code: Exit) -> None:

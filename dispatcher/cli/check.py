@@ -1,4 +1,4 @@
-"""`dispatcher check`: what is wrong here, and how to mend it."""
+"""`dispatcher check`: what is wrong with the setup, and how to fix it."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -16,16 +16,16 @@ app = typer.Typer()
 @app.command()
 def check(
     installation: Annotated[
-        str | None, typer.Option(metavar="icfg_…", help="Try to find the token of this installation.")
+        str | None, typer.Option(metavar="icfg_…", help="Also look up the token of this installation.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is wrong with the settings, the database, the credentials or Vercel's address, and how to mend it.
+    """Find what is wrong with the setup, and how to fix it.
 
-    It shows every setting with where it comes from, secrets hidden, and changes nothing. Tokens are looked up for real; to
-    Vercel it connects, and sends nothing.
+    Checks the settings, the database, the credentials and Vercel's address, and changes nothing. Prints every setting with its
+    source; secrets are hidden. Looks up tokens for real; connects to Vercel, but sends nothing.
 
-    Exit codes: 0 nothing is wrong (warnings aside), 1 something is, 2 the settings are, 75 the database cannot be reached.
+    Exit codes: 0 no problem (there may be warnings), 1 a problem, 2 a problem of the settings, 75 database unreachable.
     """
     from dispatcher.inspection.checks import Level, examine
 
@@ -53,9 +53,9 @@ def check(
 
 
 def _exit(problems: Iterable[str]) -> Exit:
-    found = set(problems)
-    if "settings" in found:
+    failed = set(problems)
+    if "settings" in failed:
         return Exit.USAGE
-    if "database" in found:
+    if "database" in failed:
         return Exit.UNREACHABLE
-    return Exit.FAILED if found else Exit.DONE
+    return Exit.FAILED if failed else Exit.DONE

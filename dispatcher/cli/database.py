@@ -1,4 +1,4 @@
-"""The database of a command."""
+"""The database that a command works on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from dispatcher.settings.settings import Settings
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Database]:
-    """The database that the settings name, for as long as the block lasts."""
+    """The database that the settings name, for the duration of the block."""
     database = open_database(settings.database_url.get_secret_value(), settings.database_schema)
     try:
         yield database
@@ -21,7 +21,7 @@ def opened(settings: Settings) -> Iterator[Database]:
 
 @contextmanager
 def checked(settings: Settings) -> Iterator[Database]:
-    """As `opened`, and nothing is created; raises UnusableSchema unless the tables are those that this program knows."""
+    """Like `opened`, for a database that must exist. Raises UnusableSchema unless its tables are of this program's version."""
     with opened(settings) as database:
         if (path := database.dialect.missing_file(database.engine.url)) is not None:
             raise CommandFailed(

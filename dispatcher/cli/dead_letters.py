@@ -1,4 +1,4 @@
-"""`dispatcher dead-letters`: what could not be delivered, and what a person does about it."""
+"""`dispatcher dead-letters`: events that could not be delivered, and what a person can do about them."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -29,24 +29,24 @@ from dispatcher.store.attempt_log import Attempt
 from dispatcher.store.dead_letters import Filter, discard, replay
 
 app = typer.Typer(
-    name="dead-letters", no_args_is_help=True, help="Show, replay and discard what could not be delivered."
+    name="dead-letters", no_args_is_help=True, help="List, show, replay and discard undeliverable events."
 )
 
-LARGEST_ID = 2**63 - 1
-SHOWN_ERROR = 60
+MAX_ID = 2**63 - 1
+MAX_ERROR_LENGTH = 60
 
-DeadLetterId = typer.Option("--id", min=1, max=LARGEST_ID, metavar="ID", help="A dead letter's id, repeatable.")
+DeadLetterId = typer.Option("--id", min=1, max=MAX_ID, metavar="ID", help="This dead letter; repeatable.")
 Ids = Annotated[list[int] | None, DeadLetterId]
-OfInstallation = Annotated[str | None, typer.Option("--installation", metavar="icfg_…", help="Of this installation.")]
-OfResource = Annotated[str | None, typer.Option("--resource", metavar="ID", help="Of this resource.")]
-OfReason = Annotated[DeadLetterReason | None, typer.Option("--reason", help="That died for this reason.")]
+OfInstallation = Annotated[
+    str | None, typer.Option("--installation", metavar="icfg_…", help="Those of this installation.")
+]
+OfResource = Annotated[str | None, typer.Option("--resource", metavar="ID", help="Those of this resource.")]
+OfReason = Annotated[DeadLetterReason | None, typer.Option("--reason", help="Those with this reason.")]
 Since = Annotated[
     str | None,
-    typer.Option(
-        "--since", metavar="WHEN", help="That died so long ago at most (24h), or then (2026-01-31T12:00, UTC)."
-    ),
+    typer.Option("--since", metavar="WHEN", help="No older than this: 24h, or a time such as 2026-01-31T12:00 (UTC)."),
 ]
-All = Annotated[bool, typer.Option("--all", help="Every unresolved one: without any of the filters.")]
+All = Annotated[bool, typer.Option("--all", help="All unresolved ones; not with another filter.")]
 
 
 @app.command("list")
@@ -56,11 +56,13 @@ def list_(
     resource: OfResource = None,
     reason: OfReason = None,
     since: Since = None,
-    resolved: Annotated[bool, typer.Option("--resolved", help="Also those that are resolved.")] = False,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Include resolved ones.")] = False,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List dead letters, newest first: the unresolved ones, unless --resolved. Exit code 3 if there are none.
+    """List dead letters, newest first.
+
+    Resolved ones, which were replayed or discarded, are left out unless --resolved. Exit code 3 if there are none.
 
     \b
     dispatcher dead-letters list --since 24h
@@ -68,37 +70,40 @@ def list_(
     """
     with checked(load_settings()) as database:
         wanted = _filter(database, id_, installation, resource, reason, since)
-        found = list_dead_letters(database, wanted, limit, resolved=resolved)
+        letters = list_dead_letters(database, wanted, limit, resolved=resolved)
     if as_json:
-        for letter in found:
+        for letter in letters:
             print_json(asdict(letter))
-    elif found:
+    elif letters:
         print_columns(
-            ("id", "died at (UTC)", "reason", "installation", "resource", "status", "error"), map(_row, found)
+            ("id", "died at (UTC)", "reason", "installation", "resource", "status", "error"), map(_row, letters)
         )
-    if not found:
+    if not letters:
         raise CommandFailed("there is no such dead letter", Exit.NOTHING_MATCHED)
-    if len(found) == limit:
+    if len(letters) == limit:
         typer.echo(f"the newest {limit:,} are listed, there may be more: --limit", err=True)
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
     reason = letter.reason if letter.resolution is None else f"{letter.reason}, {letter.resolution}"
-    error = (letter.last_error or "").partition("\n")[0][:SHOWN_ERROR]
+    error = (letter.last_error or "").partition("\n")[0][:MAX_ERROR_LENGTH]
     return (letter.id, letter.died_at, reason, letter.installation_id, letter.resource_id, letter.last_status, error)
 
 
 @app.command()
 def show(
-    id_: Annotated[int, typer.Argument(min=1, max=LARGEST_ID, metavar="ID", help="The dead letter's id.")],
+    id_: Annotated[int, typer.Argument(min=1, max=MAX_ID, metavar="ID", help="The dead letter's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one dead letter: why it died, the attempts that led to it, and what to do about it."""
+    """Show one dead letter, its attempts and what to do about it.
+
+    Exit code 3 if there is none with this id.
+    """
     with checked(load_settings()) as database:
-        found = find_dead_letter(database, id_)
-    if found is None:
+        details = find_dead_letter(database, id_)
+    if details is None:
         raise CommandFailed(f"there is no dead letter {id_}", Exit.NOTHING_MATCHED)
-    letter, attempts = found
+    letter, attempts = details
     advice = ADVICE[DeadLetterReason(letter.reason)]
     if as_json:
         print_json({**asdict(letter), "log": [asdict(one) for one in attempts], "advice": advice})
@@ -153,9 +158,10 @@ def replay_(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Announce again what died: through the outbox, and within the rate limit. Replaying twice replays once.
+    """Send the events of dead letters again.
 
-    Exit code 3 if nothing matched, 1 if nothing that matched can be replayed.
+    They go through the outbox once more, and are sent within the rate limit. A replayed dead letter is resolved, so repeating the
+    command does not send it twice. Exit code 3 if nothing matched, 1 if nothing that matched can be replayed.
 
     \b
     dispatcher dead-letters replay --id 7
@@ -165,17 +171,17 @@ def replay_(
     signature = sign(by, note)
     with checked(settings) as database:
         wanted = _filter(database, id_, installation, resource, reason, since)
-        found = _plan(database, wanted, all_=all_)
-        if not dry_run and found.malformed == found.dead_letters:
-            raise CommandFailed(f"nothing can be replayed. {_malformed(found)}")
-        account = _account(found, settings)
+        planned = _plan(database, wanted, all_=all_)
+        if not dry_run and planned.malformed == planned.dead_letters:
+            raise CommandFailed(f"nothing can be replayed. {_malformed(planned)}")
+        account = _account(planned, settings)
         if not dry_run:
-            confirm(f"Replay {_say(account)}?", yes=yes)
-            tell = progress(found.dead_letters - found.malformed)
-            account["replayed"] = replay(database, wanted, found.last_id, signature, tell)
+            confirm(f"Replay {_describe(account)}?", yes=yes)
+            show_progress = progress(planned.dead_letters - planned.malformed)
+            account["replayed"] = replay(database, wanted, planned.last_id, signature, show_progress)
     _report(account, "replayed", as_json=as_json)
-    if found.malformed:
-        typer.echo(_malformed(found), err=True)
+    if planned.malformed:
+        typer.echo(_malformed(planned), err=True)
 
 
 @app.command("discard")
@@ -192,7 +198,9 @@ def discard_(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give up what died: nothing is sent, and after DISPATCHER_DEAD_LETTER_RETENTION the row is deleted.
+    """Resolve dead letters without sending anything.
+
+    Their rows are deleted after DISPATCHER_DEAD_LETTER_RETENTION. Exit code 3 if nothing matched.
 
     \b
     dispatcher dead-letters discard --id 7 --note "the database was deleted"
@@ -202,11 +210,11 @@ def discard_(
     signature = sign(by, note)
     with checked(settings) as database:
         wanted = _filter(database, id_, installation, resource, reason, since)
-        found = _plan(database, wanted, all_=all_)
-        account = {"dead_letters": found.dead_letters, "discarded": 0}
+        planned = _plan(database, wanted, all_=all_)
+        account = {"dead_letters": planned.dead_letters, "discarded": 0}
         if not dry_run:
-            confirm(f"Discard {_say(account)}?", yes=yes)
-            account["discarded"] = discard(database, wanted, found.last_id, signature, progress(found.dead_letters))
+            confirm(f"Discard {_describe(account)}?", yes=yes)
+            account["discarded"] = discard(database, wanted, planned.last_id, signature, progress(planned.dead_letters))
     _report(account, "discarded", as_json=as_json)
 
 
@@ -222,7 +230,7 @@ def _filter(
 
 
 def _time(text: str, now: Callable[[], datetime]) -> datetime:
-    """A span before now, by the database's clock, or a time; without a zone it is UTC."""
+    """Parses a duration before now, by the database's clock, or a time, which is UTC without an offset."""
     try:
         parsed = datetime.fromisoformat(text)
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
@@ -231,8 +239,8 @@ def _time(text: str, now: Callable[[], datetime]) -> datetime:
     try:
         return now() - timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError):
-        said = "write how long ago, such as 30m, 24h or 7d, or a time such as 2026-01-31T12:00 (UTC)"
-        raise CommandFailed(f"--since cannot be read: {said}", Exit.USAGE) from None
+        remedy = "write how long ago, such as 30m, 24h or 7d, or a time such as 2026-01-31T12:00 (UTC)"
+        raise CommandFailed(f"--since cannot be read: {remedy}", Exit.USAGE) from None
 
 
 def _plan(database: Database, wanted: Filter, *, all_: bool) -> Plan:
@@ -240,25 +248,25 @@ def _plan(database: Database, wanted: Filter, *, all_: bool) -> Plan:
         raise CommandFailed(
             "say which: --id, --installation, --resource, --reason, --since, or --all without them", Exit.USAGE
         )
-    found = plan(database, wanted)
-    if not found.dead_letters:
+    planned = plan(database, wanted)
+    if not planned.dead_letters:
         raise CommandFailed(
             "there is no such dead letter that is unresolved: nothing was changed", Exit.NOTHING_MATCHED
         )
-    return found
+    return planned
 
 
-def _account(found: Plan, settings: Settings) -> dict[str, Any]:
+def _account(planned: Plan, settings: Settings) -> dict[str, Any]:
     return {
-        "dead_letters": found.dead_letters,
-        "malformed": found.malformed,
-        "requests": found.requests,
-        "seconds": found.seconds(settings.rate_limit, settings.global_rate_limit),
+        "dead_letters": planned.dead_letters,
+        "malformed": planned.malformed,
+        "requests": planned.requests,
+        "seconds": planned.seconds(settings.rate_limit, settings.global_rate_limit),
         "replayed": 0,
     }
 
 
-def _say(account: dict[str, Any]) -> str:
+def _describe(account: dict[str, Any]) -> str:
     rows = number(account["dead_letters"], "dead letter")
     if "requests" not in account:
         return rows
@@ -271,8 +279,8 @@ def _report(account: dict[str, Any], done: str, *, as_json: bool) -> None:
     elif account[done]:
         typer.echo(f"{done} {number(account[done], 'dead letter')}")
     else:
-        typer.echo(f"{_say(account)}; nothing was changed")
+        typer.echo(f"{_describe(account)}; nothing was changed")
 
 
-def _malformed(found: Plan) -> str:
-    return f"{number(found.malformed, 'dead letter')} cannot be replayed. {ADVICE[DeadLetterReason.MALFORMED]}"
+def _malformed(planned: Plan) -> str:
+    return f"{number(planned.malformed, 'dead letter')} cannot be replayed. {ADVICE[DeadLetterReason.MALFORMED]}"

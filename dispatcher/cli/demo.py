@@ -1,4 +1,4 @@
-"""`dispatcher demo`: the whole journey in one terminal."""
+"""`dispatcher demo`: the whole journey of some events in one terminal."""
 
 import asyncio
 import json
@@ -15,15 +15,22 @@ app = typer.Typer()
 
 
 @app.command()
-def demo(as_json: Annotated[bool, typer.Option("--json", help="Print the account as JSON.")] = False) -> None:
-    """A partner's application, the dispatcher and a stand-in for Vercel with bad days. Exit code 1 if a change was lost."""
-    from dispatcher.sandbox.demo import run_demo, tell
+def demo(as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False) -> None:
+    """Play the whole journey of some events in this terminal.
+
+    A partner's application commits changes, the dispatcher delivers them, and a stand-in for Vercel fails now and then. It needs
+    nothing but this machine, takes some seconds, and keeps its SQLite database for a look at it afterwards.
+
+    Exit code 1 if a change was lost.
+    """
+    from dispatcher.sandbox.demo import run_demo
+    from dispatcher.sandbox.demo_account import print_account
 
     account = asyncio.run(run_demo(lambda line: typer.echo(line, err=True)))
     if as_json:
         typer.echo(json.dumps(asdict(account)))
     else:
-        tell(account, command_line(sys.argv[0]), typer.echo)
+        print_account(account, command_line(sys.argv[0]), typer.echo)
     raise typer.Exit(Exit.FAILED if account.broken else Exit.DONE)
 
 

@@ -1,11 +1,9 @@
-"""How commands end: the exit codes that scripts rely on."""
+"""The exit codes of the commands. Scripts rely on them."""
 
 from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """The contract's exit codes."""
-
     DONE = 0
     FAILED = 1
     USAGE = 2
@@ -16,7 +14,7 @@ class Exit(IntEnum):
 
 
 class CommandFailed(Exception):
-    """The command ends here: one line that says what is wrong and what to do, and the exit code."""
+    """Ends the command with one line, which says what is wrong and what to do, and an exit code."""
 
     def __init__(self, why: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(why)

@@ -21,16 +21,23 @@ app = typer.Typer()
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(metavar="RESOURCE_OR_INSTALLATION", help="Its id.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RESOURCE_OR_INSTALLATION", help="The id of a resource or an installation.", show_default=False
+        ),
+    ],
     installation: Annotated[
-        str | None, typer.Option(metavar="icfg_…", help="The resource's installation: quicker, and surely this one.")
+        str | None,
+        typer.Option(metavar="icfg_…", help="The resource's installation: quicker, and unambiguous."),
     ] = None,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Tell all that is known of a resource or an installation in the order of time, then what happens next and when.
+    """Show what happened to a resource, and what happens next.
 
-    Times are UTC. Attempts are known for DISPATCHER_ATTEMPT_RETENTION. Exit code 3 if nothing is known.
+    Prints everything that is known about a resource or an installation, oldest first, then what happens next and when. Times are
+    in UTC. Attempts are kept for DISPATCHER_ATTEMPT_RETENTION. Exit code 3 if nothing is known.
 
     \b
     dispatcher explain db_1
@@ -40,19 +47,19 @@ def explain(
     settings = load_settings()
     graces = Graces(timedelta(seconds=settings.auth_grace), timedelta(seconds=settings.disabled_grace))
     with checked(settings) as database:
-        found = find_explanation(database, name, graces, limit, installation)
-    if found is None:
+        explanation = find_explanation(database, name, graces, limit, installation)
+    if explanation is None:
         raise CommandFailed(f"nothing is known of {shown(name)}", Exit.NOTHING_MATCHED)
     if as_json:
-        for entry in (*found.happened, *found.next):
+        for entry in (*explanation.happened, *explanation.next):
             print_json(asdict(entry))
         return
-    if not found.complete:
+    if not explanation.complete:
         typer.echo(f"the newest {limit:,} of what is known, older ones are left out: --limit", err=True)
-    _print("at (UTC)", found.happened)
+    _print("at (UTC)", explanation.happened)
     typer.echo("")
-    if found.next:
-        _print("next (UTC)", found.next)
+    if explanation.next:
+        _print("next (UTC)", explanation.next)
     else:
         typer.echo("nothing waits: the next event is sent as it comes")
 

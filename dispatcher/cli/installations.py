@@ -1,4 +1,4 @@
-"""`dispatcher installations`: who is paused and why, and what an operator does about an installation as a whole."""
+"""`dispatcher installations`: their states, and what an operator can do about an installation as a whole."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -25,27 +25,27 @@ InstallationId = Annotated[str, typer.Argument(metavar="ID", help="The installat
 
 @app.command("list")
 def list_(
-    paused: Annotated[bool, typer.Option("--paused", help="Only those that are paused.")] = False,
+    paused: Annotated[bool, typer.Option("--paused", help="List paused ones only.")] = False,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List installations by their ids: what each is doing, and what waits for it. Exit code 3 if there are none.
+    """List installations by id: their states, and what waits for them.
 
-    Next is when the dispatcher looks at it again.
+    The column "next" is when the dispatcher looks at an installation again. Exit code 3 if there are none.
     """
     with checked(load_settings()) as database:
-        found = list_installations(database, limit, paused=paused)
+        installations = list_installations(database, limit, paused=paused)
     if as_json:
-        for one in found:
+        for one in installations:
             print_json(_json(one))
-    elif found:
+    elif installations:
         header = ("installation", "state", "deliveries", "paused for", "since (UTC)", "next (UTC)", "delivered (UTC)")
-        print_columns(header, map(_row, found))
-    if not found:
+        print_columns(header, map(_row, installations))
+    if not installations:
         raise CommandFailed(
             "there is no paused installation" if paused else "no installation is known yet", Exit.NOTHING_MATCHED
         )
-    if len(found) == limit:
+    if len(installations) == limit:
         typer.echo(f"the first {limit:,} are listed, there may be more: --limit", err=True)
 
 
@@ -63,16 +63,16 @@ def _row(one: Installation) -> tuple[object, ...]:
 
 
 def _json(one: Installation) -> dict[str, object]:
-    """As the columns of the table are called; what lasts until somebody resumes it has no end that could be named."""
-    ended = {name: None for name in ("paused_until", "due_at") if getattr(one, name) == FOREVER}
-    return {"state": one.state, **asdict(one), **ended}
+    """The table's columns. A pause until somebody ends it has no time at which it ends: null."""
+    endless = {name: None for name in ("paused_until", "due_at") if getattr(one, name) == FOREVER}
+    return {"state": one.state, **asdict(one), **endless}
 
 
 @app.command("pause")
 def pause_(installation_id: InstallationId) -> None:
-    """Send nothing for an installation until it is resumed. Its events are kept.
+    """Send nothing for an installation until it is resumed.
 
-    Requests that are in flight end as they would. Exit code 3 if nothing is known of it.
+    Its events are kept. Requests in flight are not interrupted. Exit code 3 if the installation is unknown.
     """
     with checked(load_settings()) as database:
         known = pause(database, installation_id)
@@ -83,9 +83,9 @@ def pause_(installation_id: InstallationId) -> None:
 
 @app.command("resume")
 def resume_(installation_id: InstallationId) -> None:
-    """End an installation's pause, whatever its reason: what waits is sent at once, within the rate limit.
+    """End the pause of an installation, whatever its reason.
 
-    Exit code 3 if nothing is known of it.
+    What waits for it is sent at once, within the rate limit. Exit code 3 if the installation is unknown.
     """
     with checked(load_settings()) as database:
         known = resume(database, installation_id)
@@ -96,10 +96,10 @@ def resume_(installation_id: InstallationId) -> None:
 
 @app.command("purge")
 def purge_(installation_id: InstallationId, dry_run: DryRun = False, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Bury all that waits for an installation that was uninstalled, also in the outbox: dead letters, reason purged.
+    """Give up everything that waits for an uninstalled installation.
 
-    By mistake? `dispatcher dead-letters replay --installation ID --reason purged` sends it after all. Exit code 3 if nothing is
-    known of the installation.
+    Its deliveries and its events in the outbox become dead letters with the reason "purged". To undo this:
+    `dispatcher dead-letters replay --installation ID --reason purged`. Exit code 3 if the installation is unknown.
 
     \b
     dispatcher installations purge icfg_1 --dry-run
@@ -110,14 +110,14 @@ def purge_(installation_id: InstallationId, dry_run: DryRun = False, yes: Yes = 
         if waiting is None:
             raise _unknown(installation_id)
         account = {"installation_id": installation_id, **asdict(waiting), "buried": 0}
-        said = f"{number(waiting.deliveries, 'delivery')} and {number(waiting.events, 'event')} of {shown(installation_id)}"
+        what = f"{number(waiting.deliveries, 'delivery')} and {number(waiting.events, 'event')} of {shown(installation_id)}"
         if not dry_run:
-            confirm(f"Bury {said}?", yes=yes)
+            confirm(f"Bury {what}?", yes=yes)
             account["buried"] = purge(database, installation_id, progress(waiting.deliveries))
     if as_json:
         print_json(account)
     elif dry_run:
-        typer.echo(f"{said} wait; nothing was changed")
+        typer.echo(f"{what} wait; nothing was changed")
     else:
         typer.echo(f"{number(int(account['buried']), 'dead letter')} (purged) of {shown(installation_id)}")
 

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, with stable keys.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line; its keys are stable.")]
 DialectName = Annotated[
     Literal["postgresql", "mysql", "sqlite"],
-    typer.Option("--dialect", metavar="D", help="postgresql, mysql (MariaDB too) or sqlite."),
+    typer.Option("--dialect", metavar="D", help="postgresql, mysql (also for MariaDB) or sqlite."),
 ]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only, change nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="Print at most this many.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]

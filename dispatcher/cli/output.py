@@ -1,4 +1,4 @@
-"""How results look: aligned columns for people, one JSON object a line for programs."""
+"""The format of results: aligned columns for people, one JSON object per line for programs."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,32 +9,32 @@ import typer
 
 
 def print_json(row: Mapping[str, Any]) -> None:
-    """One object on one line; times in ISO 8601, UTC; escapes for what could steer a terminal."""
+    """Prints one object on one line: times in ISO 8601, UTC; characters that could control a terminal escaped."""
     text = json.dumps(row, default=_plain, ensure_ascii=False)
     typer.echo(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Left-aligned columns; whole and decimal numbers are aligned at the right."""
-    kept = list(rows)
-    lines = [tuple(header), *(tuple(shown(cell) for cell in row) for row in kept)]
+    """Prints a table. Columns of numbers are aligned at the right."""
+    rows = list(rows)
+    lines = [tuple(header), *(tuple(shown(cell) for cell in row) for row in rows)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
-    right = [bool(kept) and all(isinstance(row[n], int | float | None) for row in kept) for n in range(len(header))]
+    right = [bool(rows) and all(isinstance(row[n], int | float | None) for row in rows) for n in range(len(header))]
     for line in lines:
         cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
         typer.echo("  ".join(cells).rstrip())
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
-    """`name  value` lines, without those whose value is None."""
-    told = [(name, shown(value)) for name, value in facts if value is not None]
-    width = max((len(name) for name, _ in told), default=0)
-    for name, value in told:
+    """Prints `name  value` lines; facts without a value are left out."""
+    lines = [(name, shown(value)) for name, value in facts if value is not None]
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, value in lines:
         typer.echo(f"{name.ljust(width)}  {value}")
 
 
 def shown(value: object) -> str:
-    """One cell: times to the second in UTC, nothing that could steer a terminal."""
+    """The text of a value: times to the second in UTC, characters that could control a terminal escaped."""
     match value:
         case None:
             return "-"
@@ -45,7 +45,7 @@ def shown(value: object) -> str:
 
 
 def age(seconds: float) -> str:
-    """A span as a person says it, in its two largest units: `3m 12s`."""
+    """A duration in its two largest units: `3m 12s`."""
     rest = max(0, round(seconds))
     parts: list[str] = []
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):

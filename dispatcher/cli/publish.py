@@ -1,4 +1,4 @@
-"""`dispatcher publish`: one event by hand."""
+"""`dispatcher publish`: one event, by hand."""
 
 from functools import partial
 from typing import Annotated
@@ -32,10 +32,10 @@ def publish(
     plan: Annotated[str | None, typer.Option(metavar="ID", help="Without --resource: the new billing plan.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one event into the outbox, by hand.
+    """Write one event into the outbox by hand.
 
-    With --resource it says that the resource changed, without it that the installation did. A running dispatcher delivers it
-    like any other event.
+    With --resource it announces a change of the resource, otherwise one of the installation. A running dispatcher delivers it like
+    any other event.
 
     \b
     dispatcher publish --installation icfg_1 --resource db_1
@@ -71,10 +71,10 @@ def _event(installation: str, resource: str | None, product: str | None, plan: s
             return ResourceUpdated(installation_id=installation, resource_id=resource, product_id=product)
         return InstallationUpdated(installation_id=installation, billing_plan_id=plan)
     except ValidationError as invalid:
-        raise CommandFailed(_explain(invalid), Exit.USAGE) from None
+        raise CommandFailed(_problems(invalid), Exit.USAGE) from None
 
 
-def _explain(invalid: ValidationError) -> str:
+def _problems(invalid: ValidationError) -> str:
     return "; ".join(
         f"{_OPTIONS.get(str(error['loc'][0]), str(error['loc'][0]))}: {error['msg']}"
         for error in invalid.errors(include_input=False, include_url=False)

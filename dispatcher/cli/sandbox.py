@@ -19,24 +19,27 @@ app = typer.Typer()
 @app.command()
 def sandbox(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8377,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on; 0 takes a free one.")] = 8377,
     token: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TOKEN",
-            help="A bearer token that is valid, repeatable. Other users of this machine can see it: put a real one into a"
-            " --token-file.  [default: any]",
+            help="A valid bearer token; repeatable. Other users of this machine can see it: put a real one into a"
+            " --token-file.  [default: any token is valid]",
         ),
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A file with further tokens that are valid, one a line."),
+        typer.Option(metavar="FILE", help="A file of valid bearer tokens, one per line."),
     ] = None,
-    rate_limit: Annotated[str, typer.Option(metavar="RATE", help="For each installation; off for none.")] = "60/60s",
+    rate_limit: Annotated[
+        str, typer.Option(metavar="RATE", help="The rate limit of each installation, or off.")
+    ] = "60/60s",
 ) -> None:
-    """Stand in for Vercel until SIGTERM or Ctrl-C, with faults on request.
+    """Run a stand-in for Vercel, with faults on request.
 
-    GET /requests tells what was received, POST /faults scripts a fault, DELETE /faults ends them all:
+    It runs until SIGTERM or Ctrl-C. GET /requests lists the requests received, POST /faults scripts a fault, DELETE /faults removes
+    all faults:
 
     \b
     curl 'http://127.0.0.1:8377/requests?installation=icfg_1'
@@ -65,7 +68,7 @@ def _read(option: str, parse: Callable[[Given], T], value: Given) -> T:
 
 
 def _read_tokens(file: Path) -> set[str]:
-    """One from each line that is not empty. Raises ValueError."""
+    """The tokens in the file; empty lines are ignored. Raises ValueError."""
     try:
         lines = file.read_text("utf-8").splitlines()
     except OSError as error:
@@ -73,7 +76,7 @@ def _read_tokens(file: Path) -> set[str]:
     except UnicodeDecodeError:
         raise ValueError(f"{file} is not UTF-8 text: write one token a line") from None
     tokens = {parse_token(line).get_secret_value() for line in lines if line}
-    if not tokens:  # and any would be valid
+    if not tokens:  # the sandbox would take any token for valid
         raise ValueError(f"{file} is empty: write one token a line")
     return tokens
 

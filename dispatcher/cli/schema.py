@@ -1,4 +1,4 @@
-"""`dispatcher migrate` and `dispatcher schema`: the tables."""
+"""`dispatcher migrate` and `dispatcher schema`: create the tables, or print them as SQL."""
 
 from typing import Annotated
 
@@ -17,7 +17,10 @@ app = typer.Typer()
 
 @app.command()
 def migrate(sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it.")] = False) -> None:
-    """Bring the database to the newest schema. Any number of these at once migrate once."""
+    """Create the dispatcher's tables, or bring them up to date.
+
+    It is safe to start several at once, for example from every replica: the migration runs once.
+    """
     with opened(load_settings()) as database:
         if sql:
             typer.echo(schema.migration_sql(database.dialect.name, database.schema))
@@ -28,10 +31,14 @@ def migrate(sql: Annotated[bool, typer.Option("--sql", help="Print the SQL inste
 @app.command("schema")
 def print_schema(
     dialect: DialectName,
-    schema_name: Annotated[str | None, typer.Option("--schema", metavar="NAME", help="PostgreSQL: the schema.")] = None,
-    wakeup: Annotated[bool, typer.Option("--wakeup", help="PostgreSQL: the trigger for WAKEUP=notify alone.")] = False,
+    schema_name: Annotated[
+        str | None, typer.Option("--schema", metavar="NAME", help="PostgreSQL: the schema of the tables.")
+    ] = None,
+    wakeup: Annotated[
+        bool, typer.Option("--wakeup", help="PostgreSQL: only the trigger for DISPATCHER_WAKEUP=notify.")
+    ] = False,
 ) -> None:
-    """Print the tables as SQL, for partners who create them by other means.
+    """Print the tables as SQL, to create them yourself.
 
     \b
     dispatcher schema --dialect mysql

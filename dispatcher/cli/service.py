@@ -1,4 +1,4 @@
-"""`dispatcher run`, `drain` and `health`: the service."""
+"""`dispatcher run`, `drain` and `health`: start the service, deliver once, ask the service for its health."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from dispatcher.settings.settings import load_settings
 from dispatcher.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from dispatcher.service.service import Tally
+    from dispatcher.service.drain import Tally
 
 HEALTH_TIMEOUT_SECONDS = 5
 
@@ -22,34 +22,40 @@ app = typer.Typer()
 
 @app.command()
 def run() -> None:
-    """Deliver events until SIGTERM; then finish what is in flight, and end."""
+    """Deliver events until SIGTERM or Ctrl-C.
+
+    Then it finishes its requests in flight within DISPATCHER_SHUTDOWN_GRACE, and exits. A second signal ends it at once.
+    """
     from dispatcher.service import service
+    from dispatcher.service.event_loop import run_in_loop
     from dispatcher.service.http_server import PortUnavailable
 
     prepare_process()
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
     try:
-        service.run_in_loop(service.run(settings))
+        run_in_loop(service.run(settings))
     except PortUnavailable as error:
         raise CommandFailed(str(error)) from None
 
 
-@app.command()
-def drain(
-    max_seconds: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
-    max_events: Annotated[int | None, typer.Option(min=1, help="End after about so many deliveries.")] = None,
+@app.command("drain")
+def drain_(
+    max_seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this many seconds.")] = None,
+    max_events: Annotated[int | None, typer.Option(min=1, help="Stop after about this many deliveries.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Deliver what is due and end: for cron and Kubernetes jobs. Exit code 5 if something is left waiting."""
-    from dispatcher.service import service
+    """Deliver what is due, then exit: for scheduled jobs.
+
+    Exit code 5 if events or deliveries are left, such as those that wait for a retry or a slot of the rate limit.
+    """
+    from dispatcher.service.drain import drain
+    from dispatcher.service.event_loop import run_in_loop
 
     prepare_process()
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
-    drained = service.run_in_loop(
-        service.drain(settings, max_seconds=max_seconds, max_events=max_events, progress=_tell)
-    )
+    drained = run_in_loop(drain(settings, max_seconds=max_seconds, max_events=max_events, progress=_show_progress))
     if sys.stderr.isatty():
         typer.echo(err=True)
     if as_json:
@@ -63,16 +69,19 @@ def drain(
         raise typer.Exit(Exit.LEFT_WAITING)
 
 
-def _tell(tally: "Tally") -> None:
-    """Tells a person at the terminal how far it is; says nothing in a log."""
+def _show_progress(tally: "Tally") -> None:
+    """Shows on a terminal what has been done so far; into a log it writes nothing."""
     if sys.stderr.isatty():
-        told = f"{tally.events:,} events collected, {tally.delivered:,} delivered, {tally.dead_lettered:,} dead letters"
-        typer.echo(f"\r{told}", err=True, nl=False)
+        text = f"{tally.events:,} events collected, {tally.delivered:,} delivered, {tally.dead_lettered:,} dead letters"
+        typer.echo(f"\r{text}", err=True, nl=False)
 
 
 @app.command()
 def health() -> None:
-    """Ask the running service whether it is alive: for HEALTHCHECK. Exit code 4 if it isn't."""
+    """Check whether the running service is alive.
+
+    For the HEALTHCHECK of a container. Exit code 4 if the service is not alive, or does not answer.
+    """
     from http.client import HTTPConnection, HTTPException
 
     settings = load_settings()

@@ -1,4 +1,4 @@
-"""Who resolves dead letters, and why: what is recorded with each of them."""
+"""Who resolves dead letters, and why: recorded with each of them."""
 
 import getpass
 import os
@@ -10,24 +10,26 @@ import typer
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.store.dead_letters import Signature
 
-LONGEST_NAME = 255
-LONGEST_NOTE = 2_000
+MAX_NAME_LENGTH = 255
+MAX_NOTE_LENGTH = 2_000
 
-By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does this.  [default: user@host]")]
-Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Why; kept with the dead letter.")]
+By = Annotated[
+    str | None, typer.Option("--by", metavar="NAME", help="Your name, kept with the dead letter.  [default: user@host]")
+]
+Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Why you do this, kept with the dead letter.")]
 
 
 def sign(by: str | None, note: str | None) -> Signature:
-    """From the two options. Raises CommandFailed if one is too long for its column."""
-    for option, text, longest in (("--by", by, LONGEST_NAME), ("--note", note, LONGEST_NOTE)):
-        if text is not None and len(text) > longest:
-            raise CommandFailed(f"{option} is longer than {longest:,} characters: shorten it", Exit.USAGE)
+    """The signature from the two options. Raises CommandFailed if one is too long for its column."""
+    for option, text, max_length in (("--by", by, MAX_NAME_LENGTH), ("--note", note, MAX_NOTE_LENGTH)):
+        if text is not None and len(text) > max_length:
+            raise CommandFailed(f"{option} is longer than {max_length:,} characters: shorten it", Exit.USAGE)
     return Signature(by or _operator(), note)
 
 
 def _operator() -> str:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user needs no name
+    except (KeyError, OSError):  # the user of a container may have no name
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"[:LONGEST_NAME]
+    return f"{user}@{socket.gethostname()}"[:MAX_NAME_LENGTH]

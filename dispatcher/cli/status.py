@@ -16,19 +16,19 @@ from dispatcher.settings.settings import load_settings
 
 app = typer.Typer()
 
-CLEAR = "\033[H\033[J"
+CLEAR_SCREEN = "\033[H\033[J"
 
 
 @app.command()
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --watch: how often.")] = 2.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --watch: the interval.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show what waits, what fails and what is going out: worst first, on one screen.
+    """Show on one screen what fails, what waits and what is sent.
 
-    It reads the database alone, at a cost that does not grow with the backlog, and changes nothing. The rates and the lag are
-    those of the last five minutes at most. A figure with a + is a lower bound.
+    Problems come first. It reads only the database, at a cost that does not grow with the backlog, and changes nothing. Rates and
+    lag cover at most the last five minutes. A figure with a + is a lower bound.
 
     \b
     dispatcher status
@@ -43,7 +43,7 @@ def status(
                 print_json(_row(reading))
                 continue
             if watch and sys.stdout.isatty():
-                typer.echo(CLEAR, nl=False)
+                typer.echo(CLEAR_SCREEN, nl=False)
             _show(reading)
 
 
@@ -55,11 +55,11 @@ def _readings(database: Database, every: float | None) -> Iterator[Status]:
 
 
 def _show(reading: Status) -> None:
-    found = concerns(reading)
-    for concern in found:
+    worries = concerns(reading)
+    for concern in worries:
         label = "PROBLEM" if concern.urgent else "warning"
         typer.echo(f"{label}  {shown(concern.what)}\n         dispatcher {concern.command}")
-    typer.echo("" if found else "ok       nothing to worry about\n", nl=bool(found))
+    typer.echo("" if worries else "ok       nothing to worry about\n", nl=bool(worries))
     backlog, recent = reading.backlog, reading.recent
     more = "" if backlog.complete else "+"
     print_facts(

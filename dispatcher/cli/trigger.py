@@ -1,4 +1,4 @@
-"""`dispatcher trigger`: a trigger on the partner's own table."""
+"""`dispatcher trigger`: a trigger that announces changes of the partner's own table."""
 
 from typing import Annotated
 
@@ -15,24 +15,30 @@ app = typer.Typer()
 def trigger(
     dialect: DialectName,
     table: Annotated[
-        str, typer.Option(metavar="T", help="Your table, a row of which is a resource: NAME or SCHEMA.NAME.")
+        str, typer.Option(metavar="T", help="Your table, each row of which is a resource: NAME or SCHEMA.NAME.")
     ],
-    installation_column: Annotated[str, typer.Option(metavar="C", help="Its column with the installation's id.")],
+    installation_column: Annotated[
+        str, typer.Option(metavar="C", help="Its column with Vercel's id of the installation.")
+    ],
     resource_column: Annotated[str, typer.Option(metavar="C", help="Its column with your id of the resource.")],
     when_changed: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Only updates that change one of these columns.  [default: every update]"),
+        typer.Option(
+            metavar="A,B", help="Announce only updates that change one of these columns.  [default: every update]"
+        ),
     ] = None,
     schema: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The schema (MySQL: database) of vercel_outbox, if it needs naming."),
+        typer.Option(
+            metavar="NAME", help="The schema (MySQL: database) of vercel_outbox, if it is not found without one."
+        ),
     ] = None,
 ) -> None:
-    """Print a trigger that writes the outbox row whenever a row of your table is inserted, updated or deleted.
+    """Print a trigger that announces changes of your own table.
 
-    So no code path can forget it. Rows whose installation or resource id is NULL write nothing. It names no product: one that
-    your code publishes for the same resource is sent all the same. Names are taken as they are written, in upper and lower
-    case. Run again, the SQL replaces what it made before.
+    The trigger writes an event into the outbox whenever a row of the table is inserted, updated or deleted, so no code path can
+    forget it. Rows whose installation or resource id is NULL are ignored. Its events name no product; if your code publishes one
+    for the same resource, that is sent. Names are used exactly as written. Running the SQL again replaces the trigger.
 
     \b
     dispatcher trigger --dialect postgresql --table databases --installation-column installation_id \\

@@ -1,4 +1,7 @@
-"""A stand-in for Vercel's "Create Event" endpoint: a real HTTP server, faithful to the reference, with scripted faults."""
+"""A stand-in for Vercel, and the demo that plays against it.
+
+The stand-in is a real HTTP server for Vercel's "Create Event" endpoint, faithful to the reference, with scripted faults.
+"""
 
 from dispatcher.sandbox.faults import Fault
 from dispatcher.sandbox.received import ReceivedRequest

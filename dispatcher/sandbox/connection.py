@@ -1,4 +1,4 @@
-"""The way to a request's connection, for faults that no answer can express."""
+"""Access to a request's connection, for faults that no answer can express."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class Connection(H11Protocol):
-    """Puts into each request's `state` its connection and the moment when its head arrived."""
+    """Adds to each request's `state` its connection and the time at which its head arrived."""
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the parent has it
@@ -25,7 +25,7 @@ class Connection(H11Protocol):
 
 
 class InFlight:
-    """The requests that are not answered yet."""
+    """The requests that have not been answered yet."""
 
     def __init__(self) -> None:
         self._connections: set[asyncio.Transport] = set()
@@ -33,7 +33,7 @@ class InFlight:
 
     @contextmanager
     def hold(self, request: Request) -> Iterator[None]:
-        """The request is in flight for as long as the block lasts."""
+        """The request is in flight for the duration of the block."""
         connection = connection_of(request)
         self._connections.add(connection)
         if self._ended:
@@ -44,20 +44,20 @@ class InFlight:
             self._connections.discard(connection)
 
     def end(self) -> None:
-        """Cuts what is in flight, and what may still come."""
+        """Cuts the connections of all requests in flight, and of any that still arrive."""
         self._ended = True
         for connection in self._connections:
             connection.abort()
 
 
 def connection_of(request: Request) -> asyncio.Transport:
-    """The connection that the request came on."""
+    """The connection over which the request arrived."""
     connection: asyncio.Transport = request.state.connection
     return connection
 
 
-async def stays(request: Request, seconds: float | None) -> bool:
-    """Whether the client is still there after so many seconds; None waits until it isn't."""
+async def stays_connected(request: Request, seconds: float | None) -> bool:
+    """Whether the client is still connected after `seconds`; with None, returns only once it is not."""
     try:
         async with asyncio.timeout(seconds):
             while (await request.receive())["type"] != "http.disconnect":

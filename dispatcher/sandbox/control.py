@@ -1,4 +1,4 @@
-"""The sandbox's own endpoints: what it received, and what it is to do wrong."""
+"""The sandbox's own endpoints: the requests that it received, and the faults that are scripted."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -24,13 +24,13 @@ class Control:
     """`/healthz`; `GET /requests?installation=…&since=…` (epoch seconds), `DELETE /requests`; `GET`, `POST`, `DELETE /faults`."""
 
     def __init__(self, requests: list[ReceivedRequest], script: Script, *, local: bool) -> None:
-        """`local`: it listens on this machine only, so no other name than this machine's leads to it."""
+        """`local`: the sandbox listens on this machine only, so a Host header must name this machine."""
         self._requests = requests
         self._script = script
         self._local = local
 
     def routes(self) -> list[Route]:
-        """The endpoints, to stand before Vercel's own."""
+        """The routes, to be matched before Vercel's endpoint."""
         return [
             Route("/healthz", self._health),
             Route("/requests", self._guard(self._list_requests)),
@@ -41,7 +41,7 @@ class Control:
         ]
 
     def _guard(self, endpoint: Handler) -> Handler:
-        """Keeps web pages out: a browser tells where a page is from, or the name by which the page found us."""
+        """Keeps web pages out: a browser sends the page's origin, and as the host the name by which the page reached us."""
 
         async def guarded(request: Request) -> Response:
             origin, host = request.headers.get("origin"), request.headers.get("host", "")
@@ -62,10 +62,10 @@ class Control:
         except ValueError:
             return refuse(400, "since must be a number, seconds since 1970 as in received_at")
         installation_id = request.query_params.get("installation")
-        found = [one for one in self._requests if one.received_at >= since]
+        requests = [one for one in self._requests if one.received_at >= since]
         if installation_id is not None:
-            found = [one for one in found if one.installation_id == installation_id]
-        return JSONResponse([asdict(one) for one in found])
+            requests = [one for one in requests if one.installation_id == installation_id]
+        return JSONResponse([asdict(one) for one in requests])
 
     async def _forget_requests(self, _: Request) -> Response:
         self._requests.clear()

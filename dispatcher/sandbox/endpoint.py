@@ -1,4 +1,4 @@
-"""What Vercel would answer: the checks of the reference, in their order."""
+"""The answer that Vercel would give: the checks of its reference, in their order."""
 
 import math
 import re
@@ -13,14 +13,15 @@ from starlette.responses import Response
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.sandbox.errors import RATE_LIMITED, refuse
 from dispatcher.sandbox.quota import Quota
-from dispatcher.sandbox.received import LONGEST_BODY, bearer_token
+from dispatcher.sandbox.received import LONGEST_BODY, MAX_BODY_BYTES, bearer_token
+from dispatcher.settings.settings import RateLimit
 
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-# Absent is not null: an optional field has a default that no caller reads, and no None.
+# Vercel refuses null where a field may be absent, so optional fields have an unused default instead of None.
 class _ResourceUpdated(_Closed):
     type: Literal["resource.updated"]
     resource_id: Annotated[str, Field(alias="resourceId")]
@@ -42,14 +43,14 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class Endpoint:
-    """Judges requests. `tokens` are those that are valid, None meaning any; None for `rate_limit` switches it off."""
+    """Judges requests. `tokens` are the valid bearer tokens, None for any; a `rate_limit` of None switches it off."""
 
     def __init__(self, tokens: frozenset[str] | None, rate_limit: RateLimit | None) -> None:
         self.tokens = tokens
         self._quotas = None if rate_limit is None else defaultdict[str, Quota](lambda: Quota(rate_limit))
 
     def judge(self, request: Request, installation_id: str | None, body: object) -> Response:
-        """The answer, of which nothing has been sent yet."""
+        """Returns the answer, and counts the request against the rate limit. Sends nothing."""
         if installation_id is None:
             return refuse(404, "The path was not found: events are posted to /v1/installations/{id}/events.")
         if request.method != "POST":
@@ -71,10 +72,10 @@ class Endpoint:
 
 
 def _within_quota(quota: Quota, request: Request, installation_id: str, body: object) -> Response:
-    let_in = quota.take(request.state.monotonic)
+    admitted = quota.take(request.state.monotonic)
     reset_in = quota.reset_in(request.state.monotonic)
     reset_at = request.state.received_at + reset_in
-    answer = _check(request, installation_id, body) if let_in else _throttle(quota, reset_in, reset_at)
+    answer = _check(request, installation_id, body) if admitted else _throttle(quota, reset_in, reset_at)
     answer.headers.update(quota.headers(reset_at))
     return answer
 
@@ -108,7 +109,7 @@ def _problem(request: Request, installation_id: str, body: object) -> str | None
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return "the content type must be application/json"
     if not isinstance(body, dict):
-        return f"the body must be a JSON object in UTF-8, of at most {LONGEST_BODY} bytes"
+        return f"the body must be a JSON object in UTF-8, of at most {MAX_BODY_BYTES} bytes"
     try:
         _BODY.validate_python(body)
     except ValidationError as error:

@@ -11,7 +11,7 @@ RATE_LIMITED = "rate_limited"
 def refuse(
     status: int, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None, **more: object
 ) -> JSONResponse:
-    """`{"error": {"code", "message", …}}`; without `code` the one that goes with the status."""
+    """Answers `{"error": {"code", "message", …}}`; the default `code` is derived from the status."""
     error = {"code": code or code_of(status), "message": message, **more}
     return JSONResponse({"error": error}, status, headers)
 

@@ -1,4 +1,4 @@
-"""What the sandbox does wrong on request."""
+"""The faults that the sandbox can be scripted to show."""
 
 import re
 from collections.abc import Iterator
@@ -15,27 +15,36 @@ GARBAGE = b"\x00\xffthis is not HTTP\r\n\r\n"
 
 
 class Fault(BaseModel):
-    """One kind of trouble, for the requests that it fits: those of `installation_id` and `resource_id`, None meaning any.
+    """One fault, for the requests that match it. Raises `pydantic.ValidationError` (a `ValueError`).
 
-    It befalls `times` requests, None meaning until it is cleared. A delay (seconds) can stand alone or go before any other. Under
-    `status`, `hang`, `garbage` and `cut="before"`, a request is neither checked nor counted by the rate limit; under `cut="after"`
-    or a delay alone it is, on arrival. `error_code` or `body` replace the error that goes with the status; `headers` such as
-    `Retry-After` or `Location` join it. Raises `pydantic.ValidationError` (a `ValueError`).
+    With `status`, `hang`, `garbage` or `cut="before"`, a request is neither checked nor counted by the rate limit; with
+    `cut="after"` or a `delay` alone it is, when it arrives.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     status: Annotated[int, Field(ge=200, le=599)] | None = None
+    """Answer with this status, and the error that goes with it."""
     error_code: str | None = None
+    """Instead of the code that goes with the status."""
     headers: dict[str, str] = Field(default_factory=dict)
+    """Added to the answer, such as `Retry-After` or `Location`."""
     body: str | None = None
+    """Instead of the error."""
     delay: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 0.0
+    """Seconds before the answer, or before any other fault."""
     hang: bool = False
+    """Never answer."""
     cut: Literal["before", "after"] | None = None
+    """Close the connection without an answer, before or after the request has been processed."""
     garbage: bool = False
+    """Answer with bytes that are not HTTP."""
     installation_id: str | None = None
+    """Match requests of this installation only."""
     resource_id: str | None = None
+    """Match requests about this resource only."""
     times: Annotated[int, Field(ge=1)] | None = None
+    """The number of requests that it is applied to; None: until it is cleared."""
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
@@ -46,7 +55,7 @@ class Fault(BaseModel):
 
     @property
     def name(self) -> str:
-        """What a record calls it: `status`, `hang`, `cut before`, `cut after`, `garbage` or `delay`."""
+        """Its name in a `ReceivedRequest`: `status`, `hang`, `cut before`, `cut after`, `garbage` or `delay`."""
         match self:
             case Fault(cut=str() as cut):
                 return f"cut {cut}"
@@ -60,15 +69,15 @@ class Fault(BaseModel):
 
     @property
     def lets_through(self) -> bool:
-        """Whether the request is judged as if there were no fault."""
+        """Whether the request is processed as if there were no fault."""
         return self.cut == "after" or self.name == "delay"
 
-    def fits(self, installation_id: str | None, resource_id: str | None) -> bool:
-        """Whether it is meant for such a request."""
+    def matches(self, installation_id: str | None, resource_id: str | None) -> bool:
+        """Whether it applies to requests of this installation about this resource."""
         return self.installation_id in (None, installation_id) and self.resource_id in (None, resource_id)
 
     def answer(self) -> Response | None:
-        """The scripted answer; None where there is to be none."""
+        """The scripted answer; None if the fault has none."""
         if self.status is None:
             return None
         if self.body is not None or self.status < 300 or self.status in _WITHOUT_BODY:
@@ -92,15 +101,15 @@ def _contradictions(fault: Fault) -> Iterator[str]:
 
 
 class Script:
-    """The faults in the order in which they were scripted: of those that fit a request, the first befalls it."""
+    """The faults in the order in which they were scripted: the first that matches a request is applied."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
 
     def next(self, installation_id: str | None, resource_id: str | None) -> Fault | None:
-        """The fault that befalls this request, counted; None if all goes well."""
+        """Returns the fault to apply to this request and counts it; None if none matches."""
         for place, fault in enumerate(self.faults):
-            if fault.fits(installation_id, resource_id):
+            if fault.matches(installation_id, resource_id):
                 self._count(place, fault)
                 return fault
         return None

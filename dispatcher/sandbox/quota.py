@@ -1,4 +1,4 @@
-"""The rate limit as the server sees it. Not `policy.RateWindow`: the dispatcher is measured by this one."""
+"""The rate limit as Vercel applies it: written independently of the dispatcher's own, which the tests measure against it."""
 
 import math
 from collections import deque
@@ -7,14 +7,14 @@ from dispatcher.policy.rate_window import RateLimit
 
 
 class Quota:
-    """An exact sliding window over the arrivals that were let in, by one monotonic clock (seconds)."""
+    """An exact sliding window over the admitted requests, in seconds of one monotonic clock."""
 
     def __init__(self, limit: RateLimit) -> None:
         self.limit = limit
         self._arrivals: deque[float] = deque()
 
     def take(self, now: float) -> bool:
-        """Whether a request that arrives now is let in; only then it counts."""
+        """Whether a request that arrives now is admitted. Only admitted requests count."""
         while self._arrivals and self._arrivals[0] <= now - self.limit.seconds:
             self._arrivals.popleft()
         if not self.remaining:
@@ -24,15 +24,15 @@ class Quota:
 
     @property
     def remaining(self) -> int:
-        """How many more would be let in, as of the last `take`."""
+        """The number of requests that would still be admitted, as of the last `take`."""
         return self.limit.requests - len(self._arrivals)
 
     def reset_in(self, now: float) -> float:
-        """Seconds until the oldest request leaves the window, which then has room for one more."""
+        """Seconds until the oldest request leaves the window and another one is admitted."""
         return self._arrivals[0] + self.limit.seconds - now
 
     def headers(self, reset_at: float) -> dict[str, str]:
-        """The rate headers of an answer; `reset_at` in epoch seconds."""
+        """The rate headers of an answer; `reset_at` is in epoch seconds."""
         return {
             "X-RateLimit-Limit": str(self.limit.requests),
             "X-RateLimit-Remaining": str(self.remaining),

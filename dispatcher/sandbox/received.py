@@ -10,30 +10,32 @@ from starlette.requests import Request
 
 _PATH = re.compile(r"/v1/installations/([^/]+)/events")
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE)
-LONGEST_BODY = 65_536
-"""Bytes. No event is longer; what goes beyond is not read."""
+MAX_BODY_BYTES = 65_536
+"""No event is longer; the rest of a longer body is not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
-    """What arrived, when, and what became of it.
-
-    `received_at` (epoch seconds) and `monotonic` (seconds) are the moment at which the request's head was here. `path` is as sent, with
-    the query. `body` is the JSON value, or the text if it was none. `token` is a fingerprint, never the token; None: no bearer
-    token. `status` is the answer's, whether or not it reached the client; None: a fault left the request unanswered.
-    `fault` names the scripted fault that befell it.
-    """
+    """A request, and how it was answered."""
 
     received_at: float
+    """Epoch seconds at which the request's head arrived."""
     monotonic: float
+    """The same by a monotonic clock, in seconds."""
     method: str
     path: str
+    """As it was sent, with the query."""
     installation_id: str | None
+    """None if the path is not the endpoint's."""
     body: object
+    """The JSON value, or the text if it is not JSON."""
     token: str | None
+    """A fingerprint of the bearer token, never the token itself; None if there was none."""
     vercel_id: str
     status: int | None
+    """The answer's, whether or not it reached the client; None if a fault left the request unanswered."""
     fault: str | None
+    """The name of the scripted fault that was applied to it."""
 
     @property
     def event(self) -> dict[str, object]:
@@ -42,23 +44,23 @@ class ReceivedRequest:
 
 
 def event_in(body: object) -> dict[str, object]:
-    """The event in a JSON body, whatever it looks like; empty if there is none."""
+    """The event in a JSON body, valid or not; empty if there is none."""
     event = body.get("event") if isinstance(body, dict) else None
     return event if isinstance(event, dict) else {}
 
 
 def resource_in(body: object) -> str | None:
-    """The id of the resource that a body names."""
+    """The resource id in a body; None if there is none."""
     resource_id = event_in(body).get("resourceId")
     return resource_id if isinstance(resource_id, str) else None
 
 
 async def read_json(request: Request) -> object:
-    """The value in the body; if it is no JSON in UTF-8 or too long, its text. Raises `starlette.requests.ClientDisconnect`."""
+    """The value in the body; if it is not JSON in UTF-8, or too long, its text. Raises `starlette.requests.ClientDisconnect`."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LONGEST_BODY:
+        if len(body) > MAX_BODY_BYTES:
             return _text(body)
     try:
         return from_json(bytes(body), allow_inf_nan=False)
@@ -67,7 +69,7 @@ async def read_json(request: Request) -> object:
 
 
 def _text(body: bytearray) -> str:
-    return body[:LONGEST_BODY].decode("utf-8", errors="replace")
+    return body[:MAX_BODY_BYTES].decode("utf-8", errors="replace")
 
 
 def path_of(request: Request) -> str:
@@ -78,17 +80,17 @@ def path_of(request: Request) -> str:
 
 
 def installation_in(path: str) -> str | None:
-    """The installation in the endpoint's path, decoded; None if this is not the endpoint."""
+    """The installation id in the path, decoded; None if the path is not the endpoint's."""
     match = _PATH.fullmatch(path.partition("?")[0])
     return unquote(match[1]) if match else None
 
 
 def bearer_token(request: Request) -> str | None:
-    """The credential of the request."""
+    """The bearer token of the request; None if there is none."""
     match = _BEARER.fullmatch(request.headers.get("authorization", ""))
     return match[1] if match else None
 
 
 def fingerprint(token: str) -> str:
-    """Tells tokens apart without giving them away."""
+    """A short hash that distinguishes tokens without revealing them."""
     return hashlib.sha256(token.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The sandbox as a server: it records every request and lets the scripted faults befall them."""
+"""The sandbox as a server: records every request and applies the scripted faults."""
 
 import asyncio
 import secrets
@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from dispatcher.database.hosts import is_local
 from dispatcher.policy.rate_window import RateLimit
-from dispatcher.sandbox.connection import Connection, InFlight, connection_of, stays
+from dispatcher.sandbox.connection import Connection, InFlight, connection_of, stays, stays_connected
 from dispatcher.sandbox.control import Control
 from dispatcher.sandbox.endpoint import Endpoint
 from dispatcher.sandbox.faults import GARBAGE, Fault, Script
@@ -32,18 +32,18 @@ from dispatcher.service.http_server import serving
 
 RATE_LIMIT = RateLimit(60, 60.0)
 """Vercel's own: "Installation event create per minute"."""
-KEEP_ALIVE = 75
-"""Seconds that an idle connection stays open."""
-MOST_REQUESTS = 1_000_000
-"""How many requests are remembered, at about 1 KB each; beyond that the oldest tenth is forgotten."""
+KEEP_ALIVE_SECONDS = 75
+"""For an idle connection."""
+MAX_REQUESTS = 1_000_000
+"""The number of requests that are kept, at about 1 KB each; when it is reached, the oldest tenth is dropped."""
 
 
 class Sandbox:
-    """A stand-in for Vercel at `url`, from `async with` on.
+    """A stand-in for Vercel at `url`, within `async with`, which raises PortUnavailable.
 
-    `port` 0 takes a free one. `tokens` are the bearer tokens that are valid, None meaning any; they may be replaced at any time.
-    `rate_limit` is per installation; None switches it off. `requests` are those received, in the order of judgement, and may be
-    emptied. Entering raises PortUnavailable.
+    `port` 0 takes a free one. `tokens` are the valid bearer tokens, None for any; they may be replaced at any time. `rate_limit`
+    applies to each installation; None switches it off. `requests` are those received so far, at most `max_requests`, in the order
+    in which they were judged; the list may be cleared.
     """
 
     def __init__(
@@ -52,9 +52,12 @@ class Sandbox:
         host: str = "127.0.0.1",
         tokens: frozenset[str] | None = None,
         rate_limit: RateLimit | None = RATE_LIMIT,
+        *,
+        max_requests: int = MAX_REQUESTS,
     ) -> None:
         self._address = (host, port)
         self._endpoint = Endpoint(tokens, rate_limit)
+        self._max_requests = max_requests
         self._script = Script()
         self._in_flight = InFlight()
         self._stack = AsyncExitStack()
@@ -63,7 +66,7 @@ class Sandbox:
 
     @property
     def tokens(self) -> frozenset[str] | None:
-        """The bearer tokens that are valid; None: any."""
+        """The valid bearer tokens; None for any."""
         return self._endpoint.tokens
 
     @tokens.setter
@@ -72,22 +75,22 @@ class Sandbox:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """The scripted faults that are still to befall a request; `times` is how many are left."""
+        """The scripted faults that are not used up; `times` is the number of requests left."""
         return tuple(self._script.faults)
 
     def script(self, *faults: Fault) -> None:
-        """Adds faults. Of those that fit a request, the one that was scripted first befalls it."""
+        """Adds faults. If several match a request, the one that was scripted first is applied."""
         self._script.faults.extend(faults)
 
     def clear(self) -> None:
-        """Ends all scripted faults."""
+        """Removes all scripted faults."""
         self._script.faults.clear()
 
     async def __aenter__(self) -> Self:
         host, port = self._address
         app = Starlette(routes=Control(self.requests, self._script, local=is_local(host)).routes())
         app.router.default = self._receive
-        options = {"http": Connection, "ws": "none", "server_header": False, "timeout_keep_alive": KEEP_ALIVE}
+        options = {"http": Connection, "ws": "none", "server_header": False, "timeout_keep_alive": KEEP_ALIVE_SECONDS}
         port = await self._stack.enter_async_context(serving(app, host, port, **options))
         self._stack.callback(self._in_flight.end)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -102,12 +105,12 @@ class Sandbox:
         request = Request(scope, receive)
         with self._in_flight.hold(request), suppress(ClientDisconnect):
             answer, fault = self._judge(request, await read_json(request))
-            waits = fault is None or await _befall(request, fault)
-            if waits and answer is not None:
+            is_waiting = fault is None or await _apply(request, fault)
+            if is_waiting and answer is not None:
                 await answer(scope, receive, send)
 
     def _judge(self, request: Request, body: object) -> tuple[Response | None, Fault | None]:
-        """The answer, None if there is to be none, and the fault that befalls the request; both are recorded."""
+        """Records the request; returns the answer, None if there is none to send, and the fault to apply."""
         path = path_of(request)
         installation_id = installation_in(path)
         fault = self._script.next(installation_id, resource_in(body))
@@ -118,8 +121,8 @@ class Sandbox:
         token, vercel_id = bearer_token(request), _vercel_id(request.state.received_at)
         if answer is not None:
             answer.headers["X-Vercel-Id"] = vercel_id
-        if len(self.requests) >= MOST_REQUESTS:
-            del self.requests[: MOST_REQUESTS // 10]
+        if len(self.requests) >= self._max_requests:
+            del self.requests[: self._max_requests // 10]
         self.requests.append(
             ReceivedRequest(
                 received_at=request.state.received_at,
@@ -140,7 +143,7 @@ class Sandbox:
 async def serve(
     host: str, port: int, tokens: frozenset[str] | None, rate_limit: RateLimit | None, ready: Callable[[str], None]
 ) -> None:
-    """A sandbox until SIGINT or SIGTERM; `ready` is called with its URL. Raises PortUnavailable."""
+    """Runs a sandbox until SIGINT or SIGTERM; calls `ready` with its URL. Raises PortUnavailable."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -149,17 +152,17 @@ async def serve(
         await stop.wait()
 
 
-async def _befall(request: Request, fault: Fault) -> bool:
-    """Lets the fault happen, as far as it is no answer; whether the client still waits for one."""
+async def _apply(request: Request, fault: Fault) -> bool:
+    """Applies the part of the fault that is not an answer; returns whether the client is still waiting for one."""
     connection = connection_of(request)
-    if fault.delay and not await stays(request, fault.delay):
+    if fault.delay and not await stays_connected(request, fault.delay):
         return False
     if fault.cut:
         connection.abort()
     elif fault.garbage:
         connection.write(GARBAGE)
         connection.close()
-    return not (fault.cut or fault.garbage or fault.hang) or await stays(request, None)
+    return not (fault.cut or fault.garbage or fault.hang) or await stays_connected(request, None)
 
 
 def _vercel_id(now: float) -> str:

@@ -1,4 +1,4 @@
-"""Puts the parts together that `run` and `drain` share, and takes them apart in order."""
+"""The parts that `run` and `drain` share: puts them together, and takes them apart in order."""
 
 import os
 import socket
@@ -24,24 +24,24 @@ from dispatcher.worker.worker import LOOK_SECONDS, Worker
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A worker and what it stands on."""
+    """A worker, its database, and a second thread for the database."""
 
     database: Database
     thread: DatabaseThread
-    """For what else is asked of the database while the worker takes its steps in a thread of its own."""
+    """For every other query: the worker runs its steps in a thread of its own."""
     worker: Worker
 
     async def anything_due(self) -> bool:
-        """Whether there is something to collect or to claim. Raises what the database raises."""
+        """Whether there is anything to collect or to claim. Raises the database's errors."""
         work = await self.thread.run_within(LOOK_SECONDS, store.look, store.LOWEST_ID, store.LONG_AGO)
         return work.to_collect or work.to_claim
 
 
 @asynccontextmanager
 async def composed(settings: Settings, report: Listener) -> AsyncIterator[Parts]:
-    """The parts, for as long as the block lasts; at its end the client is closed before the engine.
+    """The parts, for the duration of the block; at its end the HTTP client is closed before the engine.
 
-    Raises UnusableSchema, UnusableIsolation or the database's error if they cannot begin.
+    Raises UnusableSchema, UnusableIsolation, UnusableNetwork or the database's error if they cannot start.
     """
     _warn_of_clear_text(settings)
     async with AsyncExitStack() as stack:

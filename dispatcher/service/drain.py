@@ -1,4 +1,4 @@
-"""Delivers what is due and ends."""
+"""Delivers what is due, then ends."""
 
 import asyncio
 import time
@@ -12,28 +12,29 @@ from dispatcher.service.signals import stop_on_signals
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, Log, Report, Ticked, listen
 
-DRAIN_PAUSE = 0.02
+MAX_PAUSE_SECONDS = 0.02
+"""The longest pause between two ticks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What a drain did, and how many events and deliveries it left."""
+    """The result of a drain."""
 
     events: int
     requests: int
     delivered: int
     dead_lettered: int
     waiting: int
+    """Events and deliveries that are left."""
 
 
 class Tally:
-    """Counts what a worker reports."""
+    """A listener that counts what the worker has done so far."""
 
     def __init__(self) -> None:
         self.events = self.requests = self.delivered = self.dead_lettered = 0
 
     def __call__(self, report: Report) -> None:
-        """Adds it up."""
         match report:
             case EventsCollected(events, malformed):
                 self.events += events
@@ -55,11 +56,11 @@ async def drain(
     max_events: int | None = None,
     progress: Callable[[Tally], None] = lambda _: None,
 ) -> Drained:
-    """Delivers what is due and ends; at the latest after so many seconds or (about) so many events.
+    """Delivers what is due, then ends; at the latest after `max_seconds`, or after about `max_events` deliveries and dead letters.
 
-    `progress` is told after each tick how far it is. Raises as `run` does, and what the database raises.
+    `progress` is called with the tally after each tick. Raises the errors of `run`, and the database's.
     """
-    stop, tally, noteworthy = asyncio.Event(), Tally(), Log()
+    stop, tally, log = asyncio.Event(), Tally(), Log()
     stop_on_signals(stop, settings.shutdown_grace)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
 
@@ -71,23 +72,23 @@ async def drain(
             or (deadline is not None and time.monotonic() >= deadline)
         )
 
-    def tell(report: Report) -> None:
+    def show_progress(report: Report) -> None:
         if isinstance(report, Ticked):
             progress(tally)
 
-    async with composed(settings, listen(tally, noteworthy, tell)) as parts:
+    async with composed(settings, listen(tally, log, show_progress)) as parts:
         await deliver_what_is_due(parts, enough)
         await parts.worker.stop(settings.shutdown_grace)
         left = await parts.thread.run(measure)
-    noteworthy.sum_up()
+    log.sum_up()
     return Drained(tally.events, tally.requests, tally.delivered, tally.dead_lettered, left.left)
 
 
 async def deliver_what_is_due(parts: Parts, enough: Callable[[], bool]) -> None:
-    """Returns when nothing is due any more, or Vercel is out, or it is enough. Raises what the database raises."""
+    """Returns once nothing is due any more, during an outage of Vercel, or if `enough()`. Raises the database's errors."""
     worker = parts.worker
     while not enough():
         pause = await worker.tick_until_answer()
         if worker.idle and (worker.outage or not await parts.anything_due()):
             return
-        await asyncio.sleep(min(pause, DRAIN_PAUSE))
+        await asyncio.sleep(min(pause, MAX_PAUSE_SECONDS))

@@ -1,6 +1,7 @@
-"""The endpoints for those who operate the service. Nothing here changes anything, or names a tenant."""
+"""The endpoints for operators. All are read-only, and none shows the id of an installation or a resource."""
 
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -11,7 +12,7 @@ from starlette.routing import Route
 
 from dispatcher.service.health import Health
 from dispatcher.service.http_server import serving
-from dispatcher.service.ops_connection import OpsConnection
+from dispatcher.service.ops_connection import DEADLINE_SECONDS, OpsConnection
 
 
 def ops_app(health: Health, registry: CollectorRegistry) -> Starlette:
@@ -31,6 +32,9 @@ def ops_app(health: Health, registry: CollectorRegistry) -> Starlette:
     return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
 
 
-def serving_ops(app: Starlette, host: str, port: int) -> AbstractAsyncContextManager[int]:
-    """`serving`, for clients that nobody has authenticated."""
-    return serving(app, host, port, http=OpsConnection, ws="none", server_header=False)
+def serving_ops(
+    app: Starlette, host: str, port: int, *, deadline_seconds: float = DEADLINE_SECONDS
+) -> AbstractAsyncContextManager[int]:
+    """`serving` on the ops port, whose clients are not authenticated: each connection is limited in time, and so is their number."""
+    connection = partial(OpsConnection, deadline_seconds=deadline_seconds)
+    return serving(app, host, port, http=connection, ws="none", server_header=False)

@@ -8,23 +8,22 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-GARBAGE = (10_000, 20, 20)
-"""Objects more than before at which the garbage collector looks at the new ones, and how often it looks further."""
-SWITCH_INTERVAL = 0.00002
-"""Seconds for which the database's thread may compute while the event loop waits to: an answer takes less time than Python's own 5 ms."""
+GC_THRESHOLDS = (10_000, 20, 20)
+"""`gc.set_threshold`: new objects before a collection of the youngest generation, and collections of it before one of the next."""
+SWITCH_INTERVAL_SECONDS = 0.00002
+"""How long the database's thread may compute while the event loop waits. Python's default is 5 ms, longer than an answer takes."""
 
 
 def run_in_loop(main: Coroutine[Any, Any, Result]) -> Result:
-    """Runs it in the fastest event loop that this machine has.
+    """Runs the coroutine in the fastest event loop that this machine has.
 
-    What is loaded by now stays, and what comes after hardly ever forms cycles: the garbage collector need not look at the one at all,
-    nor as often as usual at the other, which would take a tenth of the time of each delivery. The database's thread gives way to the
-    loop at once.
+    Objects loaded so far live as long as the process, so they are frozen. Later ones rarely form cycles, so the collector runs less
+    often; by default it would take 10 % of each delivery. The database's thread gives way to the loop at once.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GARBAGE)
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if sys.platform != "win32":
         import uvloop

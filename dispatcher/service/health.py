@@ -1,22 +1,30 @@
-"""Whether the service is well: a listener that remembers when it last heard of a tick."""
+"""Whether the service is live and ready: a listener that remembers the last tick."""
 
 import time
 from collections.abc import Callable
 
 from dispatcher.telemetry import Report, StepFailed, Ticked, WritesAccepted
 
-LIVE_FOR = 90.0
-"""Seconds after the last tick, good or bad. A database that hangs is given up after 30 s for each statement."""
-READY_FOR = 30.0
-"""Seconds after the last good tick."""
+LIVE_SECONDS = 90.0
+"""Live for this long after the last tick, successful or not. A statement that hangs is given up after 30 s."""
+READY_SECONDS = 30.0
+"""Ready for this long after the last successful tick."""
 
 
 class Health:
-    """`clock` gives monotonic seconds; ticks may come as rarely as every `pause` seconds. Nothing here asks the database or Vercel."""
+    """`clock` returns monotonic seconds; ticks are at most `poll_interval` seconds apart. Neither the database nor Vercel is asked."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, pause: float = 0.0) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        poll_interval: float = 0.0,
+        live_seconds: float = LIVE_SECONDS,
+        ready_seconds: float = READY_SECONDS,
+    ) -> None:
         self._clock = clock
-        self._pause = pause
+        self._live_seconds = live_seconds + poll_interval
+        self._ready_seconds = ready_seconds + poll_interval
         self._ticked_at = clock()
         self._succeeded_at: float | None = None
         self._failure: str | None = None
@@ -24,7 +32,7 @@ class Health:
         self.stopping = False
 
     def __call__(self, report: Report) -> None:
-        """Hears of ticks, good and bad, and of whether the database takes writes, which ticks with nothing to do do not tell."""
+        """Notes each tick, and whether the database accepts writes, which an idle tick does not show."""
         match report:
             case Ticked():
                 self._ticked_at = self._succeeded_at = self._clock()
@@ -41,12 +49,12 @@ class Health:
 
     @property
     def live(self) -> bool:
-        """Whether ticks still come, even if they fail: a restart would not mend the database."""
-        return self._clock() - self._ticked_at < LIVE_FOR + self._pause
+        """Whether ticks are still made, even if they fail: a restart would not repair the database."""
+        return self._clock() - self._ticked_at < self._live_seconds
 
     @property
     def why_not_ready(self) -> str | None:
-        """What keeps the service from delivering; None: nothing does."""
+        """The reason why the service cannot deliver; None if it can."""
         if self.stopping:
             return "the service is stopping"
         if self._failure is not None or self._no_writes is not None:
@@ -54,4 +62,4 @@ class Health:
         if self._succeeded_at is None:
             return "no tick has gone through yet"
         age = self._clock() - self._succeeded_at
-        return f"the last tick went through {age:.0f} s ago" if age >= READY_FOR + self._pause else None
+        return f"the last tick went through {age:.0f} s ago" if age >= self._ready_seconds else None

@@ -1,4 +1,4 @@
-"""What the service does now and then beside delivering: it measures, mends and prunes, and sees whether the server takes writes."""
+"""The periodic work beside delivery: measures the backlog, probes for writes, fixes stranded installations, deletes old rows."""
 
 from datetime import timedelta
 
@@ -10,66 +10,81 @@ from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Gauged, Listener, Stranded, WritesAccepted
 from dispatcher.worker.database_thread import STEP_SECONDS, DatabaseThread
 
-GAUGE_EVERY = 15.0
-WRITES_EVERY = 15.0
-MEND_EVERY = 600.0
-MEND_CLUSTER_EVERY = 5.0
-"""… where a row lock is local to a node: the protocol does without it, and this is the net under that."""
-PRUNE_EVERY = 600.0
+GAUGE_SECONDS = 15.0
+CHECK_WRITES_SECONDS = 15.0
+FIX_STRANDED_SECONDS = 600.0
+FIX_STRANDED_CLUSTER_SECONDS = 5.0
+"""On a cluster a row lock is local to its node. The protocol does not rely on it; this is the safety net."""
+PRUNE_SECONDS = 600.0
 
 
 class Housekeeping:
-    """Its steps share a thread of their own, so that the worker's wait for none of them. Each raises what the database raises,
-    also if it has not ended after `deadline` seconds.
+    """Its steps share a thread of their own, so that the worker's steps never wait for them.
+
+    Each raises the database's errors; one that has not ended after `deadline` seconds raises such an error too.
     """
 
     def __init__(
-        self, database: Database, settings: Settings, report: Listener, *, deadline: float = STEP_SECONDS
+        self,
+        database: Database,
+        settings: Settings,
+        report: Listener,
+        *,
+        deadline: float = STEP_SECONDS,
+        check_writes_seconds: float = CHECK_WRITES_SECONDS,
     ) -> None:
         self._thread = DatabaseThread(database, deadline)
         self._settings = settings
         self._report = report
+        self._check_writes_seconds = check_writes_seconds
 
     def schedule(self, scheduler: Scheduler, *, clustered: bool) -> None:
-        """Each step has its time."""
-        scheduler.every("gauges", GAUGE_EVERY, self.gauge)
-        scheduler.every("writes", WRITES_EVERY, self.check_writes)
-        scheduler.every("mend", MEND_CLUSTER_EVERY if clustered else MEND_EVERY, self.mend)
-        scheduler.every("prune", PRUNE_EVERY, self.prune)
+        """Adds each step with its interval."""
+        scheduler.every("gauges", GAUGE_SECONDS, self.gauge)
+        scheduler.every("writes", self._check_writes_seconds, self.check_writes)
+        scheduler.every(
+            "stranded", FIX_STRANDED_CLUSTER_SECONDS if clustered else FIX_STRANDED_SECONDS, self.fix_stranded
+        )
+        scheduler.every("prune", PRUNE_SECONDS, self.prune)
 
     async def gauge(self) -> None:
-        """Reports how much waits."""
-        found = await self._thread.run(measure)
-        states = {"outbox": found.outbox, "due": found.due, "waiting": found.waiting, "paused": found.paused}
+        """Reports the size and the age of the backlog, dead letters, pauses and open breakers."""
+        backlog = await self._thread.run(measure)
+        states = {
+            "outbox": backlog.outbox,
+            "due": backlog.due,
+            "waiting": backlog.waiting,
+            "paused": backlog.paused,
+        }
         self._report(
             Gauged(
                 states,
-                found.oldest_event_age,
-                found.dead_letters,
-                found.paused_installations,
-                found.open_breakers,
+                backlog.oldest_event_age,
+                backlog.dead_letters,
+                backlog.paused_installations,
+                backlog.open_breakers,
             )
         )
 
     async def check_writes(self) -> None:
-        """Reports that the server takes writes: on a standby, a service that has nothing to do would never notice."""
+        """Reports that the server accepts writes: on a standby, an idle service would never notice that it does not."""
         await self._thread.run(store.check_writes)
         self._report(WritesAccepted())
 
-    async def mend(self) -> None:
-        """Reports installations that had to be mended."""
-        if mended := await self._thread.run(store.mend):
-            self._report(Stranded(mended))
+    async def fix_stranded(self) -> None:
+        """Makes stranded installations due again, and reports how many there were."""
+        if fixed := await self._thread.run(store.mend):
+            self._report(Stranded(fixed))
 
     async def prune(self) -> None:
-        """Deletes what has been kept for long enough, a step for each chunk."""
-        kept_for = (
+        """Deletes rows whose retention has passed, in chunks."""
+        retentions = (
             timedelta(seconds=self._settings.attempt_retention),
             timedelta(seconds=self._settings.dead_letter_retention),
         )
-        while await self._thread.run(store.prune, *kept_for):
+        while await self._thread.run(store.prune, *retentions):
             pass
 
     def close(self) -> None:
-        """Ends its thread; what runs in it breaks off."""
+        """Ends its thread; a step that is running is broken off."""
         self._thread.close()

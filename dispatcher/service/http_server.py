@@ -1,4 +1,4 @@
-"""Serves an application beside other work in the same event loop; signals stay with whoever owns the process."""
+"""Serves an application beside other work in the same event loop, and leaves the process's signal handlers alone."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 
 class PortUnavailable(Exception):
-    """Nothing can listen there; says where and why."""
+    """The port cannot be listened on; the message says where and why."""
 
 
 class _Server(uvicorn.Server):
@@ -24,9 +24,9 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(app: Starlette, host: str, port: int, **options: Any) -> AsyncIterator[int]:
-    """Listens for as long as the block lasts; gives the port, which the system chooses if `port` is 0. Raises PortUnavailable.
+    """Listens for the duration of the block and yields the port, which the system chooses if `port` is 0. Raises PortUnavailable.
 
-    `options` are uvicorn's.
+    `options` are passed to uvicorn.
     """
     with _listen(host, port) as listening:
         server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **options))
@@ -45,6 +45,6 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         why = (error.strerror or str(error)).partition(" (")[0]
         raise PortUnavailable(f"cannot listen on {host} port {port}: {why}") from None
-    # asyncio does this for the sockets that it makes itself. Without it an answer waits 40 ms for the client's acknowledgement.
+    # asyncio does this only for sockets that it creates itself. Without it an answer waits 40 ms for the client's acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening

@@ -1,4 +1,4 @@
-"""APScheduler as the clock: it says when; the work is the worker's, and goes on when a clock is stopped."""
+"""Runs steps at intervals. APScheduler decides when; the work belongs to the worker and outlives a stopped scheduler."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,39 +10,41 @@ from apscheduler.triggers.interval import IntervalTrigger
 from dispatcher.database.errors import describe_error, summarize
 from dispatcher.telemetry import Listener, StepFailed
 
-AFTER_FAILURE = 1.0
-WATCH_EVERY = 1.0
+RETRY_SECONDS = 1.0
+"""After a failure."""
+WATCH_SECONDS = 1.0
+"""Between two looks at the wall clock."""
 
 Step = Callable[[], Awaitable[float | None]]
-"""May say in how many seconds it is to come again."""
+"""May return the seconds after which it wants to run again."""
 
 
 class Scheduler:
-    """Steps at their times, each at most once at a time; one that fails is reported and comes again. Times in seconds."""
+    """Runs each step at its interval, never twice at once. One that fails is reported and tried again."""
 
-    def __init__(self, report: Listener) -> None:
+    def __init__(self, report: Listener, *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._report = report
+        self._retry_seconds = retry_seconds
         self._intervals: dict[str, float] = {}
         self._running: set[str] = set()
-        # A step that goes on for longer than its interval is met by its own next run, which then has nothing to do.
+        # Two instances: while a step runs for longer than its interval, APScheduler starts its next run, which returns at once.
         self._scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 2, "misfire_grace_time": None}
         )
 
     def start(self) -> None:
-        """From now on the steps run."""
         self._scheduler.start()
         self._watch = asyncio.create_task(self._undo_jumps())
 
     def stop(self) -> None:
-        """No step begins any more."""
+        """Starts no more steps."""
         self._watch.cancel()
         self._scheduler.shutdown(wait=False)
 
     def every(self, name: str, seconds: float, step: Step) -> None:
-        """Runs the step at once and then again and again: so many seconds later, or earlier if it returns fewer.
+        """Runs the step at once, and then every `seconds`, or earlier if it returns fewer.
 
-        For a step that wants to come again soon, APScheduler is not asked: that takes longer than many a step does.
+        A step that is to run again soon does not go through APScheduler, which would take longer than many a step.
         """
         self._intervals[name] = seconds
         interval = IntervalTrigger(seconds=seconds, timezone=UTC)
@@ -53,32 +55,32 @@ class Scheduler:
             return
         self._running.add(name)
         try:
-            pause = await self._take(name, step)
+            pause = await self._run_once(name, step)
             while pause < self._intervals[name] / 2:
                 await asyncio.sleep(pause)
-                pause = await self._take(name, step)
+                pause = await self._run_once(name, step)
         except asyncio.CancelledError:
             if self._scheduler.running:
                 raise
-            # Stopped in the middle of a step, which APScheduler would log as an error.
+            # Stopped in the middle of a step: APScheduler would log it as an error.
         finally:
             self._running.discard(name)
 
-    async def _take(self, name: str, step: Step) -> float:
-        """The seconds after which it is to come again."""
+    async def _run_once(self, name: str, step: Step) -> float:
+        """Returns the seconds after which the step is to run again."""
         try:
             pause = await step()
-        except Exception as error:  # noqa: BLE001 (whatever it is: a clock that stops loses nothing, but delivers nothing either)
+        except Exception as error:  # noqa: BLE001 (any error: a scheduler that stops loses nothing, but delivers nothing either)
             self._report(StepFailed(name, summarize(error), describe_error(error)))
-            await asyncio.sleep(AFTER_FAILURE)
+            await asyncio.sleep(self._retry_seconds)
             return 0.0
         return self._intervals[name] if pause is None else pause
 
     async def _undo_jumps(self) -> None:
-        """APScheduler goes by the wall clock: should that be set back an hour, everything would wait for an hour."""
+        """APScheduler uses the wall clock: if that were set back by an hour, every step would wait for an hour."""
         while True:
-            await asyncio.sleep(WATCH_EVERY)
+            await asyncio.sleep(WATCH_SECONDS)
             now = datetime.now(UTC)
-            for waiting in self._scheduler.get_jobs():
-                if waiting.next_run_time > now + timedelta(seconds=self._intervals[waiting.id] + WATCH_EVERY):
-                    waiting.modify(next_run_time=now)
+            for job in self._scheduler.get_jobs():
+                if job.next_run_time > now + timedelta(seconds=self._intervals[job.id] + WATCH_SECONDS):
+                    job.modify(next_run_time=now)

@@ -1,4 +1,4 @@
-"""The service: runs until it is told to stop, and takes its parts apart in order."""
+"""The service: runs until a signal stops it, and takes its parts apart in order."""
 
 import asyncio
 import time
@@ -12,9 +12,8 @@ from starlette.applications import Starlette
 from dispatcher.database.errors import describe_error, summarize
 from dispatcher.database.transactions import Database
 from dispatcher.service.composition import Parts, composed
-from dispatcher.service.drain import Drained, Tally, deliver_what_is_due, drain
+from dispatcher.service.drain import deliver_what_is_due
 from dispatcher.service.endpoints import ops_app, serving_ops
-from dispatcher.service.event_loop import run_in_loop
 from dispatcher.service.health import Health
 from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.service.scheduler import Scheduler
@@ -25,49 +24,47 @@ from dispatcher.telemetry import Listener, Log, Metrics, StepFailed, listen
 
 Tick = Callable[[], Awaitable[float]]
 
-LAST_ROUND = 0.5
-"""The share of the grace in which a service that was told to stop still begins requests."""
-
-__all__ = ["Drained", "Tally", "drain", "run", "run_in_loop"]
+LAST_ROUND_SHARE = 0.5
+"""The share of the grace in which a stopping service still starts requests."""
 
 
 async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """Delivers until SIGTERM or SIGINT (or `stop`), then drains within the grace. A second signal ends the process at once.
 
-    Raises SettingsError, UnusableNetwork, UnusableSchema, UnusableIsolation, PortUnavailable or the database's error if it cannot begin.
+    Raises SettingsError, UnusableNetwork, UnusableSchema, UnusableIsolation, PortUnavailable or the database's error if it cannot start.
     """
     stop = stop or asyncio.Event()
     stop_on_signals(stop, settings.shutdown_grace)
-    log, noteworthy = structlog.get_logger("dispatcher"), Log()
-    health, metrics = Health(pause=settings.poll_interval), Metrics(version("vercel-outbox-dispatcher"))
-    report = listen(health, metrics, noteworthy)
+    logger, log = structlog.get_logger("dispatcher"), Log()
+    health, metrics = Health(poll_interval=settings.poll_interval), Metrics(version("vercel-outbox-dispatcher"))
+    report = listen(health, metrics, log)
     async with (
         composed(settings, report) as parts,
         _waking(parts, settings) as tick,
-        _answering(ops_app(health, metrics.registry), settings, noteworthy) as port,
+        _serving(ops_app(health, metrics.registry), settings, log) as port,
         _scheduled(parts, tick, settings, report),
     ):
-        log.info("started", ops_port=port, vercel=settings.vercel_base_url, database=parts.database.dialect.name)
+        logger.info("started", ops_port=port, vercel=settings.vercel_base_url, database=parts.database.dialect.name)
         await stop.wait()
         health.stopping = True
-        log.info("draining", in_flight=parts.worker.in_flight, grace=settings.shutdown_grace)
+        logger.info("draining", in_flight=parts.worker.in_flight, grace=settings.shutdown_grace)
         await _stop(parts, settings.shutdown_grace, report)
-    noteworthy.sum_up()
-    log.info("stopped")
+    log.sum_up()
+    logger.info("stopped")
 
 
 @asynccontextmanager
 async def _waking(parts: Parts, settings: Settings) -> AsyncIterator[Tick]:
-    """The worker's tick; with WAKEUP=notify it sleeps until the bell rings."""
+    """The worker's tick; with WAKEUP=notify followed by a sleep that a notification ends."""
     if settings.wakeup is not Wakeup.NOTIFY:
         yield parts.worker.tick_until_answer
         return
-    log = structlog.get_logger("dispatcher")
+    logger = structlog.get_logger("dispatcher")
     sleeper = Sleeper(
         parts.database,
         parts.worker.tick_until_answer,
         parts.worker.sweep,
-        lambda why: log.warning("no bell, polling only", reason=why),
+        lambda why: logger.warning("no bell, polling only", reason=why),
     )
     try:
         yield sleeper.tick
@@ -76,8 +73,8 @@ async def _waking(parts: Parts, settings: Settings) -> AsyncIterator[Tick]:
 
 
 @asynccontextmanager
-async def _answering(app: Starlette, settings: Settings, log: Log) -> AsyncIterator[int | None]:
-    """The ops port, if there is to be one. Clients of it provoke lines of uvicorn and, through the event loop, of asyncio."""
+async def _serving(app: Starlette, settings: Settings, log: Log) -> AsyncIterator[int | None]:
+    """Serves the ops port unless it is off. Lines that its clients can provoke, from uvicorn and asyncio, are limited."""
     if settings.ops_port is None:
         yield None
         return
@@ -88,7 +85,7 @@ async def _answering(app: Starlette, settings: Settings, log: Log) -> AsyncItera
 
 @asynccontextmanager
 async def _scheduled(parts: Parts, tick: Tick, settings: Settings, report: Listener) -> AsyncIterator[None]:
-    """The worker's ticks and the housekeeping go on until the end of the block."""
+    """Runs the ticks and the housekeeping until the end of the block."""
     clustered = await parts.thread.run(Database.is_cluster)
     housekeeping = Housekeeping(parts.database, settings, report)
     scheduler = Scheduler(report)
@@ -103,13 +100,13 @@ async def _scheduled(parts: Parts, tick: Tick, settings: Settings, report: Liste
 
 
 async def _stop(parts: Parts, grace: float, report: Listener) -> None:
-    """An application that stopped just before has its last events delivered; for what else is due, there are others."""
+    """Still delivers what is due, such as the last events of an application that stopped just before; the rest is for other replicas."""
     began = time.monotonic()
-    last_round = began + grace * LAST_ROUND
+    last_round = began + grace * LAST_ROUND_SHARE
     try:
         try:
             await deliver_what_is_due(parts, lambda: time.monotonic() >= last_round)
         finally:
             await parts.worker.stop(max(0.0, began + grace - time.monotonic()))
-    except Exception as error:  # noqa: BLE001 (the leases expire by themselves, and what was not settled is sent again)
+    except Exception as error:  # noqa: BLE001 (the leases expire by themselves, and requests that were not settled are sent again)
         report(StepFailed("stop", summarize(error), describe_error(error)))

@@ -7,15 +7,15 @@ import signal
 import structlog
 
 OVERTIME_SECONDS = 5.0
-"""What is left after the grace for taking the rest apart. A service that needs longer waits for a database that does not answer."""
+"""Time after the grace to take everything apart. A service that needs longer is waiting for a database that does not answer."""
 
 
 def stop_on_signals(stop: asyncio.Event, grace: float) -> None:
-    """Stops at the first signal. A second one, or the end of the grace and the overtime, ends the process at once."""
+    """Sets `stop` at the first signal. A second one, or the end of the grace and the overtime, ends the process at once."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
 
-    def first() -> None:
+    def on_first_signal() -> None:
         stop.set()
         for number in signals:
             loop.remove_signal_handler(number)
@@ -24,12 +24,12 @@ def stop_on_signals(stop: asyncio.Event, grace: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, grace + OVERTIME_SECONDS)
 
     for number in signals:
-        loop.add_signal_handler(number, first)
+        loop.add_signal_handler(number, on_first_signal)
 
 
 def _end_at_once(number: int, _frame: object) -> None:
-    """Ends the process with an exit code of its own: for process 1 of a container the default action of a signal does not exist."""
+    """Exits explicitly: in a container, signals have no default action for process 1."""
     if number == signal.SIGALRM:
         structlog.get_logger("dispatcher").error("not stopped in time", why="the database does not answer")
-        os._exit(os.EX_TEMPFAIL)  # the code of a database that cannot be reached
+        os._exit(os.EX_TEMPFAIL)  # the exit code for an unreachable database
     os._exit(128 + number)

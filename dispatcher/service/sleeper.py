@@ -1,4 +1,4 @@
-"""Sleeping until the bell rings: `DISPATCHER_WAKEUP=notify`. A step between the clock and the worker's tick."""
+"""Sleeping until a notification: `DISPATCHER_WAKEUP=notify`. Stands between the scheduler and the worker's tick."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -7,20 +7,22 @@ from dispatcher.database.notifier import Notifier, NotifierUnavailable
 from dispatcher.database.transactions import Database
 from dispatcher.worker.worker import BUSY_PAUSE
 
-RECONNECT_AFTER = 5.0
-AWAKE_FOR = 1.0
-"""Seconds of short ticks after a ring that was for something: under load, commits need not ring for a dispatcher that looks anyway."""
-DEAF_FOR = 0.2
-"""Seconds without an answer to a ring after a look that a ring was for and that found nothing: any role of the database can ring."""
-UNARMED_PAUSE = 0.1
-"""The longest pause, in seconds, while a partner's open transaction keeps us from arming the bell: its commit will not ring."""
+RECONNECT_SECONDS = 5.0
+AWAKE_SECONDS = 1.0
+"""How long to keep polling after a notification that led to work, so that under load commits need not notify a dispatcher that is about
+to look anyway."""
+COOLDOWN_SECONDS = 0.2
+"""How long to ignore notifications after one that led to nothing: any role of the database can send one."""
+UNARMED_PAUSE_SECONDS = 0.1
+"""The longest pause while a partner's open transaction keeps us from arming the notifier: its commit will not notify us."""
 
 
 class Sleeper:
-    """Ticks, and then sleeps until the bell rings, at most for the pause that the tick asked for.
+    """Ticks, and then sleeps until a notification, at most for the pause that the tick returned.
 
-    `sweep` has the next tick look at the whole outbox: before a sleep and after a ring, since a commit rings whatever its ids are.
-    `warn` is told once why there is no bell; then the pauses are those of polling, and every 5 s another bell is tried.
+    `sweep` makes the next tick look at the whole outbox: before a sleep and after a notification, since a commit notifies whatever
+    its ids are. `warn` is called once with the reason why there is no notifier; then the pauses are those of polling, and every 5 s
+    another connection is tried.
     """
 
     def __init__(
@@ -37,60 +39,60 @@ class Sleeper:
         self._sweep = sweep
         self._warn = warn
         self._clock = clock
-        self._bell: Notifier | None = None
-        self._hang_at = self._awake_until = self._deaf_until = 0.0
-        self._rung = self._warned = False
+        self._notifier: Notifier | None = None
+        self._connect_at = self._awake_until = self._cooldown_until = 0.0
+        self._notified = self._warned = False
 
     async def tick(self) -> float:
-        """One tick and perhaps a sleep; returns in how many seconds the next is wanted. Raises what the tick raises."""
+        """One tick and perhaps a sleep; returns the seconds to wait before the next. Raises the tick's errors."""
         pause = await self._tick()
-        if self._rung:
-            self._judge_ring(found_work=pause <= BUSY_PAUSE)
+        if self._notified:
+            self._judge_notification(found_work=pause <= BUSY_PAUSE)
         try:
             return await self._sleep(pause)
         except NotifierUnavailable as broken:
             await self.close()
-            self._hang_at = self._clock() + RECONNECT_AFTER
+            self._connect_at = self._clock() + RECONNECT_SECONDS
             if not self._warned:
                 self._warn(str(broken))
             self._warned = True
             return pause
 
-    def _judge_ring(self, *, found_work: bool) -> None:
-        self._rung = False
+    def _judge_notification(self, *, found_work: bool) -> None:
+        self._notified = False
         if found_work:
-            self._awake_until = self._clock() + AWAKE_FOR
+            self._awake_until = self._clock() + AWAKE_SECONDS
         else:
-            self._deaf_until = self._clock() + DEAF_FOR
+            self._cooldown_until = self._clock() + COOLDOWN_SECONDS
 
     async def _sleep(self, pause: float) -> float:
         if pause <= BUSY_PAUSE or self._clock() < self._awake_until:
-            if self._bell is not None:
-                await self._bell.disarm()
+            if self._notifier is not None:
+                await self._notifier.disarm()
             return min(pause, BUSY_PAUSE)
-        bell = await self._hung()
-        if bell is None:
+        notifier = await self._connected()
+        if notifier is None:
             return pause
-        if not bell.armed:
-            if await bell.arm():
+        if not notifier.armed:
+            if await notifier.arm():
                 self._sweep()
-                return 0.0  # look once more: whoever committed until now did not ring
-            if not await bell.is_armed_by_another():
-                return min(pause, UNARMED_PAUSE)
-        self._rung = await bell.wait(pause)
-        if not self._rung:
+                return 0.0  # look once more: commits up to now did not notify
+            if not await notifier.is_armed_by_another():
+                return min(pause, UNARMED_PAUSE_SECONDS)
+        self._notified = await notifier.wait(pause)
+        if not self._notified:
             return 0.0
         self._sweep()
-        return max(0.0, self._deaf_until - self._clock())
+        return max(0.0, self._cooldown_until - self._clock())
 
-    async def _hung(self) -> Notifier | None:
-        if self._bell is None and self._clock() >= self._hang_at:
-            self._bell = await Notifier.connect(self._database)
+    async def _connected(self) -> Notifier | None:
+        if self._notifier is None and self._clock() >= self._connect_at:
+            self._notifier = await Notifier.connect(self._database)
             self._warned = False
-        return self._bell
+        return self._notifier
 
     async def close(self) -> None:
-        """Takes the bell down."""
-        bell, self._bell = self._bell, None
-        if bell is not None:
-            await bell.close()
+        """Closes the notifier's connection."""
+        notifier, self._notifier = self._notifier, None
+        if notifier is not None:
+            await notifier.close()

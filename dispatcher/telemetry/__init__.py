@@ -1,4 +1,4 @@
-"""What the worker reports, and who listens: the metrics and the log."""
+"""What is reported, and who listens: metrics, log, traces."""
 
 from dispatcher.telemetry.log import Log
 from dispatcher.telemetry.log_format import configure_logging

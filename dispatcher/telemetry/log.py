@@ -1,4 +1,4 @@
-"""Log lines: a listener that writes what is worth a line."""
+"""The log: a listener that writes noteworthy reports as lines."""
 
 import logging
 import time
@@ -23,24 +23,25 @@ from dispatcher.telemetry.reports import (
 )
 from dispatcher.telemetry.retry_storm import RetryStorm
 
-WINDOW = 10.0
-"""Seconds after which what was left out is summed up."""
+WINDOW_SECONDS = 10.0
+"""The time after which the lines that were left out are counted in one."""
 
 
 class Log:
-    """One line for each attempt at debug, and one for each noteworthy change above it: of each kind the first few of a window,
-    then one that counts the others."""
+    """Writes each attempt at debug level, and each noteworthy change above it. Of each kind, the first few lines of a window are
+    written, then one that counts the rest.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = structlog.get_logger("dispatcher")
         self._debug = logging.getLogger("dispatcher").isEnabledFor(logging.DEBUG)
         self._clock = clock
-        self._window_ends = clock() + WINDOW
+        self._window_ends = clock() + WINDOW_SECONDS
         self._repetition: Repetition[tuple[int, str, str | None]] = Repetition()
         self._storm = RetryStorm()
 
     def __call__(self, report: Report) -> None:  # noqa: C901 (a case a report)
-        """Writes what is reported."""
+        """Writes the report, if it is noteworthy."""
         match report:
             case Attempted():
                 self._write_attempt(report)
@@ -54,8 +55,9 @@ class Log:
             case EventsCollected(_, malformed) if malformed:
                 self._write(logging.ERROR, "dead letter", reason="malformed", events=malformed)
             case InstallationPaused(installation_id, reason):
-                told = {"installation_id": installation_id}
-                self._write(logging.WARNING, "installation paused", reason=reason.value, **told)
+                self._write(
+                    logging.WARNING, "installation paused", reason=reason.value, installation_id=installation_id
+                )
             case InstallationResumed(installation_id):
                 self._write(logging.INFO, "installation resumed", installation_id=installation_id)
             case BreakerTurned():
@@ -68,22 +70,22 @@ class Log:
             self.sum_up()
 
     def sum_up(self) -> None:
-        """Writes what the window leaves to be said; a new one begins."""
-        self._window_ends = self._clock() + WINDOW
+        """Ends the window: writes the counts of its lines that were left out, and whether a retry storm began or ended."""
+        self._window_ends = self._clock() + WINDOW_SECONDS
         for (level, event, reason), more in self._repetition.end().items():
-            told = {} if reason is None else {"reason": reason}
-            self._log.log(level, f"{event}: more of them", more=more, **told)
+            fields = {} if reason is None else {"reason": reason}
+            self._log.log(level, f"{event}: more of them", more=more, **fields)
         if self._storm.end():
             retries = {f"retry_{kind.value}": count for kind, count in self._storm.retries.items()}
             level, event = (
                 (logging.WARNING, "retry storm") if self._storm.raging else (logging.INFO, "retry storm over")
             )
-            self._log.log(level, event, attempts=self._storm.attempts, seconds=WINDOW, **retries)
+            self._log.log(level, event, attempts=self._storm.attempts, seconds=WINDOW_SECONDS, **retries)
         self._storm.clear()
 
     @contextmanager
     def limiting(self, *loggers: str) -> Iterator[None]:
-        """While the block lasts, lines of these loggers of libraries are limited like the log's own."""
+        """Limits the lines of these library loggers like the log's own, for the duration of the block."""
         limited = [logging.getLogger(name) for name in loggers]
         for logger in limited:
             logger.addFilter(self._allows)
@@ -94,35 +96,35 @@ class Log:
                 logger.removeFilter(self._allows)
 
     def _allows(self, record: logging.LogRecord) -> bool:
-        # asyncio puts the objects concerned below its first line: each line would be a kind of its own.
+        # asyncio lists the objects concerned after its first line, which would make each line a kind of its own.
         event = str(record.msg).partition("\n")[0].rstrip(".")
         return self._repetition.allows((record.levelno, event, None))
 
-    def _write(self, level: int, event: str, *, reason: str | None = None, **told: object) -> None:
+    def _write(self, level: int, event: str, *, reason: str | None = None, **fields: object) -> None:
         if self._repetition.allows((level, event, reason)):
-            self._log.log(level, event, **({} if reason is None else {"reason": reason}), **told)
+            self._log.log(level, event, **({} if reason is None else {"reason": reason}), **fields)
 
     def _write_breaker(self, turned: BreakerTurned) -> None:
         scope = "host" if turned.installation_id is None else "installation"
-        told = {} if turned.installation_id is None else {"installation_id": turned.installation_id}
+        fields = {} if turned.installation_id is None else {"installation_id": turned.installation_id}
         if turned.is_open:
-            self._write(logging.WARNING, "breaker open", scope=scope, **told)
+            self._write(logging.WARNING, "breaker open", scope=scope, **fields)
         else:
-            self._write(logging.INFO, "breaker closed", scope=scope, **told)
+            self._write(logging.INFO, "breaker closed", scope=scope, **fields)
 
     def _write_attempt(self, attempted: Attempted) -> None:
         self._storm.count(attempted)
         is_dead = attempted.decision.action is Action.BURY
         if not is_dead and not self._debug:
             return
-        told = _told_of(attempted)
+        fields = _fields_of(attempted)
         if self._debug:
-            self._log.debug("attempt", **told)
+            self._log.debug("attempt", **fields)
         if is_dead:
-            self._write(logging.ERROR, "dead letter", reason=attempted.decision.reason, **told)
+            self._write(logging.ERROR, "dead letter", reason=attempted.decision.reason, **fields)
 
 
-def _told_of(attempted: Attempted) -> dict[str, object]:
+def _fields_of(attempted: Attempted) -> dict[str, object]:
     subject, outcome = attempted.subject, attempted.outcome
     fields = {
         "installation_id": subject.installation_id,

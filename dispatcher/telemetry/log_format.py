@@ -1,4 +1,4 @@
-"""How every line of the process looks, whoever writes it."""
+"""The format of every line of the process, those of libraries included."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from dispatcher.settings.settings import LogFormat, LogLevel
 
 
 def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
-    """Lines on stderr: JSON, or for people on a terminal. Those of uvicorn, APScheduler, SQLAlchemy and warnings look the same."""
+    """Logs to stderr, as JSON or, on a terminal, for people. Lines of uvicorn, APScheduler, SQLAlchemy and warnings look the same."""
     as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not sys.stderr.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -40,5 +40,5 @@ def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
 
 
 def _for_people() -> structlog.dev.ConsoleRenderer:
-    # No local variables, which hold tokens; and strings quoted, which come from partners and could steer the terminal.
+    # No local variables: they hold tokens. Strings are quoted: they come from partners and could contain escape sequences.
     return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback, repr_native_str=True)

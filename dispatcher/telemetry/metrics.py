@@ -1,4 +1,4 @@
-"""Prometheus metrics: a listener that counts what is reported."""
+"""Prometheus metrics: a listener that counts the reports."""
 
 import time
 
@@ -27,8 +27,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         total, gauge = self._total, self._gauge
         self._collected = total("events_collected", "Events moved from the outbox to deliveries.")
-        requests = total("requests", "Requests by what they came to.", "outcome")
-        # Looked up once: each of them takes as long as everything else that is counted of an attempt.
+        requests = total("requests", "Requests by outcome.", "outcome")
+        # Looked up once: a look-up takes as long as all other counting of an attempt.
         self._requests = {kind: requests.labels(kind.value) for kind in OutcomeKind}
         self._seconds = Histogram(
             "dispatcher_request_seconds",
@@ -44,11 +44,11 @@ class Metrics:
         )
         self._backlog = gauge("backlog", "Events in the outbox, deliveries due, waiting and paused.", "state")
         self._oldest = gauge(
-            "oldest_event_age_seconds", "Age of the oldest event that is not delivered, unless paused."
+            "oldest_event_age_seconds", "Age of the oldest event that is not delivered yet, paused installations aside."
         )
         self._in_flight = gauge("in_flight", "Requests under way.")
-        self._lost = total("lease_lost", "Installations whose lease was gone when an answer was to be settled.")
-        self._stranded = total("stranded", "Installations that the sweep had to mend: must stay 0.")
+        self._lost = total("lease_lost", "Installations whose lease was lost before an answer could be settled.")
+        self._stranded = total("stranded", "Installations that the sweep had to fix: must stay 0.")
         self._dead = gauge("dead_letters", "Unresolved dead letters.", "reason")
         self._buried = total("dead_lettered", "Deliveries that became dead letters.", "reason")
         self._paused = gauge("installations_paused", "Paused installations.", "reason")
@@ -56,11 +56,11 @@ class Metrics:
             "breaker_open", "Open breakers: the host's as this replica sees it, and those of installations.", "scope"
         )
         self._tick = gauge("tick_timestamp_seconds", "When the last tick went through (epoch seconds).")
-        gauge("build_info", "1; the labels say which build this is.", "version").labels(version).set(1)
+        gauge("build_info", "Always 1; the labels identify the build.", "version").labels(version).set(1)
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
-        """A rate sees the first increase of a series only if the series was there before, at 0."""
+        """A rate notices the first increase of a series only if the series has existed before, at 0."""
         for reason in DeadLetterReason:
             self._buried.labels(reason.value)
         for scope in ("host", "installation"):
@@ -73,7 +73,6 @@ class Metrics:
         return Gauge(f"dispatcher_{name}", text, labels, registry=self.registry)
 
     def __call__(self, report: Report) -> None:  # noqa: C901 (a case a report)
-        """Counts what is reported."""
         match report:
             case Attempted():
                 self._count_attempt(report)
@@ -105,12 +104,12 @@ class Metrics:
         elif attempted.decision.action is Action.BURY and attempted.decision.reason is not None:
             self._buried.labels(attempted.decision.reason.value).inc()
 
-    def _gauge_all(self, found: Gauged) -> None:
-        for state, count in found.backlog.items():
+    def _gauge_all(self, gauged: Gauged) -> None:
+        for state, count in gauged.backlog.items():
             self._backlog.labels(state).set(count)
-        self._oldest.set(found.oldest_event_age)
-        self._breaker.labels("installation").set(found.open_breakers)
+        self._oldest.set(gauged.oldest_event_age)
+        self._breaker.labels("installation").set(gauged.open_breakers)
         for reason in DeadLetterReason:
-            self._dead.labels(reason.value).set(found.dead_letters.get(reason, 0))
+            self._dead.labels(reason.value).set(gauged.dead_letters.get(reason, 0))
         for pause in PauseReason:
-            self._paused.labels(pause.value).set(found.paused.get(pause, 0))
+            self._paused.labels(pause.value).set(gauged.paused.get(pause, 0))

@@ -1,11 +1,11 @@
-"""Sparing with lines: a thousand dead letters are a thousand rows in their table, not a thousand lines a second in the log."""
+"""Rate-limits log lines: a thousand dead letters are a thousand rows, but only a few lines."""
 
 from collections import Counter
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-MOST = 5
-"""So many lines of a kind are written in a window."""
+MAX_LINES = 5
+"""Of each kind in a window."""
 
 Kind = TypeVar("Kind", bound=Hashable)
 
@@ -19,10 +19,10 @@ class Repetition(Generic[Kind]):
     def allows(self, kind: Kind) -> bool:
         """Whether another line of this kind may be written."""
         self._seen[kind] += 1
-        return self._seen[kind] <= MOST
+        return self._seen[kind] <= MAX_LINES
 
     def end(self) -> dict[Kind, int]:
-        """How many lines of each kind were left out; then a new window begins."""
-        left_out = {kind: seen - MOST for kind, seen in self._seen.items() if seen > MOST}
+        """Begins a new window; returns how many lines of each kind were left out of the one that ends."""
+        left_out = {kind: seen - MAX_LINES for kind, seen in self._seen.items() if seen > MAX_LINES}
         self._seen.clear()
         return left_out

@@ -1,4 +1,4 @@
-"""What the worker reports, and who may listen. The core itself counts and writes nothing."""
+"""What the worker reports. It neither counts nor logs by itself: listeners do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class EventsCollected:
 
 
 class Attempted(NamedTuple):
-    """A request came to an outcome. `lag`: seconds from the first event's `created_at` to now."""
+    """A request has its outcome."""
 
     subject: Subject
     attempt: int
@@ -26,6 +26,7 @@ class Attempted(NamedTuple):
     outcome: Outcome
     decision: Decision
     lag: float
+    """Seconds from the first event's `created_at` to now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +38,30 @@ class LeaseLost:
 
 @dataclass(frozen=True, slots=True)
 class CrashBuried:
-    """Deliveries whose leases expired each time they were due became dead letters."""
+    """Deliveries became dead letters because their lease expired at each attempt."""
 
     deliveries: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stranded:
-    """The sweep mended installations that nothing would have looked at again: a defect in the protocol."""
+    """The sweep fixed installations that would never have become due again: a defect in the protocol."""
 
     installations: int
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerTurned:
-    """A breaker opened: one probe at a time is sent from now on. Or it closed, and requests are sent at a growing rate."""
+    """A breaker opened: from now on one probe is sent at a time. Or it closed: requests are sent at a growing rate."""
 
     is_open: bool
     installation_id: str | None = None
-    """None: the host's."""
+    """None for the host's breaker."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstallationPaused:
-    """Nothing but probes is sent for it until one succeeds."""
+    """Only probes are sent for the installation until one succeeds."""
 
     installation_id: str
     reason: PauseReason
@@ -68,45 +69,46 @@ class InstallationPaused:
 
 @dataclass(frozen=True, slots=True)
 class InstallationResumed:
-    """A probe succeeded."""
+    """A probe of the paused installation succeeded."""
 
     installation_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """A tick went through. `in_flight` requests were under way at its end."""
+    """A tick went through."""
 
     in_flight: int
+    """Requests under way at its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class WritesAccepted:
-    """The database takes writes, as one that is there for the purpose showed."""
+    """The database accepts writes: a statement for this purpose succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """A step of the service broke off; what is scheduled is tried again. Neither text holds a secret."""
+    """A step of the service failed; a scheduled one is tried again. Neither text contains a secret."""
 
     step: str
-    """`tick`, or what else it was."""
+    """Its name, such as `tick`."""
     summary: str
-    """What kind of failure: names nobody."""
+    """The kind of failure; contains no id."""
     why: str
-    """The same with what the error says."""
+    """The same with the error's own text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gauged:
-    """What the scheduled query found. Global figures: every replica reports the same ones."""
+    """The figures of the scheduled query. They are global: every replica reports the same ones."""
 
     backlog: dict[str, int]
     oldest_event_age: float
     dead_letters: dict[str, int]
     paused: dict[str, int]
     open_breakers: int
-    """Of installations."""
+    """Of installations only."""
 
 
 Report = (
@@ -127,10 +129,10 @@ Listener = Callable[[Report], None]
 
 
 def listen(*listeners: Listener) -> Listener:
-    """One listener that tells them all."""
+    """Returns one listener that passes each report on to all of these."""
 
-    def tell(report: Report) -> None:
+    def pass_on(report: Report) -> None:
         for listener in listeners:
             listener(report)
 
-    return tell
+    return pass_on

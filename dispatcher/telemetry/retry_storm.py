@@ -1,4 +1,4 @@
-"""A retry storm: of many attempts in one window, most came to nothing and are made again."""
+"""A retry storm: of many attempts in one window, at least half failed and are retried."""
 
 from collections import Counter
 
@@ -6,34 +6,33 @@ from dispatcher.policy.decision import Action
 from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.telemetry.reports import Attempted
 
-FEWEST = 50
-"""Fewer retries than that in a window are no storm, whatever their share."""
-SHARE = 0.5
-_AGAIN = frozenset({Action.RETRY, Action.THROTTLE})
+MIN_RETRIES = 50
+"""Fewer retries in a window are no storm, whatever their share of the attempts."""
+MIN_RETRY_SHARE = 0.5
+_RETRIES = frozenset({Action.RETRY, Action.THROTTLE})
 
 
 class RetryStorm:
-    """Counts the attempts of one window, and knows whether the one before was a storm."""
+    """Counts the attempts of one window, and remembers whether the previous one was a storm."""
 
     def __init__(self) -> None:
         self.raging = False
         self.attempts = 0
         self.retries: Counter[OutcomeKind] = Counter()
-        """By what they came to."""
+        """By outcome."""
 
     def count(self, attempted: Attempted) -> None:
-        """One more."""
         self.attempts += 1
-        if attempted.decision.action in _AGAIN:
+        if attempted.decision.action in _RETRIES:
             self.retries[attempted.outcome.kind] += 1
 
     def end(self) -> bool:
-        """Whether a storm began or ended with this window; then a new one begins."""
+        """Whether a storm began or ended with this window."""
         retries = self.retries.total()
-        raged, self.raging = self.raging, retries >= FEWEST and retries >= SHARE * self.attempts
+        raged, self.raging = self.raging, retries >= MIN_RETRIES and retries >= MIN_RETRY_SHARE * self.attempts
         return self.raging is not raged
 
     def clear(self) -> None:
-        """A new window begins."""
+        """Begins a new window."""
         self.attempts = 0
         self.retries.clear()

@@ -1,6 +1,6 @@
-"""Traces: the partner's span, whose context travels in the row, becomes a link on the span of the delivery.
+"""Traces: the span of a delivery links to the partner's span, whose context travels in the row.
 
-Without OpenTelemetry (extra `otel`) nothing here does anything.
+Without OpenTelemetry (extra `otel`) everything here does nothing.
 """
 
 import os
@@ -21,14 +21,14 @@ else:
 _SCOPE = "vercel-outbox-dispatcher"
 Span = AbstractContextManager[Callable[[Outcome], None]]
 DeliverySpan = Callable[[Subject, int, str | None], Span]
-"""Opens a span around one request for a subject, a number of events, and the traceparent of the newest, to which the span is linked;
-the block tells it the outcome."""
+"""Opens a span around one request. Takes the subject, the number of events, and the traceparent of the newest, to which the span links.
+The block receives a function that notes the outcome."""
 _NO_SPAN: Span = nullcontext(lambda _outcome: None)
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 def delivery_spans() -> DeliverySpan:
-    """What opens a span around each request from now on; without a provider of traces, as things stand, it opens none."""
+    """Returns what opens a span around each request. If no tracer provider is set by now, it opens none."""
     if not _INSTALLED or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return lambda _subject, _events, _traceparent: _NO_SPAN
     return _span
@@ -48,7 +48,7 @@ def _span(subject: Subject, events: int, traceparent: str | None) -> Iterator[Ca
 
 
 def export_traces() -> Callable[[], None]:
-    """Sends spans to where OTEL_EXPORTER_OTLP_ENDPOINT says, if it says so; returns what ends that, sending the last ones."""
+    """Exports spans if OTEL_EXPORTER_OTLP_ENDPOINT is set. Returns a function that sends the last ones and stops."""
     if not _INSTALLED or not any(os.environ.get(name) for name in _ENDPOINTS):
         return lambda: None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -56,8 +56,8 @@ def export_traces() -> Callable[[], None]:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    named = os.environ.get("OTEL_SERVICE_NAME", _SCOPE)
-    provider = TracerProvider(resource=Resource.create({"service.name": named}))
+    service_name = os.environ.get("OTEL_SERVICE_NAME", _SCOPE)
+    provider = TracerProvider(resource=Resource.create({"service.name": service_name}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     return provider.shutdown

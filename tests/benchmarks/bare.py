@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from dispatcher.outbox.events import RESOURCE_UPDATED, Subject
-from dispatcher.service.service import run_in_loop
+from dispatcher.service.event_loop import run_in_loop
 from dispatcher.transport import Network, Request, open_transport
 
 

@@ -1,4 +1,4 @@
-"""The `dispatcher` command on a database of its own: in this process, unless the test is about processes; each takes a second to begin."""
+"""The `dispatcher` command on a database of its own: in this process, since a process takes a second to start, unless it is under test."""
 
 import contextlib
 import json
@@ -20,12 +20,12 @@ from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
 
 COMMAND = Path(sys.executable).with_name("dispatcher")
-DEADLINE = 60
+DEADLINE_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -33,7 +33,7 @@ class Ended:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Its result with `--json`: one object a line."""
+        """Its output with `--json`: one object per line."""
         return [json.loads(line) for line in self.out.splitlines()]
 
     @property
@@ -45,53 +45,53 @@ class Ended:
 
 @dataclass(frozen=True)
 class Terminal:
-    """A directory in which commands are run, with nothing of this process's settings."""
+    """A directory in which commands are run, without this process's DISPATCHER_… settings."""
 
     directory: Path
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: object, answer: str = "", **settings: str) -> Ended:
-        """Runs `dispatcher` with these arguments, and `DISPATCHER_…` settings by their names in small letters."""
+        """Runs `dispatcher` with these arguments; `settings` are DISPATCHER_… settings by their names in lower case."""
         return self.run_in(self.environ(**settings), *arguments, answer=answer)
 
     def run_in(self, environ: Mapping[str, str], *arguments: object, answer: str = "") -> Ended:
-        """The same in an environment that the test has put together."""
-        said, complained = StringIO(), StringIO()
+        """The same in this environment."""
+        stdout, stderr = StringIO(), StringIO()
         with (
             mock.patch.dict(os.environ, environ, clear=True),
             mock.patch.object(sys, "argv", ["dispatcher", *map(str, arguments)]),
             mock.patch.object(sys, "stdin", StringIO(answer)),
             contextlib.chdir(self.directory),
-            contextlib.redirect_stdout(said),
-            contextlib.redirect_stderr(complained),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
             pytest.raises(SystemExit) as ended,
         ):
             main()
-        return Ended(int(ended.value.code or 0), said.getvalue(), complained.getvalue())
+        return Ended(int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
     def in_process(self, environ: Mapping[str, str], *arguments: object) -> Ended:
-        """The same as a process of its own."""
+        """The same as a process."""
         done = subprocess.run(
             [COMMAND, *map(str, arguments)],
             cwd=self.directory,
             env=dict(environ),
             capture_output=True,
             text=True,
-            timeout=DEADLINE,
+            timeout=DEADLINE_SECONDS,
             check=False,
         )
         assert "Traceback" not in done.stderr, done.stderr
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def environ(self, **settings: str) -> dict[str, str]:
-        """What a command's process finds in its environment."""
+        """The environment of a command with these settings."""
         ours = {f"DISPATCHER_{name.upper()}": value for name, value in {**self.settings, **settings}.items()}
         return {k: v for k, v in os.environ.items() if not k.startswith("DISPATCHER_")} | {"COLUMNS": "100"} | ours
 
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with fresh tables, to be copied: quicker than migrating for each test."""
+    """A SQLite file with fresh tables, which each test copies: quicker than migrating again."""
     path = tmp_path_factory.mktemp("migrated") / "dispatcher.db"
     database = open_database(f"sqlite:///{path}")
     schema.migrate(database)
@@ -101,14 +101,14 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def dispatcher(tmp_path: Path, migrated: Path) -> Terminal:
-    """Commands on fresh tables in the default place."""
+    """Commands on fresh tables in the default database file."""
     shutil.copy(migrated, tmp_path / "dispatcher.db")
     return Terminal(tmp_path)
 
 
 @pytest.fixture
 def database(dispatcher: Terminal) -> Iterator[Database]:
-    """The same database, for the test to prepare and to look into."""
+    """The same database, for the test to prepare and inspect."""
     opened = open_database(f"sqlite:///{dispatcher.directory}/dispatcher.db")
     yield opened
     opened.close()

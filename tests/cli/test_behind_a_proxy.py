@@ -1,4 +1,4 @@
-"""`dispatcher drain` as a process where only a proxy leads out, and a private authority has certified both servers."""
+"""`dispatcher drain` as a process behind a proxy; both servers have certificates of a private authority."""
 
 import asyncio
 from pathlib import Path

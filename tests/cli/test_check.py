@@ -1,5 +1,3 @@
-"""`dispatcher check`."""
-
 import socket
 import ssl
 import threading
@@ -19,20 +17,20 @@ TOKEN = "t0ken-of-the-test"
 
 @pytest.fixture
 def open_port() -> Iterator[int]:
-    """A port that accepts connections; whatever is sent there is kept for the test to see that nothing was."""
+    """A port that accepts connections, and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
 
 
 @pytest.fixture
 def reachable(dispatcher: Terminal, open_port: int) -> Terminal:
-    """Commands that find an address and a token."""
+    """Commands with a reachable Vercel address and a token."""
     settings = {"vercel_base_url": f"http://127.0.0.1:{open_port}", "allow_insecure_base_url": "true"}
     return Terminal(dispatcher.directory, settings | {"vercel_token": TOKEN})
 
 
 def findings(ended: Ended) -> dict[str, tuple[str, str]]:
-    """By the check: the level and what is said."""
+    """The level and the text of each check's finding."""
     return {row["check"]: (row["level"], row["what"]) for row in ended.rows if row["kind"] == "finding"}
 
 
@@ -81,22 +79,22 @@ def test_a_token_with_a_line_break_is_refused_without_showing_it(reachable: Term
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "text"),
     [
         ("postgresql://me:hush@127.0.0.1:1/app", "cannot be reached"),
         ("mysql://me:hush@127.0.0.1:1/app", "cannot be reached"),
     ],
 )
-def test_a_database_that_cannot_be_reached_is_exit_code_75(reachable: Terminal, url: str, says: str) -> None:
+def test_a_database_that_cannot_be_reached_is_exit_code_75(reachable: Terminal, url: str, text: str) -> None:
     ended = reachable("check", "--json", database_url=url)
     assert ended.code == 75
-    assert says in findings(ended)["database"][1]
+    assert text in findings(ended)["database"][1]
     assert "hush" not in ended.out + ended.err
     assert "credentials" in findings(ended)
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "text"),
     [
         ("mysql://me:hush@127.0.0.1:1/app?foo=bar", "a parameter after the ? that"),
         ("mysql://me:hush@127.0.0.1:1/app?ssl=true", "a parameter after the ? that"),
@@ -111,12 +109,12 @@ def test_a_database_that_cannot_be_reached_is_exit_code_75(reachable: Terminal, 
 )
 @pytest.mark.parametrize("command", ["check", "status"])
 def test_a_url_that_its_driver_does_not_take_is_one_line(
-    reachable: Terminal, url: str, says: str, command: str
+    reachable: Terminal, url: str, text: str, command: str
 ) -> None:
     ended = reachable(command, *(["--json"] if command == "check" else []), database_url=url)
     shown = findings(ended)["settings"][1] if command == "check" else ended.complaint
     assert ended.code == 2
-    assert says in shown
+    assert text in shown
     assert "hush" not in ended.out + ended.err
 
 
@@ -163,7 +161,7 @@ QUERY = "SELECT token FROM partner WHERE id = :installation_id"
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "text"),
     [
         ([], "finds no row for icfg_1"),
         ([("icfg_1", "to\nken")], "holds no bearer token"),
@@ -172,7 +170,7 @@ QUERY = "SELECT token FROM partner WHERE id = :installation_id"
     ],
 )
 def test_a_credentials_query_is_tried_for_the_installations_that_are_known(
-    reachable: Terminal, database: Database, rows: list[tuple[str, str]], says: str | None
+    reachable: Terminal, database: Database, rows: list[tuple[str, str]], text: str | None
 ) -> None:
     with database.engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE partner (id TEXT, token TEXT)")
@@ -182,11 +180,11 @@ def test_a_credentials_query_is_tried_for_the_installations_that_are_known(
     settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
     ended = Terminal(reachable.directory, settings)("check", "--json", credentials_query=QUERY)
     level, what = findings(ended)["credentials"]
-    assert (ended.code, level) == ((1, "problem") if says else (0, "ok"))
-    assert (says or "icfg_1") in what
+    assert (ended.code, level) == ((1, "problem") if text else (0, "ok"))
+    assert (text or "icfg_1") in what
 
 
-def test_a_query_that_the_database_refuses_is_told(reachable: Terminal) -> None:
+def test_a_query_that_the_database_refuses_is_a_problem(reachable: Terminal) -> None:
     settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
     ended = Terminal(reachable.directory, settings)(
         "check", "--installation", "icfg_1", "--json", credentials_query=QUERY

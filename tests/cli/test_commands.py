@@ -1,4 +1,4 @@
-"""What every command has in common: help, one line for what is wrong, exit codes."""
+"""What all commands have in common: help, errors in one line, exit codes."""
 
 import os
 import subprocess
@@ -25,22 +25,22 @@ READING = [
 
 
 def commands(dispatcher: Terminal, *group: str) -> list[tuple[str, ...]]:
-    """Every command, as its words."""
+    """The words of every command."""
     listed = dispatcher(*group, "--help").out.partition("Commands:\n")[2]
     names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
     return [command for name in names for command in (commands(dispatcher, *group, name) or [(*group, name)])]
 
 
 def test_every_command_explains_itself_and_its_options(dispatcher: Terminal) -> None:
-    found = commands(dispatcher)
-    assert ("publish",) in found
-    for command in found:
+    every = commands(dispatcher)
+    assert ("publish",) in every
+    for command in every:
         help_ = dispatcher(*command, "--help")
         _, _, options = help_.out.partition("Options:\n")
         bare = [line for line in options.splitlines() if line.startswith("  --") and len(line.split("  ")) < 3]
         assert help_.code == 0
-        assert len(help_.out.partition("\n\n")[2].split("\n\n")[0]) > 20, f"{command} says nothing about itself"
-        assert not [line for line in bare if len(line) < 28], f"{command} has options without a word of explanation"
+        assert len(help_.out.partition("\n\n")[2].split("\n\n")[0]) > 20, f"{command} has no description"
+        assert not [line for line in bare if len(line) < 28], f"{command} has options without an explanation"
 
 
 @pytest.mark.parametrize("arguments", [("publish",), ("nonsense",), ("publish", "--installation", "a b"), ("--nope",)])
@@ -51,7 +51,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(dispatcher: Terminal, arguments
 
 
 @pytest.mark.parametrize("steering", ["\x9b2J", "\x85second line", "\u202egpj", "\x1b[2J"])
-def test_what_is_complained_of_cannot_steer_a_terminal(dispatcher: Terminal, steering: str) -> None:
+def test_an_error_cannot_control_the_terminal(dispatcher: Terminal, steering: str) -> None:
     ended = dispatcher("status", f"--no{steering}")
     assert ended.code == 2
     assert ended.complaint.isprintable()
@@ -101,7 +101,7 @@ def test_the_demo_shows_commands_as_this_one_was_called(program: str, command: s
     assert command_line(program) == command
 
 
-def test_a_command_without_arguments_shows_what_there_is(dispatcher: Terminal) -> None:
+def test_without_arguments_the_commands_are_listed(dispatcher: Terminal) -> None:
     ended = dispatcher()
     assert ended.code == 2
     assert "Commands:" in ended.err
@@ -148,7 +148,7 @@ def test_settings_that_cannot_be_used_are_one_line_and_exit_code_2(dispatcher: T
     assert "DISPATCHER_CONCURRENCY" in ended.complaint
 
 
-def test_a_reader_who_has_read_enough_causes_no_traceback(dispatcher: Terminal) -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_traceback(dispatcher: Terminal) -> None:
     read, write = os.pipe()
     os.close(read)
     with open(write, "wb") as broken:

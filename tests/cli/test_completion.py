@@ -1,4 +1,4 @@
-"""Completion in a real shell."""
+"""Shell completion in a real bash."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 
 def in_bash(dispatcher: Terminal, script: str) -> str:
-    """What it prints; the command asks which shell it was started from."""
+    """The script's output in bash, which the command recognizes as its parent."""
     bash = shutil.which("bash") or not_tested("there is no bash")
     environ = dispatcher.environ() | {"PATH": f"{COMMAND.parent}{os.pathsep}{os.environ['PATH']}", "SHELL": bash}
     done = subprocess.run([bash, "-c", script], env=environ, capture_output=True, text=True, timeout=60, check=False)
@@ -27,7 +27,7 @@ def in_bash(dispatcher: Terminal, script: str) -> str:
 
 
 def completed(dispatcher: Terminal, *words: str) -> list[str]:
-    """What bash offers after a Tab at the end of the last word."""
+    """The words that bash offers after a Tab at the end of the last word."""
     return in_bash(dispatcher, ASK.format(words=" ".join(repr(word) for word in words), last=len(words) - 1)).split()
 
 

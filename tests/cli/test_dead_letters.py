@@ -1,5 +1,3 @@
-"""`dispatcher dead-letters`."""
-
 import os
 import pty
 import subprocess
@@ -16,7 +14,7 @@ from tests.cli.conftest import COMMAND, Terminal
 
 
 def die(database: Database, *resources: str, reason: str = "rejected", installation_id: str = "icfg_1") -> None:
-    """A dead letter of each resource; a malformed one has no subject."""
+    """Inserts a dead letter of each resource; a malformed one has no subject."""
     now = database.now()
     row = {
         "died_at": now,
@@ -41,10 +39,10 @@ def in_outbox(database: Database) -> Sequence[str]:
         return connection.execute(sa.select(outbox.c.resource_id).order_by(outbox.c.id)).scalars().all()
 
 
-def answer(dispatcher: Terminal, said: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """The command with a person at the terminal who gives this answer."""
+def answer(dispatcher: Terminal, text: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs the command at a terminal, on which a person gives this answer."""
     controller, terminal = pty.openpty()
-    os.write(controller, said.encode())
+    os.write(controller, text.encode())
     with os.fdopen(controller, "wb"), os.fdopen(terminal, "rb") as keyboard:
         return subprocess.run(
             [COMMAND, *arguments],
@@ -57,7 +55,9 @@ def answer(dispatcher: Terminal, said: str, *arguments: str) -> subprocess.Compl
         )
 
 
-def test_what_died_is_listed_newest_first_and_cannot_steer_a_terminal(dispatcher: Terminal, database: Database) -> None:
+def test_what_died_is_listed_newest_first_and_cannot_control_the_terminal(
+    dispatcher: Terminal, database: Database
+) -> None:
     die(database, "db_1", "\x1b[2Jdb_2")
     header, *rows = dispatcher("dead-letters", "list").out.splitlines()
     assert header.split() == ["id", "died", "at", "(UTC)", "reason", "installation", "resource", "status", "error"]
@@ -68,7 +68,7 @@ def test_what_died_is_listed_newest_first_and_cannot_steer_a_terminal(dispatcher
     assert "there may be more: --limit" in ended.complaint
 
 
-def test_json_cannot_steer_a_terminal_either(dispatcher: Terminal, database: Database) -> None:
+def test_json_cannot_control_the_terminal_either(dispatcher: Terminal, database: Database) -> None:
     resource = "\x9b2J\x9d0;title\x9c\u202egpj\u2066\U000e0041ü"
     die(database, resource)
     ended = dispatcher("dead-letters", "list", "--json")
@@ -79,10 +79,10 @@ def test_json_cannot_steer_a_terminal_either(dispatcher: Terminal, database: Dat
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["text", "json"])
 @pytest.mark.parametrize("command", [("dead-letters", "list"), ("dead-letters", "show", 1), ("explain", "icfg_1")])
-def test_rows_from_before_the_constraints_cannot_steer_a_terminal(
+def test_rows_from_before_the_constraints_cannot_control_the_terminal(
     dispatcher: Terminal, database: Database, command: tuple[object, ...], as_json: tuple[str, ...]
 ) -> None:
-    """In no command that shows an id or what was said of it."""
+    """In any command that shows ids or texts of such rows."""
     die(database, "\x9b2J\x9d0;title\x9c\u202egpj\u2066\x85\u2028ü", "db_2")
     ended = dispatcher(*command, *as_json)
     lines = ended.out.removesuffix("\n").split("\n")
@@ -114,7 +114,7 @@ def test_a_dry_run_counts_and_changes_nothing(dispatcher: Terminal, database: Da
 
 def test_a_replay_writes_who_and_why_and_is_done_once(dispatcher: Terminal, database: Database) -> None:
     die(database, "db_1", "db_2")
-    command = ("dead-letters", "replay", "--id", "1", "--yes", "--by", "ann", "--note", "mended")
+    command = ("dead-letters", "replay", "--id", "1", "--yes", "--by", "ann", "--note", "fixed")
     ended = dispatcher(*command)
     assert (ended.code, ended.out, ended.err) == (0, "replayed 1 dead letter\n", "")
     again = dispatcher(*command)
@@ -123,7 +123,7 @@ def test_a_replay_writes_who_and_why_and_is_done_once(dispatcher: Terminal, data
     assert in_outbox(database) == ["db_1"]
     with database.read() as connection:
         row = connection.execute(sa.select(dead_letter).where(dead_letter.c.id == 1)).one()
-    assert (row.resolution, row.resolved_by, row.note) == ("replayed", "ann", "mended")
+    assert (row.resolution, row.resolved_by, row.note) == ("replayed", "ann", "fixed")
 
 
 def test_a_discard_sends_nothing_and_names_the_user(dispatcher: Terminal, database: Database) -> None:
@@ -136,7 +136,9 @@ def test_a_discard_sends_nothing_and_names_the_user(dispatcher: Terminal, databa
     assert in_outbox(database) == []
 
 
-def test_a_malformed_dead_letter_is_not_replayed_and_says_why(dispatcher: Terminal, database: Database) -> None:
+def test_a_malformed_dead_letter_is_not_replayed_and_the_reason_is_shown(
+    dispatcher: Terminal, database: Database
+) -> None:
     die(database, "db_1", reason="malformed")
     ended = dispatcher("dead-letters", "replay", "--all", "--yes")
     assert (ended.code, ended.out) == (1, "")
@@ -147,7 +149,7 @@ def test_a_malformed_dead_letter_is_not_replayed_and_says_why(dispatcher: Termin
     assert "1 dead letter cannot be replayed" in ended.complaint
 
 
-def test_whoever_sits_at_the_terminal_is_asked(dispatcher: Terminal, database: Database) -> None:
+def test_a_person_at_the_terminal_is_asked(dispatcher: Terminal, database: Database) -> None:
     die(database, "db_1")
     refused = answer(dispatcher, "n\n", "dead-letters", "replay", "--all")
     assert refused.returncode == 1
@@ -159,7 +161,7 @@ def test_whoever_sits_at_the_terminal_is_asked(dispatcher: Terminal, database: D
     assert in_outbox(database) == ["db_1"]
 
 
-def test_where_nobody_can_answer_it_needs_to_be_told_yes(dispatcher: Terminal, database: Database) -> None:
+def test_without_a_terminal_it_needs_the_option_yes(dispatcher: Terminal, database: Database) -> None:
     die(database, "db_1")
     for command in ("replay", "discard"):
         ended = dispatcher("dead-letters", command, "--all", answer="y\n")
@@ -199,11 +201,11 @@ WRONG = [
 ]
 
 
-def test_what_cannot_be_meant_is_one_line_and_exit_code_2(dispatcher: Terminal) -> None:
-    for arguments, says in WRONG:
+def test_nonsense_is_one_line_and_exit_code_2(dispatcher: Terminal) -> None:
+    for arguments, text in WRONG:
         ended = dispatcher("dead-letters", *arguments)
         assert (ended.code, ended.out) == (2, ""), arguments
-        assert says in ended.complaint
+        assert text in ended.complaint
 
 
 @pytest.mark.parametrize("since", ["1h", "2026-01-31", "2026-01-31T12:00+02:00", "0001-01-01"])

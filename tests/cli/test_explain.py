@@ -1,5 +1,3 @@
-"""`dispatcher explain`."""
-
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.events import ResourceUpdated
@@ -28,7 +26,7 @@ def publish(database: Database, *resources: str) -> None:
             connection.execute(insert_event(ResourceUpdated(installation_id="icfg_1", resource_id=resource)))
 
 
-def test_it_tells_what_happened_and_what_happens_next(dispatcher: Terminal, database: Database) -> None:
+def test_it_shows_what_happened_and_what_happens_next(dispatcher: Terminal, database: Database) -> None:
     publish(database, "db_1")
     store.collect(database, 500)
     installations.pause(database, "icfg_1")
@@ -41,7 +39,7 @@ def test_it_tells_what_happened_and_what_happens_next(dispatcher: Terminal, data
     assert "nothing is sent until `dispatcher installations resume icfg_1`" in lines[5]
 
 
-def test_the_product_is_told_wherever_the_event_is(dispatcher: Terminal, database: Database) -> None:
+def test_the_product_is_shown_wherever_the_event_is(dispatcher: Terminal, database: Database) -> None:
     event = ResourceUpdated(installation_id="icfg_1", resource_id="db_1", product_id="pg")
     with database.engine.begin() as connection:
         connection.execute(insert_event(event))
@@ -61,7 +59,7 @@ def test_json_is_one_object_a_line_with_stable_keys(dispatcher: Terminal, databa
     assert [row["what"] for row in rows] == ["event", "event", "next", "next"]
 
 
-def test_what_is_left_out_is_said(dispatcher: Terminal, database: Database) -> None:
+def test_a_cut_list_is_announced(dispatcher: Terminal, database: Database) -> None:
     publish(database, "db_1", "db_2")
     ended = dispatcher("explain", "icfg_1", "--limit", "1")
     assert len(ended.out.splitlines()) == 5
@@ -78,7 +76,7 @@ def test_when_everything_is_delivered_nothing_waits(dispatcher: Terminal, databa
     assert ended.out.endswith("nothing waits: the next event is sent as it comes\n")
 
 
-def test_of_what_is_not_known_it_says_so_with_exit_code_3(dispatcher: Terminal) -> None:
+def test_an_unknown_id_is_exit_code_3(dispatcher: Terminal) -> None:
     ended = dispatcher("explain", "db_\x1b[2J")
     assert (ended.code, ended.out) == (3, "")
     assert ended.complaint == r"dispatcher: nothing is known of db_\x1b[2J"

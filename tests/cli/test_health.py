@@ -1,5 +1,3 @@
-"""`dispatcher health`."""
-
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,7 +8,7 @@ from tests.cli.conftest import Terminal
 
 
 class Answer(BaseHTTPRequestHandler):
-    """What a service answers that is stuck, or is not."""
+    """The answers of a service, stuck or not."""
 
     status = 200
 
@@ -19,26 +17,26 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        pass
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Where `Answer` answers."""
+    """The port of a server that uses `Answer`."""
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         threading.Thread(target=server.serve_forever).start()
         yield server.server_port
         server.shutdown()
 
 
-@pytest.mark.parametrize(("status", "code", "said"), [(200, 0, "healthy\n"), (503, 4, "not healthy")])
-def test_it_says_what_the_service_says(
-    dispatcher: Terminal, port: int, monkeypatch: pytest.MonkeyPatch, status: int, code: int, said: str
+@pytest.mark.parametrize(("status", "code", "text"), [(200, 0, "healthy\n"), (503, 4, "not healthy")])
+def test_it_reports_the_answer_of_the_service(
+    dispatcher: Terminal, port: int, monkeypatch: pytest.MonkeyPatch, status: int, code: int, text: str
 ) -> None:
     monkeypatch.setattr(Answer, "status", status)
     ended = dispatcher("health", ops_port=str(port))
     assert ended.code == code
-    assert ended.out.startswith(said)
+    assert ended.out.startswith(text)
 
 
 def test_where_nothing_answers_it_is_unhealthy(dispatcher: Terminal) -> None:
@@ -47,7 +45,7 @@ def test_where_nothing_answers_it_is_unhealthy(dispatcher: Terminal) -> None:
     assert "nothing answers on 127.0.0.1 port 1" in ended.complaint
 
 
-def test_without_a_port_it_says_what_to_do(dispatcher: Terminal) -> None:
+def test_without_a_port_the_error_gives_the_remedy(dispatcher: Terminal) -> None:
     ended = dispatcher("health", ops_port="off")
     assert (ended.code, ended.out) == (2, "")
     assert "DISPATCHER_OPS_PORT is off" in ended.complaint

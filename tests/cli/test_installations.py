@@ -1,5 +1,3 @@
-"""`dispatcher installations`."""
-
 import sqlalchemy as sa
 
 from dispatcher import store
@@ -54,7 +52,7 @@ def test_where_nothing_is_known_the_exit_code_is_3(dispatcher: Terminal, databas
         assert connection.execute(sa.select(installation)).all() == []
 
 
-def test_a_list_that_is_cut_says_so(dispatcher: Terminal, database: Database) -> None:
+def test_a_cut_list_is_announced(dispatcher: Terminal, database: Database) -> None:
     publish(database, "db_1")
     store.collect(database, 500)
     assert "there may be more: --limit" in dispatcher("installations", "list", "--limit", "1").complaint

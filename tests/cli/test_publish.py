@@ -1,5 +1,3 @@
-"""`dispatcher publish`."""
-
 import pytest
 import sqlalchemy as sa
 
@@ -42,12 +40,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("options", "says"), REFUSED)
-def test_what_could_never_be_delivered_is_refused(
-    dispatcher: Terminal, database: Database, options: list[str], says: str
+@pytest.mark.parametrize(("options", "text"), REFUSED)
+def test_an_event_that_could_never_be_delivered_is_refused(
+    dispatcher: Terminal, database: Database, options: list[str], text: str
 ) -> None:
     ended = dispatcher("publish", *options)
     assert ended.code == 2
-    assert says in ended.complaint
+    assert text in ended.complaint
     with database.read() as connection:
         assert connection.execute(sa.select(outbox.c.id)).all() == []

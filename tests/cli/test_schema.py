@@ -1,5 +1,3 @@
-"""`dispatcher schema`."""
-
 import pytest
 
 from tests.cli.conftest import Terminal
@@ -21,7 +19,7 @@ def test_tables_can_be_printed_for_a_schema(dispatcher: Terminal) -> None:
 @pytest.mark.parametrize(
     "options", [("mysql", "--wakeup"), ("sqlite", "--schema", "x"), ("postgresql", "--schema", "a; drop")]
 )
-def test_what_cannot_be_printed_is_refused(dispatcher: Terminal, options: tuple[str, ...]) -> None:
+def test_impossible_combinations_are_refused(dispatcher: Terminal, options: tuple[str, ...]) -> None:
     ended = dispatcher("schema", "--dialect", *options)
     assert (ended.code, ended.out) == (2, "")
     assert "--schema" in ended.complaint

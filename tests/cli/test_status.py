@@ -1,5 +1,3 @@
-"""`dispatcher status`."""
-
 import os
 import pty
 import signal
@@ -13,16 +11,14 @@ from dispatcher.outbox.tables import outbox
 from tests.cli.conftest import COMMAND, Terminal
 
 
-def test_it_says_when_there_is_nothing_to_worry_about(dispatcher: Terminal) -> None:
+def test_without_problems_it_reports_that_all_is_well(dispatcher: Terminal) -> None:
     ended = dispatcher("status")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("ok       nothing to worry about\n")
     assert "last request  none known" in ended.out
 
 
-def test_what_is_worst_comes_first_with_the_command_that_looks_further(
-    dispatcher: Terminal, database: Database
-) -> None:
+def test_the_worst_problem_comes_first_with_the_command_that_helps(dispatcher: Terminal, database: Database) -> None:
     with database.engine.begin() as connection:
         row = {"installation_id": "icfg_1", "type": "installation.updated"}
         connection.execute(sa.insert(outbox).values(row | {"created_at": sa.text("'2026-01-01 00:00:00.000000'")}))
@@ -54,7 +50,7 @@ def test_json_is_one_object_with_stable_keys(dispatcher: Terminal) -> None:
     assert row["recent"]["lag_seconds"] == {"median": None, "p95": None, "max": None}
 
 
-def test_watching_prints_a_reading_after_the_other_until_it_is_interrupted(dispatcher: Terminal) -> None:
+def test_watching_prints_one_reading_after_the_other_until_it_is_interrupted(dispatcher: Terminal) -> None:
     watching = subprocess.Popen(
         [COMMAND, "status", "--watch", "--every", "0.1", "--json"],
         cwd=dispatcher.directory,

@@ -1,4 +1,4 @@
-"""`dispatcher trigger`: what may be named, and what is printed. That it works is tested on every database."""
+"""`dispatcher trigger`: which names are allowed, and what is printed. `contract/test_trigger.py` runs the SQL on every database."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_it_prints_sql_and_nothing_else(dispatcher: Terminal, dialect: str) -> N
         ("--table", "t", "--schema", "$vercel$"),
     ],
 )
-def test_names_that_cannot_be_meant_are_refused(dispatcher: Terminal, names: tuple[str, ...]) -> None:
+def test_invalid_names_are_refused(dispatcher: Terminal, names: tuple[str, ...]) -> None:
     ended = dispatcher("trigger", "--dialect", "postgresql", *names, *COLUMNS)
     assert (ended.code, ended.out) == (2, "")
     assert ended.complaint

@@ -14,6 +14,7 @@ from dispatcher import store
 from dispatcher.database.errors import is_unreachable
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.service import service
+from dispatcher.service.drain import drain
 from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Report
@@ -49,7 +50,9 @@ async def test_behind_a_proxy_that_has_fallen_silent(database: Database, partner
 
 @pytest.mark.varies
 @on_servers
-@pytest.mark.parametrize("step", [Housekeeping.gauge, Housekeeping.check_writes, Housekeeping.mend, Housekeeping.prune])
+@pytest.mark.parametrize(
+    "step", [Housekeeping.gauge, Housekeeping.check_writes, Housekeeping.fix_stranded, Housekeeping.prune]
+)
 async def test_housekeeping_behind_a_proxy_that_has_fallen_silent(
     database: Database, step: Callable[[Housekeeping], Awaitable[None]]
 ) -> None:
@@ -93,8 +96,8 @@ def settings_for(database: Database, url: URL) -> Settings:
         ("mysql", service.run, b"vercel_dispatcher_version"),
         ("mysql", service.run, b"transaction_isolation"),
         ("mysql", service.run, b"wsrep_on"),
-        ("postgresql", service.drain, b"pause_reason IS NOT NULL"),
-        ("mysql", service.drain, b"pause_reason IS NOT NULL"),
+        ("postgresql", drain, b"pause_reason IS NOT NULL"),
+        ("mysql", drain, b"pause_reason IS NOT NULL"),
     ],
     indirect=["server"],
 )

@@ -25,7 +25,7 @@ from dispatcher.inspection.outlook import Graces
 from dispatcher.inspection.status import read_status
 from dispatcher.outbox.tables import VERSION_TABLE, metadata, outbox
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
-from dispatcher.service import service
+from dispatcher.service.drain import drain
 from dispatcher.settings.settings import Settings
 from dispatcher.store import dead_letters, installations
 from tests.contract.privileges import GUIDE, Users, assert_refused, documented, users_of
@@ -183,7 +183,7 @@ def test_check_and_drain_run_as_the_dispatchers_user(users: Users, application: 
         allow_insecure_base_url=True,
     )
     try:
-        drained = asyncio.run(service.drain(settings))
+        drained = asyncio.run(drain(settings))
         wrong = [one for one in examine(settings) if one.level is not Level.OK]
     finally:
         users.execute("DROP TABLE installations")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import httpx
 import pytest
@@ -10,6 +11,8 @@ from sqlalchemy import Engine
 
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
+from dispatcher.service import service
+from dispatcher.service.housekeeping import Housekeeping
 from tests.conftest import not_tested
 from tests.contract.servers import MARIADB, own_mariadb
 from tests.contract.steps import LONGEST
@@ -21,7 +24,7 @@ USER = "CREATE USER dispatcher@'%%'; GRANT ALL ON test.* TO dispatcher@'%%'"
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.service.housekeeping.WRITES_EVERY", 0.1)
+    monkeypatch.setattr(service, "Housekeeping", partial(Housekeeping, check_writes_seconds=0.1))
 
 
 async def gives(client: httpx.AsyncClient, reason: str) -> None:

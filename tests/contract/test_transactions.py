@@ -17,7 +17,7 @@ from dispatcher.database.errors import is_unreachable
 from dispatcher.database.mysql import Mysql
 from dispatcher.database.transactions import Database, UnusableIsolation
 from dispatcher.outbox.tables import delivery, installation, outbox
-from dispatcher.service import service
+from dispatcher.service.drain import drain
 from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
@@ -143,7 +143,7 @@ async def test_the_service_refuses_to_start_at_another_isolation(
     url = SecretStr(database.engine.url.render_as_string(hide_password=False))
     settings = Settings(database_url=url, vercel_token=SecretStr("t0ken"))
     with pytest.raises(UnusableIsolation, match="REPEATABLE-READ although READ-COMMITTED"):
-        await service.drain(settings)
+        await drain(settings)
 
 
 # connections ──────────────────────────────────────────────────────────────────────────────────────────────────────────

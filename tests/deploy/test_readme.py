@@ -38,7 +38,7 @@ def test_every_setting_is_explained() -> None:
 
 
 def test_the_table_of_log_lines_is_the_codes() -> None:
-    modules = ("service.py", "composition.py", "signals.py", "telemetry/log.py")
+    modules = ("service/service.py", "service/composition.py", "service/signals.py", "telemetry/log.py")
     sources = "".join((ROOT / "dispatcher" / name).read_text() for name in modules)
     written = re.findall(r'\b(?:info|warning|error)\(\s*"([^"]+)"|\(?logging\.[A-Z]+, "([^"]+)"', sources)
     told = {name for row in table("README.md", "Logs") for name in row.split("`, `")}

@@ -12,7 +12,7 @@ from dispatcher.settings.settings import Settings
 from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY
 
-UNIT = DEPLOY / "systemd" / "dispatcher.service.service"
+UNIT = DEPLOY / "systemd" / "dispatcher.service"
 INSTALLED = "/opt/vercel-outbox-dispatcher/bin/dispatcher"
 
 

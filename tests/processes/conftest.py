@@ -1,6 +1,6 @@
-"""Real processes: the sandbox and the service as commands, and partners who write with whatever they have.
+"""Real processes: the sandbox and the service as commands, and partners who write by any means.
 
-On SQLite, unless a test says `on_every_database`.
+On SQLite, except for tests marked `on_every_database`.
 """
 
 import contextlib
@@ -35,30 +35,30 @@ BLOCK = {
 }
 UNBLOCK = {"sqlite": "ROLLBACK", "postgresql": "ROLLBACK", "mysql": "UNLOCK TABLES"}
 BLOCKED = {
-    "sqlite": "SELECT 1",  # one writer at a time: nothing can be settled from now on
+    "sqlite": "SELECT 1",  # one writer at a time: nothing can be settled any more
     "postgresql": "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = CAST('vercel_outbox' AS regclass)",
     "mysql": "SELECT 1 FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE 'Waiting for%%'",
 }
-"""Finds something once a service waits."""
+"""Returns a row once a service waits for the lock."""
 HTTP = httpx.Client(trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
-"""One for all, since each makes a TLS context; no connection of it outlives its answer."""
+"""Shared, since each client creates a TLS context. It keeps no connection open after an answer."""
 
 on_every_database = pytest.mark.parametrize("server", IN_PROCESSES, indirect=True)
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """What the condition gives as soon as it is true of something."""
+    """Returns the condition's value as soon as it is truthy."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
-            if found := condition():
-                return found
+            if value := condition():
+                return value
         time.sleep(0.02)
     raise AssertionError(f"not within {seconds} s: {condition}")
 
 
 def free_port() -> int:
-    """A port that nothing listens on, and none of those that the system hands out by itself: nobody takes it meanwhile."""
+    """A port that nothing listens on, outside the system's ephemeral range, so that nothing else takes it meanwhile."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -66,7 +66,7 @@ def free_port() -> int:
 
 
 class Running(subprocess.Popen[bytes]):
-    """A command that stays. What it says goes into files, so that it never waits for a reader."""
+    """A command that keeps running. Its output goes into files, so that it never waits for a reader."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], directory: Path, name: str) -> None:
         self._out, self._log = directory / f"{name}.out", directory / f"{name}.log"
@@ -75,35 +75,35 @@ class Running(subprocess.Popen[bytes]):
 
     @property
     def out(self) -> str:
-        """What it has written to stdout so far."""
+        """Its stdout so far."""
         return self._out.read_text()
 
     @property
     def log(self) -> str:
-        """What it has written to stderr so far."""
+        """Its stderr so far."""
         return self._log.read_text()
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The log of a service."""
+        """Its complete log lines so far."""
         return [json.loads(line) for line in self.log.splitlines(keepends=True) if line.endswith("\n")]
 
     def logged(self, event: str) -> dict[str, Any] | None:
-        """The first line about this, as soon as there is one."""
+        """Its first log line with this event, or None."""
         return next((line for line in self.lines if line["event"] == event), None)
 
     def freeze(self) -> None:
-        """Returns when every thread of it stands still."""
+        """Stops every thread of the process before it returns."""
         self.send_signal(signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
-        """It goes on."""
+        """Ends a `freeze`."""
         self.send_signal(signal.SIGCONT)
 
 
 class Stage:
-    """A database, a sandbox, and any number of services. `partner` writes and reads without any of our code."""
+    """A database, a sandbox, and any number of services. `partner` writes and reads without the project's code."""
 
     def __init__(self, directory: Path, database: Database, partner: Engine) -> None:
         self.directory = directory
@@ -112,7 +112,7 @@ class Stage:
         self.partner = partner
         self.ops_port = 0  # of the service that was started last
         self.processes: list[Running] = []
-        self.launcher: tuple[str, ...] = ()  # a command that starts the commands that stay
+        self.launcher: tuple[str, ...] = ()  # a prefix of the commands that keep running
         self.environment = {
             "PATH": os.environ["PATH"],
             "COVERAGE_PROCESS_START": os.environ.get("COVERAGE_PROCESS_START", ""),
@@ -131,7 +131,7 @@ class Stage:
         self.environment |= {name: value for name, value in os.environ.items() if name.startswith("COV")}
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A command that ends."""
+        """Runs a command until it ends."""
         return subprocess.run(
             [DISPATCHER, *arguments],
             check=False,
@@ -143,7 +143,7 @@ class Stage:
         )
 
     def start(self, *arguments: str, **environment: str) -> Running:
-        """A command that stays; its ops port is one that the system chooses."""
+        """Starts a command that keeps running; the system chooses its ops port."""
         settings = {"DISPATCHER_OPS_PORT": "0", **self.environment, **environment}
         command = [*self.launcher, str(DISPATCHER), *arguments]
         process = Running(command, settings, self.directory, f"{arguments[0]}-{len(self.processes)}")
@@ -152,7 +152,7 @@ class Stage:
 
     @contextlib.contextmanager
     def playing(self, rate_limit: str = "60/60s") -> Iterator[None]:
-        """The tables are there, and a sandbox answers."""
+        """Within the block the tables exist, and a sandbox answers."""
         try:
             self.start_sandbox(rate_limit, before_it_answers=lambda: schema.migrate(self.database))
             yield
@@ -163,16 +163,16 @@ class Stage:
     def start_sandbox(
         self, rate_limit: str, port: str = "0", before_it_answers: Callable[[], object] = lambda: None
     ) -> None:
-        """From now on services talk to this one."""
+        """Starts a sandbox; services started from now on use it."""
         self.sandbox = sandbox = self.start("sandbox", "--port", port, "--rate-limit", rate_limit)
         before_it_answers()
         wait_until(lambda: sandbox.poll() is not None or sandbox.out.endswith("\n"))
-        said = re.search(r"DISPATCHER_VERCEL_BASE_URL=(\S+)", sandbox.out)
-        assert said, sandbox.log
-        self.sandbox_url = self.environment["DISPATCHER_VERCEL_BASE_URL"] = said[1]
+        announced = re.search(r"DISPATCHER_VERCEL_BASE_URL=(\S+)", sandbox.out)
+        assert announced, sandbox.log
+        self.sandbox_url = self.environment["DISPATCHER_VERCEL_BASE_URL"] = announced[1]
 
     def start_service(self, **environment: str) -> Running:
-        """`dispatcher run`, ready."""
+        """Starts `dispatcher run`, and waits until it is ready."""
         service = self.start("run", **environment)
         wait_until(lambda: service.poll() is not None or self._is_ready(service))
         assert service.poll() is None, service.log
@@ -185,15 +185,15 @@ class Stage:
         return bool(self.ask(f"http://127.0.0.1:{self.ops_port}/readyz")["ready"])
 
     def ask(self, url: str, method: str = "GET", body: object = None) -> Any:
-        """What an HTTP server answers, read as JSON. Raises httpx.HTTPError if it is not 2xx."""
+        """The answer of an HTTP server, parsed as JSON. Raises httpx.HTTPError unless it is 2xx."""
         answer = HTTP.request(method, url, json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
     def requests(self, status: int | None = 201) -> list[dict[str, Any]]:
-        """What the sandbox received and answered with this status."""
-        found = self.ask(f"{self.sandbox_url}/requests")
-        return [one for one in found if one["status"] == status]
+        """The requests that the sandbox answered with this status; None: left unanswered."""
+        requests = self.ask(f"{self.sandbox_url}/requests")
+        return [one for one in requests if one["status"] == status]
 
     def received(self, resource: str, since: float) -> bool:
         """Whether a successful request for the resource started after that time."""
@@ -207,22 +207,22 @@ class Stage:
         return bool(self.query("SELECT 1 FROM vercel_installation WHERE lease_token IS NOT NULL"))
 
     def count(self, table: str) -> int:
-        """Rows of a table."""
+        """The number of rows in a table."""
         return int(self.query(f"SELECT count(*) FROM {table}")[0][0])
 
     def script(self, **fault: object) -> None:
-        """A fault for the sandbox."""
+        """Scripts a fault."""
         self.ask(f"{self.sandbox_url}/faults", "POST", fault)
 
     def commit(self, *resources: str) -> float:
-        """A partner without any of our code; the time (epoch seconds) before the commit."""
+        """Inserts events as a partner does; returns the time (epoch seconds) before the commit."""
         with self.partner.begin() as connection:
             for resource in resources:
                 connection.execute(INSERT, {"i": "icfg_1", "r": resource})
             return time.time()
 
     def expire_leases(self) -> None:
-        """As if their time had passed."""
+        """Makes every lease expire now."""
         with self.partner.begin() as connection:
             held = "leased_until IS NOT NULL"
             connection.exec_driver_sql(
@@ -231,7 +231,7 @@ class Stage:
 
     @contextlib.contextmanager
     def blocked(self) -> Iterator[None]:
-        """No service gets beyond its next look at the outbox, so that it settles nothing either."""
+        """Within the block, no service gets past its next look at the outbox, so none settles anything."""
         with self.partner.connect() as connection:
             connection.exec_driver_sql(BLOCK[self.partner.dialect.name])
             wait_until(lambda: self.query(BLOCKED[self.partner.dialect.name]))
@@ -239,16 +239,16 @@ class Stage:
             connection.exec_driver_sql(UNBLOCK[self.partner.dialect.name])
 
     def metric(self, line: str) -> bool:
-        """Whether the service's metrics hold this line."""
+        """Whether the service's metrics contain this line."""
         return line in HTTP.get(f"http://127.0.0.1:{self.ops_port}/metrics").text.splitlines()
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Rows of the database."""
+        """The rows of a query."""
         with self.partner.connect() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(sql)]
 
     def end(self) -> None:
-        """Kills what is left."""
+        """Kills the processes that still run."""
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
@@ -258,13 +258,13 @@ class Stage:
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> str:
-    """The name of the database that the test runs on."""
+    """The name of the database under test."""
     return str(getattr(request, "param", "sqlite"))
 
 
 @pytest.fixture
 def bare(tmp_path: Path, bare_database: Database, plain_engine: Engine) -> Iterator[Stage]:
-    """Nothing is migrated, nothing runs."""
+    """A stage without tables, on which nothing runs."""
     made = Stage(tmp_path, bare_database, plain_engine)
     yield made
     made.end()
@@ -272,6 +272,6 @@ def bare(tmp_path: Path, bare_database: Database, plain_engine: Engine) -> Itera
 
 @pytest.fixture
 def stage(bare: Stage) -> Iterator[Stage]:
-    """Migrated, with a sandbox that answers."""
+    """A stage with tables, and a sandbox that answers."""
     with bare.playing():
         yield bare

@@ -1,4 +1,4 @@
-"""What is wrong is said in one line with its exit code, and nothing is lost by it."""
+"""Bad input leads to one line and an exit code, and nothing is lost."""
 
 import contextlib
 import sqlite3
@@ -9,7 +9,7 @@ from tests.processes.conftest import Stage, wait_until
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "said"),
+    ("setting", "value", "text"),
     [
         ("DISPATCHER_LEESE", "60s", "DISPATCHER_LEASE"),
         ("DISPATCHER_LEASE", "a while", "DISPATCHER_LEASE"),
@@ -21,11 +21,11 @@ from tests.processes.conftest import Stage, wait_until
 )
 @pytest.mark.parametrize("command", ["run", "drain"])
 def test_settings_that_cannot_be_used_end_the_start(
-    bare: Stage, command: str, setting: str, value: str, said: str
+    bare: Stage, command: str, setting: str, value: str, text: str
 ) -> None:
     ended = bare.run(command, **{setting: value})
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert said in ended.stderr
+    assert text in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
 
@@ -69,7 +69,7 @@ def test_a_database_that_cannot_be_reached_is_exit_code_75(bare: Stage, command:
     assert "Traceback" not in ended.stderr
 
 
-def test_an_ops_port_that_is_taken_is_said(stage: Stage) -> None:
+def test_an_ops_port_that_is_taken_is_named(stage: Stage) -> None:
     stage.start_service()
     ended = stage.run("run")
     assert ended.returncode == 1

@@ -1,4 +1,4 @@
-"""A subject that is written 500 times a second for 20 s, as real processes."""
+"""Real processes, and a subject that is written 500 times a second for 20 s."""
 
 import time
 
@@ -10,14 +10,14 @@ pytestmark = pytest.mark.nightly
 
 RATE = 500
 SECONDS = 20
-WINDOW = 2.0
+WINDOW_SECONDS = 2.0
 LIMIT = 4
-SLACK = 8.0
-"""Seconds of a busy machine."""
+SLACK_SECONDS = 8.0
+"""For a busy machine."""
 
 
 def write_for(stage: Stage) -> float:
-    """One commit after the other, as near to the rate as this database can; the time (epoch seconds) of the last."""
+    """Commits as often as the rate and this database allow; returns the time (epoch seconds) before the last commit."""
     began = time.monotonic()
     with stage.partner.connect() as connection:
         for number in range(RATE * SECONDS):
@@ -33,18 +33,18 @@ def write_for(stage: Stage) -> float:
 @pytest.mark.parametrize("server", ["sqlite", "postgresql", "mysql"], indirect=True)
 def test_requests_stay_within_the_rate_the_lag_is_bounded_and_the_last_commit_is_covered(bare: Stage) -> None:
     stage = bare
-    with stage.playing(rate_limit=f"{LIMIT}/{WINDOW}s"):
-        stage.start_service(DISPATCHER_RATE_LIMIT=f"{LIMIT}/{WINDOW}s")
+    with stage.playing(rate_limit=f"{LIMIT}/{WINDOW_SECONDS}s"):
+        stage.start_service(DISPATCHER_RATE_LIMIT=f"{LIMIT}/{WINDOW_SECONDS}s")
         began = time.time()
         last = write_for(stage)
         written = stage.query("SELECT max(last_event_id) FROM vercel_attempt")[0][0]
         wait_until(lambda: stage.received("db_busy", last))
         wait_until(lambda: stage.count("vercel_delivery") + stage.count("vercel_outbox") == 0)
         times = [one["received_at"] for one in stage.requests()]
-        # Who is kept from the processor at the wrong moment may arrive a little late, and so in the next window.
+        # A process that is descheduled at the wrong moment may send a little late, and so in the next window.
         assert len(stage.requests(429)) <= len(times) / 10
-        assert len(times) <= LIMIT * ((times[-1] - times[0]) / WINDOW + 1)
+        assert len(times) <= LIMIT * ((times[-1] - times[0]) / WINDOW_SECONDS + 1)
         gaps = [after - before for before, after in zip([began, *times], times, strict=False)]
-        assert max(gaps) <= WINDOW + SLACK
-        assert written > SECONDS  # it really was busy
+        assert max(gaps) <= WINDOW_SECONDS + SLACK_SECONDS
+        assert written > SECONDS  # the subject really was busy
         assert stage.count("vercel_dead_letter") == 0

@@ -1,4 +1,4 @@
-"""A token is pushed through every fault, and then looked for wherever anybody could read it."""
+"""A token is sent through every fault, and then searched for wherever a person could read it."""
 
 import base64
 import signal
@@ -42,7 +42,7 @@ FAULTS: list[dict[str, object]] = [
 
 
 def forms(secret: str) -> set[str]:
-    """As it is, and as it might be written."""
+    """The secret itself, and its encodings."""
     return {
         secret,
         base64.b64encode(secret.encode()).decode().rstrip("="),
@@ -57,10 +57,10 @@ def tables(stage: Stage) -> Iterator[str]:
 
 
 def run_through_every_fault(stage: Stage, **environment: str) -> list[str]:
-    """What anybody can read afterwards."""
+    """Returns every text that a person can read afterwards."""
     for fault in FAULTS:
         stage.script(**fault)
-    # What hangs is given up.
+    # The request that hangs is given up.
     brief = {"DISPATCHER_REQUEST_TIMEOUT": "1s"}
     service = stage.start_service(DISPATCHER_LOG_LEVEL="debug", DISPATCHER_MAX_ATTEMPTS="2", **brief, **environment)
     stage.commit(*(str(fault["resource_id"]) for fault in FAULTS if "resource_id" in fault))
@@ -87,8 +87,8 @@ def _end(service: Running) -> Iterator[str]:
 
 def assert_nowhere(readable: list[str], secret: str) -> None:
     assert len("".join(readable)) > 5_000  # there was something to read
-    found = [text for text in readable for form in forms(secret) if form in text]
-    assert not found, found[0][:500]
+    leaks = [text for text in readable for form in forms(secret) if form in text]
+    assert not leaks, leaks[0][:500]
 
 
 def test_one_token_for_all_is_nowhere_to_be_read(stage: Stage) -> None:

@@ -1,4 +1,4 @@
-"""Services that are killed or frozen at the nasty moment: the law holds, on every database."""
+"""Services that are killed or frozen at the worst moment: the law holds, on every database."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ class TokenServer:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What makes a service ask here."""
+        """The settings of a service that uses this endpoint."""
         return {
             "DISPATCHER_OAUTH_TOKEN_URL": f"http://127.0.0.1:{self._listening.getsockname()[1]}",
             "DISPATCHER_OAUTH_CLIENT_ID": "partner",
@@ -30,14 +30,14 @@ class TokenServer:
         }
 
     def asked(self) -> socket.socket:
-        """The service's connection, once it has asked."""
+        """Waits for the service's request, and returns its connection."""
         connection = self._asking.enter_context(self._listening.accept()[0])
         connection.settimeout(60)
         connection.recv(65_536)
         return connection
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self._asking.close()
 
 
@@ -57,7 +57,7 @@ def answer(connection: socket.socket) -> None:
 
 
 def waiting_for_its_token(stage: Stage, token_server: TokenServer, **environment: str) -> tuple[Running, socket.socket]:
-    """A service whose lease is committed, and whose request has not begun."""
+    """A service that has committed its lease, but has not begun the request."""
     token = stage.environment.pop("DISPATCHER_VERCEL_TOKEN")
     service = stage.start_service(**token_server.settings, **environment)
     stage.environment["DISPATCHER_VERCEL_TOKEN"] = token
@@ -69,7 +69,7 @@ def waiting_for_its_token(stage: Stage, token_server: TokenServer, **environment
 
 @contextlib.contextmanager
 def unsettled_answer(stage: Stage) -> Iterator[Running]:
-    """A service that has Vercel's answer, and cannot settle it within the block."""
+    """A service that has Vercel's answer, but cannot settle it within the block."""
     service = stage.start_service()
     stage.sandbox.freeze()
     stage.commit("db_1")
@@ -114,7 +114,7 @@ def test_an_event_that_was_committed_while_no_service_ran_is_delivered_by_the_ne
     stage.script(cut="after", times=1)
     service = stage.start_service()
     stage.commit("db_1")
-    wait_until(stage.requests)  # Vercel has it, the service has no answer
+    wait_until(stage.requests)  # Vercel has the event, the service has no answer
     kill(service)
     at = stage.commit("db_1")
     stage.expire_leases()
@@ -146,7 +146,7 @@ def test_frozen_between_answer_and_settle_it_changes_nothing_and_counts_it(stage
     with unsettled_answer(stage) as sleeper:
         sleeper.freeze()
     stage.expire_leases()
-    stage.commit("db_1")  # one more event: its answer covers it as little as the lease does
+    stage.commit("db_1")  # neither the answer nor the lease covers this event
     other = stage.start("run")
     wait_until(lambda: stage.count("vercel_delivery") + stage.count("vercel_outbox") == 0)
     stage.sandbox.freeze()

@@ -1,4 +1,4 @@
-"""`dispatcher drain` while Vercel is out: it ends, says what is left, and nothing is lost."""
+"""`dispatcher drain` during an outage of Vercel: it ends, reports what is left, and loses nothing."""
 
 import json
 import os
@@ -45,13 +45,13 @@ def commit(stage: Stage) -> None:
 def test_at_an_outage_it_ends_and_leaves_everything_to_the_next(
     stage: Stage, outage: Callable[[Stage], dict[str, str]]
 ) -> None:
-    """One that waits for everything to become due again would take minutes, and many more requests."""
+    """A drain that waited until everything is due again would take minutes, and many more requests."""
     commit(stage)
     drained = stage.run("drain", "--json", **outage(stage))
-    said = json.loads(drained.stdout)
+    result = json.loads(drained.stdout)
     assert drained.returncode == 5, drained.stderr
-    assert (said["delivered"], said["dead_lettered"], said["waiting"]) == (0, 0, LEFT)
-    assert 0 < said["requests"] < LEFT
+    assert (result["delivered"], result["dead_lettered"], result["waiting"]) == (0, 0, LEFT)
+    assert 0 < result["requests"] < LEFT
     assert stage.query("SELECT count(*) FROM vercel_installation WHERE lease_token IS NOT NULL") == [(0,)]
 
 

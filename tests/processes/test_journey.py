@@ -1,4 +1,4 @@
-"""An event's way through real processes, and what becomes of it when they are told to stop."""
+"""An event's way through real processes, and its fate when they are stopped."""
 
 import json
 import signal
@@ -48,7 +48,7 @@ def test_a_second_signal_ends_it_at_once(stage: Stage) -> None:
     wait_until(lambda: service.logged("draining"))
     assert service.poll() is None
     service.send_signal(signal.SIGTERM)
-    # By itself: the first process of a container is immune to the signal. At the end of its grace it would end with 0.
+    # It exits by itself, since process 1 of a container is immune to the signal. At the end of its grace it would exit with 0.
     assert service.wait(60) == 128 + signal.SIGTERM
 
 

@@ -1,17 +1,17 @@
-"""The log of a real service: one format, no secrets, and no forest."""
+"""The log of a real service: one format, no secrets, and few lines."""
 
 import signal
 from collections import Counter
 from typing import Any
 
-from dispatcher.telemetry.repetition import MOST
+from dispatcher.telemetry.repetition import MAX_LINES
 from tests.processes.conftest import Running, Stage, wait_until
 
 DEAD = 300
 
 
 def stop(stage: Stage, service: Running) -> list[dict[str, Any]]:
-    """Its lines, once it has ended as it should."""
+    """Stops the service; returns its lines."""
     service.send_signal(signal.SIGTERM)
     assert service.wait(60) == 0, service.log
     assert stage.environment["DISPATCHER_VERCEL_TOKEN"] not in service.log
@@ -38,9 +38,9 @@ def test_a_storm_of_dead_letters_is_a_few_lines_and_their_sum(stage: Stage) -> N
     stage.commit(*(f"db_{number}" for number in range(DEAD)))
     wait_until(lambda: stage.count("vercel_dead_letter") == DEAD)
     lines = stop(stage, service)
-    found = Counter(line["event"] for line in lines)
-    windows = found["dead letter: more of them"]
-    assert 1 <= windows <= found["dead letter"] / MOST
-    assert found["dead letter"] + sum(line.get("more", 0) for line in lines) == DEAD
-    assert found["dead letter"] <= MOST * (windows + 1)
-    assert found.total() - found["dead letter"] - windows < 30
+    events = Counter(line["event"] for line in lines)
+    windows = events["dead letter: more of them"]
+    assert 1 <= windows <= events["dead letter"] / MAX_LINES
+    assert events["dead letter"] + sum(line.get("more", 0) for line in lines) == DEAD
+    assert events["dead letter"] <= MAX_LINES * (windows + 1)
+    assert events.total() - events["dead letter"] - windows < 30

@@ -1,4 +1,4 @@
-"""The ops port of a real service, and clients that wish it ill."""
+"""The ops port of a real service, and hostile clients."""
 
 import contextlib
 import selectors
@@ -11,23 +11,23 @@ from collections.abc import Iterator
 import pytest
 
 from dispatcher.service.ops_connection import MAX_CONNECTIONS
-from dispatcher.telemetry.repetition import MOST
+from dispatcher.telemetry.repetition import MAX_LINES
 from tests.processes.conftest import HTTP, Stage, wait_until
 
 FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 48; exec "$0" "$@"')
-"""More than the service needs for its work, fewer than it needs beside as many connections as the ops port holds."""
+"""Enough for the service's work, but not with all the connections that the ops port allows."""
 ENOUGH_DESCRIPTORS = ("sh", "-c", 'ulimit -n 96; exec "$0" "$@"')
-"""For its work and as many connections as the ops port holds, not for thrice as many."""
+"""Enough for the service's work with all the connections that the ops port allows, but not with three times as many."""
 USED_UP = "SELECT 1 FROM vercel_attempt WHERE error LIKE '%Too many open files%'"
 REQUESTS = 100
 GARBAGE = b"\x00\x01\x02\r\n\r\n"
 UPGRADE = b"GET /livez HTTP/1.1\r\nHost: ops\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-# Chunks that are none, after the answer: more than uvicorn expects.
+# Invalid chunks after the answer, which uvicorn does not expect.
 BROKEN_BODY = b"GET /livez HTTP/1.1\r\nHost: ops\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Hog(threading.Thread):
-    """Holds more connections than the service has descriptors, opens another one for each that is closed, and says nothing."""
+    """Holds more connections than the service has descriptors, sends nothing, and replaces each one that is closed."""
 
     def __init__(self, port: int, connections: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Hog(threading.Thread):
         self._connections = connections
         self._stopped = threading.Event()
         self.turned_away = threading.Event()
-        """The service has closed a connection: it takes no more of them."""
+        """Set once the service has closed a connection, since it accepts no more."""
 
     def run(self) -> None:
         with selectors.DefaultSelector() as held:
@@ -51,14 +51,14 @@ class Hog(threading.Thread):
                 key.fileobj.close()  # type: ignore[union-attr]  # a socket
 
     def stop(self) -> None:
-        """Closes everything."""
+        """Closes all connections."""
         self._stopped.set()
         self.join()
 
 
 @contextlib.contextmanager
 def hogging(stage: Stage, connections: int) -> Iterator[None]:
-    """Begins once the service takes no more connections."""
+    """Enters the block once the service accepts no more connections."""
     hog = Hog(stage.ops_port, connections)
     hog.start()
     try:
@@ -75,7 +75,7 @@ def test_with_all_descriptors_used_up_it_lives_and_delivers_afterwards(stage: St
     stage.launcher = ()
     stage.commit("db_0")
     wait_until(stage.requests)
-    stage.sandbox.kill()  # and with it the connection that is kept open
+    stage.sandbox.kill()  # and so end the connection that is kept open
     stage.sandbox.wait()
     with hogging(stage, 100):
         stage.commit("db_1")
@@ -103,7 +103,7 @@ def test_it_answers_and_delivers_beside_a_crowd_of_silent_connections(stage: Sta
 
 
 def send(stage: Stage, request: bytes, after_the_answer: bytes = b"") -> None:
-    """A request of which no more is wanted than that it is closed."""
+    """Sends a request, and waits until its connection is closed."""
     with socket.create_connection(("127.0.0.1", stage.ops_port), 30) as client, contextlib.suppress(ConnectionError):
         client.sendall(request)
         client.recv(65_536)
@@ -129,14 +129,14 @@ def test_bad_requests_are_a_few_lines_and_their_sum(
         send(stage, request_, after_the_answer)
     service.send_signal(signal.SIGTERM)
     assert service.wait(60) == 0, service.log
-    found = Counter(line["event"].partition("\n")[0].rstrip(".") for line in service.lines)
+    events = Counter(line["event"].partition("\n")[0].rstrip(".") for line in service.lines)
     sums = [line["more"] for line in service.lines if line["event"] == f"{event}: more of them"]
     assert sums
-    assert found[event] <= MOST * (len(sums) + 1)
-    assert found[event] + sum(sums) == REQUESTS
+    assert events[event] <= MAX_LINES * (len(sums) + 1)
+    assert events[event] + sum(sums) == REQUESTS
 
 
-def test_without_a_port_it_delivers_all_the_same(stage: Stage) -> None:
+def test_without_a_port_it_still_delivers(stage: Stage) -> None:
     service = stage.start("run", DISPATCHER_OPS_PORT="off")
     started = wait_until(lambda: service.logged("started"))
     assert started["ops_port"] is None

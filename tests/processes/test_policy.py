@@ -1,4 +1,4 @@
-"""The policy with real processes: rate, fairness, coalescing, outage, and a delivery that kills whoever makes it."""
+"""The policy with real processes: rate, fairness, coalescing, outage, and a delivery that kills its dispatcher."""
 
 import math
 import signal
@@ -18,10 +18,10 @@ from tests.processes.conftest import HTTP, INSERT, Stage, wait_until
 
 pytestmark = [pytest.mark.gate, pytest.mark.timeout(300)]
 on_postgresql = pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-TICK = 0.2
-"""POLL_INTERVAL: the longest that a dispatcher with nothing to do waits before it looks again."""
-STALL = 2
-"""Seconds for which a busy machine may hold up the first request after an outage."""
+TICK_SECONDS = 0.2
+"""POLL_INTERVAL: the longest pause between two looks of an idle dispatcher."""
+STALL_SECONDS = 2
+"""A busy machine may delay the first request after an outage by this."""
 MANY = sa.text(
     "INSERT INTO vercel_outbox (installation_id, type, resource_id) "
     "SELECT :i || n % :installations, 'resource.updated', 'db_' || n % :resources FROM generate_series(1, :events) AS n"
@@ -29,14 +29,14 @@ MANY = sa.text(
 
 
 def commit_many(stage: Stage, installation: str, *, events: int, resources: int, installations: int = 1) -> None:
-    """In one transaction, `events` changes of `resources` resources."""
+    """Commits `events` changes of `resources` resources in one transaction."""
     with stage.partner.begin() as connection:
         of = {"i": installation, "events": events, "resources": resources, "installations": installations}
         connection.execute(MANY, of)
 
 
 def post_events(stage: Stage, installation: str, number: int) -> None:
-    """Another client of Vercel's than ours: all within a moment, so that they leave the window together."""
+    """Sends events as another client of Vercel would: all at once, so that they leave the rate window together."""
     url = f"{stage.sandbox_url}/v1/installations/{installation}/events"
     for one in range(number):
         body = {"event": {"type": "resource.updated", "resourceId": f"by hand {one}"}}
@@ -48,7 +48,7 @@ def everything_is_delivered(stage: Stage) -> bool:
 
 
 def three_beside_another_client(stage: Stage, rate_limit: str) -> None:
-    """Dispatchers with much to send. Another client has used up a part of the window: the headers of the first answers say so."""
+    """Three busy dispatchers. Another client has used up a part of the rate window, as the headers of the first answers report."""
     stage.start_sandbox(rate_limit)
     post_events(stage, "icfg_0", 100)
     for _ in range(3):
@@ -60,7 +60,7 @@ def three_beside_another_client(stage: Stage, rate_limit: str) -> None:
 def test_three_dispatchers_use_a_rate_window_in_full_and_never_exceed_it(stage: Stage) -> None:
     three_beside_another_client(stage, "200/10m")
     wait_until(lambda: len(stage.requests()) == 200)
-    wait_until(lambda: stage.count("vercel_delivery") == 900 and not stage.leased)  # they have understood
+    wait_until(lambda: stage.count("vercel_delivery") == 900 and not stage.leased)  # all three have stopped
     found = stage.ask(f"{stage.sandbox_url}/requests")
     assert Counter(one["status"] for one in found) == {201: 200}
     assert len({one["body"]["event"]["resourceId"] for one in found}) == 200
@@ -69,7 +69,7 @@ def test_three_dispatchers_use_a_rate_window_in_full_and_never_exceed_it(stage: 
 @pytest.mark.nightly
 @on_postgresql
 def test_three_dispatchers_use_each_window_in_full(stage: Stage) -> None:
-    """Which is waited for, and nothing else. Who is kept from the processor may arrive late, and so in the next window."""
+    """They wait for each window and nothing else. A descheduled process may send late, and so in the next window."""
     three_beside_another_client(stage, "200/4s")
     began = time.monotonic()
     wait_until(lambda: everything_is_delivered(stage), 120)
@@ -95,7 +95,7 @@ def p90(lags: list[float]) -> float:
 
 
 def lags_of_others(stage: Stage, name: str) -> list[float]:
-    """One change every 25 ms, of twenty installations in turn; from its commit to its request, of each."""
+    """Commits a change every 25 ms, of twenty installations in turn; returns the seconds from each commit to its request."""
     committed: dict[str, float] = {}
     for number in range(300):
         resource = f"{name}_{number}"
@@ -120,12 +120,12 @@ def test_an_installation_with_a_hundred_thousand_resources_delays_others_by_no_m
     wait_until(lambda: stage.count("vercel_outbox") == 0, 120)
     beside = p90(lags_of_others(stage, "beside"))
     assert stage.count("vercel_delivery") > 90_000
-    assert beside <= 4 * max(alone, TICK)
+    assert beside <= 4 * max(alone, TICK_SECONDS)
 
 
 @on_postgresql
 def test_an_installation_with_many_resources_goes_on_while_others_have_their_turn(stage: Stage) -> None:
-    """One request at a time, and far more to send than the others would wait for."""
+    """It sends one request at a time, and has far more to send than the others could wait for."""
     stage.start_sandbox("off")
     stage.script(delay=0.02, installation_id="icfg_big_0")
     commit_many(stage, "icfg_big_", events=5_000, resources=5_000)
@@ -139,7 +139,7 @@ def test_an_installation_with_many_resources_goes_on_while_others_have_their_tur
 
 @contextmanager
 def load(stage: Stage) -> Iterator[list[str]]:
-    """A change every 20 ms of fifty resources in ten installations, until the block ends."""
+    """Commits a change every 20 ms, of fifty resources in ten installations, until the block ends."""
     stopped, committed = threading.Event(), list[str]()
 
     def write() -> None:
@@ -162,8 +162,8 @@ def load(stage: Stage) -> Iterator[list[str]]:
 
 @contextmanager
 def outage(stage: Stage) -> Iterator[set[str]]:
-    """Vercel is not there in the block. The resources that it has heard of before: the next sandbox will not know."""
-    stage.script(hang=True)  # or one more would be answered after we have looked, and known to nobody
+    """No Vercel within the block. Yields the resources announced before, which the next sandbox does not know."""
+    stage.script(hang=True)  # else one more request could be answered after this look, and be missed
     before = {one["body"]["event"]["resourceId"] for one in stage.requests()}
     stage.sandbox.kill()
     stage.sandbox.wait()
@@ -173,7 +173,7 @@ def outage(stage: Stage) -> Iterator[set[str]]:
 
 @on_postgresql
 def test_an_outage_ends_without_a_dead_letter(stage: Stage) -> None:
-    """With three attempts only, and hardly a backoff, everything would be given up within a second."""
+    """With only three attempts and a short backoff, everything would otherwise be given up within a second."""
     service = stage.start_service(DISPATCHER_MAX_ATTEMPTS="3", DISPATCHER_RATE_LIMIT="off")
     with load(stage) as committed:
         wait_until(lambda: len(stage.requests()) >= 20)
@@ -201,10 +201,10 @@ def test_twenty_seconds_without_vercel_end_without_a_dead_letter_and_without_a_h
     found = stage.requests()
     assert before | {one["body"]["event"]["resourceId"] for one in found} == set(committed)
     first = found[0]["received_at"]
-    ramp = [ramp_rate(second + 1) * (1 + 2 * BURST_SECONDS) + 2 for second in range(20 + STALL)]
-    for second in range(20):  # what was late is no herd: it counts with the seconds in which it began
+    ramp = [ramp_rate(second + 1) * (1 + 2 * BURST_SECONDS) + 2 for second in range(20 + STALL_SECONDS)]
+    for second in range(20):  # a late request is no herd: it counts with the seconds in which it was due
         started = sum(one["received_at"] < first + second + 1 for one in found)
-        assert started <= sum(ramp[: second + 1 + STALL])
+        assert started <= sum(ramp[: second + 1 + STALL_SECONDS])
 
 
 def has_begun(stage: Stage, times: int) -> bool:
@@ -214,7 +214,7 @@ def has_begun(stage: Stage, times: int) -> bool:
 def test_a_delivery_that_kills_its_dispatcher_every_time_ends_as_a_dead_letter(stage: Stage) -> None:
     stage.script(hang=True, resource_id="db_poison")
     stage.commit("db_poison")
-    for deaths in range(4):  # the first counts for nothing: the delivery may have been one of many
+    for deaths in range(4):  # the first death does not count: the delivery may have been one of many
         service = stage.start_service(
             DISPATCHER_MAX_ATTEMPTS="3", DISPATCHER_REQUEST_TIMEOUT="60s", DISPATCHER_LEASE="90s"
         )

@@ -1,4 +1,4 @@
-"""`dispatcher run` beside an application: it stops after it, and the database may go away and come back meanwhile."""
+"""`dispatcher run` beside an application: it stops after the application, and survives a database that goes away and comes back."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from tests.contract.servers import Server, own_postgresql
 from tests.processes.conftest import HTTP, Stage, wait_until
 
-# It finishes its last piece of work after it was told to stop, as applications do.
+# Like other applications, it finishes its last piece of work after SIGTERM.
 APPLICATION = """
 import signal, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=10)
@@ -27,7 +27,7 @@ INSERT = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES 
 
 @pytest.fixture
 def application(stage: Stage) -> Iterator[subprocess.Popen[str]]:
-    """Running, on the stage's SQLite database."""
+    """A running application on the stage's SQLite database."""
     command = [sys.executable, "-c", APPLICATION, str(stage.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -41,7 +41,7 @@ def application(stage: Stage) -> Iterator[subprocess.Popen[str]]:
 def test_the_application_stops_and_its_last_commit_is_still_delivered(
     stage: Stage, application: subprocess.Popen[str]
 ) -> None:
-    """As Kubernetes ends a pod with a native sidecar. The next look at the outbox would be long after that."""
+    """Kubernetes ends a pod with a native sidecar in this order. The next regular look at the outbox would be much later."""
     service = stage.start_service(DISPATCHER_POLL_INTERVAL="10m", DISPATCHER_SHUTDOWN_GRACE="10s")
     application.send_signal(signal.SIGTERM)
     assert application.wait(60) == 0
@@ -76,14 +76,14 @@ def test_a_loop_that_is_stuck_is_unhealthy(stage: Stage) -> None:
 
 @pytest.fixture
 def own_server() -> Iterator[Server]:
-    """A PostgreSQL of this test's own."""
+    """A PostgreSQL server of this test's own."""
     with own_postgresql() as made:
         yield made
 
 
 @pytest.fixture
 def on_postgresql(stage: Stage, own_server: Server) -> Stage:
-    """The stage, with its database there."""
+    """The stage, with its database on that server."""
     stage.environment["DISPATCHER_DATABASE_URL"] = own_server.get_uri()
     assert stage.run("migrate").returncode == 0
     return stage

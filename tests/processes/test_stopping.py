@@ -1,4 +1,4 @@
-"""SIGTERM ends the service soon after its grace, whatever its database does; the process itself sees to that, with an alarm."""
+"""SIGTERM ends the service soon after its grace, whatever its database does: the process sets itself an alarm."""
 
 import os
 import signal
@@ -25,20 +25,20 @@ on_both = pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=Tr
 
 
 def ends(service: Running) -> bool:
-    """Whether SIGTERM ends it, with a code that says how."""
+    """Whether SIGTERM ends the service with an expected exit code."""
     service.send_signal(signal.SIGTERM)
     return service.wait(60) in ENDED
 
 
 def delivers_afterwards(stage: Stage) -> bool:
-    """Whether the next service delivers as if nothing had been."""
+    """Whether the next service delivers as if nothing had happened."""
     at = stage.commit("db_2")
     stage.start_service()
     return bool(wait_until(lambda: stage.received("db_1", 0.0) and stage.received("db_2", at)))
 
 
 @on_both
-def test_while_somebody_keeps_the_tables_locked(stage: Stage) -> None:
+def test_while_another_session_keeps_the_tables_locked(stage: Stage) -> None:
     service = stage.start_service(**SHORT_GRACE)
     with locked(stage):
         assert ends(service), service.log
@@ -60,7 +60,7 @@ def test_while_an_answer_cannot_be_settled(stage: Stage) -> None:
 
 @contextmanager
 def locked(stage: Stage) -> Iterator[None]:
-    """Nobody else reads or writes the tables, and the service waits for one."""
+    """Locks the tables within the block, and enters it once the service waits for the lock."""
     is_postgresql = stage.partner.dialect.name == "postgresql"
     lock = f"LOCK TABLE {', '.join(TABLES)}" if is_postgresql else f"LOCK TABLES {' WRITE, '.join(TABLES)} WRITE"
     with stage.partner.connect() as connection:
@@ -83,7 +83,7 @@ def test_behind_a_proxy_that_has_fallen_silent(stage: Stage) -> None:
 @pytest.mark.parametrize(("server", "command"), [("postgresql", "run"), ("mysql", "drain")], indirect=["server"])
 def test_at_its_start_behind_a_proxy_that_has_fallen_silent(stage: Stage, command: str) -> None:
     with proxy_before(sa.make_url(stage.environment["DISPATCHER_DATABASE_URL"])) as (proxy, url):
-        proxy.fall_silent_at(b"vercel_dispatcher_version")  # which it asks for first
+        proxy.fall_silent_at(b"vercel_dispatcher_version")  # its first query
         service = stage.start(command, DISPATCHER_DATABASE_URL=url.render_as_string(hide_password=False), **SHORT_GRACE)
         wait_until(lambda: proxy.is_silent)
         service.send_signal(signal.SIGTERM)
@@ -92,7 +92,7 @@ def test_at_its_start_behind_a_proxy_that_has_fallen_silent(stage: Stage, comman
 
 @pytest.fixture
 def stage_on_own_mariadb(tmp_path: Path) -> Iterator[Stage]:
-    """On a server that nobody else needs."""
+    """On a server of the test's own."""
     if MARIADB is None:
         not_tested("mariadbd is not installed (Debian: apt-get install mariadb-server)")
     with own_mariadb(1) as url:
@@ -128,7 +128,7 @@ def test_while_postgresql_is_frozen(stage: Stage) -> None:
 
 @contextmanager
 def frozen(*pids: int) -> Iterator[None]:
-    """Nothing in these processes of a server goes on, but no connection ends."""
+    """Stops these processes of a server for the duration of the block; its connections stay open."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:

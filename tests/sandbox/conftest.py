@@ -1,4 +1,4 @@
-"""Sandboxes, and a client that can also send what no careful client would."""
+"""Sandboxes, and a client that can also send bad requests."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ RESOURCE = {"event": RESOURCE_UPDATED}
 
 
 class Client:
-    """Posts to one sandbox; what isn't said is impeccable."""
+    """Posts to one sandbox; the defaults make a valid request."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
@@ -50,14 +50,14 @@ Start = Callable[..., Awaitable[Both]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts sandboxes that end with the test: `sandbox, client = await start(rate_limit=None)`."""
+    """Starts sandboxes, which end with the test: `sandbox, client = await start(rate_limit=None)`."""
     async with AsyncExitStack() as stack:
         yield partial(_enter, stack)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared() -> AsyncIterator[Both]:
-    """One sandbox, without a rate limit, for the many tests that only ask it something: in the loop of the session."""
+    """One sandbox without a rate limit, in the session's event loop, for the many tests that need no state of their own."""
     async with AsyncExitStack() as stack:
         yield await _enter(stack, rate_limit=None)
 

@@ -1,4 +1,4 @@
-"""`dispatcher sandbox` as a process of its own."""
+"""`dispatcher sandbox` as a process."""
 
 import re
 import signal
@@ -19,14 +19,14 @@ EVENT = {"event": {"type": "installation.updated"}}
 
 @contextmanager
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and the URL that it says at its start, in one line."""
+    """Yields the process, and the URL that it prints in one line at its start."""
     process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        said = re.search(r"DISPATCHER_VERCEL_BASE_URL=(\S+) DISPATCHER_ALLOW_INSECURE_BASE_URL=true\n", line)
-        assert said, line
-        yield process, said[1]
+        announced = re.search(r"DISPATCHER_VERCEL_BASE_URL=(\S+) DISPATCHER_ALLOW_INSECURE_BASE_URL=true\n", line)
+        assert announced, line
+        yield process, announced[1]
     finally:
         process.kill()
         process.communicate()
@@ -38,7 +38,7 @@ def post(url: str, token: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_how_to_use_it_and_ends_when_told(ending: signal.Signals) -> None:
+def test_it_prints_how_to_use_it_and_ends_at_a_signal(ending: signal.Signals) -> None:
     arguments = ("--port", "0", "--token", "one", "--token", "two", "--rate-limit", "1/1m")
     with running(*arguments) as (process, url):
         assert [post(url, token).status_code for token in ("one", "two", "three")] == [201, 429, 401]
@@ -76,7 +76,7 @@ def test_the_rate_limit_can_be_switched_off() -> None:
         assert "x-ratelimit-limit" not in post(url, "any").headers
 
 
-def test_a_port_in_use_is_said_in_one_line() -> None:
+def test_a_port_in_use_is_named_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ended = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, check=False, timeout=60)

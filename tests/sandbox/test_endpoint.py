@@ -1,4 +1,4 @@
-"""The sandbox answers as the reference says Vercel does."""
+"""The sandbox answers as Vercel does according to its reference."""
 
 import httpx
 import pytest
@@ -104,7 +104,7 @@ async def test_an_installation_id_is_read_from_the_path(shared: Both, installati
 
 @in_session
 @pytest.mark.parametrize("installation", ["a%2Fb", "a%20b", "x" * 129, "a.b", "%C3%BC", "a%0A"])
-async def test_what_is_no_installation_id_is_a_bad_request(shared: Both, installation: str) -> None:
+async def test_an_invalid_installation_id_is_a_bad_request(shared: Both, installation: str) -> None:
     _, client = shared
     assert_refused(await client.post(installation=installation), 400, "bad_request", "installation id")
 

@@ -1,4 +1,4 @@
-"""What every server of this project owes its clients."""
+"""The properties of every server of this project."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ from dispatcher.service.http_server import PortUnavailable, serving
 
 
 async def test_answers_on_a_kept_connection_do_not_wait_for_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Nagle's algorithm each of them waits for 40 ms."""
+    """With Nagle's algorithm each answer would wait for 40 ms."""
     servers: list[uvicorn.Server] = []
 
     class Watched(http_server._Server):

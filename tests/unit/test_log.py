@@ -1,11 +1,6 @@
-"""Which lines the log has, how many of them, and what they look like whoever writes them."""
+"""Which lines the log contains, and how many of them."""
 
-import json
 import logging
-import os
-import pty
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,9 +24,9 @@ from dispatcher.telemetry import (
     Stranded,
     Ticked,
 )
-from dispatcher.telemetry.log import WINDOW
-from dispatcher.telemetry.repetition import MOST
-from dispatcher.telemetry.retry_storm import FEWEST
+from dispatcher.telemetry.log import WINDOW_SECONDS
+from dispatcher.telemetry.repetition import MAX_LINES
+from dispatcher.telemetry.retry_storm import MIN_RETRIES
 
 SUBJECT = Subject("icfg_1", "resource.updated", "db_1")
 DELIVERED = Attempted(SUBJECT, 1, 1, Outcome(OutcomeKind.DELIVERED, 201), Decision(Action.DELIVERED), 0.1)
@@ -40,33 +35,9 @@ REJECTED = Attempted(
     SUBJECT, 1, 1, Outcome(OutcomeKind.REJECTED, 400), Decision(Action.BURY, DeadLetterReason.REJECTED), 0.1
 )
 
-# What others write through `logging`, in the process of the service.
-OTHERS = """
-import logging, sys, warnings
-from dispatcher.settings.settings import LogFormat, LogLevel
-from dispatcher.telemetry import configure_logging
 
-configure_logging(LogFormat(sys.argv[1]), LogLevel.DEBUG)
-logging.getLogger("uvicorn.error").info("Started server process [%d]", 7)
-logging.getLogger("uvicorn.access").info("GET /livez")
-logging.getLogger("apscheduler.executors.default").error("Job raised an exception")
-logging.getLogger("apscheduler.scheduler").info("Added job")
-logging.getLogger("sqlalchemy.pool").error("Exception closing connection")
-logging.getLogger("sqlalchemy.engine.Engine").info("SELECT %s", "s3cret")
-warnings.warn("old", DeprecationWarning)
-try:
-    token = "s3cret"
-    raise ValueError("no")
-except ValueError:
-    logging.getLogger("asyncio").exception("Task exception was never retrieved \\x1b[2J")
-import structlog
-structlog.get_logger("dispatcher").info("attempt", resource_id="\\x1b[2J\\nforged")
-"""
-EXPECTED = ["uvicorn.error", "apscheduler.executors.default", "sqlalchemy.pool", "py.warnings", "asyncio", "dispatcher"]
-
-
-class Told:
-    """A log, told of reports at a time of our own, and its lines."""
+class LogUnderTest:
+    """A log with a clock that the test moves, and its lines."""
 
     def __init__(self, lines: list[Any]) -> None:
         self.now = 0.0
@@ -78,18 +49,18 @@ class Told:
             self._log(report)
 
     def end_of_window(self) -> None:
-        """Time passes, and a tick."""
-        self.now += WINDOW
+        """Moves the clock to the end of the window, where a tick sums it up."""
+        self.now += WINDOW_SECONDS
         self._log(Ticked(0))
 
-    def found(self, event: str) -> list[Any]:
+    def with_event(self, event: str) -> list[Any]:
         return [line for line in self.lines if line["event"] == event]
 
 
 @pytest.fixture
-def told() -> Iterator[Told]:
+def log() -> Iterator[LogUnderTest]:
     with structlog.testing.capture_logs() as lines:
-        yield Told(lines)
+        yield LogUnderTest(lines)
 
 
 @pytest.mark.parametrize(
@@ -107,90 +78,66 @@ def told() -> Iterator[Told]:
         (StepFailed("tick", "ValueError", "ValueError: no"), "error", "step failed, trying again"),
     ],
 )
-def test_each_noteworthy_change_is_a_line(told: Told, report: Report, level: str, event: str) -> None:
-    told(report)
-    (line,) = told.lines
+def test_each_noteworthy_change_is_a_line(log: LogUnderTest, report: Report, level: str, event: str) -> None:
+    log(report)
+    (line,) = log.lines
     assert (line["log_level"], line["event"]) == (level, event)
 
 
-def test_what_goes_well_is_no_line(told: Told) -> None:
-    told(DELIVERED, RETRIED, EventsCollected(7, 0), Ticked(3))
-    told.end_of_window()
-    assert told.lines == []
+def test_success_writes_no_line(log: LogUnderTest) -> None:
+    log(DELIVERED, RETRIED, EventsCollected(7, 0), Ticked(3))
+    log.end_of_window()
+    assert log.lines == []
 
 
-def test_a_thousand_dead_letters_are_a_few_lines_and_a_sum(told: Told) -> None:
-    told(*[REJECTED] * 1_000, *[CrashBuried(1)] * 3, *[InstallationPaused("icfg_1", PauseReason.DISABLED)] * 1_000)
-    assert len(told.found("dead letter")) == MOST + 3
-    assert len(told.found("installation paused")) == MOST
-    told.end_of_window()
-    (sum_,) = told.found("dead letter: more of them")
-    assert (sum_["reason"], sum_["more"], sum_["log_level"]) == ("rejected", 1_000 - MOST, "error")
-    (paused,) = told.found("installation paused: more of them")
-    assert (paused["reason"], paused["more"]) == ("disabled", 1_000 - MOST)
-    lines = len(told.lines)
-    told.end_of_window()
-    assert len(told.lines) == lines
-    told(REJECTED)
-    assert len(told.lines) == lines + 1
+def test_a_thousand_dead_letters_are_a_few_lines_and_a_sum(log: LogUnderTest) -> None:
+    log(*[REJECTED] * 1_000, *[CrashBuried(1)] * 3, *[InstallationPaused("icfg_1", PauseReason.DISABLED)] * 1_000)
+    assert len(log.with_event("dead letter")) == MAX_LINES + 3
+    assert len(log.with_event("installation paused")) == MAX_LINES
+    log.end_of_window()
+    (sum_,) = log.with_event("dead letter: more of them")
+    assert (sum_["reason"], sum_["more"], sum_["log_level"]) == ("rejected", 1_000 - MAX_LINES, "error")
+    (paused,) = log.with_event("installation paused: more of them")
+    assert (paused["reason"], paused["more"]) == ("disabled", 1_000 - MAX_LINES)
+    lines = len(log.lines)
+    log.end_of_window()
+    assert len(log.lines) == lines
+    log(REJECTED)
+    assert len(log.lines) == lines + 1
 
 
-def test_a_retry_storm_is_told_when_it_begins_and_when_it_is_over(told: Told) -> None:
-    told(*[RETRIED] * (FEWEST - 1))
-    told.end_of_window()
-    told(*[RETRIED] * FEWEST, *[DELIVERED] * (FEWEST + 1))  # many fail, most don't
-    told.end_of_window()
-    assert told.lines == []
+def test_a_retry_storm_is_a_line_when_it_begins_and_when_it_is_over(log: LogUnderTest) -> None:
+    log(*[RETRIED] * (MIN_RETRIES - 1))
+    log.end_of_window()
+    log(*[RETRIED] * MIN_RETRIES, *[DELIVERED] * (MIN_RETRIES + 1))  # many fail, but most succeed
+    log.end_of_window()
+    assert log.lines == []
     for _ in range(3):
-        told(*[RETRIED] * FEWEST, DELIVERED)
-        told.end_of_window()
-    (storm,) = told.lines
+        log(*[RETRIED] * MIN_RETRIES, DELIVERED)
+        log.end_of_window()
+    (storm,) = log.lines
     assert (storm["event"], storm["log_level"]) == ("retry storm", "warning")
-    assert (storm["attempts"], storm["retry_failed"]) == (FEWEST + 1, FEWEST)
-    told.end_of_window()
-    told.end_of_window()
-    assert [line["event"] for line in told.lines] == ["retry storm", "retry storm over"]
+    assert (storm["attempts"], storm["retry_failed"]) == (MIN_RETRIES + 1, MIN_RETRIES)
+    log.end_of_window()
+    log.end_of_window()
+    assert [line["event"] for line in log.lines] == ["retry storm", "retry storm over"]
 
 
-def test_the_lines_of_others_are_json_too_and_hold_no_secret() -> None:
-    done = subprocess.run([sys.executable, "-c", OTHERS, "auto"], check=True, capture_output=True, text=True)
-    lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["logger"] for line in lines] == EXPECTED
-    assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
-    assert lines[0]["event"] == "Started server process [7]"
-    assert lines[4]["exception"][0]["exc_type"] == "ValueError"
-    assert "s3cret" not in done.stderr
-
-
-def test_on_a_terminal_they_are_for_people_and_nobody_steers_it() -> None:
-    controller, terminal = pty.openpty()
-    with os.fdopen(terminal, "wb") as screen:
-        environment = {**os.environ, "TERM": "dumb", "NO_COLOR": "1"}
-        subprocess.run([sys.executable, "-c", OTHERS, "auto"], check=True, stderr=screen, env=environment)
-        os.set_blocking(controller, False)
-        shown = os.read(controller, 65_536).decode()
-    os.close(controller)
-    assert not shown.startswith("{")
-    assert "ValueError: no" in shown
-    assert "s3cret" not in shown
-    assert "\nforged" not in shown
-
-
-def test_lines_of_a_library_are_limited_as_our_own_are() -> None:
+def test_lines_of_a_library_are_limited_like_our_own() -> None:
     log, library = Log(), logging.getLogger("a.library")
     written: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: written.append(record.getMessage())  # type: ignore[method-assign]  # all it is for
+    handler.emit = lambda record: written.append(record.getMessage())  # type: ignore[method-assign]  # its only purpose
     library.addHandler(handler)
     with structlog.testing.capture_logs() as lines:
         with log.limiting("a.library"):
-            for number in range(MOST + 3):
+            for number in range(MAX_LINES + 3):
                 library.warning("It broke.\ntransport: <%d>", number)
             library.warning("Something else")
         log.sum_up()
         library.warning("It broke.\nafterwards")
     library.removeHandler(handler)
-    assert len(written) == MOST + 2
+    assert len(written) == MAX_LINES + 2
     assert [(line["event"], line["more"], line["log_level"]) for line in lines] == [
         ("It broke: more of them", 3, "warning")
     ]

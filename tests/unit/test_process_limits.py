@@ -1,4 +1,4 @@
-"""What `run` and `drain` do to their own process before anything else."""
+"""The limits that `run` and `drain` set for their own process before anything else."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from dispatcher.service import process_limits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 
-# Both commands fail soon, for there are no tables; what they have set by then is printed at the end.
+# Both commands fail early, since there are no tables; the limits that they have set by then are printed at exit.
 COMMAND = """
 import atexit, ctypes, resource, sys
 from dispatcher.cli import main

@@ -1,10 +1,11 @@
-"""The service within this process, where a test can hold a step of it."""
+"""The service within this process, where a test can block one of its steps."""
 
 import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.service import service
+from dispatcher.service.health import Health
 from dispatcher.settings.settings import Settings
 from tests.processes.conftest import free_port
 from tests.worker.conftest import LONGEST
@@ -22,7 +24,7 @@ from tests.worker.conftest import LONGEST
 
 @asynccontextmanager
 async def running(database: Database, **others: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of its ops port, once it is ready."""
+    """Runs the service; yields a client of its ops port once it is ready."""
     own: dict[str, Any] = {
         "database_url": SecretStr(database.engine.url.render_as_string(hide_password=False)),
         "vercel_token": SecretStr("t0ken"),
@@ -44,11 +46,11 @@ async def running(database: Database, **others: Any) -> AsyncIterator[httpx.Asyn
 
 
 async def answers(client: httpx.AsyncClient, path: str, status: int) -> bool:
-    """Whether it does before long; returns as soon as it does."""
+    """Whether the path answers with this status before the deadline; returns as soon as it does."""
     deadline = time.monotonic() + LONGEST
-    while not (found := await _is(client, path, status)) and time.monotonic() < deadline:
+    while not (answered := await _is(client, path, status)) and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
-    return found
+    return answered
 
 
 async def _is(client: httpx.AsyncClient, path: str, status: int) -> bool:
@@ -65,10 +67,10 @@ async def test_livez_is_red_while_a_tick_is_stuck_and_green_again_after_it(
 
     def stuck(*arguments: object) -> store.Work:
         go_on.wait(2 * LONGEST)
-        return look(*arguments)  # type: ignore[arg-type]  # whatever they are
+        return look(*arguments)  # type: ignore[arg-type]  # passed on unchanged
 
+    monkeypatch.setattr(service, "Health", partial(Health, live_seconds=0.5))
     async with running(database) as client:
-        monkeypatch.setattr("dispatcher.service.health.LIVE_FOR", 0.5)
         assert await answers(client, "/livez", 200)
         monkeypatch.setattr(store, "look", stuck)
         try:
@@ -101,6 +103,6 @@ async def test_each_start_warns_of_an_address_to_which_tokens_travel_in_clear_te
     with structlog.testing.capture_logs() as lines:
         async with running(database, **others):
             pass
-    found = [line for line in lines if line["event"] == "tokens travel in clear text"]
-    assert [(line["setting"], line["host"]) for line in found] == warned
-    assert {line["log_level"] for line in found} <= {"warning"}
+    warnings = [line for line in lines if line["event"] == "tokens travel in clear text"]
+    assert [(line["setting"], line["host"]) for line in warnings] == warned
+    assert {line["log_level"] for line in warnings} <= {"warning"}

@@ -12,7 +12,13 @@ from dispatcher.database import schema
 from dispatcher.database.notifier import TRIGGER, Notifier, NotifierUnavailable, trigger_sql
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import outbox
-from dispatcher.service.sleeper import AWAKE_FOR, DEAF_FOR, RECONNECT_AFTER, UNARMED_PAUSE, Sleeper
+from dispatcher.service.sleeper import (
+    AWAKE_SECONDS,
+    COOLDOWN_SECONDS,
+    RECONNECT_SECONDS,
+    UNARMED_PAUSE_SECONDS,
+    Sleeper,
+)
 from dispatcher.worker import low_water as floor
 from dispatcher.worker.low_water import LAG
 from dispatcher.worker.worker import BUSY_PAUSE
@@ -193,15 +199,15 @@ async def test_who_rings_for_nothing_is_answered_at_once_and_then_no_sooner_than
     ring(database)
     assert await night.tick() == 0.0
     ring(database)
-    assert await night.tick() == pytest.approx(DEAF_FOR)
+    assert await night.tick() == pytest.approx(COOLDOWN_SECONDS)
     ring(database)
-    night.now += DEAF_FOR / 2
-    assert await night.tick() == pytest.approx(DEAF_FOR)  # after each look that found nothing
-    night.now += DEAF_FOR
+    night.now += COOLDOWN_SECONDS / 2
+    assert await night.tick() == pytest.approx(COOLDOWN_SECONDS)  # after each look that found nothing
+    night.now += COOLDOWN_SECONDS
     night.pause = BUSY_PAUSE  # this look finds something
     assert await night.tick() == BUSY_PAUSE
     night.pause = LONG
-    night.now += AWAKE_FOR
+    night.now += AWAKE_SECONDS
     assert await night.tick() == 0.0  # armed again
     ring(database)
     assert await night.tick() == 0.0
@@ -235,7 +241,7 @@ async def test_an_event_is_found_in_a_storm_of_rings_that_costs_no_more_looks_th
     rings = await storming
     elapsed = time.monotonic() - began
     assert rings >= RINGS
-    assert night.ticks <= elapsed / DEAF_FOR + 4, f"{night.ticks} looks in {elapsed:.1f} s"
+    assert night.ticks <= elapsed / COOLDOWN_SECONDS + 4, f"{night.ticks} looks in {elapsed:.1f} s"
 
 
 async def test_what_is_committed_after_the_look_and_before_the_notifier_is_armed_is_looked_for_again(
@@ -251,7 +257,7 @@ async def test_while_a_commit_is_outstanding_that_will_not_ring_pauses_stay_shor
 ) -> None:
     with partner.begin() as connection:
         write(connection, "db_1")
-        assert await night.tick() == UNARMED_PAUSE
+        assert await night.tick() == UNARMED_PAUSE_SECONDS
     assert await night.tick() == 0.0
 
 
@@ -269,7 +275,7 @@ async def test_a_broken_connection_only_means_polling_until_there_is_another(
     assert await night.tick() == LONG
     assert await night.tick() == LONG
     assert len(night.warnings) == 1
-    night.now += RECONNECT_AFTER
+    night.now += RECONNECT_SECONDS
     assert await night.tick() == 0.0
     sleeping = asyncio.create_task(night.tick())
     await asyncio.to_thread(commit, partner)
@@ -281,7 +287,7 @@ async def test_why_there_is_no_notifier_is_said_once(night: Night, database: Dat
         connection.execute(sa.text(f"DROP TRIGGER {TRIGGER} ON {_outbox(database)}"))
     for _ in range(3):
         assert await night.tick() == LONG
-        night.now += RECONNECT_AFTER
+        night.now += RECONNECT_SECONDS
     (said,) = night.warnings
     assert TRIGGER in said
 

@@ -1,4 +1,4 @@
-"""`dispatcher run` with WAKEUP=notify on a real PostgreSQL: a commit wakes it long before it would look by itself."""
+"""`dispatcher run` with WAKEUP=notify on a real PostgreSQL: a commit wakes it long before its next regular look."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
 from tests.processes.conftest import Stage, wait_until
 
-POLL = 10.0
-DEEP = 20.0
-"""Seconds of sleep after which the pauses of polling have grown to a third of that at least."""
+POLL_SECONDS = 10.0
+DEEP_SLEEP_SECONDS = 20.0
+"""After this the pauses of polling have grown to at least a third of it."""
 CHANNEL = "SELECT 'vercel_outbox_' || CAST('vercel_outbox' AS regclass)::oid"
 ASLEEP = """SELECT pid FROM pg_locks JOIN pg_database d ON d.oid = database AND d.datname = current_database()
 WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted"""
@@ -28,9 +28,9 @@ def postgresql(stage: Stage, postgresql_url: str) -> Iterator[Database]:
     """Fresh tables with the trigger, and a service that is asleep."""
     database = open_database(postgresql_url)
     schema.migrate(database)
-    schema.downgrade(database)  # whatever an interrupted run left
+    schema.downgrade(database)  # removes the rows of an interrupted run
     stage.environment |= {"DISPATCHER_DATABASE_URL": postgresql_url, "DISPATCHER_WAKEUP": "notify"}
-    stage.environment |= {"DISPATCHER_POLL_INTERVAL": f"{POLL:g}s"}
+    stage.environment |= {"DISPATCHER_POLL_INTERVAL": f"{POLL_SECONDS:g}s"}
     schema.migrate(database)
     with database.engine.begin() as connection:
         connection.exec_driver_sql(stage.run("schema", "--dialect", "postgresql", "--wakeup").stdout)
@@ -46,21 +46,21 @@ def sleepers(database: Database) -> list[int]:
 
 
 def end_sleepers(database: Database) -> list[bool]:
-    """Breaks the connection of each bell that is armed; what came of it."""
+    """Terminates the connection of each armed notifier; returns whether each was terminated."""
     with database.engine.begin() as connection:
         ended = connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) FROM ({ASLEEP}) AS asleep")
         return list(ended.scalars())
 
 
 def sleeps_deeply(database: Database) -> Callable[[], bool]:
-    """Whether it has slept for long: its pauses grow, and a short one proves nothing."""
+    """Returns a condition: it has slept for so long that a prompt request must be due to a notification."""
     since = time.monotonic()
 
     def asleep() -> bool:
         nonlocal since
         if not sleepers(database):
             since = time.monotonic()
-        return time.monotonic() - since > DEEP
+        return time.monotonic() - since > DEEP_SLEEP_SECONDS
 
     return asleep
 
@@ -72,7 +72,7 @@ def commit(database: Database, resource: str) -> float:
 
 
 def arrival(stage: Stage, resource: str) -> float:
-    """When the request for the resource came, as soon as it has come."""
+    """Waits for the request for the resource; returns when it arrived."""
 
     def received_at() -> list[float]:
         return [one["received_at"] for one in stage.requests() if one["body"]["event"]["resourceId"] == resource]
@@ -81,8 +81,8 @@ def arrival(stage: Stage, resource: str) -> float:
 
 
 @contextmanager
-def hearing(database: Database) -> Iterator[Callable[[], bool]]:
-    """Whether the bell has rung since the block began, to be asked once."""
+def listening_for_notifications(database: Database) -> Iterator[Callable[[], bool]]:
+    """Yields a function that waits for a notification since the block began. Call it once."""
     raw = database.engine.raw_connection()
     listening = cast("psycopg.Connection", raw.driver_connection)
     listening.autocommit = True
@@ -93,13 +93,13 @@ def hearing(database: Database) -> Iterator[Callable[[], bool]]:
 
 
 @pytest.mark.gate
-def test_a_commit_rings_and_a_broken_connection_only_means_polling(stage: Stage, postgresql: Database) -> None:
+def test_a_commit_notifies_and_a_broken_connection_only_means_polling(stage: Stage, postgresql: Database) -> None:
     service = stage.start_service()
     wait_until(partial(sleepers, postgresql))
-    with hearing(postgresql) as heard:
-        commit(postgresql, "db_rung")
-        assert heard()
-    assert arrival(stage, "db_rung")
+    with listening_for_notifications(postgresql) as notified:
+        commit(postgresql, "db_notified")
+        assert notified()
+    assert arrival(stage, "db_notified")
     wait_until(partial(end_sleepers, postgresql))
     commit(postgresql, "db_polled")
     assert arrival(stage, "db_polled")
@@ -119,4 +119,4 @@ def test_a_commit_is_sent_long_before_it_would_look_by_itself(stage: Stage, post
         wait_until(sleeps_deeply(postgresql))
         at = commit(postgresql, f"db_{n}")
         lags.append(arrival(stage, f"db_{n}") - at)
-    assert sorted(lags)[1] < DEEP / 3 / 4, lags
+    assert sorted(lags)[1] < DEEP_SLEEP_SECONDS / 3 / 4, lags

@@ -1,4 +1,4 @@
-"""The sandbox's rate limit: exact, for each installation, and told as Vercel tells it."""
+"""The sandbox's rate limit: exact, for each installation, and reported as Vercel reports it."""
 
 import asyncio
 import math
@@ -16,7 +16,7 @@ from dispatcher.vercel.client import Vercel
 from tests.sandbox.conftest import TOKEN, Start
 
 
-async def test_sixty_a_minute_unless_told_otherwise(start: Start) -> None:
+async def test_the_default_is_sixty_a_minute(start: Start) -> None:
     _, client = await start()
     answers = [await client.post() for _ in range(61)]
     assert [answer.status_code for answer in answers] == [201] * 60 + [429]
@@ -24,7 +24,7 @@ async def test_sixty_a_minute_unless_told_otherwise(start: Start) -> None:
     assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == [*map(str, reversed(range(60))), "0"]
 
 
-async def test_a_429_says_how_long_to_wait(start: Start) -> None:
+async def test_a_429_reports_how_long_to_wait(start: Start) -> None:
     sandbox, client = await start(rate_limit=RateLimit(1, 600.0))
     await client.post()
     answer = await client.post()
@@ -46,7 +46,7 @@ async def test_each_installation_has_its_own(start: Start) -> None:
     assert [answer.status_code for answer in answers] == [201, 201, 429, 429]
 
 
-async def test_it_counts_what_is_authorized_even_if_it_is_wrong(start: Start) -> None:
+async def test_it_counts_authorized_requests_even_if_they_are_invalid(start: Start) -> None:
     _, client = await start(rate_limit=RateLimit(2, 600.0), tokens=frozenset({TOKEN}))
     unauthorized = await client.post(token="unknown")
     assert "x-ratelimit-limit" not in unauthorized.headers
@@ -61,7 +61,7 @@ async def test_it_can_be_switched_off(start: Start) -> None:
     assert not [name for name in answers[0].headers if name.startswith("x-ratelimit")]
 
 
-async def test_no_window_lets_in_more_and_none_that_had_room_refuses(start: Start) -> None:
+async def test_no_window_admits_more_and_none_with_room_refuses(start: Start) -> None:
     limit = RateLimit(7, 0.25)
     sandbox, client = await start(rate_limit=limit)
 
@@ -73,10 +73,10 @@ async def test_no_window_lets_in_more_and_none_that_had_room_refuses(start: Star
             await client.post()
 
     await asyncio.wait_for(asyncio.gather(*(flood() for _ in range(4))), 60)
-    let_in = [one.monotonic for one in sandbox.requests if one.status == 201]
+    admitted = [one.monotonic for one in sandbox.requests if one.status == 201]
 
     def in_window(request: ReceivedRequest) -> int:
-        return sum(request.monotonic - limit.seconds < at <= request.monotonic for at in let_in)
+        return sum(request.monotonic - limit.seconds < at <= request.monotonic for at in admitted)
 
     assert max(in_window(one) for one in sandbox.requests) == limit.requests
     refused = [one for one in sandbox.requests if one.status == 429]
@@ -95,9 +95,9 @@ async def test_the_dispatchers_own_client_understands_it(start: Start) -> None:
     transport = open_transport(1, Network())
     vercel = Vercel(sandbox.url, transport, 60.0)
     body = Subject("icfg_1", "installation.updated").body()
-    let_in, refused = [await vercel.send("icfg_1", body, SecretStr(TOKEN)) for _ in range(2)]
+    admitted, refused = [await vercel.send("icfg_1", body, SecretStr(TOKEN)) for _ in range(2)]
     await transport.aclose()
-    assert (let_in.kind, let_in.rate_remaining) == (OutcomeKind.DELIVERED, 0)
+    assert (admitted.kind, admitted.rate_remaining) == (OutcomeKind.DELIVERED, 0)
     assert (refused.kind, refused.error_code) == (OutcomeKind.THROTTLED, "rate_limited")
     assert refused.retry_after is not None
     assert 300.0 < refused.retry_after <= 600.0

@@ -1,0 +1,55 @@
+"""The format of every line, those of libraries included."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+# Lines that libraries write through `logging` in the process of the service.
+LIBRARIES = """
+import logging, sys, warnings
+from dispatcher.settings.settings import LogFormat, LogLevel
+from dispatcher.telemetry import configure_logging
+
+configure_logging(LogFormat(sys.argv[1]), LogLevel.DEBUG)
+logging.getLogger("uvicorn.error").info("Started server process [%d]", 7)
+logging.getLogger("uvicorn.access").info("GET /livez")
+logging.getLogger("apscheduler.executors.default").error("Job raised an exception")
+logging.getLogger("apscheduler.scheduler").info("Added job")
+logging.getLogger("sqlalchemy.pool").error("Exception closing connection")
+logging.getLogger("sqlalchemy.engine.Engine").info("SELECT %s", "s3cret")
+warnings.warn("old", DeprecationWarning)
+try:
+    token = "s3cret"
+    raise ValueError("no")
+except ValueError:
+    logging.getLogger("asyncio").exception("Task exception was never retrieved \\x1b[2J")
+import structlog
+structlog.get_logger("dispatcher").info("attempt", resource_id="\\x1b[2J\\nforged")
+"""
+EXPECTED = ["uvicorn.error", "apscheduler.executors.default", "sqlalchemy.pool", "py.warnings", "asyncio", "dispatcher"]
+
+
+def test_the_lines_of_libraries_are_json_too_and_contain_no_secret() -> None:
+    done = subprocess.run([sys.executable, "-c", LIBRARIES, "auto"], check=True, capture_output=True, text=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["logger"] for line in lines] == EXPECTED
+    assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
+    assert lines[0]["event"] == "Started server process [7]"
+    assert lines[4]["exception"][0]["exc_type"] == "ValueError"
+    assert "s3cret" not in done.stderr
+
+
+def test_on_a_terminal_lines_are_for_people_and_cannot_control_it() -> None:
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "wb") as screen:
+        environment = {**os.environ, "TERM": "dumb", "NO_COLOR": "1"}
+        subprocess.run([sys.executable, "-c", LIBRARIES, "auto"], check=True, stderr=screen, env=environment)
+        os.set_blocking(controller, False)
+        shown = os.read(controller, 65_536).decode()
+    os.close(controller)
+    assert not shown.startswith("{")
+    assert "ValueError: no" in shown
+    assert "s3cret" not in shown
+    assert "\nforged" not in shown
