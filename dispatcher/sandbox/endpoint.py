@@ -13,8 +13,7 @@ from starlette.responses import Response
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.sandbox.errors import RATE_LIMITED, refuse
 from dispatcher.sandbox.quota import Quota
-from dispatcher.sandbox.received import LONGEST_BODY, MAX_BODY_BYTES, bearer_token
-from dispatcher.settings.settings import RateLimit
+from dispatcher.sandbox.received import MAX_BODY_BYTES, bearer_token
 
 
 class _Closed(BaseModel):

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from dispatcher.database.hosts import is_local
 from dispatcher.policy.rate_window import RateLimit
-from dispatcher.sandbox.connection import Connection, InFlight, connection_of, stays, stays_connected
+from dispatcher.sandbox.connection import Connection, InFlight, connection_of, stays_connected
 from dispatcher.sandbox.control import Control
 from dispatcher.sandbox.endpoint import Endpoint
 from dispatcher.sandbox.faults import GARBAGE, Fault, Script

@@ -4,7 +4,8 @@ import pytest
 from prometheus_client import generate_latest
 
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.telemetry import (
     Attempted,
     CrashBuried,

@@ -12,10 +12,7 @@ from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from dispatcher import ResourceUpdated, publish
-from dispatcher.outbox import traceparent
-from dispatcher.outbox.events import Subject, is_traceparent
-from dispatcher.outbox.publisher import insert_event
+from dispatcher.outbox.events import Subject
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.telemetry import tracing
 
