@@ -1,4 +1,4 @@
-"""`dispatcher migrate`: up, down and up again on data, any number at once, and by Alembic's own command from the checkout."""
+"""`dispatcher migrate`: up, down and up again with data, concurrently, and while another program holds a lock."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from dispatcher import store
 from dispatcher.database import schema
+from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import VERSION_TABLE, attempt, dead_letter, delivery, installation, metadata, outbox
 from tests.contract.databases import on_mysql, on_servers
@@ -22,7 +23,7 @@ EVERYTHING = (outbox, delivery, installation, attempt, dead_letter)
 
 
 def fill(database: Database) -> dict[str, list[object]]:
-    """Puts something into every table; returns what there is."""
+    """Writes rows into every table and returns the contents."""
     with database.engine.begin() as connection:
         write(connection, "dead", installation_id="icfg_0")
     store.collect(database, 500)
@@ -34,13 +35,12 @@ def fill(database: Database) -> dict[str, list[object]]:
 
 
 def contents(database: Database) -> dict[str, list[object]]:
-    """Every row."""
     with database.read() as connection:
         return {table.name: list(connection.execute(sa.select(table))) for table in EVERYTHING}
 
 
 def versions(database: Database) -> list[str]:
-    """What the version table says."""
+    """Returns the rows of the version table."""
     with database.read() as connection:
         return list(
             connection.execute(sa.select(sa.column("version_num")).select_from(version_table(database))).scalars()
@@ -97,7 +97,7 @@ def test_one_waits_until_the_other_has_migrated(bare_database: Database, databas
 
 @on_mysql
 def test_the_next_waits_until_the_revision_is_committed(bare_database: Database, database_url: str) -> None:
-    """Else it would find tables without a revision."""
+    """Otherwise it would find tables without a revision."""
     other = open_database(database_url)
     holders: list[int | None] = []
 
@@ -115,12 +115,12 @@ def test_the_next_waits_until_the_revision_is_committed(bare_database: Database,
 
 
 def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.database.sqlite.BUSY_TIMEOUT", LONGEST)
+    monkeypatch.setattr(Sqlite, "lock_seconds", LONGEST)
     file = tmp_path / "new.db"
     first = sqlite3.connect(file, isolation_level=None)
     first.execute(
         "BEGIN IMMEDIATE"
-    )  # nobody may turn the journal into a WAL now, and SQLite refuses that without waiting
+    )  # nobody can switch the journal to WAL now, and SQLite refuses the switch without waiting
     database = open_database(f"sqlite:///{file}")
     with in_background(database.now) as waiting:
         assert stays_blocked(waiting, database)
@@ -137,7 +137,7 @@ def test_one_that_waits_too_long_says_so_and_changes_nothing(
 ) -> None:
     other = open_database(database_url)
     with other.engine.connect() as connection, other.dialect.migration(connection):
-        monkeypatch.setattr(f"dispatcher.database.{other.dialect.name}.LONGEST_MIGRATION", 0.1, raising=False)
+        monkeypatch.setattr(type(other.dialect), "migration_seconds", 0.1)
         with pytest.raises(schema.UnusableSchema, match="another program is migrating"):
             schema.migrate(bare_database)
     other.close()
@@ -149,7 +149,7 @@ def test_one_that_waits_too_long_says_so_and_changes_nothing(
 def test_who_holds_the_lock_of_migrations_is_named(
     bare_database: Database, plain_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.database.postgresql.LONGEST_MIGRATION", 0.1)
+    monkeypatch.setattr(type(bare_database.dialect), "migration_seconds", 0.1)
     with plain_engine.connect() as connection:
         connection.exec_driver_sql("SET application_name = 'support of alice'")
         connection.exec_driver_sql("SELECT pg_advisory_lock(130178082891116)")
