@@ -102,6 +102,14 @@ class HeldLease:
         """Whether it is one after a crash under which nothing was read yet."""
         return self.suspects > 0 and self.pulled_at == -math.inf
 
+    def is_done(self, *, others_wait: bool) -> bool:
+        """Whether nothing is in flight, and nothing more can be sent, or other installations have waited longer."""
+        if self.in_flight or (self.queue and self.stopped_until is None):
+            return False
+        if self.stopped_until is not None or not self.more:
+            return True
+        return not self.untried and (others_wait or (self.probing and not self.suspects))
+
     def add(self, deliveries: Iterable[Delivery], asked: int, now: float) -> None:
         """Queues what was read, except the subjects that are here already. Fewer than were asked for: no more are due."""
         found = list(deliveries)

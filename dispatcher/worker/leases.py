@@ -1,31 +1,25 @@
-"""All leases that a worker holds: claimed, filled, written to the database with their answers, given back."""
+"""The leases that a worker holds: claimed, renewed, filled with deliveries, lost."""
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import timedelta
 
 from dispatcher import store
-from dispatcher.database.errors import is_unreachable
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import Settings
-from dispatcher.store import Answer, Delivery, InstallationState, Settled
+from dispatcher.store import Delivery
 from dispatcher.telemetry import CrashBuried, LeaseLost, Listener
 from dispatcher.worker.database_thread import DatabaseThread
 from dispatcher.worker.lease import Clock, HeldLease
 from dispatcher.worker.locked_rows import LockedRows
 from dispatcher.worker.low_water import Floor
-from dispatcher.worker.refusals import Refusals
 from dispatcher.worker.sender import Sender
 
-SETTLED_TOGETHER = 256
-"""Answers that are settled together, while every sender has more to do …"""
-SETTLED_WITHIN = 0.25
-"""… and the seconds within which they are settled all the same."""
 PULL_SECONDS = 1.0
-"""What is due of a held installation that this worker did not collect itself, such as a retry, is looked for so often."""
+"""Between two looks for deliveries of a held installation that this worker did not collect itself, such as retries."""
 
 
 class Leases:
-    """Fills the sender's queues and settles its answers. `name` is who holds them; `clock` gives monotonic seconds."""
+    """Fills the sender's queues. `name` identifies the holder; `clock` returns monotonic seconds."""
 
     def __init__(
         self,
@@ -44,31 +38,31 @@ class Leases:
         self._clock = clock
         self._lease_time = timedelta(seconds=settings.lease)
         self._buffer = max(512, 32 * settings.concurrency)
-        self._held: dict[str, HeldLease] = {}
-        self._locked = LockedRows()
-        self._others_wait = False
-        self._refusals = Refusals()
+        self.held: dict[str, HeldLease] = {}
+        self.locked = LockedRows()
+        self.others_wait = False
+        """Whether installations that are due were left by the last claim."""
         self.due_floor = Floor(store.LONG_AGO)
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     @property
     def in_flight(self) -> int:
         """Requests under way."""
-        return sum(lease.in_flight for lease in self._held.values())
+        return sum(lease.in_flight for lease in self.held.values())
 
     @property
     def any_expired(self) -> bool:
         """Whether a lease has lasted longer than it was given for, as after a time without the database."""
         now = self._clock()
-        return any(lease.until <= now for lease in self._held.values())
+        return any(lease.until <= now for lease in self.held.values())
 
     # claim ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def claim(self) -> bool:
         """Takes over installations for which something is due; whether more may be due."""
-        untried = sum(lease.untried for lease in self._held.values())
+        untried = sum(lease.untried for lease in self.held.values())
         if self._has_plenty() or untried >= self._settings.concurrency:
             return False
         began, probing = self._clock(), self._sender.outage
@@ -85,10 +79,10 @@ class Leases:
         most = store.fair_share(self._buffer, len(claimed.leased))
         for leased in claimed.leased:
             lease = HeldLease.of(leased, began + self._settings.lease, clock, self._window(leased.rate_window))
-            self._held[leased.installation_id] = lease
+            self.held[leased.installation_id] = lease
             if not lease.suspects:
                 self._queue(lease, leased.deliveries, most)
-        self._others_wait = claimed.full
+        self.others_wait = claimed.full
         if not claimed.full:
             self.due_floor.swept(began)
             self.due_floor.passed(began, claimed.at)
@@ -116,8 +110,8 @@ class Leases:
         now, plenty = self._clock(), self._has_plenty()
         low = [
             lease
-            for lease in self._held.values()
-            if self._wants_more(lease, now, plenty) and not self._locked.has(lease.installation_id, now)
+            for lease in self.held.values()
+            if self._wants_more(lease, now, plenty) and not self.locked.has(lease.installation_id, now)
         ]
         if not low:
             return
@@ -132,8 +126,8 @@ class Leases:
         self, leases: Sequence[HeldLease], ours: Set[str], locked: Set[str], now: float
     ) -> Iterable[HeldLease]:
         """Returns those of the leases that have been renewed; they were, if they are `ours`, or locked by somebody, or lost."""
-        self._locked.note(locked, now)
-        self._forget({lease.installation_id for lease in leases} - ours - locked)
+        self.locked.note(locked, now)
+        self.forget({lease.installation_id for lease in leases} - ours - locked)
         renewed = [lease for lease in leases if lease.installation_id in ours]
         for lease in renewed:
             lease.until = now + self._settings.lease
@@ -141,8 +135,8 @@ class Leases:
 
     def expect_more(self, installation_ids: Set[str]) -> None:
         """Events of these installations were collected: a held lease reads again, unless it sends one request at a time."""
-        for installation_id in self._held.keys() & installation_ids:
-            lease = self._held[installation_id]
+        for installation_id in self.held.keys() & installation_ids:
+            lease = self.held[installation_id]
             lease.more = lease.more or not lease.probing
 
     async def _renew(self) -> None:
@@ -150,8 +144,8 @@ class Leases:
         now = self._clock()
         short = [
             lease
-            for lease in self._held.values()
-            if lease.one_at_a_time and self._is_short(lease, now) and not self._locked.has(lease.installation_id, now)
+            for lease in self.held.values()
+            if lease.one_at_a_time and self._is_short(lease, now) and not self.locked.has(lease.installation_id, now)
         ]
         if not short:
             return
@@ -163,12 +157,10 @@ class Leases:
     async def _pull_suspects(self) -> None:
         """After a crash: of each installation the next delivery, once the one before it has been settled."""
         now, at_once = self._clock(), self._settings.concurrency
-        suspected = [lease for lease in self._held.values() if lease.suspects]
+        suspected = [lease for lease in self.held.values() if lease.suspects]
         under_way = sum(bool(lease.held) for lease in suspected)
         ready = [
-            lease
-            for lease in suspected
-            if lease.wants_suspect(now) and not self._locked.has(lease.installation_id, now)
+            lease for lease in suspected if lease.wants_suspect(now) and not self.locked.has(lease.installation_id, now)
         ][: max(0, at_once - under_way)]
         if not ready or self._sender.wait() > 0:
             return
@@ -192,7 +184,7 @@ class Leases:
 
     def _has_plenty(self) -> bool:
         """Whether so much is queued that reading more can wait; a claim or pull costs nearly the same for little as for much."""
-        return sum(len(lease.queue) for lease in self._held.values()) > self._buffer // 4
+        return sum(len(lease.queue) for lease in self.held.values()) > self._buffer // 4
 
     def _wants_more(self, lease: HeldLease, now: float, plenty: bool) -> bool:
         if lease.stopped_until is not None or lease.one_at_a_time or self._sender.outage:
@@ -202,109 +194,13 @@ class Leases:
         if plenty or len(lease.queue) > self._settings.concurrency:
             return False
         if lease.more:
-            return bool(lease.in_flight) or not self._others_wait
+            return bool(lease.in_flight) or not self.others_wait
         return bool(lease.in_flight) and now - lease.pulled_at >= max(PULL_SECONDS, self._settings.poll_interval)
 
-    # settle ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def settlement_is_due(self) -> bool:
-        """A settlement costs nearly the same for few answers as for many, and nobody waits for it while there is enough to send."""
-        answers = self._sender.answers
-        if not self._sender.saturated or not answers or len(answers) >= SETTLED_TOGETHER:
-            return True
-        return self._clock() - answers[0].answered_at >= SETTLED_WITHIN
-
-    async def settle(self, *, release_all: bool = False) -> bool:
-        """Writes the answers so far, and gives the leases back under which nothing remains to be sent; whether there was any answer.
-
-        Those of installations that somebody keeps locked wait; they are tried again now and then.
-        """
-        any_answer = bool(self._sender.answers)
-        if release_all:
-            self._locked.retry()
-        self._sender.answers[:0] = self._locked.take(self._clock())
-        at_once = self._thread.database.dialect.max_settled
-        while len(first := self._refusals.first(self._sender.answers, at_once)) < len(self._sender.answers):
-            await self._settle(first, lambda _: False)
-        await self._settle(first, lambda lease: release_all or self._is_done(lease))
-        return any_answer
-
-    async def _settle(self, taken: list[Answer], releases: Callable[[HeldLease], bool]) -> None:
-        """In one transaction. A lease under which other answers wait is not given back."""
-        now = self._clock()
-        ours = [answer for answer in taken if self._is_ours(answer)]
-        answers = [answer for answer in ours if not self._is_locked(answer, now)]
-        for answer in answers:
-            answer.age = now - answer.answered_at
-        touched = {answer.delivery.subject.installation_id for answer in answers}
-        states = [
-            lease.state(now, release=releases(lease), fresh=self._is_fresh(lease, now))
-            for installation_id, lease in sorted(self._held.items())
-            if not self._locked.has(installation_id, now) and (installation_id in touched or releases(lease))
-        ]
-        settled = await self._write(taken, answers, states) if states else Settled()
-        if len(taken) == len(self._sender.answers):
-            self._refusals.end()
-        del self._sender.answers[: len(taken)]
-        self._locked.note(settled.locked, now)
-        for answer in ours:
-            if self._is_locked(answer, now):
-                self._locked.keep(answer)
-            else:
-                self._held[answer.delivery.subject.installation_id].held.discard(answer.delivery.subject_key)
-        self._follow(settled, [state for state in states if state.installation_id not in settled.locked], now)
-
-    async def _write(self, taken: list[Answer], answers: list[Answer], states: list[InstallationState]) -> Settled:
-        try:
-            return await self._thread.run(
-                store.settle, answers, states, self._lease_time, failures_only=not self._settings.attempt_retention
-            )
-        except Exception as error:
-            if not is_unreachable(error) and not self._thread.database.dialect.is_transient(error):
-                self._give_up(self._refusals.note(taken))
-            raise
-
-    def _give_up(self, refused: Answer | None) -> None:
-        if refused is not None:
-            del self._sender.answers[0]
-            for lease in self._held.values():
-                lease.held.discard(refused.delivery.subject_key)
-
-    def _follow(self, settled: Settled, states: Iterable[InstallationState], now: float) -> None:
-        """What became of the leases."""
-        for state in states:
-            if state.release:
-                del self._held[state.installation_id]
-            elif not state.as_written:
-                self._held[state.installation_id].renew(now + self._settings.lease, state)
-        for installation_id in settled.paused & self._held.keys():
-            self._held[installation_id].stop(now)
-        self._forget(settled.lost)
-
-    def _is_fresh(self, lease: HeldLease, now: float) -> bool:
-        """Whether it need not be renewed: requests may start under it long after this, too."""
-        quarter = self._settings.lease / 4
-        return lease.until - now > 3 * quarter and lease.outlasts(now + quarter, self._settings.request_timeout)
-
-    def _is_ours(self, answer: Answer) -> bool:
-        lease = self._held.get(answer.delivery.subject.installation_id)
-        return lease is not None and lease.token == answer.token
-
-    def _is_locked(self, answer: Answer, now: float) -> bool:
-        return self._locked.has(answer.delivery.subject.installation_id, now)
-
-    def _is_done(self, lease: HeldLease) -> bool:
-        """Nothing is in flight, and nothing more can be sent, or others have waited longer."""
-        if lease.in_flight or (lease.queue and lease.stopped_until is None):
-            return False
-        if lease.stopped_until is not None or not lease.more:
-            return True
-        return not lease.untried and (self._others_wait or (lease.probing and not lease.suspects))
-
-    def _forget(self, lost: Set[str]) -> None:
-        """Leases that are another's by now: what was planned under them is theirs."""
+    def forget(self, lost: Set[str]) -> None:
+        """Drops leases that another dispatcher holds by now, and the deliveries queued under them."""
         for installation_id in lost:
-            if (lease := self._held.pop(installation_id, None)) is not None:
+            if (lease := self.held.pop(installation_id, None)) is not None:
                 lease.drop_queue()
         if lost:
             self._report(LeaseLost(len(lost)))
@@ -313,11 +209,11 @@ class Leases:
 
     def stop_idle(self) -> None:
         """While the host is out, nothing is held back from other dispatchers, and nothing is due under a lease that may expire."""
-        for lease in self._held.values():
+        for lease in self.held.values():
             if not lease.in_flight:
                 lease.stop(self._clock())
 
     def drop_queues(self) -> None:
         """Forgets everything that is not sent yet."""
-        for lease in self._held.values():
+        for lease in self.held.values():
             lease.drop_queue()

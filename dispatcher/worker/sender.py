@@ -24,12 +24,13 @@ from dispatcher.telemetry import (
 )
 from dispatcher.telemetry.tracing import delivery_spans
 from dispatcher.vercel.client import Vercel
+from dispatcher.worker.answers import Answers
 from dispatcher.worker.lease import HeldLease
 from dispatcher.worker.look_ups import LookUps, find_token
 
 
 class Sender:
-    """Keeps up to `concurrency` requests in flight and gathers their answers in `answers`, which is the worker's to settle.
+    """Keeps up to `concurrency` requests in flight and adds their outcomes to `answers`.
 
     `clock` gives monotonic seconds, `chance` a number in [0, 1).
     """
@@ -40,6 +41,7 @@ class Sender:
         credentials: Credentials,
         settings: Settings,
         report: Listener,
+        answers: Answers,
         clock: Callable[[], float],
         chance: Callable[[], float],
     ) -> None:
@@ -64,7 +66,7 @@ class Sender:
         self._look_ups = LookUps(credentials, max(1, settings.concurrency // 2), self._looked_up)
         self._stopping = False
         self._span = delivery_spans()
-        self.answers: list[Answer] = []
+        self._answers = answers
         self.ended = asyncio.Event()
         """Set when a request has ended; the worker's to clear."""
 
@@ -250,6 +252,6 @@ class Sender:
 
     def _answer(self, lease: HeldLease, delivery: Delivery, outcome: Outcome, decision: Decision) -> None:
         now = self._clock()
-        self.answers.append(Answer(delivery, lease.token, outcome, decision, answered_at=now))
+        self._answers.add(Answer(delivery, lease.token, outcome, decision, answered_at=now))
         lag = now + lease.clock.ahead - delivery.first_created_at.timestamp()
         self._report(Attempted(delivery.subject, delivery.attempts + 1, delivery.events, outcome, decision, lag))

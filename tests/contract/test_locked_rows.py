@@ -220,9 +220,9 @@ async def test_a_lease_that_is_to_be_renewed_meanwhile_is_renewed_afterwards(
     commit(partner, LOCKED)
     await rig.until(lambda: rig.requested)
     with locked(partner, hasty):
-        (lease,) = rig.worker._leases._held.values()
+        (lease,) = rig.worker._leases.held.values()
         lease.until = short = lease.until - 40
-        await rig.until(lambda: rig.worker._leases._locked.has(LOCKED, 0.0))
+        await rig.until(lambda: rig.worker._leases.locked.has(LOCKED, 0.0))
         assert lease.until == short
     await rig.until(lambda: lease.until > short)
     rig.gate.set()
@@ -238,7 +238,7 @@ async def test_a_worker_that_stops_meanwhile_tries_once_more(
     await rig.until(lambda: rig.requested)
     with locked(partner, hasty):
         rig.gate.set()
-        await rig.until(lambda: rig.worker._leases._locked.has(LOCKED, 0.0))
+        await rig.until(lambda: rig.worker._leases.locked.has(LOCKED, 0.0))
     await rig.worker.stop(LONGEST)
     assert rig.worker.idle
     assert count(database, delivery) == 0

@@ -54,7 +54,7 @@ class Rig:
             self.reports.append,
             name=name,
             clock=clock,
-            chance=lambda: 0.999,
+            random=lambda: 0.999,
         )
 
     async def _receive(self, request: httpx.Request) -> httpx.Response:

@@ -75,7 +75,7 @@ class Simulation:
             lambda report: self.reports.update([type(report)]),
             name=name,
             clock=lambda: self.now,
-            chance=lambda: 0.5,
+            random=lambda: 0.5,
         )
 
     def _set_clock(self, connection: sqlite3.Connection, _record: object) -> None:

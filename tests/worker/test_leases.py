@@ -17,7 +17,7 @@ from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import LeaseLost
-from dispatcher.worker import leases
+from dispatcher.worker import leases, settlement
 from dispatcher.worker.worker import BUSY_PAUSE, Worker
 from tests.worker.conftest import LONGEST, Held, Rig, answered, arrived, leased
 
@@ -95,7 +95,7 @@ async def test_a_lease_that_cannot_be_renewed_ends_what_is_queued(rig: Rig, work
 async def test_a_settlement_under_a_lost_lease_ends_what_is_queued(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "SETTLED_WITHIN", 0)
+    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
     held = Held(rig)
     rig.commit("db_1", "db_2", "db_3")
     await worker.tick()
@@ -112,7 +112,7 @@ async def test_a_settlement_under_a_lost_lease_ends_what_is_queued(
 async def test_a_lease_lasts_as_long_as_its_row_says_whatever_was_settled_meanwhile(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "SETTLED_WITHIN", 0)
+    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(9)))
     await worker.tick()
@@ -132,7 +132,7 @@ async def test_a_lease_lasts_as_long_as_its_row_says_whatever_was_settled_meanwh
 async def test_a_lease_that_hardly_outlasts_a_request_is_renewed_by_every_settlement(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "SETTLED_WITHIN", 0)
+    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
     rig.settings = rig.settings.model_copy(update={"lease": rig.settings.request_timeout + 3})
     worker, held = rig.another(clock=lambda: rig.now), Held(rig)
     rig.commit(*(f"db_{number}" for number in range(9)))
@@ -360,7 +360,7 @@ async def test_while_others_wait_a_lease_is_given_back_when_what_it_read_has_bee
 async def test_answers_are_settled_when_enough_are_together_although_every_sender_has_more_to_do(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "SETTLED_TOGETHER", 3)
+    monkeypatch.setattr(settlement, "ENOUGH_ANSWERS", 3)
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(6)))
     await worker.tick()
@@ -380,7 +380,7 @@ async def test_nor_does_an_answer_wait_for_others_for_long(rig: Rig, worker: Wor
     await worker.tick()
     held.release()
     await arrived(rig, 2)
-    for rig.now, left in ((100.0, 3), (100.2, 3), (100.0 + leases.SETTLED_WITHIN, 2)):
+    for rig.now, left in ((100.0, 3), (100.2, 3), (100.0 + settlement.MAX_WAIT_SECONDS, 2)):
         await worker.tick()
         assert len(rig.rows(delivery)) == left
     held.release(9)

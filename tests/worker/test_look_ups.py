@@ -124,7 +124,7 @@ async def test_a_look_up_that_fails_after_the_installation_was_stopped_changes_n
     credentials.failure = NoCredential("none")
     rig.commit("db_1")
     await rig.until(lambda: bool(credentials.asked), worker)
-    (lease,) = worker._leases._held.values()
+    (lease,) = worker._leases.held.values()
     lease.stop(0.0)
     credentials.release()
     await rig.until(lambda: worker.idle, worker)

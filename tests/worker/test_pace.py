@@ -1,6 +1,7 @@
 """How soon the next tick comes: while a request is slow, hardly ever; when it ends, at once. The clock is the test's."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -107,6 +108,11 @@ async def test_a_new_event_of_the_installation_is_read_although_its_lease_was_re
     assert sorted(rig.bodies()) == ["db_1", "db_2"]
 
 
+def forget_activity(worker: Worker) -> None:
+    """As if nothing had been collected or settled for a while."""
+    worker._collection.found_at = worker._settled_at = -math.inf
+
+
 @pytest.mark.parametrize(
     "settings", [Settings(vercel_token=SecretStr("t0ken"), global_rate_limit=RateLimit(1, 0.1), poll_interval=LONG)]
 )
@@ -117,12 +123,12 @@ async def test_what_waits_for_the_rate_over_all_is_sent_as_soon_as_that_allows(
     rig.commit("db_1", "db_2")
     await worker.tick()
     async with asyncio.timeout(LONGEST):
-        while not worker._sender.answers:
+        while not worker._answers:
             await asyncio.sleep(0.001)
     rig.now += 0.05
-    worker._active_until = 0.0
+    forget_activity(worker)
     await worker.tick()
-    worker._active_until = 0.0
+    forget_activity(worker)
     pauses = [await worker.tick() for _ in range(50)]
     assert pauses[-1] == pytest.approx(0.05)
     rig.now += 0.06
@@ -176,7 +182,7 @@ async def answered(rig: Rig, requests: int) -> None:
 async def test_ticks_are_quick_while_answers_wait_to_be_settled(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.worker.leases.SETTLED_WITHIN", 10 * LONG)
+    monkeypatch.setattr("dispatcher.worker.settlement.MAX_WAIT_SECONDS", 10 * LONG)
     gate = asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -247,7 +253,7 @@ async def test_a_burst_that_is_not_collected_yet_is_a_reason_to_hurry_however_sl
         return collect(*arguments)
 
     monkeypatch.setattr(store, "collect", slowly)
-    monkeypatch.setattr("dispatcher.worker.burst.JUDGED_BY", 1)
+    monkeypatch.setattr("dispatcher.worker.collection.BURST_SAMPLE_EVENTS", 1)
     rig.commit(*(f"db_{number}" for number in range(rig.database.dialect.max_collected + 1)))
     assert await worker.tick() == 0.0  # it took longer than any pause
     assert len(rig.rows(outbox)) == 1

@@ -28,6 +28,7 @@ from dispatcher.telemetry import (
 )
 from dispatcher.transport import Reply, Request
 from dispatcher.vercel.client import Vercel
+from dispatcher.worker.answers import Answers
 from dispatcher.worker.lease import Clock, HeldLease
 from dispatcher.worker.sender import Sender
 from tests.worker.conftest import LONGEST
@@ -59,7 +60,8 @@ class Bench:
         self.answer: Callable[[str], Reply] = lambda _resource: reply(201)
         self.find: Callable[[str, SecretStr | None], Awaitable[SecretStr]] = self._find
         vercel = Vercel("https://vercel.test", self, settings.request_timeout, wall_clock=lambda: EPOCH + self.now)
-        self.sender = Sender(vercel, self, settings, self.reports.append, lambda: self.now, lambda: 0.5)
+        self.answers = Answers()
+        self.sender = Sender(vercel, self, settings, self.reports.append, self.answers, lambda: self.now, lambda: 0.5)
 
     def is_at_hand(self, _installation_id: str) -> bool:
         return self.keeps
@@ -143,7 +145,7 @@ class Bench:
     @property
     def decisions(self) -> list[Action]:
         """Of the answers that wait to be settled."""
-        return [answer.decision.action for answer in self.sender.answers]
+        return [answer.decision.action for answer in self.answers]
 
 
 @pytest.fixture
@@ -246,7 +248,7 @@ async def test_what_is_late_at_the_end_is_abandoned_and_what_was_answered_is_kep
     bench.sender.begin_stop()
     await bench.sender.finish(0.05)
     assert bench.abandoned == ["db_2"]
-    assert [answer.delivery.subject.resource_id for answer in bench.sender.answers] == ["db_1"]
+    assert [answer.delivery.subject.resource_id for answer in bench.answers] == ["db_1"]
     assert bench.told(StepFailed) == []
 
 
@@ -315,7 +317,7 @@ async def test_a_lease_that_grows_too_short_before_its_request_leaves_the_delive
     short = bench.lease("icfg_1", "db_1")
     bench.queue(short)
     await bench.send()
-    assert (bench.requests, bench.sender.answers, short.in_flight) == ([], [], 0)
+    assert (bench.requests, list(bench.answers), short.in_flight) == ([], [], 0)
     assert bench.sender.wait() == 0.0
     short.until += bench.settings.lease  # renewed
     bench.fill(short, "db_1", "db_2")
@@ -412,7 +414,7 @@ async def test_an_installation_that_is_paused_already_is_not_reported_again(benc
     bench.answer = lambda _resource: reply(status)
     bench.queue(bench.lease("icfg_1", "db_1", paused="unauthorized"))
     await bench.send()
-    assert len(bench.sender.answers) > 0
+    assert len(bench.answers) > 0
     assert bench.told(InstallationPaused) == bench.told(InstallationResumed) == []
 
 

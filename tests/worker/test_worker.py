@@ -24,9 +24,9 @@ from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.store import installations
 from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, Ticked
-from dispatcher.worker import burst, leases, refusals
+from dispatcher.worker import answers, collection, settlement
+from dispatcher.worker.collection import MAX_WAITING_ANSWERS
 from dispatcher.worker.low_water import LAG, SWEEP_EVERY
-from dispatcher.worker.worker import ANSWERS_WAIT
 from tests.worker.conftest import LONGEST, Rig
 
 
@@ -229,7 +229,7 @@ async def test_installations_take_turns(rig: Rig) -> None:
 async def test_a_burst_is_collected_before_any_of_it_is_sent_if_that_saves_requests(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, subjects: int, left: int
 ) -> None:
-    monkeypatch.setattr(burst, "JUDGED_BY", rig.database.dialect.max_collected + 1)
+    monkeypatch.setattr(collection, "BURST_SAMPLE_EVENTS", rig.database.dialect.max_collected + 1)
     rig.commit(*(f"db_{number % subjects}" for number in range(1_000)))
     await rig.worker.tick()
     assert len(rig.rows(outbox)) == left
@@ -242,7 +242,7 @@ async def test_a_burst_is_collected_before_any_of_it_is_sent_if_that_saves_reque
 async def test_each_burst_is_judged_by_itself(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, events: int, looks: int
 ) -> None:
-    monkeypatch.setattr(burst, "JUDGED_BY", rig.database.dialect.max_collected + 1)
+    monkeypatch.setattr(collection, "BURST_SAMPLE_EVENTS", rig.database.dialect.max_collected + 1)
     rig.commit(*(f"db_{number}" for number in range(events)))
     while rig.rows(outbox):
         await rig.worker.tick()
@@ -286,7 +286,7 @@ async def test_nothing_more_is_read_while_plenty_is_queued(rig: Rig, monkeypatch
 async def test_while_every_sender_has_more_to_do_few_answers_wait_for_others(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "SETTLED_WITHIN", 3_600)
+    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 3_600)
     gate = asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -299,10 +299,10 @@ async def test_while_every_sender_has_more_to_do_few_answers_wait_for_others(
     await rig.until(lambda: len(rig.requests) == 3)
     await rig.worker.tick()
     assert len(rig.rows(delivery)) == 9
-    monkeypatch.setattr(leases, "SETTLED_WITHIN", 0)
+    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
     await rig.worker.tick()
     assert len(rig.rows(delivery)) == 8
-    monkeypatch.setattr(leases, "SETTLED_WITHIN", 3_600)
+    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 3_600)
     gate.set()
     await rig.settle_all()
     assert rig.rows(delivery) == []
@@ -491,7 +491,7 @@ async def test_long_texts_are_settled_in_several_statements(rig: Rig, monkeypatc
         return settle(database, answers, *arguments, **options)
 
     monkeypatch.setattr(store, "settle", note)
-    monkeypatch.setattr(refusals, "MAX_TEXT", 3)
+    monkeypatch.setattr(answers, "MAX_TEXT_LENGTH", 3)
     rig.answer = lambda _request: REFUSAL
     rig.commit("db_1", "db_2", "db_3")
     await rig.settle_all()
@@ -567,17 +567,19 @@ async def test_answers_that_come_in_while_a_burst_is_collected_are_settled_meanw
         settled.append(len(rig.rows(attempt)))
         loop.call_soon_threadsafe(gate.set)
         deadline = time.monotonic() + LONGEST
-        while sum(isinstance(one, Attempted) for one in rig.reports) < ANSWERS_WAIT and time.monotonic() < deadline:
+        while (
+            sum(isinstance(one, Attempted) for one in rig.reports) < MAX_WAITING_ANSWERS and time.monotonic() < deadline
+        ):
             time.sleep(0.001)
         return collect(*arguments)
 
     rig.answer = answer
-    rig.commit(*(f"db_{number}" for number in range(ANSWERS_WAIT)))
-    await rig.until(lambda: len(rig.requests) == ANSWERS_WAIT)
+    rig.commit(*(f"db_{number}" for number in range(MAX_WAITING_ANSWERS)))
+    await rig.until(lambda: len(rig.requests) == MAX_WAITING_ANSWERS)
     monkeypatch.setattr(store, "collect", wait_for_answers)
     rig.commit(*["another"] * (rig.database.dialect.max_collected + 1))
     await rig.worker.tick()
-    assert settled == [0, ANSWERS_WAIT]
+    assert settled == [0, MAX_WAITING_ANSWERS]
     monkeypatch.undo()
     await rig.settle_all()
 

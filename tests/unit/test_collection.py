@@ -1,7 +1,7 @@
 """A burst is judged by its first events: whether so many share a subject that it pays to collect the rest before any is sent."""
 
 from dispatcher.store import Collected
-from dispatcher.worker.burst import JUDGED_BY, Burst
+from dispatcher.worker.collection import BURST_SAMPLE_EVENTS, Burst
 
 
 def collected(events: int, subjects: int, begin: int = 0) -> Collected:
@@ -17,24 +17,24 @@ def judged(*collections: Collected) -> bool:
 
 def test_before_enough_has_been_collected_waiting_may_still_save_requests() -> None:
     assert not judged()
-    assert not judged(collected(JUDGED_BY - 1, JUDGED_BY - 1))
+    assert not judged(collected(BURST_SAMPLE_EVENTS - 1, BURST_SAMPLE_EVENTS - 1))
 
 
 def test_waiting_saves_nothing_if_most_events_have_a_subject_of_their_own() -> None:
-    assert judged(collected(JUDGED_BY, JUDGED_BY))
-    assert judged(collected(JUDGED_BY, JUDGED_BY // 2 + 1))
-    assert not judged(collected(JUDGED_BY, JUDGED_BY // 2))
-    assert not judged(collected(JUDGED_BY, 1))
+    assert judged(collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS))
+    assert judged(collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS // 2 + 1))
+    assert not judged(collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS // 2))
+    assert not judged(collected(BURST_SAMPLE_EVENTS, 1))
 
 
 def test_a_subject_in_several_collections_is_one() -> None:
-    half = JUDGED_BY // 2
+    half = BURST_SAMPLE_EVENTS // 2
     assert not judged(collected(half, half), collected(half, half))
     assert judged(collected(half, half), collected(half, half, begin=half))
 
 
 def test_once_a_burst_has_been_judged_the_rest_of_it_changes_nothing() -> None:
     """Else its subjects would fill the memory."""
-    own, shared = collected(JUDGED_BY, JUDGED_BY), collected(JUDGED_BY, 1)
+    own, shared = collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS), collected(BURST_SAMPLE_EVENTS, 1)
     assert judged(own, shared, shared)
     assert not judged(shared, own, own)

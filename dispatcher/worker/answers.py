@@ -1,0 +1,61 @@
+"""Answers that wait to be settled, in the batches that the database takes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from dispatcher.store import Answer
+
+MAX_TEXT_LENGTH = 500_000
+"""Characters of the answers that are settled together: MySQL refuses a statement longer than `max_allowed_packet`, often 4 MiB."""
+
+
+class Answers:
+    """Oldest first. A batch that the database refuses is tried again in smaller parts.
+
+    The database would refuse the same batch forever, and with it every other answer. So the batch is tried again without the answers'
+    texts, which the database may not be able to hold, then one answer at a time. An answer that is refused even so is given up: its
+    delivery is sent again.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Answer] = []
+        self._refusals = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Answer]:
+        return iter(self._waiting)
+
+    def add(self, answer: Answer) -> None:
+        """Appends the answer."""
+        self._waiting.append(answer)
+
+    def put_first(self, answers: Iterable[Answer]) -> None:
+        """Puts back answers that are older than the others."""
+        self._waiting[:0] = answers
+
+    def batch(self, limit: int) -> list[Answer]:
+        """Returns as many of the oldest answers as one settlement writes, at most `limit`."""
+        limit, length = 1 if self._refusals > 1 else limit, 0
+        for number, answer in enumerate(self._waiting[:limit]):
+            length += len(answer.outcome.error or "")
+            if number and length > MAX_TEXT_LENGTH:
+                return self._waiting[:number]
+        return self._waiting[:limit]
+
+    def remove(self, batch: Sequence[Answer]) -> None:
+        """Removes a batch that was settled."""
+        del self._waiting[: len(batch)]
+        if not self._waiting:
+            self._refusals = 0
+
+    def refuse(self, batch: Sequence[Answer]) -> Answer | None:
+        """Notes that the database refused to settle the batch. Returns the answer that is given up, and removed, if any."""
+        self._refusals += 1
+        if self._refusals == 1:
+            for answer in batch:
+                answer.outcome = answer.outcome._replace(error=None, error_code=None, vercel_id=None)
+        elif len(batch) == 1:
+            self._refusals = 0
+            return self._waiting.pop(0)
+        return None

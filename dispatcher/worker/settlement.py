@@ -1,0 +1,122 @@
+"""Settles the answers: they and what they mean for their installations are written together, and leases are given back."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+
+from dispatcher import store
+from dispatcher.database.errors import is_unreachable
+from dispatcher.settings.settings import Settings
+from dispatcher.store import Answer, InstallationState, Settled
+from dispatcher.worker.answers import Answers
+from dispatcher.worker.database_thread import DatabaseThread
+from dispatcher.worker.lease import HeldLease
+from dispatcher.worker.leases import Leases
+
+ENOUGH_ANSWERS = 256
+"""While the senders are busy, answers accumulate up to this number …"""
+MAX_WAIT_SECONDS = 0.25
+"""… and for this long."""
+
+
+class Settlement:
+    """Owns the answers from the sender until they are written."""
+
+    def __init__(
+        self,
+        thread: DatabaseThread,
+        answers: Answers,
+        leases: Leases,
+        settings: Settings,
+        clock: Callable[[], float],
+    ) -> None:
+        self._thread = thread
+        self._answers = answers
+        self._leases = leases
+        self._settings = settings
+        self._clock = clock
+        self._lease_time = timedelta(seconds=settings.lease)
+
+    def is_due(self, *, saturated: bool) -> bool:
+        """Whether to settle now. A settlement costs about the same for one answer as for many, so answers accumulate while the senders
+        are `saturated`.
+        """
+        oldest = next(iter(self._answers), None)
+        if not saturated or oldest is None or len(self._answers) >= ENOUGH_ANSWERS:
+            return True
+        return self._clock() - oldest.answered_at >= MAX_WAIT_SECONDS
+
+    async def settle(self, *, release_all: bool = False) -> bool:
+        """Writes the answers so far, and gives back the leases under which nothing remains to be sent. Returns whether there was an answer.
+
+        Answers of installations whose rows another session keeps locked wait; they are tried again from time to time.
+        """
+        any_answer = bool(self._answers)
+        if release_all:
+            self._leases.locked.retry()
+        self._answers.put_first(self._leases.locked.take(self._clock()))
+        limit = self._thread.database.dialect.max_settled
+        while len(batch := self._answers.batch(limit)) < len(self._answers):
+            await self._settle(batch, lambda _: False)
+        await self._settle(batch, lambda lease: release_all or lease.is_done(others_wait=self._leases.others_wait))
+        return any_answer
+
+    async def _settle(self, batch: list[Answer], releases: Callable[[HeldLease], bool]) -> None:
+        """In one transaction. A lease under which other answers wait is not given back."""
+        now = self._clock()
+        ours = [answer for answer in batch if self._is_ours(answer)]
+        answers = [answer for answer in ours if not self._is_locked(answer, now)]
+        for answer in answers:
+            answer.age = now - answer.answered_at
+        touched = {answer.delivery.subject.installation_id for answer in answers}
+        states = [
+            lease.state(now, release=releases(lease), fresh=self._is_fresh(lease, now))
+            for installation_id, lease in sorted(self._leases.held.items())
+            if not self._leases.locked.has(installation_id, now) and (installation_id in touched or releases(lease))
+        ]
+        settled = await self._write(batch, answers, states) if states else Settled()
+        self._answers.remove(batch)
+        self._leases.locked.note(settled.locked, now)
+        for answer in ours:
+            if self._is_locked(answer, now):
+                self._leases.locked.keep(answer)
+            else:
+                self._leases.held[answer.delivery.subject.installation_id].held.discard(answer.delivery.subject_key)
+        self._follow(settled, [state for state in states if state.installation_id not in settled.locked], now)
+
+    async def _write(self, batch: Sequence[Answer], answers: list[Answer], states: list[InstallationState]) -> Settled:
+        try:
+            return await self._thread.run(
+                store.settle, answers, states, self._lease_time, failures_only=not self._settings.attempt_retention
+            )
+        except Exception as error:
+            if not is_unreachable(error) and not self._thread.database.dialect.is_transient(error):
+                self._refuse(batch)
+            raise
+
+    def _refuse(self, batch: Sequence[Answer]) -> None:
+        if (given_up := self._answers.refuse(batch)) is not None:
+            for lease in self._leases.held.values():
+                lease.held.discard(given_up.delivery.subject_key)
+
+    def _follow(self, settled: Settled, states: Iterable[InstallationState], now: float) -> None:
+        """Applies to the leases what was written."""
+        for state in states:
+            if state.release:
+                del self._leases.held[state.installation_id]
+            elif not state.as_written:
+                self._leases.held[state.installation_id].renew(now + self._settings.lease, state)
+        for installation_id in settled.paused & self._leases.held.keys():
+            self._leases.held[installation_id].stop(now)
+        self._leases.forget(settled.lost)
+
+    def _is_fresh(self, lease: HeldLease, now: float) -> bool:
+        """Whether the lease need not be renewed: requests may start under it for a while after this."""
+        quarter = self._settings.lease / 4
+        return lease.until - now > 3 * quarter and lease.outlasts(now + quarter, self._settings.request_timeout)
+
+    def _is_ours(self, answer: Answer) -> bool:
+        lease = self._leases.held.get(answer.delivery.subject.installation_id)
+        return lease is not None and lease.token == answer.token
+
+    def _is_locked(self, answer: Answer, now: float) -> bool:
+        return self._leases.locked.has(answer.delivery.subject.installation_id, now)
