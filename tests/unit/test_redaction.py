@@ -85,7 +85,7 @@ def test_any_text_is_one_short_line_without_the_secret(before: str, secret: str,
     assert len(shown) <= MAX_TEXT_LENGTH
     assert shown.isprintable()
     if len(secret) >= 8 and secret.isascii() and secret.isprintable() and " " not in secret:
-        assert secret not in shown
+        assert secret not in shown.replace(REDACTED, "")
 
 
 def test_a_fragment_at_the_cut_is_redacted() -> None:
