@@ -324,16 +324,17 @@ async def test_what_is_due_is_looked_for_above_what_was_done_seconds_ago(
 async def test_beside_a_slow_request_what_another_worker_collected_is_looked_for_now_and_then(
     rig: Rig, worker: Worker, read: list[int], seconds: float
 ) -> None:
+    rig.now = 100.0
     held = Held(rig)
     rig.commit("db_1")
     await worker.tick()
     await arrived(rig, 1)
     rig.commit("db_2")
     store.collect(rig.database, 9)
-    for rig.now in (0.0, seconds - 0.1):
+    for rig.now in (100.0, 99.9 + seconds):
         await worker.tick()
     assert read == [1]
-    rig.now = seconds
+    rig.now = 100.0 + seconds
     await worker.tick()
     await arrived(rig, 2)
     held.release(2)
