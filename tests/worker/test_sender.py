@@ -7,6 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import SecretStr
 
 from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential
@@ -442,6 +446,24 @@ async def test_an_attempt_is_reported_with_its_number_its_events_and_its_lag(ben
     assert (attempted.attempt, attempted.events) == (5, 3)
     assert attempted.lag == pytest.approx(9.0)
     assert attempted.outcome.kind is OutcomeKind.DELIVERED
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(201, "delivered"), (503, "failed")])
+async def test_the_span_of_a_delivery_tells_its_outcome(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, status: int, outcome: str
+) -> None:
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    bench = Bench(settings)
+    bench.answer = lambda _resource: reply(status)
+    bench.queue(bench.lease("icfg_1", "db_1"))
+    await bench.send()
+    (span,) = spans.get_finished_spans()
+    assert span.attributes is not None
+    assert span.attributes["dispatcher.outcome"] == outcome
+    assert span.attributes["http.response.status_code"] == status
+    provider.shutdown()
 
 
 # tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
