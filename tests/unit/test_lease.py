@@ -19,11 +19,23 @@ def delivery(name: str) -> Delivery:
     return Delivery(name, Subject("icfg_1", "resource.updated", name), None, None, 1, 1, 1, LONG_AGO, "v1", 0, None)
 
 
+def claimed(
+    *,
+    faults: int = 0,
+    suspects: int = 0,
+    window: RateWindow | None = None,
+    until: float = 60.0,
+    clock: Clock = Clock(1_000.0, 1_002.0),
+) -> HeldLease:
+    """A lease under which nothing was read yet."""
+    leased = Leased("icfg_1", "token", (), None, faults, faults, suspects, None, None)
+    return HeldLease.of(leased, until, clock, window)
+
+
 def held(
     deliveries: int = 3, *, faults: int = 0, suspects: int = 0, window: RateWindow | None = None, until: float = 60.0
 ) -> HeldLease:
-    leased = Leased("icfg_1", "token", (), None, faults, faults, suspects, None, None)
-    lease = HeldLease.of(leased, until, Clock(1_000.0, 1_002.0), window)
+    lease = claimed(faults=faults, suspects=suspects, window=window, until=until)
     lease.add([delivery(f"db_{number}") for number in range(deliveries)], 500, 0.0)
     return lease
 
@@ -48,6 +60,30 @@ def test_a_full_window_stops_the_lease_until_its_next_place_by_the_cautious_cloc
     assert lease.next(3.0, TIMEOUT) is None
     assert lease.stopped_until == pytest.approx(64.0)  # 1,064 by the one behind
     assert lease.state(3.0, release=True, fresh=False).throttled_for == pytest.approx(61.0)
+
+
+def test_a_place_in_the_window_is_kept_while_others_are_taken() -> None:
+    lease = held(window=RateWindow(2, 60.0))
+    assert lease.next(0.0, TIMEOUT) is not None
+    answer(lease, K.DELIVERED, DELIVERED, 1.0)
+    assert lease.next(2.0, TIMEOUT) is not None
+    answer(lease, K.DELIVERED, DELIVERED, 3.0)
+    assert lease.next(4.0, TIMEOUT) is None
+
+
+def test_another_worker_goes_on_with_the_window_by_the_databases_clock_whatever_its_own_counts_from() -> None:
+    lease = held(window=RateWindow(2, 60.0))
+    assert lease.next(0.0, TIMEOUT) is not None
+    answer(lease, K.DELIVERED, DELIVERED, 1.0)  # at 1,003 by the clock that is ahead
+    assert lease.next(2.0, TIMEOUT) is not None
+    row = lease.state(2.0, release=False, fresh=False).rate_window  # in flight at 1,004
+    clock = Clock(-500.0, -499.0)
+    for now, stopped_until in ((1_502.0, 1_563.0), (1_562.9, 1_563.0), (1_563.0, 1_564.0)):
+        other = claimed(until=2_000.0, window=RateWindow(2, 60.0, row), clock=clock)
+        other.add([delivery("db_3"), delivery("db_4")], 500, now)
+        while other.next(now, TIMEOUT) is not None:
+            pass
+        assert (other.in_flight, other.stopped_until) == (now >= 1_563.0, pytest.approx(stopped_until))
 
 
 def test_after_a_crash_one_request_at_a_time_until_as_many_were_made_as_may_have_been_in_flight() -> None:
@@ -83,6 +119,87 @@ def test_what_the_destination_says_of_its_window_is_heeded() -> None:
     assert lease.stopped_until is not None
 
 
+def test_what_the_destination_has_counted_already_is_not_counted_twice() -> None:
+    lease = held(window=RateWindow(3, 60.0))
+    assert [lease.next(at, TIMEOUT) is not None for at in (0.0, 1.0)] == [True, True]
+    lease.end(2.0, sent=True)
+    lease.hear(Outcome(K.DELIVERED, rate_remaining=1, rate_reset=30.0), 2.0, 1.0)  # both have arrived
+    assert lease.next(2.0, TIMEOUT) is not None
+
+
+@pytest.mark.parametrize(("remaining", "reset"), [(0, None), (None, 30.0)])
+def test_what_the_destination_says_by_halves_is_not_heeded(remaining: int | None, reset: float | None) -> None:
+    lease = held(window=RateWindow(60, 60.0))
+    lease.hear(Outcome(K.DELIVERED, rate_remaining=remaining, rate_reset=reset), 0.0, 0.0)
+    assert lease.next(0.0, TIMEOUT) is not None
+
+
+def test_without_a_limit_of_our_own_what_the_destination_says_of_its_window_is_not_heeded() -> None:
+    lease = held(window=None)
+    lease.hear(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0, 0.0)
+    assert lease.next(0.0, TIMEOUT) is not None
+
+
+def test_a_healthy_installations_requests_do_not_wait_for_each_other() -> None:
+    lease = held(3)
+    assert [lease.next(0.0, TIMEOUT) for _ in range(3)] == [delivery(f"db_{number}") for number in range(3)]
+    assert not lease.one_at_a_time
+
+
+def test_more_may_be_due_until_fewer_are_found_than_were_asked_for() -> None:
+    lease = claimed()
+    more = [lease.more]  # nothing was read yet
+    for found in (2, 1, 2):
+        lease.add([delivery(f"db_{number}") for number in range(found)], 2, 0.0)
+        more.append(lease.more)
+    assert more == [True, True, False, True]
+
+
+def test_what_was_forgotten_is_queued_when_it_is_read_again() -> None:
+    lease = held(2)
+    assert lease.next(0.0, TIMEOUT) == delivery("db_0")
+    lease.drop_queue()
+    lease.add([delivery("db_0"), delivery("db_1")], 500, 1.0)
+    assert lease.next(1.0, TIMEOUT) == delivery("db_1")
+    assert lease.next(1.0, TIMEOUT) is None
+
+
+def test_after_a_crash_a_lease_is_untried_until_something_was_read_under_it() -> None:
+    crashed, healthy = claimed(suspects=1), claimed()
+    assert (crashed.untried, healthy.untried) == (True, False)
+    for lease in (crashed, healthy):
+        lease.add([delivery("db_0")], 1, 0.0)
+    assert (crashed.untried, healthy.untried) == (False, False)
+
+
+def test_after_a_crash_the_next_delivery_is_read_when_the_one_before_is_settled() -> None:
+    lease = claimed(suspects=2)
+    assert lease.wants_suspect(0.0)
+    lease.add([delivery("db_0")], 1, 0.0)
+    wanted = [lease.wants_suspect(0.0)]
+    assert lease.next(0.0, TIMEOUT) is not None
+    wanted.append(lease.wants_suspect(0.0))
+    answer(lease, K.DELIVERED, DELIVERED)
+    wanted.append(lease.wants_suspect(0.0))
+    lease.held.discard("db_0")  # settled
+    assert [*wanted, lease.wants_suspect(0.0)] == [False, False, False, True]
+
+
+def test_after_a_crash_where_nothing_could_be_read_it_is_tried_again_when_it_is_time() -> None:
+    lease = claimed(suspects=2)
+    lease.suspects_at = 1.0
+    assert [lease.wants_suspect(now) for now in (0.0, 0.999, 1.0, 2.0)] == [False, False, True, True]
+
+
+def test_under_a_lease_that_is_stopped_or_whose_window_is_full_nothing_suspected_is_read() -> None:
+    lease = claimed(suspects=2)
+    lease.stop(0.0)
+    assert not lease.wants_suspect(0.0)
+    full = claimed(suspects=2, window=RateWindow(1, 60.0, "[1000.0]"))
+    assert not full.wants_suspect(0.0)
+    assert full.state(0.0, release=True, fresh=False).throttled_for == pytest.approx(60.0)
+
+
 def test_several_faults_in_a_row_open_the_breaker_and_stop_the_installation_once() -> None:
     lease = held(20)
     for _ in range(BREAKER_FAULTS + 3):
@@ -116,18 +233,15 @@ def test_what_was_not_sent_is_no_fault_of_the_destination(kind: OutcomeKind) -> 
 def test_an_open_breaker_lets_one_probe_through_and_then_twice_as_many_with_each_success() -> None:
     lease = held(500, faults=BREAKER_FAULTS)
     started = 0
-    for allowed in (1, 2, 4):
+    for allowed in (1, 2, 4, 8, 16, 32, FULL_SPEED):
         while lease.next(0.0, TIMEOUT) is not None:
             started += 1
         assert lease.in_flight == allowed
         answer(lease, K.DELIVERED, DELIVERED)
         assert not lease.probing
-    for _ in range(20):
-        lease.next(0.0, TIMEOUT)
-        answer(lease, K.DELIVERED, DELIVERED)
     while lease.next(0.0, TIMEOUT) is not None:
-        pass
-    assert lease.in_flight > FULL_SPEED
+        started += 1
+    assert started == 500  # at full speed
 
 
 def test_a_probe_in_vain_makes_the_next_gap_longer() -> None:
@@ -143,6 +257,17 @@ def test_a_probe_of_a_paused_installation_that_meets_a_fault_waits_too() -> None
     lease.next(0.0, TIMEOUT)
     answer(lease, K.FAILED, RETRY)
     assert lease.stopped_until == 1.0
+
+
+def test_a_lease_is_stopped_by_a_pause_only_if_the_installation_was_paused_under_it() -> None:
+    throttled, probing, paused = held(), held(), held()
+    throttled.stop(5.0)
+    probing.paused_for = 100.0
+    for lease in (throttled, probing):
+        assert not lease.stopped_by_pause
+    assert paused.next(0.0, TIMEOUT) is not None
+    answer(paused, K.UNAUTHORIZED, PAUSE)
+    assert paused.stopped_by_pause
 
 
 def test_a_pause_stops_the_lease_and_a_success_ends_the_pause() -> None:
