@@ -52,9 +52,7 @@ class Breaker:
         self._faults = 0
         self._faulty: set[str] = set()
         self._gaps = 0
-        self._next_at = -math.inf
-        self._opened_at = -math.inf
-        self._ramp_since = -math.inf
+        self._next_at = self._opened_at = self._ramp_since = 0.0  # not read before it has opened
         self._ramp_start = RAMP_START
         self._served = ServedRate()
 

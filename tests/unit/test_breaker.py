@@ -13,6 +13,7 @@ from dispatcher.policy.breaker import (
     RAMP_START,
     SUBJECTS,
     Breaker,
+    ServedRate,
     ramp_rate,
     ramp_start,
 )
@@ -108,6 +109,14 @@ def test_a_single_subject_may_itself_be_the_cause(outcome: Outcome, attempts: in
     assert breaker.is_open
 
 
+def test_subjects_that_met_a_fault_before_a_success_clear_none_that_fails_alone_afterwards() -> None:
+    breaker = made()
+    fail(breaker, SUBJECTS)
+    ask(breaker, DELIVERED, 0.0)
+    fail(breaker, 10 * FAULTS, subjects=1)
+    assert not breaker.is_open
+
+
 def test_while_it_is_open_one_probe_at_a_time_is_let_through_with_growing_gaps() -> None:
     breaker, now, gaps = opened(), 0.0, list[float]()
     for _ in range(9):
@@ -172,6 +181,25 @@ def test_only_a_fault_that_follows_life_is_surely_the_deliverys() -> None:
     assert [*suspected, breaker.is_suspected] == [False, True, False]
     fail(breaker, FAULTS - 1)
     assert (breaker.is_open, breaker.is_suspected) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("answers", "rate"),
+    [
+        ([], 0.0),
+        ([0.0, 0.5, 0.9], 3.0),
+        ([0.0, 0.5, 0.9, 1.0], 3.0),  # of the second that has just begun, not enough is known
+        ([0.0, 1.0, 1.5], 2.0),
+        ([0.0, 0.1, 0.2, 1.0, 2.0], 1.0),
+    ],
+)
+def test_the_rate_before_an_outage_is_that_of_the_busier_one_of_the_last_two_seconds(
+    answers: list[float], rate: float
+) -> None:
+    served = ServedRate()
+    for at in answers:
+        served.count(at)
+    assert served.rate == rate
 
 
 def test_the_ramp_starts_from_the_rate_before_the_lower_the_longer_the_outage_was() -> None:

@@ -39,8 +39,9 @@ def judge(
     outage: bool = False,
     suspected: bool = False,
     policy: Policy = POLICY,
+    jitter: float = 1.0,
 ) -> Decision:
-    """With the longest possible jitter."""
+    """With the longest possible jitter, unless told otherwise."""
     return decide(
         Outcome(kind, retry_after=retry_after),
         attempts=attempts,
@@ -51,7 +52,7 @@ def judge(
         outage=outage,
         suspected=suspected,
         policy=policy,
-        random=lambda: 1.0,
+        random=lambda: jitter,
     )
 
 
@@ -111,6 +112,16 @@ def test_a_pause_lasts_no_longer_than_its_grace(kind: OutcomeKind, grace: float)
     assert judge(kind, paused_for=grace, pause_reason=own) == Decision(Action.BURY, DeadLetterReason(kind.value))
 
 
+def test_by_default_a_pause_lasts_a_month_for_a_disabled_integration_and_a_day_for_a_refused_token() -> None:
+    day = 86_400.0
+    for kind, days in ((K.DISABLED, 30), (K.UNAUTHORIZED, 1), (K.NO_CREDENTIAL, 1)):
+        ends = [
+            judge(kind, paused_for=days * day + late, pause_reason=PauseReason(kind.value), policy=Policy()).action
+            for late in (-1.0, 0.0)
+        ]
+        assert ends == [Action.PAUSE, Action.BURY]
+
+
 def test_another_reason_has_a_grace_of_its_own() -> None:
     decision = judge(K.UNAUTHORIZED, paused_for=4_000.0, pause_reason=PauseReason.DISABLED)
     assert (decision.action, decision.reason) == (Action.PAUSE, PauseReason.UNAUTHORIZED)
@@ -140,12 +151,14 @@ def test_what_each_outcome_says_of_the_destination() -> None:
 
 def test_the_gaps_between_probes_grow() -> None:
     gaps = [judge(K.UNAUTHORIZED, failures=n, policy=Policy()).delay for n in range(1, 6)]
-    assert gaps == sorted(set(gaps))
-    assert gaps[0] >= 30.0
+    assert gaps == [90.0, 150.0, 270.0, 510.0, 990.0]
+    assert judge(K.UNAUTHORIZED, failures=5, policy=Policy(), jitter=0.0).delay == 30.0
 
 
 def test_a_hint_is_kept_to_however_long_the_backoff() -> None:
     assert judge(K.THROTTLED, retry_after=50.0).delay == pytest.approx(55.0)  # a tenth of jitter
+    assert judge(K.THROTTLED, retry_after=50.0, jitter=0.5).delay == pytest.approx(52.5)
+    assert judge(K.THROTTLED, retry_after=50.0, jitter=0.0).delay == 50.0  # never sooner
     assert judge(K.THROTTLED, failures=4, retry_after=1.0).delay == 16.0
     assert judge(K.THROTTLED, retry_after=1e9).delay <= 3_600.0 * 1.1
 
@@ -170,3 +183,9 @@ def test_a_fault_that_may_be_the_hosts_uses_up_no_attempt(kind: OutcomeKind) -> 
     decision = judge(kind, attempts=POLICY.max_attempts - 1, failures=9, suspected=True)
     assert (decision.action, decision.spares_attempt) == (Action.RETRY, True)
     assert decision.delay == BREAKER_PROBE_CAP
+
+
+@pytest.mark.parametrize("kind", [K.FAILED, K.UNREACHABLE, K.TIMEOUT, K.GONE])
+def test_a_fault_that_is_surely_the_deliverys_uses_up_an_attempt(kind: OutcomeKind) -> None:
+    decision = judge(kind)
+    assert (decision.action, decision.spares_attempt) == (Action.RETRY, False)

@@ -63,6 +63,21 @@ def test_the_destination_narrows_the_window_and_never_widens_it() -> None:
     assert room(window, 80.0) == 10
 
 
+def test_what_left_the_window_meanwhile_is_not_held_against_what_the_destination_says() -> None:
+    window = RateWindow(10, 60.0)
+    for _ in range(8):
+        window.take(0.0)
+        window.end(0.0)
+    window.correct(remaining=3, reset=20.0, now=60.0, began=60.0)
+    assert room(window, 60.0) == 3
+
+
+def test_a_window_of_the_destination_that_has_ended_is_no_news() -> None:
+    window = RateWindow(10, 60.0)
+    window.correct(remaining=0, reset=0.0, now=0.0, began=0.0)
+    assert room(window, 0.0) == 10
+
+
 def test_what_an_answer_leaves_is_less_what_began_after_its_request() -> None:
     """Another client has used four of ten; three requests are under way when the first answer says so."""
     window = RateWindow(10, 60.0)
@@ -120,3 +135,5 @@ def test_after_the_clock_was_set_back_it_waits_for_one_window_at_most() -> None:
     assert room(window, 60.0) == 2
     little = RateWindow(2, 60.0, "[10.0,30.0]")  # by no more than a clock may differ from another
     assert little.wait(0.0) == 70.0
+    both = RateWindow(2, 60.0, "[62.0,3600.0]")
+    assert [room(both, at) for at in (0.0, 59.9, 60.0, 121.9, 122.0)] == [0, 0, 1, 1, 2]
