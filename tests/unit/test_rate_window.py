@@ -10,7 +10,7 @@ from dispatcher.policy.rate_window import RateWindow
 def room(window: RateWindow, now: float) -> int:
     """How many requests may start now; none of them does."""
     count = 0
-    while window.take(now):
+    while count <= window.requests and window.take(now):
         count += 1
     for _ in range(count):
         window.end(now, sent=False)
