@@ -84,6 +84,11 @@ def test_the_last_attempt_ends_in_the_dead_letters(kind: OutcomeKind) -> None:
 
 
 @pytest.mark.parametrize("kind", [K.FAILED, K.UNREACHABLE, K.TIMEOUT])
+def test_each_attempt_that_fails_is_followed_by_twice_the_wait(kind: OutcomeKind) -> None:
+    assert [judge(kind, attempts=used).delay for used in range(4)] == [2.0, 4.0, 8.0, 16.0]
+
+
+@pytest.mark.parametrize("kind", [K.FAILED, K.UNREACHABLE, K.TIMEOUT])
 def test_an_outage_uses_up_no_attempt_and_never_ends_in_the_dead_letters(kind: OutcomeKind) -> None:
     decision = judge(kind, attempts=1_000, outage=True)
     assert (decision.action, decision.reason) == (Action.THROTTLE, ThrottleReason.OUTAGE)
