@@ -63,6 +63,15 @@ def test_the_destination_narrows_the_window_and_never_widens_it() -> None:
     assert room(window, 80.0) == 10
 
 
+def test_what_has_arrived_before_the_answer_is_not_counted_twice_though_its_own_answer_is_late() -> None:
+    window = RateWindow(3, 60.0)
+    window.take(0.0)
+    window.take(1.0)
+    window.end(2.0)
+    window.correct(remaining=1, reset=30.0, now=2.0, began=1.0)
+    assert room(window, 2.0) == 1
+
+
 def test_what_left_the_window_meanwhile_is_not_held_against_what_the_destination_says() -> None:
     window = RateWindow(10, 60.0)
     for _ in range(8):
