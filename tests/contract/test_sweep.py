@@ -10,7 +10,7 @@ from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, collector, delivery, installation
 from dispatcher.store.sweep import OVERDUE
-from tests.contract.steps import claim, count, deliver, settle, write
+from tests.contract.steps import claim, collect, count, deliver, settle, write
 
 
 def strand(database: Database, partner: Engine, *, due_at: object) -> None:
@@ -71,3 +71,59 @@ def test_an_answer_that_is_settled_twice_is_counted_as_lost(database: Database, 
     leased = claim(database)
     settle(database, *leased)
     assert settle(database, *leased).lost == {leased[0].installation_id}
+
+
+def test_a_delivery_whose_installation_is_gone_gets_it_back(database: Database, partner: Engine) -> None:
+    """As after a row that somebody deleted by hand."""
+    for installation_id in ("icfg_1", "icfg_2"):
+        collect(database, partner, "db_1", installation_id=installation_id)
+    strand(database, partner, due_at=None)
+    with database.engine.begin() as connection:
+        connection.execute(sa.delete(installation).where(installation.c.installation_id == "icfg_2"))
+    assert store.mend(database) == 2  # one that is stranded, one that is gone
+    assert {one.installation_id for one in claim(database)} == {"icfg_1", "icfg_2"}
+    assert store.mend(database) == 0
+
+
+def test_what_fell_due_just_now_is_not_overdue(database: Database, partner: Engine) -> None:
+    """Its installation may be about to be marked."""
+    strand(database, partner, due_at="later")
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(delivery).values(due_at=database.dialect.clock()))
+    assert store.mend(database) == 0
+
+
+def test_only_the_installation_that_is_stranded_is_mended(database: Database, partner: Engine) -> None:
+    strand(database, partner, due_at="later")
+    later = database.now() + timedelta(hours=1)
+    with database.engine.begin() as connection:
+        connection.execute(sa.insert(installation).values(installation_id="icfg_2", due_at=later))
+    assert store.mend(database) == 1
+    with database.read() as connection:
+        due = dict(connection.execute(sa.select(installation.c.installation_id, installation.c.due_at)).all())
+    assert due["icfg_1"] < due["icfg_2"] == later
+
+
+@pytest.mark.parametrize("column", [installation.c.paused_until, installation.c.throttled_until])
+def test_what_has_waited_for_its_reason_for_long_enough_is_stranded(
+    database: Database, partner: Engine, column: sa.Column[object]
+) -> None:
+    strand(database, partner, due_at="later")
+    over = database.now() - timedelta(seconds=1)
+    values = {column: over}
+    if column is installation.c.paused_until:
+        values |= {installation.c.pause_reason: "unauthorized", installation.c.paused_since: over}
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(values))
+    assert store.mend(database) == 1
+
+
+def test_what_somebody_holds_or_what_is_due_already_is_not_stranded(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(delivery).values(due_at=store.LONG_AGO))
+    assert store.mend(database) == 0  # due
+    claim(database)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(due_at=None))
+    assert store.mend(database) == 0  # under a lease
