@@ -72,6 +72,16 @@ def deliver(database: Database) -> list[str | None]:
     return [one.subject.resource_id for lease in leased for one in lease.deliveries]
 
 
+STANDING = {"sqlite": "'{}'", "postgresql": "timestamptz '{}+00'", "mysql": "timestamp('{}')"}
+
+
+def standing(database: Database) -> Database:
+    """The same database, whose clock stands still from now on."""
+    dialect = type(database.dialect)()
+    dialect.now = STANDING[dialect.name].format(dialect.instant(database.now()))
+    return Database(database.engine, dialect, database.schema)
+
+
 def expire_leases(database: Database) -> None:
     """As if their time had passed."""
     with database.engine.begin() as connection:

@@ -1,0 +1,106 @@
+"""A claim and the lease that it takes: whose it is, how long, and what it reads."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from dispatcher import store
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import installation
+from tests.contract.databases import on_sqlite
+from tests.contract.row_locks import locked_by_another, locking
+from tests.contract.steps import ID, LEASE, claim, collect, expire_leases, standing
+
+
+def row(database: Database) -> sa.Row[Any]:
+    """The only installation."""
+    with database.read() as connection:
+        return connection.execute(sa.select(installation)).one()
+
+
+def claim_one(database: Database, lease: timedelta = LEASE, **others: Any) -> store.Claimed:
+    """One installation at most."""
+    return store.claim(database, installations=1, deliveries=9, lease=lease, leased_by="one", suspects=0, **others)
+
+
+@pytest.mark.varies
+def test_a_lease_begins_now_and_says_who_holds_it(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    still = standing(database)
+    claimed = claim_one(still)
+    found = row(database)
+    assert (found.leased_by, found.leased_until, claimed.at) == ("one", still.now() + LEASE, still.now())
+    assert found.lease_token == claimed.leased[0].token
+    store.renew(still, {ID: found.lease_token}, 2 * LEASE)
+    assert row(database).leased_until == still.now() + 2 * LEASE
+    assert claim(still) == ()
+
+
+def test_a_lease_is_over_at_the_moment_when_it_ends(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    still = standing(database)
+    assert [len(claim_one(still, lease).leased) for lease in (timedelta(), LEASE, LEASE)] == [1, 1, 0]
+
+
+def test_what_is_due_at_this_moment_is_claimed(database: Database, partner: Engine) -> None:
+    still = standing(database)
+    collect(still, partner, "db_1")
+    assert store.look(still, store.LOWEST_ID, still.now()) == store.Work(to_collect=False, to_claim=True)
+    (leased,) = claim_one(still, due_floor=still.now()).leased
+    assert [one.subject.resource_id for one in leased.deliveries] == ["db_1"]
+
+
+def test_what_is_due_below_the_floor_or_later_is_not_looked_at(database: Database, partner: Engine) -> None:
+    still = standing(database)
+    collect(still, partner, "db_1")
+    tick = timedelta(milliseconds=1)
+    assert not store.look(still, store.LOWEST_ID, still.now() + tick).to_claim
+    assert claim_one(still, due_floor=still.now() + tick).leased == ()
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(due_at=still.now() + tick))
+    assert not store.look(still, store.LOWEST_ID, store.LONG_AGO).to_claim
+    assert claim_one(still).leased == ()
+
+
+def test_a_look_sees_the_events_above_its_floor_only(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    last = leased.deliveries[0].last_event_id
+    with partner.begin() as connection:
+        connection.exec_driver_sql(
+            f"INSERT INTO {database.schema + '.' if database.schema else ''}vercel_outbox"
+            f" (installation_id, type, resource_id) VALUES ('{ID}', 'resource.updated', 'db_1')"
+        )
+    assert store.look(database, last, store.LONG_AGO).to_collect
+    assert not store.look(database, last + 1, store.LONG_AGO).to_collect
+
+
+def test_a_claim_says_whether_more_may_be_due(database: Database, partner: Engine) -> None:
+    for installation_id in ("icfg_1", "icfg_2"):
+        collect(database, partner, "db_1", installation_id=installation_id)
+    assert [claim_one(database).full for _ in range(3)] == [True, True, False]
+    expire_leases(database)
+    more = store.claim(database, installations=3, deliveries=9, lease=LEASE, leased_by="one", suspects=0)
+    assert (len(more.leased), more.full) == (2, False)
+
+
+def test_what_is_paused_says_since_how_long(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    still = standing(database)
+    day = timedelta(days=1)
+    with database.engine.begin() as connection:
+        paused = {"pause_reason": "disabled", "paused_since": still.now() - day, "paused_until": still.now()}
+        connection.execute(sa.update(installation).values(paused))
+    assert [one.paused_for for one in claim_one(still).leased] == [day]
+
+
+@on_sqlite
+def test_what_another_is_claiming_is_left_to_it_without_waiting(database: Database, partner: Engine) -> None:
+    for installation_id in ("icfg_1", "icfg_2"):
+        collect(database, partner, "db_1", installation_id=installation_id)
+    with locked_by_another(database, installation.c.installation_id, "icfg_1"), locking(database) as locks:
+        assert [one.installation_id for one in claim(database)] == ["icfg_2"]
+    assert locks == ["vercel_installation SKIP LOCKED"]

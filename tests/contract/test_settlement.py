@@ -1,0 +1,208 @@
+"""What a settlement makes of an answer: the delivery, the installation and its lease."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from dispatcher import store
+from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
+from tests.contract.steps import DELIVERED, ID, LEASE, REJECTED, claim, collect, count, standing
+
+RETRY = Decision(Action.RETRY, delay=90.0)
+PAUSE = Decision(Action.PAUSE, PauseReason.UNAUTHORIZED, 90.0)
+THROTTLE = Decision(Action.THROTTLE, delay=90.0)
+FAILED = Outcome(OutcomeKind.FAILED, 503, error="over capacity", duration=2.0)
+
+
+def only(database: Database, table: sa.Table) -> sa.Row[Any]:
+    """The only row."""
+    with database.read() as connection:
+        return connection.execute(sa.select(table)).one()
+
+
+def settle(
+    database: Database,
+    leased: store.Leased,
+    decision: Decision,
+    outcome: Outcome = FAILED,
+    *,
+    age: float = 0.0,
+    **state: Any,
+) -> store.Settled:
+    """The same answer for each delivery; the lease is kept unless the state says otherwise."""
+    answers = [store.Answer(one, leased.token, outcome, decision, age) for one in leased.deliveries]
+    states = [store.InstallationState(leased.installation_id, leased.token, **state)]
+    return store.settle(database, answers, states, LEASE)
+
+
+def test_a_lease_that_is_kept_begins_anew(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1", "db_2")
+    (leased,) = claim(database)
+    still = standing(database)
+    settle(still, replace(leased, deliveries=leased.deliveries[:1]), DELIVERED)
+    found = only(database, installation)
+    assert (found.leased_until, found.lease_token) == (still.now() + LEASE, leased.token)
+    assert (found.leased_by, claim(still)) == ("test", ())
+
+
+def test_a_lease_that_is_given_back_leaves_no_trace(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    settle(database, leased, DELIVERED, release=True)
+    found = only(database, installation)
+    assert (found.lease_token, found.leased_until, found.leased_by, found.due_at) == (None, None, None, None)
+
+
+@pytest.mark.varies
+def test_a_retry_is_due_after_its_delay_and_remembers_the_answer(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    still = standing(database)
+    settle(still, leased, RETRY, release=True)
+    found, later = only(database, delivery), still.now() + timedelta(seconds=90)
+    assert (found.due_at, found.attempts, found.last_status, found.last_error) == (later, 1, 503, "over capacity")
+    assert only(database, installation).due_at == later
+
+
+@pytest.mark.parametrize("decision", [PAUSE, THROTTLE])
+def test_what_waits_with_its_installation_uses_up_no_attempt_and_is_due_when_that_is(
+    database: Database, partner: Engine, decision: Decision
+) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    still = standing(database)
+    settle(still, leased, decision, release=True, throttled_for=decision.delay)
+    waiting = only(database, delivery)
+    assert (waiting.due_at, waiting.attempts) == (still.now(), 0)
+    assert only(database, installation).due_at == still.now() + timedelta(seconds=90)
+
+
+def test_a_throttled_installation_waits_as_long_as_it_says_and_no_other(database: Database, partner: Engine) -> None:
+    for installation_id in (ID, "icfg_2"):
+        collect(database, partner, "db_1", installation_id=installation_id)
+    still = standing(database)
+    for leased in claim(database):
+        throttled_for = 90.0 if leased.installation_id == ID else 0.0
+        settle(still, leased, THROTTLE, release=True, throttled_for=throttled_for)
+    with database.read() as connection:
+        columns = installation.c.throttled_until, installation.c.due_at
+        rows = connection.execute(sa.select(*columns).order_by(installation.c.installation_id)).all()
+    later = still.now() + timedelta(seconds=90)
+    assert [tuple(row) for row in rows] == [(later, later), (None, still.now())]
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_the_time_of_the_last_delivery_is_that_of_an_answer_that_was_one(
+    database: Database, partner: Engine, delivered: bool
+) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    still = standing(database)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(last_delivered_at=store.LONG_AGO))
+    settle(still, leased, DELIVERED if delivered else RETRY)
+    assert only(database, installation).last_delivered_at == (still.now() if delivered else store.LONG_AGO)
+
+
+@pytest.mark.parametrize("decision", [DELIVERED, REJECTED], ids=["delivery", "burial"])
+def test_what_changed_during_a_request_that_is_over_begins_anew(
+    database: Database, partner: Engine, decision: Decision
+) -> None:
+    collect(database, partner, "db_1")
+    settle(database, *claim(database), Decision(Action.RETRY, delay=-1), release=True)
+    (leased,) = claim(database)
+    collect(database, partner, "db_1")
+    still = standing(database)
+    settled = settle(still, leased, decision, age=5.0, release=True)
+    left = only(database, delivery)
+    assert settled.buried == count(database, dead_letter) == 0
+    assert (left.attempts, left.gone, left.last_status, left.last_error) == (0, 0, None, None)
+    assert left.first_created_at == still.now() - timedelta(seconds=5.0 + 2.0)  # when the request began
+    assert left.due_at == left.visible_at
+    assert [one.events for lease in claim(database) for one in lease.deliveries] == [2]
+
+
+def test_a_burial_keeps_the_answer_and_counts_its_attempt(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    still = standing(database)
+    gone = Outcome(OutcomeKind.GONE, 410, error="no such resource")
+    settled = settle(still, *claim(database), Decision(Action.BURY, DeadLetterReason.GONE), gone, release=True)
+    letter = only(database, dead_letter)
+    assert (settled.buried, count(database, delivery)) == (1, 0)
+    assert (letter.reason, letter.attempts, letter.died_at) == ("gone", 1, still.now())
+    assert (letter.last_status, letter.last_error) == (410, "no such resource")
+
+
+def test_a_delivery_settles_dead_letters_of_its_own_subject_and_says_how_many(
+    database: Database, partner: Engine
+) -> None:
+    for decision in (REJECTED, REJECTED, DELIVERED):
+        collect(database, partner, "db_1")
+        still = standing(database)
+        settled = settle(still, *claim(database), decision, release=True)
+    assert settled.superseded == 2
+    with database.read() as connection:
+        columns = dead_letter.c.resolution, dead_letter.c.resolved_at
+        assert [tuple(row) for row in connection.execute(sa.select(*columns))] == [("superseded", still.now())] * 2
+
+
+@pytest.mark.parametrize("failures_only", [True, False])
+def test_the_log_holds_successes_unless_it_is_for_failures_only(
+    database: Database, partner: Engine, failures_only: bool
+) -> None:
+    collect(database, partner, "db_1", "db_2")
+    (leased,) = claim(database)
+    answers = [
+        store.Answer(one, leased.token, FAILED, decision)
+        for one, decision in zip(leased.deliveries, (DELIVERED, RETRY), strict=True)
+    ]
+    states = [store.InstallationState(ID, leased.token, release=True)]
+    store.settle(database, answers, states, LEASE, failures_only=failures_only)
+    with database.read() as connection:
+        logged = connection.execute(sa.select(attempt.c.decision).order_by(attempt.c.id)).scalars().all()
+    assert sorted(logged) == (["retry"] if failures_only else ["delivered", "retry"])
+
+
+def test_a_lease_that_is_lost_is_told_from_one_that_is_ours(database: Database, partner: Engine) -> None:
+    for installation_id in (ID, "icfg_2"):
+        collect(database, partner, "db_1", installation_id=installation_id)
+    ours, lost = sorted(claim(database), key=lambda lease: lease.installation_id)
+    states = [store.InstallationState(ID, ours.token), store.InstallationState("icfg_2", "another")]
+    answers = [store.Answer(one, lease.token, FAILED, DELIVERED) for lease in (ours, lost) for one in lease.deliveries]
+    assert store.settle(database, answers, states, LEASE) == store.Settled(lost=frozenset({"icfg_2"}))
+    assert only(database, delivery).installation_id == "icfg_2"
+    assert only(database, attempt).installation_id == ID
+
+
+def test_a_pause_lasts_as_long_as_was_decided(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    still = standing(database)
+    settle(still, *claim(database), PAUSE, release=True)
+    found = only(database, installation)
+    assert (found.pause_reason, found.paused_since) == ("unauthorized", still.now())
+    assert found.paused_until == found.due_at == still.now() + timedelta(seconds=90)
+
+
+def test_a_kept_lease_leaves_the_place_in_the_queue_as_it_is(database: Database, partner: Engine) -> None:
+    """Else its row would move in the index with each settlement."""
+    collect(database, partner, "db_1", "db_2")
+    (leased,) = claim(database)
+    due: datetime = only(database, installation).due_at
+    settle(database, replace(leased, deliveries=leased.deliveries[:1]), DELIVERED)
+    assert only(database, installation).due_at == due
+
+
+def test_only_the_deliveries_of_an_installation_say_when_it_is_due(database: Database, partner: Engine) -> None:
+    for installation_id in (ID, "icfg_2"):
+        collect(database, partner, "db_1", installation_id=installation_id)
+    for leased in claim(database):
+        settle(database, leased, RETRY if leased.installation_id == ID else DELIVERED, release=True)
+    with database.read() as connection:
+        due = connection.execute(sa.select(installation.c.due_at).order_by(installation.c.installation_id))
+        assert [time is None for time in due.scalars()] == [False, True]
