@@ -5,12 +5,17 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from dispatcher import store
-from dispatcher.database.transactions import Database
+from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import attempt, collector, delivery, installation
 from dispatcher.store.sweep import OVERDUE
-from tests.contract.steps import claim, collect, count, deliver, settle, write
+from tests.contract.databases import on_sqlite
+from tests.contract.row_locks import locking
+from tests.contract.steps import claim, collect, count, deliver, settle, standing, write
+
+TICK = timedelta(milliseconds=1)
 
 
 def strand(database: Database, partner: Engine, *, due_at: object) -> None:
@@ -127,3 +132,48 @@ def test_what_somebody_holds_or_what_is_due_already_is_not_stranded(database: Da
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(due_at=None))
     assert store.mend(database) == 0  # under a lease
+
+
+def test_what_is_overdue_to_the_moment_is_stranded(database: Database, partner: Engine) -> None:
+    strand(database, partner, due_at="later")
+    still = standing(database)
+    for due_at, stranded in ((still.now() - OVERDUE + TICK, 0), (still.now() - OVERDUE, 1)):
+        with database.engine.begin() as connection:
+            connection.execute(sa.update(delivery).values(due_at=due_at))
+        assert store.mend(still) == stranded
+
+
+def test_what_is_to_be_looked_at_this_moment_is_not_stranded(database: Database, partner: Engine) -> None:
+    strand(database, partner, due_at="later")
+    still = standing(database)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(due_at=still.now()))
+    assert store.mend(still) == 0
+
+
+def test_what_is_just_as_old_as_it_may_be_is_kept(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    settle(database, *claim(database))
+    still = standing(database)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(attempt).values(at=still.now() - OVERDUE))
+    assert [store.prune(still, kept_for, OVERDUE) for kept_for in (OVERDUE, OVERDUE - TICK)] == [0, 1]
+
+
+@on_sqlite
+def test_an_installation_is_locked_before_it_is_seen_to_be_stranded(database: Database, partner: Engine) -> None:
+    """Whoever holds it may have put it right meanwhile."""
+    strand(database, partner, due_at="later")
+    with locking(database) as locks:
+        assert store.mend(database) == 1
+    assert locks == ["vercel_installation"]
+
+
+@on_sqlite
+def test_a_file_that_takes_no_writes_is_noticed(database: Database) -> None:
+    store.check_writes(database)
+    path = database.engine.url.database
+    read_only = open_database(f"sqlite:///file:{path}?mode=ro&uri=true")
+    with pytest.raises(OperationalError, match="readonly"):
+        store.check_writes(read_only)
+    read_only.close()
