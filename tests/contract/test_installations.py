@@ -250,6 +250,13 @@ def test_what_comes_after_a_purge_is_delivered(database: Database, partner: Engi
     assert deliver(database) == ["db_1"]
 
 
+def test_what_nobody_has_collected_yet_waits_too(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1", "db_2")
+    assert installations.count_waiting(database, ID) == installations.Waiting(events=2, deliveries=0)
+    assert purge(database) == 2
+
+
 def test_a_purge_of_the_unknown_finds_nothing(database: Database) -> None:
     assert installations.count_waiting(database, ID) is None
     assert purge(database) == 0
