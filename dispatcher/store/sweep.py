@@ -80,7 +80,7 @@ def prune(database: Database, attempts_for: timedelta, resolved_for: timedelta) 
 def check_writes(database: Database) -> None:
     """Raises the database's error unless it takes writes. Writes nothing: a server that takes none refuses the statement as such."""
     nothing = sa.update(collector).where(sa.false()).values(id=collector.c.id)
-    database.transact(lambda connection: connection.execute(nothing), durable=False)
+    database.transact(lambda connection: connection.execute(nothing))
 
 
 def _prune(
