@@ -79,7 +79,8 @@ def _lock_of(statement: Any) -> str | None:
     """Such as `vercel_installation SKIP LOCKED`; None if it locks nothing."""
     if not isinstance(statement, Select):
         return None
-    text, for_update, lock = str(statement.compile(dialect=postgresql.dialect())).partition(" FOR UPDATE")
+    server = postgresql.dialect()  # type: ignore[no-untyped-call]  # untyped
+    text, for_update, lock = str(statement.compile(dialect=server)).partition(" FOR UPDATE")
     if not for_update:
         return None
     named = re.search(r"OF (\w+)", lock)

@@ -26,6 +26,12 @@ def only(database: Database, table: sa.Table) -> sa.Row[Any]:
         return connection.execute(sa.select(table)).one()
 
 
+def lease_on(database: Database) -> store.Leased:
+    """The only one that can be claimed."""
+    (leased,) = claim(database)
+    return leased
+
+
 def settle(
     database: Database,
     leased: store.Leased,
@@ -115,7 +121,7 @@ def test_what_changed_during_a_request_that_is_over_begins_anew(
     database: Database, partner: Engine, decision: Decision
 ) -> None:
     collect(database, partner, "db_1")
-    settle(database, *claim(database), Decision(Action.RETRY, delay=-1), release=True)
+    settle(database, lease_on(database), Decision(Action.RETRY, delay=-1), release=True)
     (leased,) = claim(database)
     collect(database, partner, "db_1")
     still = standing(database)
@@ -132,7 +138,7 @@ def test_a_burial_keeps_the_answer_and_counts_its_attempt(database: Database, pa
     collect(database, partner, "db_1")
     still = standing(database)
     gone = Outcome(OutcomeKind.GONE, 410, error="no such resource")
-    settled = settle(still, *claim(database), Decision(Action.BURY, DeadLetterReason.GONE), gone, release=True)
+    settled = settle(still, lease_on(database), Decision(Action.BURY, DeadLetterReason.GONE), gone, release=True)
     letter = only(database, dead_letter)
     assert (settled.buried, count(database, delivery)) == (1, 0)
     assert (letter.reason, letter.attempts, letter.died_at) == ("gone", 1, still.now())
@@ -145,7 +151,7 @@ def test_a_delivery_settles_dead_letters_of_its_own_subject_and_says_how_many(
     for decision in (REJECTED, REJECTED, DELIVERED):
         collect(database, partner, "db_1")
         still = standing(database)
-        settled = settle(still, *claim(database), decision, release=True)
+        settled = settle(still, lease_on(database), decision, release=True)
     assert settled.superseded == 2
     with database.read() as connection:
         columns = dead_letter.c.resolution, dead_letter.c.resolved_at
@@ -183,7 +189,7 @@ def test_a_lease_that_is_lost_is_told_from_one_that_is_ours(database: Database, 
 def test_a_pause_lasts_as_long_as_was_decided(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     still = standing(database)
-    settle(still, *claim(database), PAUSE, release=True)
+    settle(still, lease_on(database), PAUSE, release=True)
     found = only(database, installation)
     assert (found.pause_reason, found.paused_since) == ("unauthorized", still.now())
     assert found.paused_until == found.due_at == still.now() + timedelta(seconds=90)
@@ -206,3 +212,15 @@ def test_only_the_deliveries_of_an_installation_say_when_it_is_due(database: Dat
     with database.read() as connection:
         due = connection.execute(sa.select(installation.c.due_at).order_by(installation.c.installation_id))
         assert [time is None for time in due.scalars()] == [False, True]
+
+
+def test_a_row_that_says_so_already_is_left_alone_from_the_moment_on_when_it_is_due(
+    database: Database, partner: Engine
+) -> None:
+    still = standing(database)
+    collect(still, partner, "db_1")
+    (leased,) = claim(still)
+    before = only(database, installation)
+    assert before.due_at == still.now()
+    settle(still, leased, DELIVERED, as_written=True)
+    assert only(database, installation) == before

@@ -1,6 +1,7 @@
 """What runs now and then: the net under the protocol, and the pruning."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -111,11 +112,11 @@ def test_only_the_installation_that_is_stranded_is_mended(database: Database, pa
 
 @pytest.mark.parametrize("column", [installation.c.paused_until, installation.c.throttled_until])
 def test_what_has_waited_for_its_reason_for_long_enough_is_stranded(
-    database: Database, partner: Engine, column: sa.Column[object]
+    database: Database, partner: Engine, column: sa.Column[Any]
 ) -> None:
     strand(database, partner, due_at="later")
     over = database.now() - timedelta(seconds=1)
-    values = {column: over}
+    values: dict[sa.Column[Any], object] = {column: over}
     if column is installation.c.paused_until:
         values |= {installation.c.pause_reason: "unauthorized", installation.c.paused_since: over}
     with database.engine.begin() as connection:
