@@ -15,6 +15,8 @@ on_servers = pytest.mark.parametrize("server", SERVERS, indirect=True)
 on_postgresql = pytest.mark.parametrize("server", POSTGRESQL, indirect=True)
 on_mysql = pytest.mark.parametrize("server", MYSQL, indirect=True)
 on_sqlite = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+on_durable = pytest.mark.parametrize("server", ["sqlite", *POSTGRESQL], indirect=True)
+"""Where a transaction says for itself whether its commit waits for the disk."""
 
 IN_PROCESSES = [
     "sqlite",

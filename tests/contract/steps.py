@@ -82,6 +82,22 @@ def standing(database: Database) -> Database:
     return Database(database.engine, dialect, database.schema)
 
 
+DURABILITY = {"postgresql": "SHOW synchronous_commit", "sqlite": "PRAGMA synchronous"}
+
+
+@contextmanager
+def commits(database: Database) -> Iterator[list[bool]]:
+    """Of each commit, whether it waits for the disk."""
+    waits: list[bool] = []
+
+    def note(connection: Connection) -> None:
+        waits.append(connection.exec_driver_sql(DURABILITY[database.dialect.name]).scalar_one() in {"on", 2})
+
+    sa.event.listen(database.engine, "commit", note)
+    yield waits
+    sa.event.remove(database.engine, "commit", note)
+
+
 def expire_leases(database: Database) -> None:
     """As if their time had passed."""
     with database.engine.begin() as connection:

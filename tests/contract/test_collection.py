@@ -1,5 +1,6 @@
 """What a collection makes of committed events: deliveries, and installations that are due."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -8,13 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from dispatcher import store
+from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import collector, delivery, installation, outbox
 from dispatcher.policy.decision import Action, Decision
 from dispatcher.store.collection import CLOCK_SKEW, SETTLE_CAP
-from tests.contract.databases import on_sqlite
+from tests.contract.databases import on_durable, on_sqlite
 from tests.contract.row_locks import locked_by_another, locking, with_row_locks
-from tests.contract.steps import ID, claim, collect, count, settle, standing, write
+from tests.contract.steps import ID, claim, collect, commits, count, deliver, settle, standing, write
 
 DELAY = timedelta(seconds=10)
 TICK = timedelta(milliseconds=1)
@@ -135,6 +137,16 @@ def test_a_rate_window_from_before_the_clock_was_set_back_keeps_nothing_waiting(
     assert only(database, installation).due_at == (later if heeded else still.now())
 
 
+def test_a_collector_table_that_came_empty_is_no_obstacle(database: Database, partner: Engine) -> None:
+    """A partner's own migrations create the tables, and no row."""
+    with database.engine.begin() as connection:
+        connection.execute(sa.delete(collector))
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    assert deliver(database) == ["db_1"]
+    assert count(database, collector) == 1
+
+
 @on_sqlite
 def test_while_another_collects_nothing_is_moved_and_it_says_so(database: Database, partner: Engine) -> None:
     commit(partner, "db_1")
@@ -177,3 +189,43 @@ def test_a_collection_for_one_installation_moves_its_events_alone(database: Data
     assert [store.collect_installation(database, ID, 1).full for _ in range(3)] == [True, True, False]
     assert only(database, outbox).installation_id == "icfg_2"
     assert count(database, delivery) == 2
+
+
+@on_durable
+def test_a_collection_need_not_wait_for_the_disk(database: Database, partner: Engine) -> None:
+    """What a crash of the database undoes is in the outbox again."""
+    commit(partner, "db_1")
+    with commits(database) as waits:
+        store.collect(database, 9)
+    assert waits == [False]
+
+
+@on_sqlite
+def test_rows_are_named_in_the_order_of_their_keys(database: Database, partner: Engine) -> None:
+    """MySQL locks them in this order, and whoever locks several must come in the same one."""
+    commit(partner, *(f"db_{number}" for number in range(9)))
+    named: list[list[str]] = []
+
+    def before(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if "INSERT INTO vercel_delivery" in statement:
+            (rows,) = (json.loads(one) for one in parameters if str(one).startswith("[{"))
+            named.append([row["subject_key"] for row in rows])
+
+    sa.event.listen(database.engine, "before_cursor_execute", before)
+    store.collect(database, 9)
+    assert len(named[0]) == 9
+    assert named == [sorted(named[0])]
+
+
+@on_sqlite
+@pytest.mark.parametrize("writes", [True, False], ids=["a cluster", "one server"])
+def test_only_where_a_lock_is_local_to_a_node_each_collection_writes_the_row_that_it_locks(
+    database: Database, partner: Engine, writes: bool
+) -> None:
+    dialect = type("Node", (Sqlite,), {"writes_what_it_locks": writes})()
+    node = Database(database.engine, dialect)
+    seen = []
+    for _ in range(3):
+        collect(node, partner, "db_1")
+        seen.append(only(database, installation).collections)
+    assert seen == ([0, 1, 2] if writes else [0, 0, 0])

@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import installation
-from tests.contract.databases import on_sqlite
+from tests.contract.databases import on_durable, on_sqlite
 from tests.contract.row_locks import locked_by_another, locking
-from tests.contract.steps import ID, LEASE, claim, collect, expire_leases, standing
+from tests.contract.steps import ID, LEASE, claim, collect, commits, expire_leases, standing
 
 
 def row(database: Database) -> sa.Row[Any]:
@@ -104,3 +104,14 @@ def test_what_another_is_claiming_is_left_to_it_without_waiting(database: Databa
     with locked_by_another(database, installation.c.installation_id, "icfg_1"), locking(database) as locks:
         assert [one.installation_id for one in claim(database)] == ["icfg_2"]
     assert locks == ["vercel_installation SKIP LOCKED"]
+
+
+@on_durable
+def test_a_lease_need_not_wait_for_the_disk(database: Database, partner: Engine) -> None:
+    """If a crash of the database undoes it, it is as if the lease had expired."""
+    collect(database, partner, "db_1")
+    with commits(database) as waits:
+        (leased,) = claim(database)
+        store.pull(database, {ID: leased.token}, 9, LEASE)
+        store.renew(database, {ID: leased.token}, LEASE)
+    assert waits == [False] * 3

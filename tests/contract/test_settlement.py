@@ -12,7 +12,8 @@ from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision, Outcome, OutcomeKind, PauseReason
-from tests.contract.steps import DELIVERED, ID, LEASE, REJECTED, claim, collect, count, standing
+from tests.contract.databases import on_durable
+from tests.contract.steps import DELIVERED, ID, LEASE, REJECTED, claim, collect, commits, count, standing
 
 RETRY = Decision(Action.RETRY, delay=90.0)
 PAUSE = Decision(Action.PAUSE, PauseReason.UNAUTHORIZED, 90.0)
@@ -224,3 +225,13 @@ def test_a_row_that_says_so_already_is_left_alone_from_the_moment_on_when_it_is_
     assert before.due_at == still.now()
     settle(still, leased, DELIVERED, as_written=True)
     assert only(database, installation) == before
+
+
+@on_durable
+def test_a_settlement_waits_for_the_disk(database: Database, partner: Engine) -> None:
+    """Else a request might be made once more that has been answered."""
+    collect(database, partner, "db_1")
+    leased = lease_on(database)
+    with commits(database) as waits:
+        settle(database, leased, DELIVERED, release=True)
+    assert waits == [True]

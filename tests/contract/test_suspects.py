@@ -20,12 +20,14 @@ from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
+from tests.contract.databases import on_durable
 from tests.contract.steps import (
     ID,
     LEASE,
     LONGEST,
     claim,
     collect,
+    commits,
     count,
     expire_leases,
     pull_suspects,
@@ -102,6 +104,16 @@ def test_what_has_used_up_all_attempts_is_a_dead_letter_and_nothing_due_is_said(
     with database.read() as connection:
         (letter,) = connection.execute(sa.select(dead_letter)).all()
     assert (letter.reason, letter.attempts, letter.last_status) == ("exhausted", 2, None)
+
+
+@on_durable
+def test_what_is_read_of_suspects_need_not_wait_for_the_disk(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    claim(database)
+    leased = take_over(database)
+    with commits(database) as waits:
+        pull_suspects(database, leased)
+    assert waits == [False]
 
 
 class Lives:

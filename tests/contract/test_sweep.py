@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from dispatcher import store
 from dispatcher.database.transactions import Database, open_database
-from dispatcher.outbox.tables import attempt, collector, delivery, installation
+from dispatcher.outbox.tables import attempt, delivery, installation
 from dispatcher.store.sweep import OVERDUE
 from tests.contract.databases import on_sqlite
 from tests.contract.row_locks import locking
@@ -58,16 +58,6 @@ def test_old_attempts_are_pruned_a_chunk_at_a_time(
     assert store.prune(database, timedelta(days=1), timedelta(days=1)) == 0
     assert [store.prune(database, timedelta(0), timedelta(0)) for _ in range(3)] == [2, 2, 0]
     assert count(database, attempt) == 0
-
-
-def test_a_collector_table_that_came_empty_is_no_obstacle(database: Database, partner: Engine) -> None:
-    """A partner's own migrations create the tables, and no row."""
-    with database.engine.begin() as connection:
-        connection.execute(sa.delete(collector))
-    with partner.begin() as connection:
-        write(connection, "db_1")
-    assert deliver(database) == ["db_1"]
-    assert count(database, collector) == 1
 
 
 def test_an_answer_that_is_settled_twice_is_counted_as_lost(database: Database, partner: Engine) -> None:

@@ -11,7 +11,6 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher import store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database import engine as dialects
 from dispatcher.database.mysql import Mysql
@@ -22,16 +21,13 @@ from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
-from tests.contract.databases import POSTGRESQL, on_mysql, on_postgresql, on_servers, on_sqlite
+from tests.contract.databases import on_mysql, on_postgresql, on_servers, on_sqlite
 from tests.contract.steps import (
-    LEASE,
     LONGEST,
     claim,
     count,
     in_background,
     is_waited_for_a_lock,
-    pull_suspects,
-    settle,
     until,
     write,
 )
@@ -344,30 +340,6 @@ async def test_no_request_is_made_inside_a_transaction(database: Database, partn
     assert alone == [0, 0]
     assert [count(database, table) for table in (outbox, delivery)] == [0, 0]
     assert claim(database) == ()
-
-
-DURABILITY = {"postgresql": "SHOW synchronous_commit", "sqlite": "PRAGMA synchronous"}
-WAITS = {"on", 2}
-
-
-@pytest.mark.parametrize("server", ["sqlite", *POSTGRESQL], indirect=True)
-def test_only_a_settlement_waits_for_the_disk(database: Database, partner: Engine) -> None:
-    """What a crash of the database undoes of a collection or a claim is done again."""
-    waits: list[bool] = []
-
-    def note(connection: Connection) -> None:
-        waits.append(connection.exec_driver_sql(DURABILITY[database.dialect.name]).scalar_one() in WAITS)
-
-    sa.event.listen(database.engine, "commit", note)
-    with partner.begin() as connection:
-        write(connection, "db_1")
-    store.collect(database, 500)
-    (lease,) = claim(database)
-    store.pull(database, {lease.installation_id: lease.token}, 8, LEASE)
-    store.renew(database, {lease.installation_id: lease.token}, LEASE)
-    pull_suspects(database, lease)
-    settle(database, lease)
-    assert waits == [False] * 5 + [True]
 
 
 @on_postgresql
