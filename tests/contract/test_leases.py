@@ -11,7 +11,7 @@ from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import installation
 from tests.contract.databases import on_durable, on_sqlite
-from tests.contract.row_locks import locked_by_another, locking
+from tests.contract.row_locks import locked_by_another, locking, with_row_locks
 from tests.contract.steps import ID, LEASE, claim, collect, commits, expire_leases, standing
 
 
@@ -115,3 +115,17 @@ def test_a_lease_need_not_wait_for_the_disk(database: Database, partner: Engine)
         store.pull(database, {ID: leased.token}, 9, LEASE)
         store.renew(database, {ID: leased.token}, LEASE)
     assert waits == [False] * 3
+
+
+@on_sqlite
+def test_a_lease_whose_row_somebody_keeps_locked_is_told_from_one_that_is_lost(
+    database: Database, partner: Engine
+) -> None:
+    for installation_id in ("icfg_free", "icfg_locked", "icfg_lost"):
+        collect(database, partner, "db_1", installation_id=installation_id)
+    tokens = {one.installation_id: one.token for one in claim(database)} | {"icfg_lost": "another"}
+    impatient = with_row_locks(database)
+    with locked_by_another(database, installation.c.installation_id, "icfg_locked"):
+        renewed = store.renew(impatient, tokens, LEASE)
+    assert (list(renewed.deliveries), renewed.locked) == (["icfg_free"], {"icfg_locked"})
+    assert store.renew(impatient, tokens, LEASE).locked == frozenset()
