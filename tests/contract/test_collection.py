@@ -202,7 +202,7 @@ def test_a_collection_need_not_wait_for_the_disk(database: Database, partner: En
 
 @on_sqlite
 def test_rows_are_named_in_the_order_of_their_keys(database: Database, partner: Engine) -> None:
-    """MySQL locks them in this order, and whoever locks several must come in the same one."""
+    """MySQL locks them in this order, which must be the same for all who lock several."""
     commit(partner, *(f"db_{number}" for number in range(9)))
     named: list[list[str]] = []
 

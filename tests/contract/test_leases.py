@@ -127,5 +127,5 @@ def test_a_lease_whose_row_somebody_keeps_locked_is_told_from_one_that_is_lost(
     impatient = with_row_locks(database)
     with locked_by_another(database, installation.c.installation_id, "icfg_locked"):
         renewed = store.renew(impatient, tokens, LEASE)
-    assert (list(renewed.deliveries), renewed.locked) == (["icfg_free"], {"icfg_locked"})
+    assert (list(renewed.deliveries), renewed.locked) == (["icfg_free"], frozenset({"icfg_locked"}))
     assert store.renew(impatient, tokens, LEASE).locked == frozenset()

@@ -86,7 +86,7 @@ def test_what_fell_due_just_now_is_not_overdue(database: Database, partner: Engi
     assert store.mend(database) == 0
 
 
-def test_only_the_installation_that_is_stranded_is_mended(database: Database, partner: Engine) -> None:
+def test_only_the_installation_that_is_stranded_is_made_due(database: Database, partner: Engine) -> None:
     strand(database, partner, due_at="later")
     later = database.now() + timedelta(hours=1)
     with database.engine.begin() as connection:
@@ -150,7 +150,7 @@ def test_what_is_just_as_old_as_it_may_be_is_kept(database: Database, partner: E
 
 @on_sqlite
 def test_an_installation_is_locked_before_it_is_seen_to_be_stranded(database: Database, partner: Engine) -> None:
-    """Whoever holds it may have put it right meanwhile."""
+    """Its holder may have put it right meanwhile."""
     strand(database, partner, due_at="later")
     with locking(database) as locks:
         assert store.mend(database) == 1

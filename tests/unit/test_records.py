@@ -1,13 +1,14 @@
 """What an answer means for its delivery."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
-from dispatcher.store import Answer, Delivery
+from dispatcher.store import Answer, Claimed, Collected, Delivery, InstallationState, READ
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 RETRY = Decision(Action.RETRY, delay=90.0)
@@ -48,3 +49,31 @@ def test_a_request_began_before_its_answer_came_which_was_some_time_ago() -> Non
 def test_only_a_retry_keeps_the_delivery_itself_waiting() -> None:
     assert answer(RETRY).due_after(NOW) == NOW + timedelta(seconds=90)
     assert answer(Decision(Action.THROTTLE, delay=90.0)).due_after(NOW) == NOW
+
+
+@pytest.mark.parametrize(("after", "early"), [(timedelta(milliseconds=1), True), (timedelta(), False)])
+def test_a_delivery_is_early_until_its_newest_event_is_visible(after: timedelta, early: bool) -> None:
+    values = {
+        "subject_key": "key",
+        "installation_id": "icfg_1",
+        "type": "resource.updated",
+        "resource_id": "db_1",
+        "first_created_at": NOW,
+        "visible_at": NOW + after,
+    }
+    row: Any = tuple(values.get(name) for name in READ)
+    delivery = Delivery.of(row, NOW)
+    assert (delivery.early, delivery.subject.resource_id) == (early, "db_1")
+
+
+def test_nothing_is_said_of_what_nobody_has_named() -> None:
+    """A step that did nothing, a delivery without a settle delay, and a lease that is kept."""
+    collected, claimed, state = Collected(), Claimed(NOW), InstallationState("icfg_1", "token")
+    assert not any((answer(RETRY).delivery.early, collected.full, collected.skipped, claimed.full))
+    assert not any((state.release, state.as_written))
+
+
+def test_two_states_that_say_the_same_are_equal_whether_the_row_says_so_already_or_not() -> None:
+    state = InstallationState("icfg_1", "token", failures=1)
+    assert state == InstallationState("icfg_1", "token", failures=1, as_written=True)
+    assert state != InstallationState("icfg_1", "token", failures=2)
