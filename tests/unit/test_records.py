@@ -8,7 +8,7 @@ import pytest
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
-from dispatcher.store import Answer, Claimed, Collected, Delivery, InstallationState, READ
+from dispatcher.store import READ, Answer, Claimed, Collected, Delivery, InstallationState
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 RETRY = Decision(Action.RETRY, delay=90.0)
