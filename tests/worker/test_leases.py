@@ -116,8 +116,8 @@ async def test_a_lease_lasts_as_long_as_its_row_says_whatever_was_settled_meanwh
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(9)))
     await worker.tick()
-    (before,) = rig.rows(installation)
-    for passed, renewed in ((0.2, False), (0.4, True)):
+    for passed, renewed in ((0.2, False), (0.4, True), (0.5, False)):
+        (before,) = rig.rows(installation)
         held.release()
         await arrived(rig, len(rig.requests) + 1)
         rig.now = passed * rig.settings.lease
