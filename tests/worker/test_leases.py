@@ -104,6 +104,8 @@ async def test_a_settlement_under_a_lost_lease_ends_what_is_queued(
     await worker.tick()
     assert LeaseLost(1) in rig.reports
     held.release(2)
+    await answered(rig, 2)
+    await asyncio.sleep(0.01)  # a third request would have begun
     await rig.until(lambda: worker.idle, worker)
     assert len(rig.requests) == 2
 
