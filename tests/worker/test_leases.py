@@ -105,6 +105,8 @@ async def test_a_settlement_under_a_lost_lease_ends_what_is_queued(
     await worker.tick()
     assert LeaseLost(1) in rig.reports
     held.release(2)
+    await answered(rig, 2)
+    await asyncio.sleep(0.01)  # a third request would have begun
     await rig.until(lambda: worker.idle, worker)
     assert len(rig.requests) == 2
 
@@ -116,8 +118,8 @@ async def test_a_lease_lasts_as_long_as_its_row_says_whatever_was_settled_meanwh
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(9)))
     await worker.tick()
-    (before,) = rig.rows(installation)
-    for passed, renewed in ((0.2, False), (0.4, True)):
+    for passed, renewed in ((0.2, False), (0.4, True), (0.5, False)):
+        (before,) = rig.rows(installation)
         held.release()
         await arrived(rig, len(rig.requests) + 1)
         rig.now = passed * rig.settings.lease
