@@ -242,9 +242,15 @@ async def test_a_collection_that_moves_nothing_is_no_reason_to_hurry(
     assert await longest_pause(rig, worker) > HOLDING_PAUSE
 
 
+@pytest.mark.parametrize(
+    "settings", [Settings(vercel_token=SecretStr("t0ken"), global_rate_limit=RateLimit(1, LONG), poll_interval=LONG)]
+)
 async def test_a_burst_that_is_not_collected_yet_is_a_reason_to_hurry_however_slow_its_collection_is(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nothing can be claimed meanwhile: the rate over all installations is used up."""
+    rig.commit("db_0")
+    await rig.settle_all(worker)
     await longest_pause(rig, worker)
     collect = store.collect
 
