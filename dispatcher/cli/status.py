@@ -94,7 +94,7 @@ def _rates(recent: Recent) -> str:
 def _lag(recent: Recent) -> str | None:
     if recent.lag_median is None:
         return None
-    return f"median {recent.lag_median:,.3f} s, 95 % within {recent.lag_p95:,.3f} s, most {recent.lag_max:,.3f} s"
+    return f"median {recent.lag_median:,.3f} s, 95 % within {recent.lag_p95:,.3f} s, at most {recent.lag_max:,.3f} s"
 
 
 def _row(reading: Status) -> dict[str, Any]:

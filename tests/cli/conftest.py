@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -64,6 +65,7 @@ class Terminal:
             contextlib.chdir(self.directory),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
+            unchanged_logging(),
             pytest.raises(SystemExit) as ended,
         ):
             main()
@@ -87,6 +89,18 @@ class Terminal:
         """The environment of a command with these settings."""
         ours = {f"DISPATCHER_{name.upper()}": value for name, value in {**self.settings, **settings}.items()}
         return {k: v for k, v in os.environ.items() if not k.startswith("DISPATCHER_")} | {"COLUMNS": "100"} | ours
+
+
+@contextlib.contextmanager
+def unchanged_logging() -> Iterator[None]:
+    """Undoes what a command sets at the root logger: later tests would see lines below a warning."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
