@@ -8,8 +8,7 @@ from sqlalchemy import Row
 
 from dispatcher.inspection.installations import Installation
 from dispatcher.policy.decision import PauseReason
-
-OVERDUE = timedelta(minutes=1)
+from dispatcher.store.sweep import OVERDUE
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dispatcher.outbox.tables import attempt, collector, dead_letter, delivery, 
 from dispatcher.store.records import CHUNK_ROWS
 
 OVERDUE = timedelta(minutes=1)
+"""After this time a due delivery should long have been claimed."""
 
 
 def mend(database: Database) -> int:
