@@ -1,10 +1,10 @@
-# The dispatcher as an image: `docker build -t vercel-outbox-dispatcher .` or `make image-test`.
-# Pin the base by its digest where you build for production: --build-arg BASE=python:3.13-slim-trixie@sha256:…
+# The dispatcher's image: `docker build -t vercel-outbox-dispatcher .` or `make image-test`.
+# For production, pin the base by its digest: --build-arg BASE=python:3.13-slim-trixie@sha256:…
 ARG BASE=docker.io/library/python:3.13-slim-trixie
 
 FROM ${BASE} AS build
 WORKDIR /build
-# The dependencies first: this layer changes with the lock files only.
+# The dependencies come first: this layer changes only with the lock files.
 COPY requirements.txt requirements-build.txt ./
 RUN python3 -m venv tools \
     && tools/bin/pip install --no-cache-dir --require-hashes --only-binary :all: --requirement requirements-build.txt \
@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="Vercel outbox dispatcher" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/dispatcher /opt/dispatcher
-# Where the embedded SQLite database lives, if you use it: mount a volume here. Nothing else is ever written.
+# The embedded SQLite database, if you use it, is stored here: mount a volume. The dispatcher writes nowhere else.
 COPY --from=build --chown=65532:65532 /build/data /var/lib/dispatcher
 ENV PATH=/opt/dispatcher/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -1,4 +1,4 @@
-# One command each. Needs python3 (3.11 or newer), make and a package index; everything else goes into .venv.
+# One command for each task. Needs python3 (3.11 or newer), make and a package index; everything else is installed into .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # make test TESTS="tests/unit -k settings"
 TESTS ?= -m "not gate and not nightly and not variant"
-# Processes that share the tests; 0: this one alone.
+# Number of parallel test processes; 0: only one.
 WORKERS ?= auto
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock"
@@ -14,33 +14,33 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 .DEFAULT_GOAL := help
 .PHONY: help setup demo unit test lint check ci bench bench-peers format lock build sbom image-test clean
 
-help: ## show what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-setup: $(READY) ## make the environment (.venv); every other command does it when needed
+setup: $(READY) ## create the environment (.venv); the other commands do it when needed
 
 $(READY): requirements-dev.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Install Python 3.11 or newer." >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Install Python 3.11 or newer." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
-		"$(PYTHON) is $$($(PYTHON) -V 2>&1); 3.11 or newer is needed. Where there is one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+		"$(PYTHON) is $$($(PYTHON) -V 2>&1); 3.11 or newer is needed. If you have a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
-		"$(PYTHON) cannot make virtual environments. Install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
-	@echo "Making $(VENV) with the locked dependencies (a minute or so, once) …"
+		"$(PYTHON) cannot create virtual environments. Install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	@echo "Creating $(VENV) with the locked dependencies (once; about a minute) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
-demo: $(READY) ## the whole journey of some events on SQLite, against a stand-in for Vercel
+demo: $(READY) ## play the whole journey of some events on SQLite, against a stand-in for Vercel
 	@$(BIN)/dispatcher demo
 
-unit: $(READY) ## the tests that need no database, in seconds
+unit: $(READY) ## run the tests that need no database, in seconds
 	@$(BIN)/python -m pytest tests/unit
 
-test: $(READY) ## the tests that need nothing but this machine, in minutes
+test: $(READY) ## run the tests that need only Python, in minutes
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
-lint: $(READY) ## format, lint, types, layers, spelling, secrets
+lint: $(READY) ## check format, lint rules, types, layers, spelling and secrets
 	@echo "── format" && $(BIN)/ruff format --check .
 	@echo "── lint" && $(BIN)/ruff check .
 	@echo "── types" && $(BIN)/mypy
@@ -48,37 +48,37 @@ lint: $(READY) ## format, lint, types, layers, spelling, secrets
 	@echo "── spelling" && $(BIN)/codespell
 	@echo "── secrets" && .ci/scan_secrets
 
-check: lint test ## both: what has to pass before a change is done
+check: lint test ## run lint and test: both must pass before a change is done
 
-ci: ## what CI does, in a fresh clone of HEAD (Debian); build/ci-passed names the last commit that passed
+ci: ## run the gate as CI does, in a fresh clone of HEAD (Debian); build/ci-passed names the last commit that passed
 	@.ci/in_fresh_clone
 
-bench: $(READY) ## measure the speed (Debian: postgresql, mariadb-server, nginx-light); BENCH="drain latency" for some of it
+bench: $(READY) ## measure the speed (Debian: postgresql, mariadb-server, nginx-light); BENCH="drain latency" runs some of it
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
 
-bench-peers: $(READY) ## the same work for other queues on PostgreSQL, beside the dispatcher (also needs npm)
+bench-peers: $(READY) ## measure other queues on PostgreSQL, compared with the dispatcher (also needs npm)
 	@$(BIN)/python -m tests.benchmarks.peers $(BENCH)
 
-format: $(READY) ## rewrite the code in the one format
+format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-lock: $(READY) ## pin every dependency anew, with hashes (LOCK_FLAGS=--upgrade for newer ones)
+lock: $(READY) ## update the pinned dependencies and hashes (LOCK_FLAGS=--upgrade takes newer versions)
 	@$(LOCK) $(LOCK_FLAGS) pyproject.toml --extra postgres --extra mysql --output-file requirements.txt
 	@$(LOCK) $(LOCK_FLAGS) pyproject.toml --all-extras --group dev --constraints requirements.txt --output-file requirements-dev.txt
 	@$(LOCK) $(LOCK_FLAGS) --group build --constraints requirements-dev.txt --output-file requirements-build.txt
 	@cd tests/benchmarks/peers/adapters && $(CURDIR)/$(LOCK) $(LOCK_FLAGS) requirements.in --output-file requirements.txt
 
-build: $(READY) ## the wheel and the source archive, in dist/
+build: $(READY) ## build the wheel and the source archive in dist/
 	@$(BIN)/hatchling build
 
-sbom: $(READY) ## what the image holds, in CycloneDX: build/sbom.json
+sbom: $(READY) ## list the image's contents, in CycloneDX, in build/sbom.json
 	@mkdir -p build
 	@$(BIN)/python -W ignore $(BIN)/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
 
 image-test: $(READY) ## build the image without a Docker engine and run it (Debian, root: buildah, debootstrap)
 	@deploy/image_test.sh
 
-clean: ## remove everything that was made here, .venv too
+clean: ## remove all generated files, .venv too
 	@rm -rf $(VENV) build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

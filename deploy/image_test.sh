@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make image-test`: builds the image for real, without a Docker engine, and runs it as its user on its read-only root.
-# Needs root, buildah and debootstrap (Debian). The base is made here and committed under the name that the Dockerfile asks
-# for; the locked packages are fetched by this machine's own pip, so that the build finds them wherever this machine does.
+# `make image-test`: builds the real image without a Docker engine, and runs it as its user on its read-only root.
+# Needs root, buildah and debootstrap (Debian). The base is created here and committed under the name in the Dockerfile; this
+# machine's own pip fetches the locked packages, so the build uses the same package index as this machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
@@ -19,10 +19,10 @@ clean_up() {
 }
 trap clean_up EXIT
 
-make_the_base() {
+create_base() {
     local name container
     name="$(sed -n 's/^ARG BASE=//p' Dockerfile)"
-    say "a base under the name $name"
+    say "a base with the name $name"
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates \
         "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$scratch/base" >"$scratch/debootstrap.log" 2>&1 ||
         { tail "$scratch/debootstrap.log" >&2; exit 1; }
@@ -32,7 +32,7 @@ make_the_base() {
     rm -rf "$scratch/base"
 }
 
-fetch_the_packages() {
+fetch_packages() {
     say "the locked packages"
     /usr/bin/python3 -m venv "$scratch/fetch"
     for locked in requirements.txt requirements-build.txt; do
@@ -43,7 +43,7 @@ fetch_the_packages() {
     printf '[global]\nno-index = true\nfind-links = /packages\n' >"$scratch/pip.conf"
 }
 
-build_the_image() {
+build_image() {
     say "the image"
     "${buildah[@]}" bud --quiet --format docker --isolation chroot --network host --pull-never \
         --volume "$scratch/packages:/packages:ro" --volume "$scratch/pip.conf:/etc/pip.conf:ro" \
@@ -54,12 +54,12 @@ build_the_image() {
 
 config() { "${buildah[@]}" inspect --type image --format "$1" "$image"; }
 
-# The command in the image: process 1 of its own, with the image's user and environment, and nothing to write to but /tmp.
+# Runs a command in the image: as process 1, with the image's user and environment; only /tmp is writable.
 in_image() {
     local environment user
     mapfile -t environment < <(config '{{range .Docker.Config.Env}}{{println .}}{{end}}')
     user="$(config '{{.Docker.Config.User}}')"
-    # shellcheck disable=SC2016 # the arguments of that shell, not of this one
+    # shellcheck disable=SC2016 # these are the arguments of that shell, not of this one
     exec env -i "${environment[@]}" "${settings[@]}" unshare --mount --pid --fork --kill-child -- bash -ec '
         root="$1" user="$2" directory="$3"
         shift 3
@@ -77,32 +77,32 @@ expect() {
     printf '   %s: %s\n' "$1" "$2"
 }
 
-check_the_configuration() {
-    say "what the image says of itself"
+check_configuration() {
+    say "the image's configuration"
     expect "user" "$(config '{{.Docker.Config.User}}')" 65532:65532
     expect "entry point" "$(config '{{.Docker.Config.Entrypoint}}')" "[dispatcher]"
     expect "command" "$(config '{{.Docker.Config.Cmd}}')" "[run]"
     expect "health check" "$(config '{{.Docker.Config.Healthcheck.Test}}')" "[CMD dispatcher health]"
     expect "version" "$(config '{{index .Docker.Config.Labels "org.opencontainers.image.version"}}')" "$(.venv/bin/hatchling version)"
-    expect "files of the user or anyone's to change" "$(cd "$root" && find opt/dispatcher -user 65532 -o -perm -o=w ! -type l | wc -l)" 0
-    expect "tools of the build that came along" "$(cd "$root" && ls opt/dispatcher/lib/python3.*/site-packages | grep -cxE 'pip|hatchling')" 0
+    expect "files that the user owns or anyone may change" "$(cd "$root" && find opt/dispatcher -user 65532 -o -perm -o=w ! -type l | wc -l)" 0
+    expect "build tools left in the image" "$(cd "$root" && ls opt/dispatcher/lib/python3.*/site-packages | grep -cxE 'pip|hatchling')" 0
     say "$(du -sm "$root/opt/dispatcher" | cut -f1) MB on top of the base"
 }
 
-run_the_demo() {
+run_demo() {
     say "the demo, on a read-only root"
     (in_image dispatcher demo) 2>"$scratch/demo.log" || { tail "$scratch/demo.log" >&2; exit 1; }
     if (in_image python3 -c 'open("/var/lib/dispatcher/file", "w")') 2>/dev/null; then
-        echo "the root can be written to" >&2
+        echo "the root is writable" >&2
         exit 1
     fi
 }
 
-run_the_service() {
+run_service() {
     say "the service as process 1: healthy, then stopped by SIGTERM"
     local port code=0
     port="$($python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')"
-    # One database file for the commands below: each has a /tmp of its own.
+    # One database file for all commands below, because each has its own /tmp.
     install -d -o 65532 -g 65532 "$scratch/data"
     mount --bind "$scratch/data" "$root/var/lib/dispatcher"
     settings=("DISPATCHER_OPS_PORT=$port" DISPATCHER_VERCEL_TOKEN=made-up)
@@ -115,15 +115,15 @@ run_the_service() {
     wait "$service" || code=$?
     service=
     expect "exit code after SIGTERM" "$code" 0
-    expect "exit code of dispatcher health now" "$( (in_image dispatcher health) >/dev/null 2>&1 || echo $?)" 4
+    expect "exit code of dispatcher health after the stop" "$( (in_image dispatcher health) >/dev/null 2>&1 || echo $?)" 4
     umount "$root/var/lib/dispatcher"
 }
 
 settings=()
-make_the_base
-fetch_the_packages
-build_the_image
-check_the_configuration
-run_the_demo
-run_the_service
+create_base
+fetch_packages
+build_image
+check_configuration
+run_demo
+run_service
 say "the image works"

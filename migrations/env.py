@@ -1,5 +1,5 @@
-"""Runs the migrations: on the connection or for the dialect that `dispatcher.database.schema` passes, or, for Alembic's own command,
-on the database of the DISPATCHER_… settings.
+"""Runs the migrations on the connection, or prints them for the dialect, that `dispatcher.database.schema` passes; for Alembic's own
+command, on the database of the DISPATCHER_… settings.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ attributes = context.config.attributes
 
 
 def configure(**options: Any) -> None:
-    """Runs the migrations with the options that all ways to run have in common."""
+    """Runs the migrations with the options that every way of running them shares."""
     context.configure(
         target_metadata=metadata,
         version_table=VERSION_TABLE,
@@ -47,7 +47,7 @@ else:
         write_sql(database.dialect.name)
     else:
         with database.engine.connect() as own, database.dialect.migration(own):
-            if database.schema:  # by which `alembic check` resolves unqualified names
+            if database.schema:  # with it, `alembic check` resolves unqualified names
                 own.exec_driver_sql(f"SET LOCAL search_path = {own.dialect.identifier_preparer.quote(database.schema)}")
             run_on(own)
     database.close()

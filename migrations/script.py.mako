@@ -11,7 +11,7 @@ down_revision = ${repr(down_revision)}
 
 
 def upgrade() -> None:
-    """Upgrades to this revision. Each step must be repeatable: on MySQL and MariaDB, a run that breaks off leaves its first steps done."""
+    """Upgrades to this revision. Each step must be repeatable: on MySQL and MariaDB, an interrupted run leaves its first steps done."""
     ${upgrades if upgrades else "pass"}
 
 

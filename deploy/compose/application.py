@@ -20,7 +20,7 @@ databases = sa.Table(
 
 
 def rename(request: Request) -> Response:
-    """`PUT /databases/ID?name=NAME`; with `&fail=true` the transaction is rolled back, and Vercel hears nothing."""
+    """`PUT /databases/ID?name=NAME`; with `&fail=true` the transaction is rolled back, and Vercel is not notified."""
     database, name = request.path_params["id"], request.query_params["name"]
     with engine.begin() as connection:
         if connection.execute(sa.update(databases).where(databases.c.id == database).values(name=name)).rowcount == 0:

@@ -1,6 +1,6 @@
 """The tables of the first release.
 
-A frozen copy of `dispatcher/outbox/tables.py` and of everything it needs. It imports nothing of `dispatcher`, because the program
+A frozen copy of `dispatcher/outbox/tables.py` and of everything it needs. It imports nothing from `dispatcher`, because the code
 changes and this revision must not.
 
 Revision: 0001
@@ -23,7 +23,7 @@ from sqlalchemy.types import TypeEngine
 revision = "0001"
 down_revision = None
 
-# Queue tables are small and change all the time: vacuum after a number of dead rows, not after a share of the table.
+# Queue tables are small and change constantly: vacuum after a fixed number of dead rows, not after a share of the table.
 QUEUE_VACUUM = {
     "autovacuum_vacuum_scale_factor": 0,
     "autovacuum_vacuum_threshold": 5_000,
@@ -36,7 +36,7 @@ TIMESTAMP = (
     .with_variant(mysql.DATETIME(fsp=6), "mysql")
 )
 LONG_TEXT = sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
-IDENTITY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite generates INTEGER keys only
+IDENTITY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite generates only INTEGER keys
 
 
 def text(length: int) -> TypeEngine[str]:
@@ -44,7 +44,7 @@ def text(length: int) -> TypeEngine[str]:
 
 
 def partial(condition: str) -> dict[str, Any]:
-    """Options of an index of only the rows that meet the condition; MySQL has no partial indexes and indexes every row."""
+    """Returns the options of an index on only the rows that meet the condition. MySQL has no partial indexes and indexes every row."""
     return {"postgresql_where": sa.text(condition), "sqlite_where": sa.text(condition)}
 
 
@@ -80,7 +80,7 @@ def is_known_type() -> CheckConstraint:
 
 
 def matches_partner_id(column: str) -> CheckConstraint:
-    """NULL, or 1 to 255 characters without control characters."""
+    """Returns the check that a value is NULL, or has 1 to 255 characters and no control characters."""
     first, last = "char(0xC2A0 USING utf8mb4)", "char(0xF48FBFBF USING utf8mb4)"
     allowed = in_dialect(
         postgresql=rf"{column} ~ '^[ -~]+$' OR {column} ~ '^[^\x01-\x1f\x7f]+$'"
@@ -289,7 +289,7 @@ def tables() -> list[Table]:
 
 
 def upgrade() -> None:
-    """Creates the tables. Where each statement commits by itself, it continues where an earlier run broke off."""
+    """Creates the tables. Where each statement commits by itself, it continues where an earlier run was interrupted."""
     made = _already_made()
     for table in tables():
         if table.name not in made:
@@ -302,7 +302,7 @@ def upgrade() -> None:
 
 
 def _already_made() -> set[str]:
-    """Returns the names of the tables and indexes that an earlier run made before it broke off.
+    """Returns the names of the tables and indexes that an earlier run created before it was interrupted.
 
     Raises CommandError if one of the tables has another shape: then another program may have made it.
     """
@@ -335,6 +335,6 @@ def _differences(wanted: dict[str, Table]) -> Iterator[MigrateOperation]:
 
 
 def downgrade() -> None:
-    """Drops the tables, with all events that are not delivered yet."""
+    """Drops the tables, including all undelivered events."""
     for table in tables():
         op.execute(DropTable(table, if_exists=True))

@@ -1,6 +1,6 @@
-"""A partner's application: Django. A change and its event are one transaction.
+"""A partner's application with Django: a change and its event are one transaction.
 
-DATABASE_URL=postgresql://… python manage.py migrate, then … runserver
+DATABASE_URL=postgresql://… python manage.py migrate, then the same with runserver
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A partner's application: SQLAlchemy and FastAPI. A change and its event are one transaction.
+"""A partner's application with SQLAlchemy and FastAPI: a change and its event are one transaction.
 
 DATABASE_URL=postgresql://… uvicorn app:app
 """
@@ -17,7 +17,7 @@ class Base(DeclarativeBase):
 
 
 class Database(Base):
-    """What is sold on the marketplace: a resource of an installation."""
+    """A product sold on the Marketplace: a resource of an installation."""
 
     __tablename__ = "databases"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -33,7 +33,7 @@ app = FastAPI()
 
 @app.put("/databases/{database_id}")
 def rename(database_id: str, name: str) -> dict[str, str]:
-    """Renames a database, and Vercel comes to know."""
+    """Renames a database and publishes the event that notifies Vercel."""
     with Session.begin() as session:  # commits at its end, rolls back if anything raises
         database = session.get(Database, database_id, with_for_update=True)
         if database is None:
@@ -42,5 +42,5 @@ def rename(database_id: str, name: str) -> dict[str, str]:
         session.flush()
         publish(session, ResourceUpdated(installation_id=database.installation_id, resource_id=database.id))
         if not name:
-            raise HTTPException(422, "a database needs a name")  # takes the event back with the change
+            raise HTTPException(422, "a database needs a name")  # rolls back the event with the change
     return {"id": database_id, "name": name}

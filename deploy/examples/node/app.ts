@@ -1,4 +1,4 @@
-// A partner's application: Node, TypeScript and pg. A change and its event are one transaction.
+// A partner's application with Node, TypeScript and pg: a change and its event are one transaction.
 //
 // DATABASE_URL=postgresql://… PORT=8080 npm start
 
@@ -13,7 +13,7 @@ class Refused extends Error {
 
 const pool = new Pool({ connectionString: process.env.DATABASE_URL });
 
-/** Renames a database, and Vercel comes to know. */
+/** Renames a database and writes the event that notifies Vercel. */
 async function rename(id: string, name: string): Promise<void> {
   const client = await pool.connect();
   try {
@@ -27,7 +27,7 @@ async function rename(id: string, name: string): Promise<void> {
       "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ($1, 'resource.updated', $2)",
       [rows[0].installation_id, id],
     );
-    if (name === "") throw new Refused(422, "a database needs a name"); // takes the event back with the change
+    if (name === "") throw new Refused(422, "a database needs a name"); // rolls back the event with the change
     await client.query("COMMIT");
   } catch (error) {
     await client.query("ROLLBACK");

@@ -1,4 +1,4 @@
--- A partner without any application: psql. A change and its event are one transaction.
+-- Plain SQL in psql, without an application: a change and its event are one transaction.
 --
 -- psql "$DATABASE_URL" -v id=db_1 -v name=renamed -f rename.sql
 \set ON_ERROR_STOP on
@@ -13,7 +13,7 @@ UPDATE databases SET name = :'name' WHERE id = :'id';
 INSERT INTO vercel_outbox (installation_id, type, resource_id)
 SELECT installation_id, 'resource.updated', id FROM databases WHERE id = :'id';
 
--- What fails here takes the event back with the change.
+-- If this fails, the event is rolled back with the change.
 SELECT 1 / (length(:'name') > 0)::int AS has_a_name;
 
 COMMIT;

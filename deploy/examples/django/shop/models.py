@@ -4,7 +4,7 @@ from django.db import models
 
 
 class Database(models.Model):
-    """What is sold on the marketplace: a resource of an installation."""
+    """A product sold on the Marketplace: a resource of an installation."""
 
     id = models.CharField(primary_key=True, max_length=64)
     installation_id = models.CharField(max_length=128)

@@ -1,4 +1,4 @@
-"""What the application answers to."""
+"""The application's URLs and views."""
 
 from django.db import connection, transaction
 from django.http import HttpRequest, JsonResponse
@@ -15,13 +15,13 @@ class Refused(Exception):
 
 @transaction.atomic  # commits at its end, rolls back if anything raises
 def change_name(database_id: str, name: str) -> None:
-    """Renames a database, and Vercel comes to know."""
+    """Renames a database and publishes the event that notifies Vercel."""
     database = get_object_or_404(Database.objects.select_for_update(), pk=database_id)
     database.name = name
     database.save()
     publish(connection, ResourceUpdated(installation_id=database.installation_id, resource_id=database.id))
     if not name:
-        raise Refused("a database needs a name")  # takes the event back with the change
+        raise Refused("a database needs a name")  # rolls back the event with the change
 
 
 def rename(request: HttpRequest, database_id: str) -> JsonResponse:

@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    """Creates them."""
+    """Creates the table of databases."""
 
     initial = True
     operations = (

@@ -1,1 +1,1 @@
-"""The shop's tables, step by step."""
+"""The shop's migrations."""
