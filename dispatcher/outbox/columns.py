@@ -16,7 +16,13 @@ from typing_extensions import override
 
 from dispatcher.outbox.events import INSTALLATION_ID_LENGTH
 
-STORAGE: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+MYSQL = ("mysql", "mariadb")
+"""SQLAlchemy has a dialect of its own for URLs that begin with `mariadb`."""
+STORAGE: dict[str, Any] = {
+    f"{name}_{option}": value
+    for name in MYSQL
+    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
 
 
 class Timestamp(TypeDecorator[datetime]):
@@ -30,7 +36,7 @@ class Timestamp(TypeDecorator[datetime]):
         match dialect.name:
             case "postgresql":
                 return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
-            case "mysql":
+            case "mysql" | "mariadb":
                 return dialect.type_descriptor(mysql.DATETIME(fsp=6))
             case _:
                 return dialect.type_descriptor(sa.DateTime())
@@ -51,17 +57,17 @@ class Timestamp(TypeDecorator[datetime]):
 def plain_timestamp() -> TypeEngine[datetime]:
     """The same column without the conversion, made of SQLAlchemy's own types, so that other programs' migrations need none of ours."""
     on_postgresql, on_mysql = postgresql.TIMESTAMP(timezone=True), mysql.DATETIME(fsp=6)
-    return sa.DateTime().with_variant(on_postgresql, "postgresql").with_variant(on_mysql, "mysql")
+    return sa.DateTime().with_variant(on_postgresql, "postgresql").with_variant(on_mysql, *MYSQL)
 
 
 def text(length: int) -> TypeEngine[str]:
     """A string that compares byte for byte: MySQL's default collations fold case and accents."""
-    return sa.String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
+    return sa.String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
 
 
 def long_text() -> TypeEngine[str]:
     """A string without a practical limit."""
-    return sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
+    return sa.Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
 
 
 def counter() -> TypeEngine[int]:
@@ -91,7 +97,7 @@ def _now_on_postgresql(_element: now_default, _compiler: DDLCompiler, **_options
     return "clock_timestamp()"
 
 
-@compiles(now_default, "mysql")
+@compiles(now_default, *MYSQL)
 def _now_on_mysql(_element: now_default, _compiler: DDLCompiler, **_options: Any) -> str:
     return "(utc_timestamp(6))"
 
@@ -118,7 +124,8 @@ class condition(ColumnElement[bool]):  # noqa: N801 (reads as the SQL that it st
 
 @compiles(condition)
 def _condition(element: condition, compiler: DDLCompiler, **_options: Any) -> str:
-    return element.others.get(compiler.dialect.name, element.default)
+    name = "mysql" if compiler.dialect.name in MYSQL else compiler.dialect.name
+    return element.others.get(name, element.default)
 
 
 def matches_installation_id(column: str, name: str) -> CheckConstraint:

@@ -1,5 +1,6 @@
 """A partner with Alembic migrations of their own, which may ignore our tables or manage them."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,6 +123,20 @@ def test_his_migrations_may_own_our_tables(bare_database: Database, environment:
     with pytest.raises(schema.UnusableSchema, match="nothing is changed: the tables are not of `dispatcher migrate`"):
         schema.migrate(bare_database)
     clear(config)
+
+
+def test_create_all_makes_the_same_tables_also_for_a_url_that_begins_with_mariadb(bare_database: Database) -> None:
+    schema.migrate(bare_database)
+    ours = definitions(bare_database)
+    schema.downgrade(bare_database)
+    tables = MetaData()
+    attach_tables(tables)
+    url = bare_database.engine.url
+    engine = sa.create_engine(url.set(drivername=re.sub("^mysql", "mariadb", url.drivername)))
+    tables.create_all(engine)
+    engine.dispose()
+    assert definitions(bare_database) == ours
+    schema.check(bare_database)
 
 
 def test_tables_of_his_that_fell_behind_are_refused(bare_database: Database) -> None:
