@@ -7,11 +7,11 @@ import pytest
 
 from dispatcher.policy.breaker import (
     BURST_SECONDS,
-    FAULTS,
-    FAULTS_ON_RAMP,
+    FAULTS_TO_OPEN,
+    FAULTS_TO_REOPEN,
+    MIN_RAMP_RATE,
     RAMP_SECONDS,
-    RAMP_START,
-    SUBJECTS,
+    SUBJECTS_TO_OPEN,
     Breaker,
     ServedRate,
     ramp_rate,
@@ -47,7 +47,7 @@ def fail(breaker: Breaker, times: int, now: float = 0.0, outcome: Outcome = FAIL
 
 def opened(now: float = 0.0) -> Breaker:
     breaker = made()
-    fail(breaker, FAULTS, now)
+    fail(breaker, FAULTS_TO_OPEN, now)
     assert breaker.is_open
     return breaker
 
@@ -62,7 +62,7 @@ def closing(now: float = 100.0) -> Breaker:
 @pytest.mark.parametrize("outcome", [FAILED, Outcome(K.TIMEOUT), BROKEN, NOT_CONNECTED])
 def test_it_opens_after_several_faults_in_a_row(outcome: Outcome) -> None:
     breaker = made()
-    fail(breaker, FAULTS - 1, outcome=outcome)
+    fail(breaker, FAULTS_TO_OPEN - 1, outcome=outcome)
     assert not breaker.is_open
     fail(breaker, 1, outcome=outcome)
     assert breaker.is_open
@@ -70,9 +70,9 @@ def test_it_opens_after_several_faults_in_a_row(outcome: Outcome) -> None:
 
 def test_a_success_between_them_begins_the_count_anew() -> None:
     breaker = made()
-    fail(breaker, FAULTS - 1)
+    fail(breaker, FAULTS_TO_OPEN - 1)
     ask(breaker, DELIVERED, 0.0)
-    fail(breaker, FAULTS - 1)
+    fail(breaker, FAULTS_TO_OPEN - 1)
     assert not breaker.is_open
 
 
@@ -83,7 +83,7 @@ def test_any_answer_that_makes_sense_shows_life(kind: OutcomeKind) -> None:
     assert not breaker.is_open
 
 
-@pytest.mark.parametrize(("attempts", "faults"), [(1, 1), (2, 1), (3, 2), (11, 10), (20, FAULTS)])
+@pytest.mark.parametrize(("attempts", "faults"), [(1, 1), (2, 1), (3, 2), (11, 10), (20, FAULTS_TO_OPEN)])
 def test_a_host_out_of_reach_uses_up_the_attempts_of_no_delivery(attempts: int, faults: int) -> None:
     breaker = Breaker(Policy(max_attempts=attempts), lambda: 1.0)
     fail(breaker, faults - 1, outcome=NOT_CONNECTED, subjects=1)
@@ -104,7 +104,7 @@ def test_what_was_not_sent_says_nothing(outcome: Outcome | None) -> None:
 @pytest.mark.parametrize("outcome", [FAILED, Outcome(K.TIMEOUT), BROKEN])
 def test_a_single_subject_may_itself_be_the_cause(outcome: Outcome, attempts: int) -> None:
     breaker = Breaker(Policy(max_attempts=attempts), lambda: 1.0)
-    fail(breaker, 10 * FAULTS, outcome=outcome, subjects=SUBJECTS - 1)
+    fail(breaker, 10 * FAULTS_TO_OPEN, outcome=outcome, subjects=SUBJECTS_TO_OPEN - 1)
     assert not breaker.is_open
     fail(breaker, 1, outcome=NOT_CONNECTED, subjects=1)  # but a host without a connection is out for all
     assert breaker.is_open
@@ -112,9 +112,9 @@ def test_a_single_subject_may_itself_be_the_cause(outcome: Outcome, attempts: in
 
 def test_subjects_that_met_a_fault_before_a_success_clear_none_that_fails_alone_afterwards() -> None:
     breaker = made()
-    fail(breaker, SUBJECTS)
+    fail(breaker, SUBJECTS_TO_OPEN)
     ask(breaker, DELIVERED, 0.0)
-    fail(breaker, 10 * FAULTS, subjects=1)
+    fail(breaker, 10 * FAULTS_TO_OPEN, subjects=1)
     assert not breaker.is_open
 
 
@@ -133,7 +133,7 @@ def test_what_was_in_flight_when_it_opened_does_not_put_off_the_probe() -> None:
     breaker = made()
     for _ in range(5):
         breaker.start(0.0)
-    fail(breaker, FAULTS, 0.0)
+    fail(breaker, FAULTS_TO_OPEN, 0.0)
     for _ in range(5):
         breaker.end(FAILED, "late", 0.5)
     assert breaker.wait(1.0) == 0.0
@@ -164,11 +164,11 @@ def test_after_the_ramp_nothing_holds_it_back() -> None:
 
 def test_a_fault_or_two_on_the_ramp_are_borne_and_a_third_opens_it_again() -> None:
     breaker, now = closing(100.0), 105.0
-    for number in range(FAULTS_ON_RAMP):
+    for number in range(FAULTS_TO_REOPEN):
         assert not breaker.is_open
         ask(breaker, FAILED, now + number, f"db_{number}")
     assert breaker.is_open
-    assert breaker.wait(now + FAULTS_ON_RAMP - 1) == 1.0  # the gaps begin anew
+    assert breaker.wait(now + FAULTS_TO_REOPEN - 1) == 1.0  # the gaps begin anew
 
 
 def test_only_a_fault_that_follows_life_is_surely_the_deliverys() -> None:
@@ -180,7 +180,7 @@ def test_only_a_fault_that_follows_life_is_surely_the_deliverys() -> None:
     ask(breaker, DELIVERED, 0.0)
     fail(breaker, 1)
     assert [*suspected, breaker.is_suspected] == [False, True, False]
-    fail(breaker, FAULTS - 1)
+    fail(breaker, FAULTS_TO_OPEN - 1)
     assert (breaker.is_open, breaker.is_suspected) == (True, True)
 
 
@@ -207,7 +207,7 @@ def test_the_ramp_starts_from_the_rate_before_the_lower_the_longer_the_outage_wa
     breaker = made()
     for number in range(160):
         ask(breaker, DELIVERED, number / 80)
-    fail(breaker, FAULTS, now=2.0)
+    fail(breaker, FAULTS_TO_OPEN, now=2.0)
     ask(breaker, DELIVERED, 3.0)
     begun, now = 0, 3.0
     while now < 3.1 and begun < 1_000:
@@ -217,7 +217,7 @@ def test_the_ramp_starts_from_the_rate_before_the_lower_the_longer_the_outage_wa
     assert begun == pytest.approx(ramp_start(80.0, 1.0) * 0.1, abs=2)
     assert ramp_start(80.0, 0.0) == 240.0
     assert ramp_start(80.0, 4.0) == 120.0
-    assert ramp_start(80.0, 3_600.0) == RAMP_START
+    assert ramp_start(80.0, 3_600.0) == MIN_RAMP_RATE
 
 
 @pytest.mark.parametrize("rate", [5.0, 80.0, 500.0, 3_000.0])

@@ -4,7 +4,7 @@ import pytest
 
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, Decision, PauseReason, Policy
-from dispatcher.policy.installation_breaker import BREAKER_FAULTS, FULL_SPEED
+from dispatcher.policy.installation_breaker import BREAKER_FAULTS, FULL_SPEED_REQUESTS
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import LEASE_MARGIN_SECONDS
@@ -46,8 +46,8 @@ def held(
 
 def answer(lease: HeldLease, kind: OutcomeKind, decision: Decision, now: float = 0.0) -> None:
     lease.end(now, sent=True)
-    lease.hear(Outcome(kind), now, now)
-    lease.follow(decision, now, Policy(), lambda: 1.0)
+    lease.record(Outcome(kind), now, now)
+    lease.apply(decision, now, Policy(), lambda: 1.0)
 
 
 def test_a_request_starts_only_if_the_lease_outlasts_it() -> None:
@@ -123,7 +123,7 @@ def test_subjects_that_are_under_way_are_not_queued_twice() -> None:
 
 def test_what_the_destination_says_of_its_window_is_heeded() -> None:
     lease = held(window=RateWindow(60, 60.0))
-    lease.hear(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0, 0.0)
+    lease.record(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0, 0.0)
     assert lease.next(0.0, TIMEOUT) is None
     assert lease.stopped_until is not None
 
@@ -132,20 +132,20 @@ def test_what_the_destination_has_counted_already_is_not_counted_twice() -> None
     lease = held(window=RateWindow(3, 60.0))
     assert [lease.next(at, TIMEOUT) is not None for at in (0.0, 1.0)] == [True, True]
     lease.end(2.0, sent=True)
-    lease.hear(Outcome(K.DELIVERED, rate_remaining=1, rate_reset=30.0), 2.0, 1.0)  # both have arrived
+    lease.record(Outcome(K.DELIVERED, rate_remaining=1, rate_reset=30.0), 2.0, 1.0)  # both have arrived
     assert lease.next(2.0, TIMEOUT) is not None
 
 
 @pytest.mark.parametrize(("remaining", "reset"), [(0, None), (None, 30.0)])
 def test_what_the_destination_says_by_halves_is_not_heeded(remaining: int | None, reset: float | None) -> None:
     lease = held(window=RateWindow(60, 60.0))
-    lease.hear(Outcome(K.DELIVERED, rate_remaining=remaining, rate_reset=reset), 0.0, 0.0)
+    lease.record(Outcome(K.DELIVERED, rate_remaining=remaining, rate_reset=reset), 0.0, 0.0)
     assert lease.next(0.0, TIMEOUT) is not None
 
 
 def test_without_a_limit_of_our_own_what_the_destination_says_of_its_window_is_not_heeded() -> None:
     lease = held(window=None)
-    lease.hear(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0, 0.0)
+    lease.record(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0, 0.0)
     assert lease.next(0.0, TIMEOUT) is not None
 
 
@@ -228,21 +228,21 @@ def test_several_faults_in_a_row_open_the_breaker_and_stop_the_installation_once
 def test_an_answer_begins_the_count_of_faults_anew(kind: OutcomeKind) -> None:
     lease = held(faults=BREAKER_FAULTS - 1)
     lease.next(0.0, TIMEOUT)
-    lease.hear(Outcome(kind), 0.0, 0.0)
+    lease.record(Outcome(kind), 0.0, 0.0)
     assert lease.breaker.faults == 0
 
 
 @pytest.mark.parametrize("kind", [K.NO_CREDENTIAL, K.CREDENTIALS_UNAVAILABLE])
 def test_what_was_not_sent_is_no_fault_of_the_destination(kind: OutcomeKind) -> None:
     lease = held(faults=2)
-    lease.hear(Outcome(kind), 0.0, 0.0)
+    lease.record(Outcome(kind), 0.0, 0.0)
     assert (lease.breaker.faults, lease.breaker.failures) == (2, 3)
 
 
 def test_an_open_breaker_lets_one_probe_through_and_then_twice_as_many_with_each_success() -> None:
     lease = held(500, faults=BREAKER_FAULTS)
     started = 0
-    for allowed in (1, 2, 4, 8, 16, 32, FULL_SPEED):
+    for allowed in (1, 2, 4, 8, 16, 32, FULL_SPEED_REQUESTS):
         while lease.next(0.0, TIMEOUT) is not None:
             started += 1
         assert lease.in_flight == allowed

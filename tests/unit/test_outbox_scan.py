@@ -4,7 +4,7 @@ import pytest
 
 from dispatcher import store
 from dispatcher.store import Collected
-from dispatcher.worker.low_water import LAG, SWEEP_EVERY
+from dispatcher.worker.low_water import LAG_SECONDS, SWEEP_SECONDS
 from dispatcher.worker.outbox_scan import OutboxScan
 
 RETRY = 0.2
@@ -56,25 +56,25 @@ def test_while_it_moves_something_it_does_not_wait(scan: OutboxScan) -> None:
 
 def test_what_was_left_is_looked_for_again_by_the_next_sweep(scan: OutboxScan) -> None:
     follow(scan, 0.1, Collected(last_event_id=500, left=1))
-    follow(scan, 0.1 + LAG, Collected(events=1, last_event_id=600))
-    assert scan.floor(SWEEP_EVERY - 0.1) == 500
-    assert scan.floor(SWEEP_EVERY) == store.LOWEST_ID
+    follow(scan, 0.1 + LAG_SECONDS, Collected(events=1, last_event_id=600))
+    assert scan.low_water(SWEEP_SECONDS - 0.1) == 500
+    assert scan.low_water(SWEEP_SECONDS) == store.LOWEST_ID
 
 
 def test_a_sweep_is_done_only_if_its_beginning_was_at_the_bottom(scan: OutboxScan) -> None:
     follow(scan, 0.1, Collected(events=1, last_event_id=100))
-    follow(scan, 0.1 + LAG, Collected(events=1, last_event_id=600))
-    follow(scan, SWEEP_EVERY - 0.1, LEFT)  # begins at the floor
-    follow(scan, SWEEP_EVERY + 0.1, NOTHING)
-    assert scan.floor(SWEEP_EVERY + 0.1) == store.LOWEST_ID
+    follow(scan, 0.1 + LAG_SECONDS, Collected(events=1, last_event_id=600))
+    follow(scan, SWEEP_SECONDS - 0.1, LEFT)  # begins at the floor
+    follow(scan, SWEEP_SECONDS + 0.1, NOTHING)
+    assert scan.low_water(SWEEP_SECONDS + 0.1) == store.LOWEST_ID
 
 
 def test_a_sweep_that_is_asked_for_begins_at_the_bottom_at_once(scan: OutboxScan) -> None:
     follow(scan, 0.1, Collected(events=1, last_event_id=500))
-    follow(scan, 0.1 + LAG, Collected(events=1, last_event_id=600))
-    assert scan.next(SWEEP_EVERY - 0.1) == 500
+    follow(scan, 0.1 + LAG_SECONDS, Collected(events=1, last_event_id=600))
+    assert scan.next(SWEEP_SECONDS - 0.1) == 500
     scan.sweep()
-    assert scan.floor(SWEEP_EVERY - 0.1) == scan.next(SWEEP_EVERY - 0.1) == store.LOWEST_ID
+    assert scan.low_water(SWEEP_SECONDS - 0.1) == scan.next(SWEEP_SECONDS - 0.1) == store.LOWEST_ID
 
 
 def test_a_look_that_sees_nothing_ends_the_scan(scan: OutboxScan) -> None:

@@ -12,13 +12,13 @@ from pydantic import SecretStr
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, delivery, installation
-from dispatcher.policy.breaker import FAULTS
+from dispatcher.policy.breaker import FAULTS_TO_OPEN
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import LeaseLost
 from dispatcher.worker import leases, settlement
-from dispatcher.worker.worker import BUSY_PAUSE, Worker
+from dispatcher.worker.worker import BUSY_PAUSE_SECONDS, Worker
 from tests.worker.conftest import LONGEST, Held, Rig, answered, arrived, leased
 
 TWO = Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None, poll_interval=60)
@@ -363,7 +363,7 @@ async def test_while_others_wait_a_lease_is_given_back_when_what_it_read_has_bee
 async def test_answers_are_settled_when_enough_are_together_although_every_sender_has_more_to_do(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settlement, "ENOUGH_ANSWERS", 3)
+    monkeypatch.setattr(settlement, "MAX_ACCUMULATED_ANSWERS", 3)
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(6)))
     await worker.tick()
@@ -411,13 +411,13 @@ async def test_while_the_host_is_out_no_lease_is_held_under_which_nothing_is_in_
     rig: Rig, worker: Worker
 ) -> None:
     held = Held(rig, 503)
-    for number in range(FAULTS + 2):
+    for number in range(FAULTS_TO_OPEN + 2):
         rig.commit("db_1", "db_2", installation_id=f"icfg_{number}")
-    held.release(FAULTS)
+    held.release(FAULTS_TO_OPEN)
     await rig.until(lambda: worker.outage, worker)
     await rig.until(lambda: not leased(rig), worker)
-    assert len(rig.requests) == FAULTS
-    assert len(rig.rows(delivery)) == 2 * (FAULTS + 2)
+    assert len(rig.requests) == FAULTS_TO_OPEN
+    assert len(rig.rows(delivery)) == 2 * (FAULTS_TO_OPEN + 2)
 
 
 async def test_while_plenty_is_queued_what_others_may_claim_keeps_no_tick_short(rig: Rig, worker: Worker) -> None:
@@ -428,7 +428,7 @@ async def test_while_plenty_is_queued_what_others_may_claim_keeps_no_tick_short(
     rig.commit("db_0", installation_id="icfg_2")
     await worker.tick()
     rig.now += 10
-    assert await worker.tick() > BUSY_PAUSE
+    assert await worker.tick() > BUSY_PAUSE_SECONDS
 
 
 @pytest.mark.parametrize("settings", [TWO.model_copy(update={"poll_interval": 1.0})])

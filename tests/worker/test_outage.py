@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from dispatcher.outbox.tables import dead_letter
 from dispatcher.policy import breaker
-from dispatcher.policy.breaker import BURST_SECONDS, FAULTS, RAMP_SECONDS, ramp_rate
+from dispatcher.policy.breaker import BURST_SECONDS, FAULTS_TO_OPEN, RAMP_SECONDS, ramp_rate
 from tests.worker.simulation import Destination, Simulation
 
 HOUR = 3_600.0
@@ -116,7 +116,7 @@ async def test_six_hours_down_end_without_a_dead_letter_and_without_a_herd(
     assert dead_letters(simulation) == 0
     assert simulation.undelivered == []
     opened = simulation.started_between(CALM, CALM + 10)
-    assert FAULTS <= opened <= FAULTS + CONCURRENCY + 10
+    assert FAULTS_TO_OPEN <= opened <= FAULTS_TO_OPEN + CONCURRENCY + 10
     assert simulation.started_between(CALM + 120, CALM + OUTAGE) <= OUTAGE / 7  # a probe now and then
     assert_no_herd(simulation)
 
@@ -185,7 +185,7 @@ async def test_a_resource_that_vercel_chokes_on_among_others_that_work_ends_as_a
 async def test_without_the_breaker_the_same_outage_ends_in_dead_letters(
     simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "FAULTS", math.inf)
+    monkeypatch.setattr(breaker, "FAULTS_TO_OPEN", math.inf)
     monkeypatch.setattr(breaker.Breaker, "is_suspected", False)
     simulation.destination = out(storm)
     await live_through(simulation, 20, 5)

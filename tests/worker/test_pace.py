@@ -15,7 +15,7 @@ from dispatcher.outbox.tables import delivery, outbox
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Attempted
-from dispatcher.worker.worker import BUSY_PAUSE, HOLDING_PAUSE, Worker
+from dispatcher.worker.worker import BUSY_PAUSE_SECONDS, MAX_HOLDING_PAUSE_SECONDS, Worker
 from tests.worker.conftest import LONGEST, Rig
 
 LONG = 3_600.0
@@ -71,9 +71,9 @@ async def test_beside_a_slow_request_the_pause_grows_and_an_answer_ends_it(
     rig: Rig, worker: Worker, gate: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await send(rig, worker, "db_1")
-    assert await worker.tick() == BUSY_PAUSE  # something has just happened
-    assert await longest_pause(rig, worker) == HOLDING_PAUSE
-    monkeypatch.setattr("dispatcher.worker.worker.HOLDING_PAUSE", LONG)
+    assert await worker.tick() == BUSY_PAUSE_SECONDS  # something has just happened
+    assert await longest_pause(rig, worker) == MAX_HOLDING_PAUSE_SECONDS
+    monkeypatch.setattr("dispatcher.worker.worker.MAX_HOLDING_PAUSE_SECONDS", LONG)
     waiting = asyncio.create_task(worker.tick_until_answer())
     async with asyncio.timeout(LONGEST):
         while not worker._sender.ended._waiters:  # it sleeps
@@ -94,8 +94,8 @@ async def test_a_pause_without_an_answer_comes_to_its_end(rig: Rig, worker: Work
 
 
 async def test_with_no_request_under_way_the_clock_has_the_pause(rig: Rig, worker: Worker) -> None:
-    assert await longest_pause(rig, worker) > HOLDING_PAUSE
-    assert await worker.tick_until_answer() > HOLDING_PAUSE
+    assert await longest_pause(rig, worker) > MAX_HOLDING_PAUSE_SECONDS
+    assert await worker.tick_until_answer() > MAX_HOLDING_PAUSE_SECONDS
 
 
 async def test_a_new_event_of_the_installation_is_read_although_its_lease_was_read_just_now(
@@ -139,7 +139,7 @@ async def test_what_waits_for_the_rate_over_all_is_sent_as_soon_as_that_allows(
 async def test_after_an_answer_the_next_pause_is_ended_by_the_next_answer_only(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.worker.worker.HOLDING_PAUSE", LONG)
+    monkeypatch.setattr("dispatcher.worker.worker.MAX_HOLDING_PAUSE_SECONDS", LONG)
     turns = asyncio.Semaphore(0)
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -164,9 +164,9 @@ async def test_ticks_are_quick_again_once_an_answer_was_settled(rig: Rig, worker
     await longest_pause(rig, worker)
     gate.set()
     await answered(rig, 1)
-    assert await worker.tick() == BUSY_PAUSE
+    assert await worker.tick() == BUSY_PAUSE_SECONDS
     assert rig.rows(delivery) == []
-    assert await worker.tick() == BUSY_PAUSE
+    assert await worker.tick() == BUSY_PAUSE_SECONDS
 
 
 async def answered(rig: Rig, requests: int) -> None:
@@ -194,7 +194,7 @@ async def test_ticks_are_quick_while_answers_wait_to_be_settled(
     rig.commit("db_1", "db_2", "db_3")
     await worker.tick()
     await answered(rig, 1)
-    assert await longest_pause(rig, worker) == BUSY_PAUSE
+    assert await longest_pause(rig, worker) == BUSY_PAUSE_SECONDS
     assert len(rig.rows(delivery)) == 3
     gate.set()
     await rig.until(lambda: worker.idle, worker)
@@ -227,7 +227,7 @@ async def test_what_one_claim_leaves_is_max_claimed(rig: Rig, worker: Worker) ->
     with rig.database.engine.begin() as connection:
         publish(connection, *events)
     store.collect(rig.database, len(events))  # another worker's
-    assert await worker.tick() == BUSY_PAUSE
+    assert await worker.tick() == BUSY_PAUSE_SECONDS
     await rig.until(lambda: len(rig.requests) == len(events), worker)
 
 
@@ -239,7 +239,7 @@ async def test_a_collection_that_moves_nothing_is_no_reason_to_hurry(
 ) -> None:
     monkeypatch.setattr(store, "look", lambda *_: store.Work(to_collect=True, to_claim=False))
     monkeypatch.setattr(store, "collect", lambda *_: found)
-    assert await longest_pause(rig, worker) > HOLDING_PAUSE
+    assert await longest_pause(rig, worker) > MAX_HOLDING_PAUSE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ async def test_a_burst_that_is_not_collected_yet_is_a_reason_to_hurry_however_sl
     assert await worker.tick() == 0.0  # it took longer than any pause
     assert len(rig.rows(outbox)) == 1
     monkeypatch.undo()
-    assert await worker.tick() == BUSY_PAUSE
+    assert await worker.tick() == BUSY_PAUSE_SECONDS
     assert rig.rows(outbox) == []
 
 
@@ -274,7 +274,7 @@ async def test_while_it_stops_it_waits_for_slow_requests_without_hurry(
     await send(rig, worker, "db_1")
     stopping = asyncio.create_task(worker.stop(LONGEST))
     await asyncio.sleep(0)  # it begins
-    assert await longest_pause(rig, worker) == HOLDING_PAUSE
+    assert await longest_pause(rig, worker) == MAX_HOLDING_PAUSE_SECONDS
     gate.set()
     await stopping
     assert rig.rows(delivery) == []

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.breaker import FAULTS
+from dispatcher.policy.breaker import FAULTS_TO_OPEN
 from dispatcher.policy.decision import Action, PauseReason
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.policy.outcome import OutcomeKind
@@ -340,11 +340,11 @@ async def test_a_lease_may_end_as_soon_as_its_requests_cannot_be_in_flight_any_m
 
 async def test_the_breaker_of_the_host_is_reported_once_when_it_opens_and_once_when_it_closes(bench: Bench) -> None:
     bench.answer = lambda _resource: reply(503)
-    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(2 * FAULTS)))
+    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(2 * FAULTS_TO_OPEN)))
     await bench.send()
     assert bench.is_out()
     assert bench.told(BreakerTurned) == [BreakerTurned(True)]
-    assert len(bench.requests) < 2 * FAULTS
+    assert len(bench.requests) < 2 * FAULTS_TO_OPEN
     bench.answer = lambda _resource: reply(201)
     bench.now += bench.sender.wait()
     bench.queue(bench.lease("icfg_probe", "probe"))
@@ -355,7 +355,7 @@ async def test_the_breaker_of_the_host_is_reported_once_when_it_opens_and_once_w
 
 async def test_while_the_host_is_out_one_probe_at_a_time_is_sent_and_nothing_before_its_time(bench: Bench) -> None:
     bench.answer = lambda _resource: reply(503)
-    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(2 * FAULTS)))
+    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(2 * FAULTS_TO_OPEN)))
     await bench.send()
     opened = len(bench.requests)
     bench.hold()

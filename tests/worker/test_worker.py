@@ -17,7 +17,7 @@ from dispatcher import ResourceUpdated, publish, store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
-from dispatcher.policy.breaker import FAULTS
+from dispatcher.policy.breaker import FAULTS_TO_OPEN
 from dispatcher.policy.decision import Action
 from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.policy.rate_window import RateLimit
@@ -26,7 +26,7 @@ from dispatcher.store import installations
 from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, Ticked
 from dispatcher.worker import answers, collection, settlement
 from dispatcher.worker.collection import MAX_WAITING_ANSWERS
-from dispatcher.worker.low_water import LAG, SWEEP_EVERY
+from dispatcher.worker.low_water import LAG_SECONDS, SWEEP_SECONDS
 from tests.worker.conftest import LONGEST, Rig
 
 
@@ -503,14 +503,14 @@ async def test_long_texts_are_settled_in_several_statements(rig: Rig, monkeypatc
 async def test_what_became_due_below_the_floor_is_claimed_as_soon_as_a_claim_is_possible(rig: Rig) -> None:
     """The sweep that saw it came while the rate over all installations kept everything from being claimed."""
     worker = rig.another(clock=lambda: rig.now)
-    for now in (0.0, LAG, 2 * LAG):  # the floor follows
+    for now in (0.0, LAG_SECONDS, 2 * LAG_SECONDS):  # the floor follows
         rig.now = now
         rig.commit(f"db_{now}")
         await rig.settle_all(worker)
     make_due_long_ago(rig, "icfg_old")
     await worker.tick()
     assert not is_leased(rig, "icfg_old")  # the floor is really above it
-    rig.now = SWEEP_EVERY
+    rig.now = SWEEP_SECONDS
     await worker.tick()
     assert not is_leased(rig, "icfg_old")
     rig.now = 6.1  # the first request gives its place back
@@ -537,7 +537,7 @@ def is_leased(rig: Rig, installation_id: str) -> bool:
 
 async def test_a_sweep_finds_what_was_committed_late_in_the_next_tick(rig: Rig) -> None:
     worker = rig.another(clock=lambda: rig.now)
-    for now in (0.0, LAG / 2, LAG):  # the floor follows
+    for now in (0.0, LAG_SECONDS / 2, LAG_SECONDS):  # the floor follows
         rig.now = now
         rig.commit(f"db_{now}")
         await rig.settle_all(worker)
@@ -595,12 +595,12 @@ async def test_an_idle_worker_looks_at_the_very_bottom_now_and_then_only(
         looked.append((floor == store.LOWEST_ID, due_floor == store.LONG_AGO))
         return look(database, floor, due_floor)
 
-    for now in (0.0, LAG, 2 * LAG):  # the floors follow
+    for now in (0.0, LAG_SECONDS, 2 * LAG_SECONDS):  # the floors follow
         rig.now = now
         rig.commit(f"db_{now}")
         await rig.settle_all(worker)
     monkeypatch.setattr(store, "look", note)
-    for passed in (0.5 * SWEEP_EVERY, 0.5 * SWEEP_EVERY, 0.0, 0.9 * SWEEP_EVERY, 0.1 * SWEEP_EVERY, 0.0):
+    for passed in (0.5 * SWEEP_SECONDS, 0.5 * SWEEP_SECONDS, 0.0, 0.9 * SWEEP_SECONDS, 0.1 * SWEEP_SECONDS, 0.0):
         rig.now += passed
         await worker.tick()
     at_the_bottom, above = (True, True), (False, False)
@@ -650,7 +650,7 @@ async def test_a_worker_that_stops_gives_back_at_once_what_it_will_not_send_any_
     assert not is_leased(rig, "icfg_1")
 
 
-@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=FAULTS)])
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=FAULTS_TO_OPEN)])
 async def test_while_the_host_is_out_no_lease_is_held_without_a_request(rig: Rig) -> None:
     """Another dispatcher, for which the host answers, may send it."""
     gate = asyncio.Event()
@@ -660,16 +660,16 @@ async def test_while_the_host_is_out_no_lease_is_held_without_a_request(rig: Rig
         return httpx.Response(503)
 
     rig.answer, worker = answer, rig.another(clock=lambda: rig.now)
-    for number in range(3 * FAULTS):
+    for number in range(3 * FAULTS_TO_OPEN):
         rig.commit("db_1", installation_id=f"icfg_{number}")
-    await rig.until(lambda: len(rig.requests) == FAULTS, worker)
-    assert all(is_leased(rig, f"icfg_{number}") for number in range(3 * FAULTS))
+    await rig.until(lambda: len(rig.requests) == FAULTS_TO_OPEN, worker)
+    assert all(is_leased(rig, f"icfg_{number}") for number in range(3 * FAULTS_TO_OPEN))
     gate.set()
     await rig.until(lambda: worker.outage, worker)
-    assert len(rig.requests) < 3 * FAULTS
+    assert len(rig.requests) < 3 * FAULTS_TO_OPEN
     await worker.tick()
     assert [row.installation_id for row in rig.rows(installation) if row.lease_token] == []
-    assert len(rig.rows(delivery)) == 3 * FAULTS
+    assert len(rig.rows(delivery)) == 3 * FAULTS_TO_OPEN
     worker.close()
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.policy.decision import (
-    BREAKER_PROBE_CAP,
+    MAX_BREAKER_PROBE_SECONDS,
     Action,
     DeadLetterReason,
     Decision,
@@ -183,7 +183,7 @@ def test_without_a_token_there_is_no_request(kind: OutcomeKind) -> None:
 def test_a_fault_that_may_be_the_hosts_uses_up_no_attempt(kind: OutcomeKind) -> None:
     decision = judge(kind, attempts=POLICY.max_attempts - 1, failures=9, suspected=True)
     assert (decision.action, decision.spares_attempt) == (Action.RETRY, True)
-    assert decision.delay == BREAKER_PROBE_CAP
+    assert decision.delay == MAX_BREAKER_PROBE_SECONDS
 
 
 @pytest.mark.parametrize("kind", [K.FAILED, K.UNREACHABLE, K.TIMEOUT, K.GONE])
