@@ -1,4 +1,4 @@
-"""The end of the thread that speaks to the database. Its deadlines: `tests/contract/test_deadlines.py`."""
+"""How the database thread ends. For its deadlines see `tests/contract/test_deadlines.py`."""
 
 import asyncio
 import threading
@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.worker.database_thread import DatabaseThread
 
-LONGEST = 30.0
-"""Seconds until something that an idle machine does at once must have happened on a busy one."""
+MAX_SECONDS = 30.0
+"""A busy machine must finish within this time what an idle one does immediately."""
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 
 
@@ -24,30 +24,30 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 class Step:
-    """One that runs until it is let go; no cut connection ends it."""
+    """A step that runs until `go_on` is set, even without its connections."""
 
     def __init__(self) -> None:
         self.begun, self.go_on, self.ended = threading.Event(), threading.Event(), threading.Event()
 
     def __call__(self, _database: Database) -> str:
         self.begun.set()
-        self.go_on.wait(LONGEST)
+        self.go_on.wait(MAX_SECONDS)
         self.ended.set()
         return "done"
 
     async def until_begun(self) -> None:
-        assert await asyncio.to_thread(self.begun.wait, LONGEST)
+        assert await asyncio.to_thread(self.begun.wait, MAX_SECONDS)
 
 
-async def test_a_step_gives_and_raises_what_it_gives_and_raises(database: Database) -> None:
+async def test_the_result_and_the_error_of_a_step_reach_the_caller(database: Database) -> None:
     thread = DatabaseThread(database)
-    assert await thread.run(lambda given, number: (given is database, number), 7) == (True, 7)
+    assert await thread.run(lambda argument, number: (argument is database, number), 7) == (True, 7)
     with pytest.raises(ZeroDivisionError):
-        await thread.run_within(LONGEST, lambda _database: 1 / 0)
+        await thread.run_within(MAX_SECONDS, lambda _database: 1 / 0)
     thread.close()
 
 
-async def test_the_end_cuts_what_a_step_waits_for(database: Database) -> None:
+async def test_closing_cuts_the_connection_that_a_step_waits_for(database: Database) -> None:
     begun = threading.Event()
 
     def count(database: Database) -> object:
@@ -55,10 +55,10 @@ async def test_the_end_cuts_what_a_step_waits_for(database: Database) -> None:
             begun.set()
             return connection.exec_driver_sql(ENDLESS).scalar_one()
 
-    thread = DatabaseThread(database, deadline=10 * LONGEST)
+    thread = DatabaseThread(database, deadline=10 * MAX_SECONDS)
     counting = asyncio.create_task(thread.run(count))
-    assert await asyncio.to_thread(begun.wait, LONGEST)
-    async with asyncio.timeout(LONGEST):
+    assert await asyncio.to_thread(begun.wait, MAX_SECONDS)
+    async with asyncio.timeout(MAX_SECONDS):
         while not counting.done():  # a connection that is not in use yet cannot be cut
             thread.close()
             await asyncio.sleep(0.01)
@@ -66,7 +66,7 @@ async def test_the_end_cuts_what_a_step_waits_for(database: Database) -> None:
         await counting
 
 
-async def test_the_end_waits_for_no_step_and_what_runs_comes_to_its_own_end(database: Database) -> None:
+async def test_closing_does_not_wait_for_a_running_step_which_still_finishes(database: Database) -> None:
     thread, step = DatabaseThread(database), Step()
     running = asyncio.create_task(thread.run(step))
     await step.until_begun()
@@ -76,14 +76,14 @@ async def test_the_end_waits_for_no_step_and_what_runs_comes_to_its_own_end(data
     assert await running == "done"
 
 
-async def test_after_the_end_nothing_is_begun(database: Database) -> None:
+async def test_after_closing_no_step_begins(database: Database) -> None:
     thread, abandoned, queued, late = DatabaseThread(database), Step(), Step(), Step()
     first = asyncio.create_task(thread.run(abandoned))
     await abandoned.until_begun()
     first.cancel()
     await asyncio.wait([first])
     second = asyncio.create_task(thread.run(queued))
-    await asyncio.sleep(0)  # it stands behind the step that nobody waits for any more
+    await asyncio.sleep(0)  # it is queued behind the abandoned step
     thread.close()
     queued.go_on.set()
     abandoned.go_on.set()
@@ -94,11 +94,11 @@ async def test_after_the_end_nothing_is_begun(database: Database) -> None:
     assert not queued.begun.is_set()
 
 
-async def test_the_end_leaves_no_thread_behind(database: Database) -> None:
+async def test_closing_leaves_no_thread_behind(database: Database) -> None:
     thread = DatabaseThread(database)
     used = await thread.run(lambda _database: threading.current_thread())
     assert used.is_alive()
     thread.close()
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(MAX_SECONDS):
         while used.is_alive():
             await asyncio.sleep(0.001)
