@@ -1,8 +1,8 @@
 """The breaker for the host: while Vercel as a whole does not answer, it allows one probe at a time; after that, a growing rate. Pure.
 
 Each dispatcher has its own breaker, in memory, and notices within a few requests that the host is down. A fault uses up an attempt only
-if the host has shown life since the previous fault: otherwise a delivery that always fails cannot be distinguished from an outage. So an outage
-never ends in dead letters, regardless of how few subjects wait, how many dispatchers try them, and how long it lasts.
+if the host has shown life since the previous fault: otherwise a delivery that always fails cannot be distinguished from an outage. So an
+outage never ends in dead letters, regardless of how few subjects wait, how many dispatchers try them, and how long it lasts.
 """
 
 import math
