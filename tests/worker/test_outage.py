@@ -16,8 +16,8 @@ from tests.worker.simulation import Destination, Simulation
 
 HOUR_SECONDS = 3_600.0
 OUTAGE_SECONDS = 6 * HOUR_SECONDS
-CALM_SECONDS = 100.0
-"""The time before the outage begins."""
+OUTAGE_BEGIN = 100.0
+OUTAGE_END = OUTAGE_BEGIN + OUTAGE_SECONDS
 CONCURRENCY = 64
 OK = httpx.Response(201)
 
@@ -36,14 +36,12 @@ def silence(_now: float) -> httpx.Response:
 
 def out(down: Destination) -> Destination:
     """Returns a destination that is down for six hours."""
-    return lambda now: down(now) if CALM_SECONDS <= now < CALM_SECONDS + OUTAGE_SECONDS else OK
+    return lambda now: down(now) if OUTAGE_BEGIN <= now < OUTAGE_END else OK
 
 
 def flapping(down: Destination) -> Destination:
     """Returns a destination that for six hours alternates: five minutes down, half a minute up."""
-    return lambda now: (
-        down(now) if CALM_SECONDS <= now < CALM_SECONDS + OUTAGE_SECONDS and (now - CALM_SECONDS) % 330 < 300 else OK
-    )
+    return lambda now: down(now) if OUTAGE_BEGIN <= now < OUTAGE_END and (now - OUTAGE_BEGIN) % 330 < 300 else OK
 
 
 @pytest.fixture
@@ -67,23 +65,23 @@ def count_dead_letters(simulation: Simulation) -> int:
 async def run_through_outage(simulation: Simulation, subjects: int, installations: int) -> None:
     """Changes half of the subjects as the outage begins, the others in the course of it."""
     simulation.change(range(installations), installations)
-    await simulation.run_until(CALM_SECONDS)
+    await simulation.run_until(OUTAGE_BEGIN)
     simulation.change(range(subjects // 2), installations)
     changed = [subjects // 2]
 
     def change_some() -> None:
-        due = subjects // 2 + math.floor((simulation.now - CALM_SECONDS) / OUTAGE_SECONDS * (subjects - subjects // 2))
+        due = subjects // 2 + math.floor((simulation.now - OUTAGE_BEGIN) / OUTAGE_SECONDS * (subjects - subjects // 2))
         simulation.change(range(changed[0], min(due, subjects)), installations)
         changed[0] = max(changed[0], due)
 
-    await simulation.run_until(CALM_SECONDS + OUTAGE_SECONDS, change_some)
+    await simulation.run_until(OUTAGE_END, change_some)
     simulation.change(range(changed[0], subjects), installations)
-    await simulation.run_until(CALM_SECONDS + OUTAGE_SECONDS + 1.1 * HOUR_SECONDS)  # the longest backoff is an hour
+    await simulation.run_until(OUTAGE_END + 1.1 * HOUR_SECONDS)  # the longest backoff is an hour
 
 
 async def change_before_and_after(simulation: Simulation, subjects: int) -> None:
     """Changes all subjects before the outage, as it begins, and as it ends."""
-    for until in (CALM_SECONDS, CALM_SECONDS + OUTAGE_SECONDS, CALM_SECONDS + OUTAGE_SECONDS + HOUR_SECONDS):
+    for until in (OUTAGE_BEGIN, OUTAGE_END, OUTAGE_END + HOUR_SECONDS):
         simulation.change(range(subjects), subjects)
         await simulation.run_until(until)
 
@@ -92,7 +90,7 @@ def assert_no_herd(simulation: Simulation) -> None:
     """Asserts that after each success that ended an outage no second has more requests than the ramp allows."""
     answers = simulation.requests
     for (_, before), (began, after) in pairwise(answers):
-        if after and not before and began >= CALM_SECONDS:
+        if after and not before and began >= OUTAGE_BEGIN:
             for second in range(int(RAMP_SECONDS)):
                 allowed = ramp_rate(second + 1) * (1 + BURST_SECONDS) + 1
                 assert simulation.started_between(began + second, began + second + 1) <= allowed
@@ -117,11 +115,9 @@ async def test_six_hours_of_outage_end_without_a_dead_letter_and_without_a_herd(
     await run_through_outage(simulation, subjects, installations)
     assert count_dead_letters(simulation) == 0
     assert simulation.undelivered == []
-    opened = simulation.started_between(CALM_SECONDS, CALM_SECONDS + 10)
+    opened = simulation.started_between(OUTAGE_BEGIN, OUTAGE_BEGIN + 10)
     assert FAULTS_TO_OPEN <= opened <= FAULTS_TO_OPEN + CONCURRENCY + 10
-    assert (
-        simulation.started_between(CALM_SECONDS + 120, CALM_SECONDS + OUTAGE_SECONDS) <= OUTAGE_SECONDS / 7
-    )  # only probes
+    assert simulation.started_between(OUTAGE_BEGIN + 120, OUTAGE_END) <= OUTAGE_SECONDS / 7  # only probes
     assert_no_herd(simulation)
 
 
