@@ -1,1 +1,1 @@
-"""Decides, and does nothing: no clock, no randomness, no I/O of its own."""
+"""Makes decisions and has no effects: no clock, no randomness and no I/O of its own."""

@@ -1,8 +1,8 @@
-"""The breaker for the host: while Vercel as a whole does not answer, one probe at a time; then a ramp. Pure.
+"""The breaker for the host: while Vercel as a whole does not answer, it allows one probe at a time; after that, a growing rate. Pure.
 
-It lives in memory, one in each dispatcher: that the host is down is seen by each of them within a few requests. A fault uses up an
-attempt only if the host has shown life since the fault before it: without that, nothing tells a deadly delivery from an outage. So
-an outage never ends in dead letters, however few subjects wait, however many dispatchers try them, and however long it takes.
+Each dispatcher has its own breaker, in memory, and notices within a few requests that the host is down. A fault uses up an attempt only
+if the host has shown life since the previous fault: otherwise a delivery that always fails cannot be distinguished from an outage. So an
+outage never ends in dead letters, regardless of how few subjects wait, how many dispatchers try them, and how long it lasts.
 """
 
 import math
@@ -12,38 +12,40 @@ from enum import StrEnum
 from dispatcher.policy.decision import Policy, probe_gap
 from dispatcher.policy.outcome import Outcome, is_fault, shows_life
 
-FAULTS = 10
-"""Faults in a row that open it."""
-FAULTS_ON_RAMP = 3
-"""… and as long as the ramp lasts."""
-SUBJECTS = 3
-"""Different subjects that must have met a fault, unless there was not even a connection: a single one may itself be the cause.
+FAULTS_TO_OPEN = 10
+"""Consecutive faults that open the breaker."""
+FAULTS_TO_REOPEN = 3
+"""Consecutive faults that open it again during the ramp."""
+SUBJECTS_TO_OPEN = 3
+"""Different subjects among these faults: a single subject may itself be the cause.
 
-Without a connection it cannot be, and the breaker opens before the first delivery could have used up its attempts.
+Not required if the connection failed: that cannot be caused by a subject. The breaker then opens before any delivery can have used up
+its attempts.
 """
-RAMP_START = 10.0
-"""Requests a second after the first success, at least."""
-CATCH_UP = 3.0
-"""Times the rate before the outage at which the ramp starts after a very short one, so that what waited goes out soon …"""
-RATE_HALVES = 4.0
-"""… and the seconds of outage that halve it."""
-RAMP_DOUBLES = 2.0
-"""Seconds in which the rate doubles."""
+MIN_RAMP_RATE = 10.0
+"""Requests per second at the start of the ramp, at least."""
+CATCH_UP_FACTOR = 3.0
+"""After a very short outage the ramp starts at this multiple of the rate before it, so that the waiting deliveries go out soon."""
+RATE_HALVING_SECONDS = 4.0
+"""Each time an outage lasts this many seconds longer, the ramp starts at half the rate."""
+RATE_DOUBLING_SECONDS = 2.0
+"""The rate doubles in this time."""
 RAMP_SECONDS = 20.0
+"""After this time the rate is no longer limited."""
 BURST_SECONDS = 0.1
-"""Ticks come every few milliseconds at best: what the ramp allowed in so many seconds before may be caught up on."""
+"""Requests that the ramp allowed within this time and that were not sent may still be sent: ticks are milliseconds apart at best."""
 
 
 class State(StrEnum):
-    """Closed: everything may be sent. Open: one probe at a time. Ramp: at a growing rate."""
+    """Which requests the breaker allows."""
 
-    CLOSED = "closed"
-    OPEN = "open"
-    RAMP = "ramp"
+    CLOSED = "closed"  # all
+    OPEN = "open"  # one probe at a time
+    RAMP = "ramp"  # a growing rate
 
 
 class Breaker:
-    """Times are monotonic seconds. `random()` is in [0, 1)."""
+    """Times are monotonic seconds. `random()` returns a number in [0, 1)."""
 
     def __init__(self, policy: Policy, random: Callable[[], float]) -> None:
         self._policy = policy
@@ -53,13 +55,13 @@ class Breaker:
         self._faults = 0
         self._faulty: set[str] = set()
         self._gaps = 0
-        self._next_at = self._opened_at = self._ramp_since = 0.0  # not read before it has opened
-        self._ramp_start = RAMP_START
+        self._next_at = self._opened_at = self._ramp_since = 0.0  # not used before the breaker has opened
+        self._ramp_start = MIN_RAMP_RATE
         self._served = ServedRate()
 
     @property
     def is_suspected(self) -> bool:
-        """Whether the last fault may be the host's, because the host has shown no life since the fault before it."""
+        """Whether the host may have caused the last fault: it has shown no life since the fault before that."""
         return self.is_open or self._faults != 1
 
     @property
@@ -68,7 +70,7 @@ class Breaker:
         return self._state is State.OPEN
 
     def wait(self, now: float) -> float:
-        """Seconds until a request may start; infinite while a probe is under way."""
+        """Returns the seconds until a request may start; infinity while a probe is in flight."""
         if self._state is State.RAMP and now - self._ramp_since >= RAMP_SECONDS:
             self._state = State.CLOSED
         if self._state is State.CLOSED:
@@ -78,7 +80,7 @@ class Breaker:
         return max(0.0, self._next_at - now)
 
     def start(self, now: float) -> None:
-        """A request starts, for which `wait` gave 0; `end` must follow."""
+        """Records that a request starts, after `wait` has returned 0. `end` must follow."""
         self._in_flight += 1
         if self._state is State.RAMP:
             self._next_at = max(self._next_at, now - BURST_SECONDS) + 1 / ramp_rate(
@@ -86,7 +88,7 @@ class Breaker:
             )
 
     def end(self, outcome: Outcome | None, subject_key: str, now: float) -> None:
-        """It came to this; None: it was not sent after all."""
+        """Records the outcome of a request; None if it was not sent after all."""
         self._in_flight -= 1
         if outcome is None:
             return
@@ -97,20 +99,20 @@ class Breaker:
 
     def _count_fault(self, subject_key: str, now: float, *, connected: bool) -> None:
         if self._state is State.OPEN:
-            if now >= self._next_at:  # the probe's; what was in flight when it opened comes in before
-                self._put_off_probe(now)
+            if now >= self._next_at:  # a probe; requests that were in flight when the breaker opened end earlier
+                self._postpone_probe(now)
             return
         self._faults += 1
-        if len(self._faulty) < SUBJECTS:
+        if len(self._faulty) < SUBJECTS_TO_OPEN:
             self._faulty.add(subject_key)
-        enough = FAULTS_ON_RAMP if self._state is State.RAMP else FAULTS
+        limit = FAULTS_TO_REOPEN if self._state is State.RAMP else FAULTS_TO_OPEN
         if not connected:
-            enough = min(enough, max(1, self._policy.max_attempts - 1))
-        if self._faults >= enough and (not connected or len(self._faulty) == SUBJECTS):
+            limit = min(limit, max(1, self._policy.max_attempts - 1))
+        if self._faults >= limit and (not connected or len(self._faulty) == SUBJECTS_TO_OPEN):
             self._state, self._opened_at = State.OPEN, now
-            self._put_off_probe(now)
+            self._postpone_probe(now)
 
-    def _put_off_probe(self, now: float) -> None:
+    def _postpone_probe(self, now: float) -> None:
         self._gaps += 1
         self._next_at = now + probe_gap(self._gaps, self._policy, self._random)
 
@@ -125,7 +127,7 @@ class Breaker:
 
 
 class ServedRate:
-    """Answers a second that showed life: those of the busier one of the last two seconds in which there were any."""
+    """Answers per second that showed life: the busier of the last two seconds in which there were any."""
 
     def __init__(self) -> None:
         self._second = -math.inf
@@ -133,21 +135,21 @@ class ServedRate:
 
     @property
     def rate(self) -> float:
-        """The rate until the last answer."""
+        """The rate up to the last answer."""
         return float(max(self._count, self._before))
 
     def count(self, now: float) -> None:
-        """One more."""
+        """Counts an answer."""
         if now - self._second >= 1.0:
             self._second, self._before, self._count = now, self._count, 0
         self._count += 1
 
 
 def ramp_start(rate_before: float, outage: float) -> float:
-    """Requests a second with which the ramp starts: the fewer, the longer the outage lasted (seconds)."""
-    return max(RAMP_START, CATCH_UP * rate_before * math.pow(2.0, -outage / RATE_HALVES))
+    """Returns the requests per second at which the ramp starts: the longer the outage (seconds), the fewer."""
+    return max(MIN_RAMP_RATE, CATCH_UP_FACTOR * rate_before * math.pow(2.0, -outage / RATE_HALVING_SECONDS))
 
 
-def ramp_rate(seconds: float, start: float = RAMP_START) -> float:
-    """Requests a second that may start so many seconds after the breaker closed."""
-    return start * math.pow(2.0, seconds / RAMP_DOUBLES)
+def ramp_rate(seconds: float, start: float = MIN_RAMP_RATE) -> float:
+    """Returns the requests per second that may start `seconds` after the start of the ramp."""
+    return start * math.pow(2.0, seconds / RATE_DOUBLING_SECONDS)

@@ -1,4 +1,4 @@
-"""What an answer means: outcome → decision. Pure: the clock and the random source are arguments, nothing is read or written."""
+"""Decides what follows from an outcome. Pure: randomness is an argument, nothing is read or written."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from dispatcher.policy.outcome import Outcome, OutcomeKind
 
 
 class Action(StrEnum):
-    """What is done with a delivery after an outcome; the `decision` of `vercel_attempt`."""
+    """What to do with a delivery after an outcome; the column `decision` of `vercel_attempt`."""
 
-    DELIVERED = "delivered"  # settle it
-    REFRESH = "refresh"  # once more at once with the credential read again, no attempt is used up
-    RETRY = "retry"  # again after the backoff, one attempt used up unless it is spared
-    THROTTLE = "throttle"  # the installation waits, no attempt is used up
-    PAUSE = "pause"  # the installation is paused, no attempt is used up
+    DELIVERED = "delivered"  # the delivery is done
+    REFRESH = "refresh"  # send it again now, with the credential read again; uses up no attempt
+    RETRY = "retry"  # send it again after the backoff; uses up an attempt unless that is spared
+    THROTTLE = "throttle"  # the installation waits; uses up no attempt
+    PAUSE = "pause"  # the installation is paused; uses up no attempt
     BURY = "dead_letter"
 
 
 class DeadLetterReason(StrEnum):
-    """Why a delivery ended in the dead letters."""
+    """Why a delivery became a dead letter."""
 
     REJECTED = "rejected"
     UNAUTHORIZED = "unauthorized"
@@ -41,7 +41,7 @@ class PauseReason(StrEnum):
 
 
 class ThrottleReason(StrEnum):
-    """Why an installation waits although nothing is wrong with it."""
+    """Why an installation that works has to wait."""
 
     RATE_LIMITED = "rate_limited"
     CREDENTIALS_UNAVAILABLE = "credentials_unavailable"
@@ -49,7 +49,7 @@ class ThrottleReason(StrEnum):
 
 
 class Resolution(StrEnum):
-    """How a dead letter ended."""
+    """How a dead letter was resolved."""
 
     REPLAYED = "replayed"
     SUPERSEDED = "superseded"
@@ -58,12 +58,14 @@ class Resolution(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, why, and in how many seconds. A retry that spares the attempt does not count as one of the delivery's."""
+    """What to do, why, and when."""
 
     action: Action
     reason: DeadLetterReason | PauseReason | ThrottleReason | None = None
     delay: float = 0.0
+    """Seconds to wait before it."""
     spares_attempt: bool = False
+    """Whether a retry does not count as one of the delivery's attempts."""
 
 
 _DELIVERED = Decision(Action.DELIVERED)
@@ -71,7 +73,7 @@ _DELIVERED = Decision(Action.DELIVERED)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The limits that decisions keep to; times in seconds."""
+    """The limits on retries and pauses; times in seconds."""
 
     max_attempts: int = 20
     backoff_base: float = 2.0
@@ -80,27 +82,28 @@ class Policy:
     disabled_grace: float = 30 * 86_400.0
 
 
-GONE_ATTEMPTS = 4
-"""Answers 404 or 410 after which a resource is taken to be gone."""
-GONE_BACKOFF = 60.0
-PAUSE_PROBE_BACKOFF = 60.0
-BREAKER_PROBE_BACKOFF = 1.0
-BREAKER_PROBE_CAP = 15.0
-LONGEST_HINT = 3_600.0
-HINT_JITTER = 0.1
+MAX_GONE_ATTEMPTS = 4
+"""After this many answers 404 or 410 a resource is considered gone."""
+GONE_BACKOFF_SECONDS = 60.0
+PAUSE_PROBE_SECONDS = 60.0
+BREAKER_PROBE_SECONDS = 1.0
+MAX_BREAKER_PROBE_SECONDS = 15.0
+MAX_HINT_SECONDS = 3_600.0
+"""A longer wait that the destination requests is shortened to this."""
+HINT_JITTER_FRACTION = 0.1
 
 
 def backoff(attempt: int, base: float, cap: float, random: Callable[[], float]) -> float:
-    """Seconds to wait before attempt number `attempt` + 1: exponential with full jitter, `random()` being in [0, 1)."""
+    """Returns the seconds between attempt number `attempt` and the next: exponential with full jitter; `random()` is in [0, 1)."""
     return random() * min(cap, base * 2.0 ** min(attempt - 1, 62))
 
 
 def probe_gap(probes: int, policy: Policy, random: Callable[[], float]) -> float:
-    """Seconds until an open breaker lets the next probe through, after `probes` that failed: growing, half of it jitter.
+    """Returns the seconds until an open breaker allows the next probe, after `probes` that failed: growing, and up to half of it jitter.
 
-    Never more than the backoff of a delivery would be.
+    Never longer than the backoff of a delivery.
     """
-    base, cap = min(BREAKER_PROBE_BACKOFF, policy.backoff_base), min(BREAKER_PROBE_CAP, policy.backoff_cap)
+    base, cap = min(BREAKER_PROBE_SECONDS, policy.backoff_base), min(MAX_BREAKER_PROBE_SECONDS, policy.backoff_cap)
     gap = min(cap, base * 2.0 ** min(probes - 1, 62))
     return gap * (0.5 + random() / 2)
 
@@ -118,9 +121,11 @@ def decide(
     policy: Policy,
     random: Callable[[], float],
 ) -> Decision:
-    """The table of the design. `attempts` were used up before this one, `gone` of them by a 404 or 410. `failures` are the
-    installation's in a row, this one included; `paused_for` seconds it has been paused for `pause_reason`, None if it isn't. `outage`:
-    the host's breaker is open; `suspected`: a fault may be the host's, not the delivery's.
+    """Returns the decision for one outcome.
+
+    The delivery used up `attempts` before this request, `gone` of them by a 404 or 410. `failures` counts the installation's consecutive
+    failures, including this one. The installation has been paused for `paused_for` seconds with `pause_reason`; both are None if it is
+    not paused. `outage`: the host's breaker is open. `suspected`: the host, not the delivery, may have caused a fault.
     """
     match outcome.kind:
         case OutcomeKind.DELIVERED:
@@ -129,7 +134,7 @@ def decide(
             return Decision(Action.BURY, DeadLetterReason.REJECTED)
         case OutcomeKind.UNAUTHORIZED | OutcomeKind.DISABLED | OutcomeKind.NO_CREDENTIAL:
             reason = PauseReason(outcome.kind.value)
-            # Another reason has a grace of its own.
+            # A pause for another reason starts its own grace.
             return _pause(reason, failures, paused_for if reason == pause_reason else None, policy, random)
         case OutcomeKind.GONE:
             return _gone(attempts, gone, policy, random)
@@ -137,7 +142,7 @@ def decide(
             return _throttle(ThrottleReason.RATE_LIMITED, failures, outcome.retry_after, policy, random)
         case OutcomeKind.CREDENTIALS_UNAVAILABLE:
             return _throttle(ThrottleReason.CREDENTIALS_UNAVAILABLE, failures, outcome.retry_after, policy, random)
-        case _:  # the faults of the destination
+        case _:  # a fault of the destination
             return _fault(attempts, failures, policy, random, outage=outage, suspected=suspected)
 
 
@@ -154,10 +159,10 @@ def _fault(
 
 
 def _gone(attempts: int, gone: int, policy: Policy, random: Callable[[], float]) -> Decision:
-    """A few slow retries, however many attempts were used up by something else."""
-    if gone + 1 >= GONE_ATTEMPTS or attempts + 1 >= policy.max_attempts:
+    """Allows a few slow retries, regardless of the attempts that other outcomes used up."""
+    if gone + 1 >= MAX_GONE_ATTEMPTS or attempts + 1 >= policy.max_attempts:
         return Decision(Action.BURY, DeadLetterReason.GONE)
-    slow = max(GONE_BACKOFF, policy.backoff_base)
+    slow = max(GONE_BACKOFF_SECONDS, policy.backoff_base)
     return Decision(Action.RETRY, delay=backoff(gone + 1, slow, policy.backoff_cap, random))
 
 
@@ -167,14 +172,14 @@ def _pause(
     grace = policy.disabled_grace if reason is PauseReason.DISABLED else policy.auth_grace
     if (paused_for or 0.0) >= grace:
         return Decision(Action.BURY, DeadLetterReason(reason.value))
-    probe_in = PAUSE_PROBE_BACKOFF / 2 + backoff(failures, PAUSE_PROBE_BACKOFF, policy.backoff_cap, random)
+    probe_in = PAUSE_PROBE_SECONDS / 2 + backoff(failures, PAUSE_PROBE_SECONDS, policy.backoff_cap, random)
     return Decision(Action.PAUSE, reason, probe_in)
 
 
 def _throttle(
     reason: ThrottleReason, failures: int, hint: float | None, policy: Policy, random: Callable[[], float]
 ) -> Decision:
-    wanted = min(max(hint or 0.0, 0.0), LONGEST_HINT) * (1 + HINT_JITTER * random())
+    wanted = min(max(hint or 0.0, 0.0), MAX_HINT_SECONDS) * (1 + HINT_JITTER_FRACTION * random())
     return Decision(
         Action.THROTTLE, reason, max(wanted, backoff(failures, policy.backoff_base, policy.backoff_cap, random))
     )

@@ -1,48 +1,48 @@
-"""What one request came to, as a value, and what that says of the destination."""
+"""The outcome of one request, and what it shows about the destination."""
 
 from enum import StrEnum
 from typing import NamedTuple
 
 
 class OutcomeKind(StrEnum):
-    """What one request came to; the label of `dispatcher_requests_total`."""
+    """The kinds of outcome; the label `outcome` of `dispatcher_requests_total`."""
 
     DELIVERED = "delivered"  # 2xx
-    REJECTED = "rejected"  # 3xx and 4xx that a repetition cannot mend
+    REJECTED = "rejected"  # 3xx, and 4xx that a retry cannot fix
     UNAUTHORIZED = "unauthorized"  # 401, 403
     DISABLED = "disabled"  # 403 integration_configuration_disabled
-    NO_CREDENTIAL = "no_credential"  # no request was made: no token is known
-    CREDENTIALS_UNAVAILABLE = "credentials_unavailable"  # no request was made: where tokens come from does not answer
+    NO_CREDENTIAL = "no_credential"  # no request: there is no token
+    CREDENTIALS_UNAVAILABLE = "credentials_unavailable"  # no request: the source of tokens does not answer
     GONE = "gone"  # 404, 410
     THROTTLED = "throttled"  # 429
     FAILED = "failed"  # 408, 409, 423, 425, 5xx
-    UNREACHABLE = "unreachable"  # connection, TLS, DNS, a broken or senseless answer
-    TIMEOUT = "timeout"  # the total deadline passed
+    UNREACHABLE = "unreachable"  # connection, TLS, DNS, a broken or invalid answer
+    TIMEOUT = "timeout"  # the deadline of the whole request passed
 
 
 class Outcome(NamedTuple):
-    """What one request came to, as a value.
-
-    `retry_after` is the destination's own hint in seconds (from `Retry-After`, the error body or the rate headers), already
-    validated and clamped. `error` is redacted and at most 2,000 characters. `duration` is in seconds. `rate_remaining` (requests)
-    and `rate_reset` (seconds from the answer on) are the destination's view of the rate window, if it sent one. `connected` is False
-    if there was not even a connection.
-    """
+    """The outcome of one request."""
 
     kind: OutcomeKind
     status: int | None = None
     error_code: str | None = None
     error: str | None = None
+    """Redacted, at most 2,000 characters."""
     duration: float = 0.0
+    """In seconds."""
     vercel_id: str | None = None
     retry_after: float | None = None
+    """The destination's hint in seconds (from `Retry-After`, the error body or the rate headers), validated and clamped."""
     rate_remaining: int | None = None
+    """Requests left in the destination's rate window, if it sent that."""
     rate_reset: float | None = None
+    """Seconds from the answer until that window resets."""
     connected: bool = True
+    """False if no connection could be opened."""
 
     @property
     def made_a_request(self) -> bool:
-        """Whether there was a request at all."""
+        """Whether a request was sent at all."""
         return self.kind not in _NO_REQUEST
 
 
@@ -52,15 +52,15 @@ _SERVED = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REJECTED, OutcomeKind.GO
 
 
 def is_fault(kind: OutcomeKind) -> bool:
-    """Whether the destination is to blame: what breakers count."""
+    """Whether the destination is to blame. Breakers count these outcomes."""
     return kind in _FAULTS
 
 
 def shows_life(kind: OutcomeKind) -> bool:
-    """Whether the destination is up: it answered, and knew what it said."""
+    """Whether the destination is up: it gave a valid answer."""
     return kind not in _FAULTS and kind not in _NO_REQUEST
 
 
 def is_served(kind: OutcomeKind) -> bool:
-    """Whether the installation's requests get through, whatever became of this one."""
+    """Whether the installation's requests get through, even if this one was refused."""
     return kind in _SERVED

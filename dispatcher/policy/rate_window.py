@@ -1,12 +1,12 @@
-"""The rate window: at most so many requests in any span of so many seconds. Pure: the clock is an argument."""
+"""The rate window: at most a given number of requests in any span of a given length. Pure: the clock is an argument."""
 
 import json
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
 
-ROUNDING = 2.0
-"""Seconds by which a reset may lie beyond the window that it ends: it and the answer's date come in whole seconds."""
+ROUNDING_SECONDS = 2.0
+"""A reported reset may lie this far beyond the window: it and the answer's date are in whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class RateLimit:
 
 
 class RateWindow:
-    """At most `requests` in any `seconds`, exactly, by one clock (epoch or monotonic seconds).
+    """Allows at most `requests` in any span of `seconds`, exactly, by one clock (epoch or monotonic seconds).
 
-    A request holds its place from its start until `seconds` after its end, for it may arrive at any time between the two. An
+    A request occupies a slot from its start until `seconds` after its end, because it may arrive at any time between the two. An
     installation's times are kept in its row, and only the holder of the lease changes them, so the limit holds across replicas too.
     """
 
@@ -34,20 +34,20 @@ class RateWindow:
         self._ended: deque[float] = deque(sorted(json.loads(stored)) if stored else ())
 
     def take(self, now: float) -> bool:
-        """Whether a request may start now; if so, it counts."""
+        """Reserves a slot for a request that starts now; False if the window is full."""
         if self.wait(now) > 0:
             return False
         self._started.append(now)
         return True
 
     def end(self, now: float, *, sent: bool = True) -> None:
-        """A request that was to start has ended; one that was not sent after all gives its place back."""
-        self._started.pop(0)  # as if it were the oldest: the number counts, and `correct` needs no more
+        """Records that a request has ended. If it was not `sent` after all, its slot is free again."""
+        self._started.pop(0)  # whichever it was: only their number matters, and `correct` is accurate enough
         if sent:
             self._ended.append(now)
 
     def wait(self, now: float) -> float:
-        """Seconds until the next request may start; while only requests in flight are in the way, as if they ended now."""
+        """Returns the seconds until the next request may start, assuming that requests in flight end now."""
         self._forget(now)
         over = len(self._started) + len(self._ended) - self.requests
         if over < 0:
@@ -55,17 +55,17 @@ class RateWindow:
         return (self._ended[over] if over < len(self._ended) else now) + self.seconds - now
 
     def correct(self, remaining: int, reset: float, now: float, began: float) -> None:
-        """In the answer to a request that began then, the destination says that only so many more may come in the next `reset` seconds.
+        """Applies the limit that an answer reports: `remaining` more requests within `reset` seconds.
 
-        It is taken to know nothing of the requests that began later. What it says never widens the window.
+        Requests that began after the answered one, at `began`, are assumed not to be counted in it. A report can only narrow the window.
         """
         self._forget(now)
-        unknown = self.requests - bisect_right(self._started, began) - len(self._ended) - remaining
-        if unknown > 0 and 0 < reset <= self.seconds + ROUNDING:
-            self._ended = deque(sorted([*self._ended, *[now + min(reset, self.seconds) - self.seconds] * unknown]))
+        uncounted = self.requests - bisect_right(self._started, began) - len(self._ended) - remaining
+        if uncounted > 0 and 0 < reset <= self.seconds + ROUNDING_SECONDS:
+            self._ended = deque(sorted([*self._ended, *[now + min(reset, self.seconds) - self.seconds] * uncounted]))
 
     def stored(self, now: float, latest: float | None = None) -> str | None:
-        """As it stands in the row; None when nothing in it matters any more. It may be as late as `latest` for what is in flight."""
+        """Returns the window as its row stores it; None if it is empty. Requests in flight are stored as if they ended at `latest`."""
         self._forget(now)
         in_flight = now if latest is None else latest
         recent = [*(round(at, 3) for at in self._ended), *[round(in_flight, 3)] * len(self._started)]
@@ -74,6 +74,6 @@ class RateWindow:
     def _forget(self, now: float) -> None:
         while self._ended and self._ended[0] + self.seconds <= now:
             self._ended.popleft()
-        latest = now + self.seconds + ROUNDING
-        if self._ended and self._ended[-1] > latest:  # the clock was set back: they end as if they had ended now
+        latest = now + self.seconds + ROUNDING_SECONDS
+        if self._ended and self._ended[-1] > latest:  # the clock was set back: treat these times as now
             self._ended = deque(sorted(now if at > latest else at for at in self._ended))

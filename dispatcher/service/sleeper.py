@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from dispatcher.database.notifier import Notifier, NotifierUnavailable
 from dispatcher.database.transactions import Database
-from dispatcher.worker.worker import BUSY_PAUSE
+from dispatcher.worker.worker import BUSY_PAUSE_SECONDS
 
 RECONNECT_SECONDS = 5.0
 AWAKE_SECONDS = 1.0
@@ -47,7 +47,7 @@ class Sleeper:
         """One tick and perhaps a sleep; returns the seconds to wait before the next. Raises the tick's errors."""
         pause = await self._tick()
         if self._notified:
-            self._judge_notification(found_work=pause <= BUSY_PAUSE)
+            self._judge_notification(found_work=pause <= BUSY_PAUSE_SECONDS)
         try:
             return await self._sleep(pause)
         except NotifierUnavailable as broken:
@@ -66,10 +66,10 @@ class Sleeper:
             self._cooldown_until = self._clock() + COOLDOWN_SECONDS
 
     async def _sleep(self, pause: float) -> float:
-        if pause <= BUSY_PAUSE or self._clock() < self._awake_until:
+        if pause <= BUSY_PAUSE_SECONDS or self._clock() < self._awake_until:
             if self._notifier is not None:
                 await self._notifier.disarm()
-            return min(pause, BUSY_PAUSE)
+            return min(pause, BUSY_PAUSE_SECONDS)
         notifier = await self._connected()
         if notifier is None:
             return pause

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
-from dispatcher.policy.decision import LONGEST_HINT
+from dispatcher.policy.decision import MAX_HINT_SECONDS
 
 RATE_HEADERS = ("date", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
 """The headers that these functions read."""
@@ -77,4 +77,4 @@ def parse_http_date(value: str) -> float | None:
 
 
 def _clamp(seconds: float) -> float:
-    return min(max(seconds, 0.0), LONGEST_HINT)
+    return min(max(seconds, 0.0), MAX_HINT_SECONDS)

@@ -1,1 +1,1 @@
-"""Decides when and how much: the tick and its stages, each beside the step of `store/` that it calls."""
+"""The tick and its stages. `worker/X` decides when and how much, `store/X` does it in the database."""

@@ -1,18 +1,18 @@
-"""Answers that wait to be settled, in the batches that the database takes."""
+"""The answers that wait to be settled, in batches that the database accepts."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from dispatcher.store import Answer
 
 MAX_TEXT_LENGTH = 500_000
-"""Characters of the answers that are settled together: MySQL refuses a statement longer than `max_allowed_packet`, often 4 MiB."""
+"""Characters in the answers of one batch: MySQL refuses a statement longer than `max_allowed_packet`, often 4 MiB."""
 
 
 class Answers:
-    """Oldest first. A batch that the database refuses is tried again in smaller parts.
+    """The waiting answers, oldest first.
 
-    The database would refuse the same batch forever, and with it every other answer. So the batch is tried again without the answers'
-    texts, which the database may not be able to hold, then one answer at a time. An answer that is refused even so is given up: its
+    The database would refuse a refused batch forever, and with it every later answer. So the batch is retried without the answers' texts,
+    which the database may not be able to store, and then one answer at a time. An answer that is refused even then is given up: its
     delivery is sent again.
     """
 
@@ -27,7 +27,7 @@ class Answers:
         return iter(self._waiting)
 
     def add(self, answer: Answer) -> None:
-        """Appends the answer."""
+        """Appends an answer, newer than the others."""
         self._waiting.append(answer)
 
     def put_first(self, answers: Iterable[Answer]) -> None:
@@ -35,7 +35,7 @@ class Answers:
         self._waiting[:0] = answers
 
     def batch(self, limit: int) -> list[Answer]:
-        """Returns as many of the oldest answers as one settlement writes, at most `limit`."""
+        """Returns the oldest answers, as many as one settlement can write, at most `limit`."""
         limit, length = 1 if self._refusals > 1 else limit, 0
         for number, answer in enumerate(self._waiting[:limit]):
             length += len(answer.outcome.error or "")
@@ -50,7 +50,7 @@ class Answers:
             self._refusals = 0
 
     def refuse(self, batch: Sequence[Answer]) -> Answer | None:
-        """Notes that the database refused to settle the batch. Returns the answer that is given up, and removed, if any."""
+        """Records that the database refused the batch. Removes and returns the answer that is given up, if any."""
         self._refusals += 1
         if self._refusals == 1:
             for answer in batch:

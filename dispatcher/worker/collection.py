@@ -1,4 +1,4 @@
-"""Collects events: one collection after the other while the outbox is full, as long as that saves requests."""
+"""Collects events: one collection after another while the outbox is full, as long as that saves requests."""
 
 import math
 from collections.abc import Awaitable, Callable
@@ -14,12 +14,11 @@ from dispatcher.worker.leases import Leases
 from dispatcher.worker.outbox_scan import OutboxScan
 
 BURST_SAMPLE_EVENTS = 10_000
-"""The first events of a burst, by which the rest of it is judged."""
+"""The first events of a burst, which decide about the rest of it."""
 MAX_COLLECT_SECONDS = 20.0
-"""After this time, or a quarter of the lease if that is shorter, a collection that finds ever more gives way to a claim: the leases must
-be renewed meanwhile."""
+"""After this time, or a quarter of the lease if that is shorter, an endless burst is interrupted for a claim: leases must be renewed."""
 MAX_WAITING_ANSWERS = 64
-"""Answers that wait for a settlement while there is more to collect."""
+"""With this many answers waiting, a settlement interrupts the collection of a burst."""
 
 
 class Burst:
@@ -33,19 +32,18 @@ class Burst:
         self._subject_keys: set[str] = set()
 
     def add(self, collected: Collected) -> None:
-        """Adds a collection."""
         if self._events < BURST_SAMPLE_EVENTS:
             self._events += collected.events
             self._subject_keys |= collected.subject_keys
 
     @property
     def saves_no_requests(self) -> bool:
-        """Whether most of the first events have a subject of their own."""
+        """Whether most of the first events have different subjects."""
         return self._events >= BURST_SAMPLE_EVENTS and 2 * len(self._subject_keys) > self._events
 
 
 class Collection:
-    """`settle` writes the answers that come in meanwhile; `clock` returns monotonic seconds."""
+    """Collects bursts. `settle` writes the answers that arrive meanwhile; `clock` returns monotonic seconds."""
 
     def __init__(
         self,
@@ -69,20 +67,20 @@ class Collection:
         self._burst = Burst()
         self._stopping = False
         self.found_at = -math.inf
-        """When the last collection began that found events."""
+        """Start of the last collection that found events."""
 
     def end_burst(self) -> None:
-        """Notes that the outbox is empty."""
+        """Records that the outbox is empty."""
         self._burst = Burst()
 
     def stop(self) -> None:
-        """Collects nothing more."""
+        """Starts no further collection."""
         self._stopping = True
 
     async def collect(self) -> bool:
-        """Returns whether more events may wait.
+        """Collects the waiting events. Returns whether more may be waiting.
 
-        A burst is collected as a whole before it is sent if that saves requests: its subjects would be announced once per collection.
+        A burst is collected as a whole before it is sent, if that saves requests: otherwise its subjects would be sent once per collection.
         """
         until = self._clock() + min(MAX_COLLECT_SECONDS, self._settings.lease / 4)
         while not self._stopping:

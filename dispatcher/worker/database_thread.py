@@ -1,4 +1,4 @@
-"""A thread in which steps in the database follow one another, each with a deadline, while the event loop goes on."""
+"""A thread that runs one database step after another, each with a deadline, while the event loop continues."""
 
 import asyncio
 import threading
@@ -13,12 +13,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 STEP_SECONDS = 45.0
-"""The deadline of a step. A server that answers ends one sooner by its own limits, all tries included."""
+"""The deadline of a step. If the server responds, its own limits end the step earlier, retries included."""
 
 
 class DatabaseThread:
-    """Speaks to one database. A step that has not ended after `deadline` seconds loses its connections, and so ends with an error:
-    a server that is frozen, or a proxy that swallows everything, would never end it. The next step connects anew.
+    """Runs steps in one database. After `deadline` seconds a step loses its connections and so ends with an error: with a frozen server,
+    or a proxy that drops everything, it would never end. The next step opens a new connection.
     """
 
     def __init__(self, database: Database, deadline: float = STEP_SECONDS) -> None:
@@ -26,19 +26,19 @@ class DatabaseThread:
         self._deadline = deadline
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="database", initializer=self._note_thread)
         self._ident = 0
-        self._free = asyncio.Lock()  # a step that waits for another does not use up its time
+        self._free = asyncio.Lock()  # waiting for another step does not count against the deadline
 
     def _note_thread(self) -> None:
         self._ident = threading.get_ident()
 
     async def run(self, step: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Returns what `step` returns for the database and these arguments; raises what it raises."""
+        """Calls `step` with the database and these arguments; returns its result and raises its errors."""
         return await self._run(self._deadline, partial(step, self.database, *args, **kwargs))
 
     async def run_within(
         self, seconds: float, step: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """The same with a shorter deadline."""
+        """Does the same with a deadline of `seconds`, if that is shorter."""
         return await self._run(min(seconds, self._deadline), partial(step, self.database, *args, **kwargs))
 
     async def _run(self, deadline: float, call: Callable[[], T]) -> T:
@@ -49,6 +49,6 @@ class DatabaseThread:
             return await running
 
     def close(self) -> None:
-        """Ends it; a step that runs loses its connections and is not waited for."""
+        """Ends the thread. A running step loses its connections; its end is not awaited."""
         self.database.cut_connections(self._ident)
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The leases that a worker holds: claimed, renewed, filled with deliveries, lost."""
+"""The leases that a worker holds: claims and renews them, reads deliveries for them, and drops the lost ones."""
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import timedelta
@@ -11,15 +11,16 @@ from dispatcher.telemetry import CrashBuried, LeaseLost, Listener
 from dispatcher.worker.database_thread import DatabaseThread
 from dispatcher.worker.lease import Clock, HeldLease
 from dispatcher.worker.locked_rows import LockedRows
-from dispatcher.worker.low_water import Floor
+from dispatcher.worker.low_water import LowWaterMark
 from dispatcher.worker.sender import Sender
 
 PULL_SECONDS = 1.0
-"""Between two looks for deliveries of a held installation that this worker did not collect itself, such as retries."""
+"""Time between two reads for a held installation with requests in flight, for deliveries that this worker did not collect itself, such
+as retries."""
 
 
 class Leases:
-    """Fills the sender's queues. `name` identifies the holder; `clock` returns monotonic seconds."""
+    """Fills the sender's queues. `name` identifies this worker as the holder; `clock` returns monotonic seconds."""
 
     def __init__(
         self,
@@ -41,27 +42,27 @@ class Leases:
         self.held: dict[str, HeldLease] = {}
         self.locked = LockedRows()
         self.others_wait = False
-        """Whether installations that are due were left by the last claim."""
-        self.due_floor = Floor(store.LONG_AGO)
+        """Whether the last claim left installations that are due."""
+        self.due_low_water = LowWaterMark(store.LONG_AGO)
 
     def __len__(self) -> int:
         return len(self.held)
 
     @property
     def in_flight(self) -> int:
-        """Requests under way."""
+        """Requests in flight under all leases."""
         return sum(lease.in_flight for lease in self.held.values())
 
     @property
     def any_expired(self) -> bool:
-        """Whether a lease has lasted longer than it was given for, as after a time without the database."""
+        """Whether a lease has expired, for example because the database could not be reached."""
         now = self._clock()
         return any(lease.until <= now for lease in self.held.values())
 
     # claim ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def claim(self) -> bool:
-        """Takes over installations for which something is due; whether more may be due."""
+        """Claims installations for which something is due. Returns whether more may be due."""
         untried = sum(lease.untried for lease in self.held.values())
         if self._has_plenty() or untried >= self._settings.concurrency:
             return False
@@ -73,19 +74,19 @@ class Leases:
             lease=self._lease_time,
             leased_by=self._name,
             suspects=self._settings.concurrency,
-            due_floor=self.due_floor.at(began),
+            due_floor=self.due_low_water.at(began),
         )
         clock = Clock(claimed.at.timestamp() - self._clock(), claimed.at.timestamp() - began)
-        most = store.fair_share(self._buffer, len(claimed.leased))
+        limit = store.fair_share(self._buffer, len(claimed.leased))
         for leased in claimed.leased:
             lease = HeldLease.of(leased, began + self._settings.lease, clock, self._window(leased.rate_window))
             self.held[leased.installation_id] = lease
             if not lease.suspects:
-                self._queue(lease, leased.deliveries, most)
+                self._queue(lease, leased.deliveries, limit)
         self.others_wait = claimed.full
         if not claimed.full:
-            self.due_floor.swept(began)
-            self.due_floor.passed(began, claimed.at)
+            self.due_low_water.swept(began)
+            self.due_low_water.passed(began, claimed.at)
         return claimed.full
 
     def _window(self, stored: str | None) -> RateWindow | None:
@@ -94,38 +95,35 @@ class Leases:
             return None
         try:
             return RateWindow(limit.requests, limit.seconds, stored)
-        except (
-            ValueError
-        ):  # somebody wrote to the row; whatever was raised now would leave a lease that nobody knows of
+        except ValueError:  # somebody changed the row; an error here would leave a claimed lease that no worker uses
             return RateWindow(limit.requests, limit.seconds)
 
-    def _queue(self, lease: HeldLease, deliveries: Iterable[Delivery], asked: int) -> None:
-        lease.add(deliveries, asked, self._clock())
+    def _queue(self, lease: HeldLease, deliveries: Sequence[Delivery], limit: int) -> None:
+        lease.add(deliveries, limit, self._clock())
         self._sender.queue(lease)
 
     async def pull(self) -> None:
-        """Renews leases that have grown short, and reads more for installations that can send more."""
+        """Renews leases that end soon, and reads more deliveries for installations that can send more."""
         await self._renew()
         await self._pull_suspects()
         now, plenty = self._clock(), self._has_plenty()
-        low = [
+        wanting = [
             lease
             for lease in self.held.values()
             if self._wants_more(lease, now, plenty) and not self.locked.has(lease.installation_id, now)
         ]
-        if not low:
+        if not wanting:
             return
-        most = store.fair_share(self._buffer, len(low))
-        asked = most + max(len(lease.held) for lease in low)
-        tokens = {lease.installation_id: lease.token for lease in low}
-        pulled = await self._thread.run(store.pull, tokens, asked, self._lease_time)
-        for lease in self._renewed(low, pulled.deliveries.keys(), pulled.locked, now):
-            self._queue(lease, pulled.deliveries[lease.installation_id], asked)
+        limit = store.fair_share(self._buffer, len(wanting)) + max(len(lease.held) for lease in wanting)
+        tokens = {lease.installation_id: lease.token for lease in wanting}
+        pulled = await self._thread.run(store.pull, tokens, limit, self._lease_time)
+        for lease in self._renewed(wanting, pulled.deliveries.keys(), pulled.locked, now):
+            self._queue(lease, pulled.deliveries[lease.installation_id], limit)
 
     def _renewed(
         self, leases: Sequence[HeldLease], ours: Set[str], locked: Set[str], now: float
     ) -> Iterable[HeldLease]:
-        """Returns those of the leases that have been renewed; they were, if they are `ours`, or locked by somebody, or lost."""
+        """Returns the leases whose rows were found to be `ours`, as renewed. The others are `locked` by somebody, or lost."""
         self.locked.note(locked, now)
         self.forget({lease.installation_id for lease in leases} - ours - locked)
         renewed = [lease for lease in leases if lease.installation_id in ours]
@@ -134,13 +132,13 @@ class Leases:
         return renewed
 
     def expect_more(self, installation_ids: Set[str]) -> None:
-        """Events of these installations were collected: a held lease reads again, unless it sends one request at a time."""
+        """Makes the held leases of these installations read again, except those that probe: events were collected for them."""
         for installation_id in self.held.keys() & installation_ids:
             lease = self.held[installation_id]
             lease.more = lease.more or not lease.probing
 
     async def _renew(self) -> None:
-        """Those under which one request at a time is sent: they wait for their turn, and need nothing more to send."""
+        """Renews leases that send one request at a time: they wait for their turn and need no further deliveries."""
         now = self._clock()
         short = [
             lease
@@ -155,35 +153,39 @@ class Leases:
             self._sender.queue(lease)
 
     async def _pull_suspects(self) -> None:
-        """After a crash: of each installation the next delivery, once the one before it has been settled."""
-        now, at_once = self._clock(), self._settings.concurrency
+        """After a crash, reads the next delivery of each installation once the previous one has been settled."""
+        now, concurrency = self._clock(), self._settings.concurrency
         suspected = [lease for lease in self.held.values() if lease.suspects]
         under_way = sum(bool(lease.held) for lease in suspected)
         ready = [
             lease for lease in suspected if lease.wants_suspect(now) and not self.locked.has(lease.installation_id, now)
-        ][: max(0, at_once - under_way)]
+        ][: max(0, concurrency - under_way)]
         if not ready or self._sender.wait() > 0:
             return
         tokens = {lease.installation_id: lease.token for lease in ready}
-        most = self._settings.max_attempts
-        found = await self._thread.run(
-            store.pull_suspects, tokens, self._lease_time, at_once=at_once, under_way=under_way, max_attempts=most
+        pulled = await self._thread.run(
+            store.pull_suspects,
+            tokens,
+            self._lease_time,
+            at_once=concurrency,
+            under_way=under_way,
+            max_attempts=self._settings.max_attempts,
         )
-        first = {one.subject.installation_id: one for one in found.deliveries}
-        for lease in self._renewed(ready, found.ours, found.locked, now):
+        first = {delivery.subject.installation_id: delivery for delivery in pulled.deliveries}
+        for lease in self._renewed(ready, pulled.ours, pulled.locked, now):
             lease.suspects_at = now + self._settings.poll_interval
-            lease.more = lease.installation_id in found.due
+            lease.more = lease.installation_id in pulled.due
             if lease.installation_id in first:
                 lease.suspects_at = now
                 self._queue(lease, [first[lease.installation_id]], 1)
-        if found.buried:
-            self._report(CrashBuried(found.buried))
+        if pulled.buried:
+            self._report(CrashBuried(pulled.buried))
 
     def _is_short(self, lease: HeldLease, now: float) -> bool:
         return lease.stopped_until is None and lease.until - now < self._settings.lease / 2
 
     def _has_plenty(self) -> bool:
-        """Whether so much is queued that reading more can wait; a claim or pull costs nearly the same for little as for much."""
+        """Whether enough is queued for now. A claim or pull costs about the same for a few deliveries as for many, so they can wait."""
         return sum(len(lease.queue) for lease in self.held.values()) > self._buffer // 4
 
     def _wants_more(self, lease: HeldLease, now: float, plenty: bool) -> bool:
@@ -198,7 +200,7 @@ class Leases:
         return bool(lease.in_flight) and now - lease.pulled_at >= max(PULL_SECONDS, self._settings.poll_interval)
 
     def forget(self, lost: Set[str]) -> None:
-        """Drops leases that another dispatcher holds by now, and the deliveries queued under them."""
+        """Drops leases that another dispatcher has taken over, and the deliveries queued under them."""
         for installation_id in lost:
             if (lease := self.held.pop(installation_id, None)) is not None:
                 lease.drop_queue()
@@ -208,12 +210,12 @@ class Leases:
     # stop ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def stop_idle(self) -> None:
-        """While the host is out, nothing is held back from other dispatchers, and nothing is due under a lease that may expire."""
+        """During an outage, stops the leases without requests in flight, to be given back: another dispatcher may reach the host."""
         for lease in self.held.values():
             if not lease.in_flight:
                 lease.stop(self._clock())
 
     def drop_queues(self) -> None:
-        """Forgets everything that is not sent yet."""
+        """Removes all deliveries that are not sent yet."""
         for lease in self.held.values():
             lease.drop_queue()

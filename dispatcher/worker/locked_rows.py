@@ -1,34 +1,34 @@
-"""Installations whose rows somebody else keeps locked, such as a support session: they wait, and nobody else does."""
+"""Installations whose rows another session keeps locked, such as a support session: they wait, the others do not."""
 
 from collections.abc import Iterable
 
 from dispatcher.store import Answer
 
 RETRY_SECONDS = 1.0
-"""How long such a row is left alone."""
+"""A locked row is tried again after this time."""
 
 
 class LockedRows:
-    """When each of them is tried again, and the answers that wait until then. Times are monotonic."""
+    """When each locked row is tried again, and the answers that wait for it. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._retry_at: dict[str, float] = {}
         self._answers: list[Answer] = []
 
     def note(self, installation_ids: Iterable[str], now: float) -> None:
-        """These were found locked."""
+        """Records that the rows of these installations were locked."""
         self._retry_at.update(dict.fromkeys(installation_ids, now + RETRY_SECONDS))
 
     def has(self, installation_id: str, now: float) -> bool:
-        """Whether it is left alone at this moment."""
+        """Whether the installation's row was locked and is not to be tried again yet."""
         return self._retry_at.get(installation_id, now) > now
 
     def keep(self, answer: Answer) -> None:
-        """An answer for one that is left alone."""
+        """Keeps an answer until its installation's row is tried again."""
         self._answers.append(answer)
 
     def take(self, now: float) -> list[Answer]:
-        """Returns the answers that need not wait any longer; they are the caller's again."""
+        """Removes and returns the answers that need not wait any longer."""
         self._retry_at = {one: retry_at for one, retry_at in self._retry_at.items() if retry_at > now}
         answers, self._answers = self._answers, []
         ready: list[Answer] = []
@@ -37,5 +37,5 @@ class LockedRows:
         return ready
 
     def retry(self) -> None:
-        """All of them are tried again at once."""
+        """Makes all rows ready to be tried again."""
         self._retry_at.clear()

@@ -1,5 +1,5 @@
-"""Tokens that have to be looked up before requests can begin: beside the requests in flight, so that a slow look-up delays its own
-installation only.
+"""Looks tokens up before requests begin, concurrently with the requests in flight, so that a slow look-up delays only its own
+installation.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from dispatcher.worker.lease import HeldLease
 async def find_token(
     credentials: Credentials, installation_id: str, refused: SecretStr | None = None
 ) -> SecretStr | Outcome:
-    """Returns the installation's token, or what its requests come to without one."""
+    """Returns the installation's token, or the outcome of its requests if there is none."""
     try:
         return await credentials.token(installation_id, refused=refused)
     except NoCredential as error:
@@ -27,8 +27,8 @@ async def find_token(
 
 
 class LookUps:
-    """At most `limit` look-ups at a time, one for each lease. `done` is called with the lease at the end of each; and with an outcome if
-    there is no token.
+    """Runs at most `limit` look-ups at a time, one for each lease. At the end of each, `done` is called with the lease, and with the
+    outcome if there is no token.
     """
 
     def __init__(self, credentials: Credentials, limit: int, done: Callable[[HeldLease, Outcome | None], None]) -> None:
@@ -40,17 +40,17 @@ class LookUps:
         self._under_way: set[asyncio.Task[SecretStr | Outcome]] = set()
 
     def __contains__(self, lease: HeldLease) -> bool:
-        """Whether its token is being looked up, or will be."""
+        """Whether the lease's token is being looked up, or waits for that."""
         return lease in self._leases
 
     def begin(self, lease: HeldLease) -> None:
-        """Looks its token up as soon as the limit allows."""
+        """Looks the lease's token up as soon as the limit allows."""
         self._leases.add(lease)
         self._waiting.append(lease)
         self._start()
 
     def end(self) -> None:
-        """Ends all of them; `done` is called for none."""
+        """Cancels all look-ups, without calling `done`."""
         self._waiting.clear()
         for task in self._under_way:
             task.cancel()
@@ -67,5 +67,5 @@ class LookUps:
         self._leases.discard(lease)
         self._start()
         if not task.cancelled():
-            found = task.result()
-            self._done(lease, found if isinstance(found, Outcome) else None)
+            result = task.result()
+            self._done(lease, result if isinstance(result, Outcome) else None)

@@ -1,6 +1,6 @@
-"""Low-water floors: where an index scan may begin, so that it need not step over what is long done.
+"""Low-water marks: index scans begin there instead of at the bottom, so that they need not step over rows that are long done.
 
-While some transaction pins vacuum, a queue's dead rows stay in its index, and each scan from the beginning steps over all of them.
+While a long transaction holds back vacuum, a queue's dead rows stay in its index, and each scan from the bottom steps over all of them.
 """
 
 from collections import deque
@@ -8,48 +8,52 @@ from typing import Any, Generic, Protocol, TypeVar
 
 
 class Ordered(Protocol):
-    """What can be compared."""
+    """A type whose values can be compared."""
 
     def __lt__(self, other: Any, /) -> bool:
-        """Whether it comes before."""
+        """Whether this value comes before the other."""
         ...
 
 
 Position = TypeVar("Position", bound=Ordered)
-LAG = 2.0
-SWEEP_EVERY = 5.0
+LAG_SECONDS = 2.0
+"""The mark stays this far behind the head of its queue."""
+SWEEP_SECONDS = 5.0
+"""Time between two scans that begin at the bottom."""
 
 
-class Floor(Generic[Position]):
-    """Follows the head of a queue, `LAG` seconds behind it; every `SWEEP_EVERY` seconds a scan begins at the very bottom.
+class LowWaterMark(Generic[Position]):
+    """Follows the head of a queue with a lag. From time to time a scan begins at the bottom: a sweep.
 
-    What comes in below the floor, such as an id whose transaction committed late, is found by that sweep. Times are monotonic.
+    The sweep finds rows that appear below the mark, such as an id whose transaction committed late. Times are monotonic seconds.
     """
 
     def __init__(self, bottom: Position) -> None:
         self._bottom = bottom
-        self._floor = bottom
+        self._mark = bottom
         self._passed: deque[tuple[float, Position]] = deque()
         self._sweep_at = 0.0
 
     def at(self, now: float) -> Position:
-        """Where a scan at this moment begins."""
-        return self._bottom if now >= self._sweep_at else self._floor
+        """Returns the position at which a scan begins now: the mark, or the bottom if a sweep is due."""
+        return self._bottom if now >= self._sweep_at else self._mark
 
     def sweep(self) -> None:
-        """Has the next scan begin at the very bottom."""
+        """Makes the next scan begin at the bottom."""
         self._sweep_at = 0.0
 
     def swept(self, began: float) -> None:
-        """A scan that began then, and found its end, began where `at` said."""
+        """Records that a scan which began at that time, at the position from `at`, has reached its end."""
         if began >= self._sweep_at:
-            self._sweep_at = began + SWEEP_EVERY
+            self._sweep_at = began + SWEEP_SECONDS
 
     def passed(self, now: float, position: Position) -> None:
-        """Everything up to this position is done, as far as it could be seen at this moment."""
-        if self._passed and position < self._passed[-1][1]:  # the database's clock stepped back, or its ids began anew
+        """Records that everything up to this position is done, as far as could be seen now."""
+        if (
+            self._passed and position < self._passed[-1][1]
+        ):  # the database's clock was set back, or its ids started again
             self._passed.clear()
-            self._floor = self._bottom
+            self._mark = self._bottom
         self._passed.append((now, position))
-        while self._passed[0][0] <= now - LAG:  # never the newest
-            self._floor = self._passed.popleft()[1]
+        while self._passed[0][0] <= now - LAG_SECONDS:  # always keeps the newest
+            self._mark = self._passed.popleft()[1]

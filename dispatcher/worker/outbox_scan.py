@@ -1,22 +1,22 @@
-"""Where in the outbox the next collection begins, and when."""
+"""Decides where in the outbox the next collection begins, and when."""
 
 from math import inf
 
 from dispatcher import store
 from dispatcher.store import Collected
-from dispatcher.worker.low_water import Floor
+from dispatcher.worker.low_water import LowWaterMark
 
 
 class OutboxScan:
-    """Follows the collections from the outbox's floor to its end. Times are monotonic.
+    """Follows the collections from the outbox's low-water mark to its end. Times are monotonic seconds.
 
-    Events whose installation somebody keeps locked are left where they are. The scan goes on beyond them. Once it has left everything
-    that it found, the next one begins `retry` seconds later.
+    Events of an installation whose row is locked are left in the outbox, and the scan continues beyond them. If a whole scan could move
+    nothing, the next one begins `retry` seconds later.
     """
 
     def __init__(self, retry: float) -> None:
         self._retry = retry
-        self._floor = Floor(store.LOWEST_ID)
+        self._low_water = LowWaterMark(store.LOWEST_ID)
         self._begin()
         self._began = 0.0
         self._not_before = -inf
@@ -25,27 +25,27 @@ class OutboxScan:
         self._beyond: int | None = None
         self._left = self._moved = 0
 
-    def floor(self, now: float) -> int:
-        """Above which a look at this moment finds events."""
-        return self._floor.at(now)
+    def low_water(self, now: float) -> int:
+        """Returns the id above which a look finds events now."""
+        return self._low_water.at(now)
 
     def may_go_on(self, now: float) -> bool:
-        """Whether a collection may begin at this moment."""
+        """Whether a collection may begin now."""
         return now >= self._not_before
 
     def next(self, now: float) -> int:
-        """Above which a collection at this moment begins."""
+        """Returns the id above which a collection that begins now reads."""
         if self._beyond is not None:
             return self._beyond
         self._began = now
-        return self._floor.at(now)
+        return self._low_water.at(now)
 
     def note(self, began: float, collected: Collected) -> None:
-        """What the collection that began then has found."""
+        """Records the result of the collection that began at that time."""
         if collected.skipped:
             return
         if collected.last_event_id:
-            self._floor.passed(began, collected.last_event_id)
+            self._low_water.passed(began, collected.last_event_id)
         self._left += collected.left
         self._moved += collected.events
         if not collected.full:
@@ -54,16 +54,16 @@ class OutboxScan:
             self._beyond = collected.last_event_id
 
     def _end(self, began: float) -> None:
-        self._floor.swept(self._began)
+        self._low_water.swept(self._began)
         if self._left and not self._moved:
             self._not_before = began + self._retry
         self._begin()
 
     def sweep(self) -> None:
-        """Has the next look and collection begin at the very bottom."""
-        self._floor.sweep()
+        """Makes the next look and the next collection begin at the bottom."""
+        self._low_water.sweep()
 
     def found_nothing(self, began: float) -> None:
-        """A look that began then saw no event."""
-        self._floor.swept(began)
+        """Records that a look which began at that time saw no event."""
+        self._low_water.swept(began)
         self._begin()

@@ -1,4 +1,4 @@
-"""Sends what is queued under the worker's leases: installations take turns, and every answer is decided at once."""
+"""Sends the deliveries queued under the worker's leases: installations take turns, and every answer is decided on immediately."""
 
 import asyncio
 from collections import deque
@@ -32,7 +32,7 @@ from dispatcher.worker.look_ups import LookUps, find_token
 class Sender:
     """Keeps up to `concurrency` requests in flight and adds their outcomes to `answers`.
 
-    `clock` gives monotonic seconds, `chance` a number in [0, 1).
+    `clock` returns monotonic seconds, `random` a number in [0, 1).
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Sender:
         report: Listener,
         answers: Answers,
         clock: Callable[[], float],
-        chance: Callable[[], float],
+        random: Callable[[], float],
     ) -> None:
         self._vercel = vercel
         self._credentials = credentials
         self._settings = settings
         self._report = report
         self._clock = clock
-        self._chance = chance
+        self._random = random
         self._policy = Policy(
             settings.max_attempts,
             settings.backoff_base,
@@ -60,7 +60,7 @@ class Sender:
         )
         overall = settings.global_rate_limit
         self._overall = RateWindow(overall.requests, overall.seconds) if overall else None
-        self._breaker = Breaker(self._policy, chance)
+        self._breaker = Breaker(self._policy, random)
         self._rota: deque[HeldLease] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._look_ups = LookUps(credentials, max(1, settings.concurrency // 2), self._looked_up)
@@ -68,7 +68,7 @@ class Sender:
         self._span = delivery_spans()
         self._answers = answers
         self.ended = asyncio.Event()
-        """Set when a request has ended; the worker's to clear."""
+        """Set when a request has ended; the worker clears it."""
 
     @property
     def outage(self) -> bool:
@@ -77,12 +77,12 @@ class Sender:
 
     @property
     def saturated(self) -> bool:
-        """Whether as many requests are in flight as may be, and others wait for their turn."""
+        """Whether the most requests allowed are in flight and others wait for their turn."""
         return self._is_full and bool(self._rota)
 
     @property
     def has_turns_left(self) -> bool:
-        """Whether something is queued for which there is room among the requests in flight: it waits for `wait` alone."""
+        """Whether a queued delivery needs only `wait` to pass: more requests may be in flight."""
         return not self._is_full and not self._stopping and bool(self._rota)
 
     @property
@@ -90,18 +90,18 @@ class Sender:
         return len(self._in_flight) >= self._settings.concurrency
 
     def wait(self) -> float:
-        """Seconds until any request may start, whatever its installation."""
+        """Returns the seconds until a request may start, for any installation."""
         now = self._clock()
         return max(self._breaker.wait(now), self._overall.wait(now) if self._overall is not None else 0.0)
 
     def queue(self, lease: HeldLease) -> None:
-        """The lease has something to send: it takes its turn from now on, or once its token has been looked up."""
+        """Adds a lease with something to send to the rota, unless its token is being looked up: then it is added after that."""
         if lease.queue and not lease.in_rota and lease not in self._look_ups:
             lease.in_rota = True
             self._rota.append(lease)
 
     def send(self) -> None:
-        """Begins as many requests as may be in flight; each of them, when it ends, makes room for the next."""
+        """Begins as many requests as are allowed; each of them, when it ends, begins the next."""
         waiting = sum(len(lease.queue) for lease in self._rota)
         for _ in range(min(self._settings.concurrency - len(self._in_flight), waiting)):
             sending = asyncio.create_task(self._send_while_any())
@@ -114,12 +114,12 @@ class Sender:
             self._report(StepFailed("send", summarize(error), describe_error(error)))
 
     def begin_stop(self) -> None:
-        """Begins no request any more."""
+        """Begins no more requests, and cancels look-ups."""
         self._stopping = True
         self._look_ups.end()
 
     async def finish(self, grace: float) -> None:
-        """Lets what is in flight end for up to `grace` seconds; what is late is abandoned, and will be sent again."""
+        """Waits up to `grace` seconds for requests in flight and cancels the rest, which will be sent again."""
         if not self._in_flight:
             return
         _, late = await asyncio.wait(self._in_flight, timeout=grace)
@@ -132,7 +132,7 @@ class Sender:
             await self._attempt(*picked)
 
     def _pick(self) -> tuple[HeldLease, Delivery, float] | None:
-        """The next in turn, and when its request began: one delivery of each installation, then round again."""
+        """Starts the next request in turn and returns it with its start time: one delivery per installation, then the first one again."""
         now = self._clock()
         while self._rota and not self._stopping and self.wait() <= 0:
             lease = self._rota.popleft()
@@ -163,31 +163,31 @@ class Sender:
             lease.held.discard(delivery.subject_key)
         else:
             self._conclude(lease, delivery, outcome, began)
-        self.queue(lease)  # what waited for this answer may have its turn again
+        self.queue(lease)  # deliveries that waited for this answer may be sent now
         self.ended.set()
 
     async def _read_again(
         self, lease: HeldLease, delivery: Delivery, refused: SecretStr | None, outcome: Outcome
     ) -> Outcome | None:
-        """After a refusal the credential is read again. It has one more request at once, if that may start now.
+        """After a refusal, reads the credential again and sends the delivery once more, if a request may start now.
 
-        If not: a token that is still the same was refused for good; another one is for the delivery's next turn (None).
+        Otherwise returns the refusal if the token is still the same, or None if the delivery's next turn will use another token.
         """
         now = self._clock()
         if lease.stopped_until is None and self.wait() <= 0 and lease.start(now, self._settings.request_timeout):
             self._start(now)
             self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
             return (await self._request(lease, delivery, refused))[1]
-        found = await find_token(self._credentials, lease.installation_id, refused)
-        if isinstance(found, Outcome):
-            return found
-        if found == refused:
+        token = await find_token(self._credentials, lease.installation_id, refused)
+        if isinstance(token, Outcome):
+            return token
+        if token == refused:
             return outcome
         self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
         return None
 
     def _looked_up(self, lease: HeldLease, failure: Outcome | None) -> None:
-        """Its requests may begin. Without a token, the next delivery comes to that, and by its decision so does the installation."""
+        """Lets the lease's requests begin. A `failure` becomes the outcome of its next delivery, and so decides about the installation."""
         now = self._clock()
         lease.token_found = failure is None
         if failure is not None and (delivery := lease.next(now, self._settings.request_timeout)) is not None:
@@ -200,7 +200,7 @@ class Sender:
     async def _request(
         self, lease: HeldLease, delivery: Delivery, refused: SecretStr | None = None
     ) -> tuple[SecretStr | None, Outcome | None]:
-        """The token and the outcome of one request, which has been started; no outcome if the lease has grown too short meanwhile."""
+        """Sends a request that has been started. Returns its token and outcome; no outcome if the lease would now end before it does."""
         subject, sent, outcome = delivery.subject, False, None
         try:
             token = await find_token(self._credentials, lease.installation_id, refused)
@@ -228,7 +228,7 @@ class Sender:
 
     def _conclude(self, lease: HeldLease, delivery: Delivery, outcome: Outcome, began: float) -> None:
         was_paused, was_open = lease.is_paused, lease.breaker.is_open
-        lease.hear(outcome, self._clock(), began)
+        lease.record(outcome, self._clock(), began)
         decision = decide(
             outcome,
             attempts=delivery.attempts,
@@ -239,9 +239,9 @@ class Sender:
             outage=self._breaker.is_open,
             suspected=self._breaker.is_suspected,
             policy=self._policy,
-            random=self._chance,
+            random=self._random,
         )
-        lease.follow(decision, self._clock(), self._policy, self._chance)
+        lease.apply(decision, self._clock(), self._policy, self._random)
         self._answer(lease, delivery, outcome, decision)
         if lease.breaker.is_open is not was_open:
             self._report(BreakerTurned(lease.breaker.is_open, lease.installation_id))

@@ -1,4 +1,4 @@
-"""Settles the answers: they and what they mean for their installations are written together, and leases are given back."""
+"""Settles the answers: writes them together with the new states of their installations, and gives leases back."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -12,14 +12,14 @@ from dispatcher.worker.database_thread import DatabaseThread
 from dispatcher.worker.lease import HeldLease
 from dispatcher.worker.leases import Leases
 
-ENOUGH_ANSWERS = 256
-"""While the senders are busy, answers accumulate up to this number …"""
+MAX_ACCUMULATED_ANSWERS = 256
+"""While the sender is saturated, answers accumulate up to this number …"""
 MAX_WAIT_SECONDS = 0.25
 """… and for this long."""
 
 
 class Settlement:
-    """Owns the answers from the sender until they are written."""
+    """Takes over the sender's answers until they are written."""
 
     def __init__(
         self,
@@ -37,11 +37,11 @@ class Settlement:
         self._lease_time = timedelta(seconds=settings.lease)
 
     def is_due(self, *, saturated: bool) -> bool:
-        """Whether to settle now. A settlement costs about the same for one answer as for many, so answers accumulate while the senders
-        are `saturated`.
+        """Whether to settle now. A settlement costs about the same for one answer as for many, so answers accumulate while the sender
+        is `saturated`.
         """
         oldest = next(iter(self._answers), None)
-        if not saturated or oldest is None or len(self._answers) >= ENOUGH_ANSWERS:
+        if not saturated or oldest is None or len(self._answers) >= MAX_ACCUMULATED_ANSWERS:
             return True
         return self._clock() - oldest.answered_at >= MAX_WAIT_SECONDS
 
@@ -56,12 +56,12 @@ class Settlement:
         self._answers.put_first(self._leases.locked.take(self._clock()))
         limit = self._thread.database.dialect.max_settled
         while len(batch := self._answers.batch(limit)) < len(self._answers):
-            await self._settle(batch, lambda _: False)
+            await self._settle(batch, lambda _: False)  # a lease is given back with its last answer, not before
         await self._settle(batch, lambda lease: release_all or lease.is_done(others_wait=self._leases.others_wait))
         return any_answer
 
     async def _settle(self, batch: list[Answer], releases: Callable[[HeldLease], bool]) -> None:
-        """In one transaction. A lease under which other answers wait is not given back."""
+        """Writes one batch in one transaction. `releases` decides which leases are given back."""
         now = self._clock()
         ours = [answer for answer in batch if self._is_ours(answer)]
         answers = [answer for answer in ours if not self._is_locked(answer, now)]
@@ -81,7 +81,7 @@ class Settlement:
                 self._leases.locked.keep(answer)
             else:
                 self._leases.held[answer.delivery.subject.installation_id].held.discard(answer.delivery.subject_key)
-        self._follow(settled, [state for state in states if state.installation_id not in settled.locked], now)
+        self._apply(settled, [state for state in states if state.installation_id not in settled.locked], now)
 
     async def _write(self, batch: Sequence[Answer], answers: list[Answer], states: list[InstallationState]) -> Settled:
         try:
@@ -98,8 +98,8 @@ class Settlement:
             for lease in self._leases.held.values():
                 lease.held.discard(given_up.delivery.subject_key)
 
-    def _follow(self, settled: Settled, states: Iterable[InstallationState], now: float) -> None:
-        """Applies to the leases what was written."""
+    def _apply(self, settled: Settled, states: Iterable[InstallationState], now: float) -> None:
+        """Applies the written states to the leases."""
         for state in states:
             if state.release:
                 del self._leases.held[state.installation_id]
@@ -110,7 +110,7 @@ class Settlement:
         self._leases.forget(settled.lost)
 
     def _is_fresh(self, lease: HeldLease, now: float) -> bool:
-        """Whether the lease need not be renewed: requests may start under it for a while after this."""
+        """Whether the lease need not be renewed: requests may start under it for a while yet."""
         quarter = self._settings.lease / 4
         return lease.until - now > 3 * quarter and lease.outlasts(now + quarter, self._settings.request_timeout)
 

@@ -1,4 +1,4 @@
-"""The pipeline. A tick collects, claims and settles; meanwhile the sender works through what was claimed.
+"""The pipeline. A tick collects, claims and settles; meanwhile the sender works through the claimed deliveries.
 
 Only ticks touch the database: one short transaction after the other, in one thread. No transaction is open during a request.
 """
@@ -25,18 +25,19 @@ from dispatcher.worker.sender import Sender
 from dispatcher.worker.settlement import Settlement
 
 LOOK_SECONDS = 10.0
-"""The deadline of a look: one statement without a transaction, for which PostgreSQL has no time limit of its own."""
-BUSY_PAUSE = 0.003
-ACTIVE_FOR = 1.0
-"""Seconds for which ticks stay short after there was something to do."""
-HOLDING_PAUSE = 0.2
-"""The longest pause, in seconds, while leases are held, however long the polling interval is."""
+"""The deadline of a look: one statement without a transaction, on which PostgreSQL imposes no limit of its own."""
+BUSY_PAUSE_SECONDS = 0.003
+"""The pause between two ticks while there is something to do."""
+ACTIVE_SECONDS = 1.0
+"""Pauses stay short for this time after there was something to do."""
+MAX_HOLDING_PAUSE_SECONDS = 0.2
+"""The longest pause while leases are held, even if the polling interval is longer."""
 
 
 class Worker:
-    """Delivers what is due in one database, together with any number of others.
+    """Delivers the events of one database, together with any number of other workers.
 
-    `report` receives what happens. `clock` returns monotonic seconds, `random` a number in [0, 1). Nothing depends on this machine's
+    `report` is called with each report. `clock` returns monotonic seconds, `random` a number in [0, 1). Nothing depends on this machine's
     wall clock.
     """
 
@@ -60,18 +61,18 @@ class Worker:
         self._sender = Sender(vercel, credentials, settings, report, self._answers, clock, random)
         self._leases = Leases(self._thread, self._sender, settings, report, name, clock)
         self._settlement = Settlement(self._thread, self._answers, self._leases, settings, clock)
-        self._outbox = OutboxScan(min(settings.poll_interval, HOLDING_PAUSE))
+        self._outbox = OutboxScan(min(settings.poll_interval, MAX_HOLDING_PAUSE_SECONDS))
         self._collection = Collection(
             self._thread, self._outbox, self._leases, self._answers, settings, report, clock, self._settle
         )
         self._settled_at = -math.inf
-        self._pause = BUSY_PAUSE
+        self._pause = BUSY_PAUSE_SECONDS
         self._stopping = False
         self._ticking = asyncio.Lock()
 
     @property
     def in_flight(self) -> int:
-        """Requests in flight."""
+        """Requests in flight under all leases."""
         return self._leases.in_flight
 
     @property
@@ -81,7 +82,7 @@ class Worker:
 
     @property
     def outage(self) -> bool:
-        """Whether Vercel as a whole does not answer: nothing but probes is sent."""
+        """Whether Vercel as a whole does not answer, so that only probes are sent."""
         return self._sender.outage
 
     async def tick(self) -> float:
@@ -102,14 +103,14 @@ class Worker:
                     self._sender.send()
             finally:  # also while another session keeps the outbox or an installation locked
                 if self._settlement.is_due(saturated=self._sender.saturated):
-                    await self._settle()  # last, so that what was just committed does not wait for it
+                    await self._settle()  # last, so that new events do not wait for it
             self._report(Ticked(self.in_flight))
             return max(0.0, self._next_pause(more) - (self._clock() - began))
 
     async def tick_until_answer(self) -> float:
-        """Runs a tick, and waits after it while requests are in flight: until one ends, or the next tick is due."""
+        """Runs a tick and, while requests are in flight, waits until one ends or the next tick is due. Returns the remaining pause."""
         pause = await self.tick()
-        if pause <= BUSY_PAUSE or not self._leases:
+        if pause <= BUSY_PAUSE_SECONDS or not self._leases:
             return pause
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
@@ -117,13 +118,13 @@ class Worker:
         return 0.0
 
     def sweep(self) -> None:
-        """Makes the next tick look below the outbox's low-water mark too, where events that were committed late are."""
+        """Makes the next tick look below the outbox's low-water mark too, for events that were committed late."""
         self._outbox.sweep()
 
     async def stop(self, grace: float) -> None:
-        """Claims nothing more, waits up to `grace` seconds for requests in flight, settles them, and gives all leases back.
+        """Claims nothing more, waits up to `grace` seconds for requests in flight, settles their answers, and gives all leases back.
 
-        `tick` may still be called meanwhile: answers are settled sooner.
+        `tick` may still be called meanwhile, so that answers are settled earlier.
         """
         self._stopping = True
         self._collection.stop()
@@ -135,23 +136,23 @@ class Worker:
             await self._settlement.settle(release_all=True)
 
     def close(self) -> None:
-        """Ends the database thread."""
+        """Ends the database thread; a running step loses its connections."""
         self._thread.close()
 
     async def _take_in(self) -> bool:
-        """Collects and claims if there is anything. Returns whether more may wait."""
+        """Collects and claims if there is anything to. Returns whether more may be waiting."""
         began = self._clock()
-        floors = self._outbox.floor(began), self._leases.due_floor.at(began)
-        work = await self._thread.run_within(LOOK_SECONDS, store.look, *floors)
+        marks = self._outbox.low_water(began), self._leases.due_low_water.at(began)
+        work = await self._thread.run_within(LOOK_SECONDS, store.look, *marks)
         if not work.to_collect:
             self._outbox.found_nothing(began)
             self._collection.end_burst()
         to_collect = work.to_collect and self._outbox.may_go_on(began)
         if not work.to_claim:
-            self._leases.due_floor.swept(began)
+            self._leases.due_low_water.swept(began)
         more = to_collect and await self._collection.collect()
         if self._leases.any_expired:
-            await self._settle()  # before they are taken over, by this worker itself perhaps
+            await self._settle()  # before the leases are taken over, perhaps by this worker itself
         may_claim = (work.to_claim or to_collect) and self._sender.wait() <= 0
         return (may_claim and await self._leases.claim()) or more
 
@@ -161,15 +162,15 @@ class Worker:
             self._settled_at = began
 
     def _next_pause(self, more: bool) -> float:
-        """Grows while there is nothing to do, also while requests are in flight: the end of a request wakes the worker."""
-        longest = self._settings.poll_interval
+        """Returns the pause. It grows while there is nothing to do, even with requests in flight: the end of a request wakes the worker."""
+        limit = self._settings.poll_interval
         if self._leases:
-            longest = min(longest, HOLDING_PAUSE)
+            limit = min(limit, MAX_HOLDING_PAUSE_SECONDS)
         if self._sender.has_turns_left:
-            longest = min(longest, max(self._sender.wait(), BUSY_PAUSE))
-        active_until = max(self._collection.found_at, self._settled_at) + ACTIVE_FOR
+            limit = min(limit, max(self._sender.wait(), BUSY_PAUSE_SECONDS))
+        active_until = max(self._collection.found_at, self._settled_at) + ACTIVE_SECONDS
         if more or self._answers or self._clock() < active_until:
-            self._pause = BUSY_PAUSE
+            self._pause = BUSY_PAUSE_SECONDS
         else:
             self._pause = min(self._pause * 1.5, self._settings.poll_interval)
-        return min(self._pause, longest)
+        return min(self._pause, limit)

@@ -20,7 +20,7 @@ from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker import low_water as floor
-from dispatcher.worker.low_water import LAG, SWEEP_EVERY
+from dispatcher.worker.low_water import LAG_SECONDS, SWEEP_SECONDS
 from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_servers
 from tests.contract.steps import LEASE, settle, write
@@ -72,7 +72,7 @@ async def commit_late(database: Database, partner: Engine) -> tuple[Moved, Calla
         for number in range(4):
             with partner.begin() as quick:
                 write(quick, f"early_{number}")
-            await moved.tick(LAG / 2)
+            await moved.tick(LAG_SECONDS / 2)
         open_transaction.commit()
     assert moved.announced == [f"early_{number}" for number in range(4)]
     return moved, moved.worker.close
@@ -84,7 +84,7 @@ async def test_what_commits_below_the_floor_is_found_by_the_sweep(database: Data
     moved, close = await commit_late(database, partner)
     await moved.tick(0.1)
     assert "late" not in moved.announced  # the floor is really above it
-    await moved.tick(SWEEP_EVERY)
+    await moved.tick(SWEEP_SECONDS)
     assert "late" in moved.announced
     close()
 
@@ -94,7 +94,7 @@ async def test_a_collection_that_another_one_prevents_is_no_sweep(database: Data
     moved, close = await commit_late(database, partner)
     with partner.begin() as another:
         another.execute(sa.select(collector).with_for_update())
-        await moved.tick(SWEEP_EVERY)
+        await moved.tick(SWEEP_SECONDS)
     assert "late" not in moved.announced
     await moved.tick(0.1)
     assert "late" in moved.announced
@@ -105,10 +105,10 @@ async def test_a_collection_that_another_one_prevents_is_no_sweep(database: Data
 async def test_without_the_sweep_it_would_be_lost(
     database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floor, "SWEEP_EVERY", 1e9)
+    monkeypatch.setattr(floor, "SWEEP_SECONDS", 1e9)
     moved, close = await commit_late(database, partner)
     for _ in range(10):
-        await moved.tick(SWEEP_EVERY)
+        await moved.tick(SWEEP_SECONDS)
     assert "late" not in moved.announced
     close()
 

@@ -20,8 +20,8 @@ from dispatcher.service.sleeper import (
     Sleeper,
 )
 from dispatcher.worker import low_water as floor
-from dispatcher.worker.low_water import LAG
-from dispatcher.worker.worker import BUSY_PAUSE
+from dispatcher.worker.low_water import LAG_SECONDS
+from dispatcher.worker.worker import BUSY_PAUSE_SECONDS
 from tests.contract.steps import write
 from tests.contract.test_floor import Moved
 
@@ -172,10 +172,10 @@ async def test_a_commit_ends_the_sleep_and_for_a_second_nobody_rings(night: Nigh
     sleeping = asyncio.create_task(night.tick())
     await asyncio.to_thread(commit, partner)
     assert await sleeping == 0.0
-    night.pause = BUSY_PAUSE
-    assert await night.tick() == BUSY_PAUSE
+    night.pause = BUSY_PAUSE_SECONDS
+    assert await night.tick() == BUSY_PAUSE_SECONDS
     night.pause = LONG
-    assert await night.tick() == BUSY_PAUSE
+    assert await night.tick() == BUSY_PAUSE_SECONDS
     commit(partner)
     night.now += 1.0
     assert await night.tick() == 0.0  # armed again, so the commit is found by looking
@@ -204,8 +204,8 @@ async def test_who_rings_for_nothing_is_answered_at_once_and_then_no_sooner_than
     night.now += COOLDOWN_SECONDS / 2
     assert await night.tick() == pytest.approx(COOLDOWN_SECONDS)  # after each look that found nothing
     night.now += COOLDOWN_SECONDS
-    night.pause = BUSY_PAUSE  # this look finds something
-    assert await night.tick() == BUSY_PAUSE
+    night.pause = BUSY_PAUSE_SECONDS  # this look finds something
+    assert await night.tick() == BUSY_PAUSE_SECONDS
     night.pause = LONG
     night.now += AWAKE_SECONDS
     assert await night.tick() == 0.0  # armed again
@@ -262,8 +262,8 @@ async def test_while_a_commit_is_outstanding_that_will_not_ring_pauses_stay_shor
 
 
 async def test_while_there_is_work_it_does_not_sleep(night: Night) -> None:
-    night.pause = BUSY_PAUSE
-    assert await night.tick() == BUSY_PAUSE
+    night.pause = BUSY_PAUSE_SECONDS
+    assert await night.tick() == BUSY_PAUSE_SECONDS
 
 
 async def test_a_broken_connection_only_means_polling_until_there_is_another(
@@ -314,7 +314,7 @@ class Sleepy:
         """Whether the sleeper has armed its notifier."""
         return await self._watch.is_armed_by_another()
 
-    async def announce(self, resource: str, leap: float = LAG) -> None:
+    async def announce(self, resource: str, leap: float = LAG_SECONDS) -> None:
         """Ticks until the worker has sent a request for this resource."""
 
         async def announced() -> bool:
@@ -339,18 +339,18 @@ class Sleepy:
 async def sleepy(
     database: Database, partner: Engine, notifiers: tuple[Notifier, Notifier], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Sleepy]:
-    monkeypatch.setattr(floor, "SWEEP_EVERY", 1e9)
+    monkeypatch.setattr(floor, "SWEEP_SECONDS", 1e9)
     made = Sleepy(database, partner, notifiers[0])
     yield made
     await made.close()
 
 
 async def test_a_lower_id_that_is_committed_late_rings_and_is_found(sleepy: Sleepy, partner: Engine) -> None:
-    await sleepy.until(sleepy.sleeps, LAG)
+    await sleepy.until(sleepy.sleeps, LAG_SECONDS)
     with partner.begin() as slow:
         write(slow, "late")
         await sleepy.pass_by()
-        await sleepy.until(sleepy.sleeps, LAG)
+        await sleepy.until(sleepy.sleeps, LAG_SECONDS)
     await sleepy.announce("late", leap=0.0)
 
 

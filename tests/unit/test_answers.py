@@ -1,4 +1,4 @@
-"""Answers in the batches that the database takes, and what becomes of those that it refuses."""
+"""Answers in batches that the database accepts, and the retries of a batch that it refuses."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,6 @@ from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store import LONG_AGO, Answer, Delivery
-from dispatcher.worker import answers
 from dispatcher.worker.answers import Answers
 
 LIMIT = 3
@@ -16,13 +15,13 @@ BURY = Decision(Action.BURY, DeadLetterReason.REJECTED)
 
 
 def waiting(*errors: str | None) -> Answers:
-    """One answer with each of these texts."""
+    """Returns one waiting answer for each of these texts."""
     subject = Subject("icfg_1", "resource.updated", "db_1")
     delivery = Delivery("key", subject, None, None, 1, 1, 1, LONG_AGO, "version", 0, None)
-    found = Answers()
+    answers = Answers()
     for error in errors:
-        found.add(Answer(delivery, "token", Outcome(OutcomeKind.REJECTED, error=error), BURY))
-    return found
+        answers.add(Answer(delivery, "token", Outcome(OutcomeKind.REJECTED, error=error), BURY))
+    return answers
 
 
 @pytest.mark.parametrize(
@@ -37,14 +36,14 @@ def waiting(*errors: str | None) -> Answers:
         ((), 0),
     ],
 )
-def test_a_batch_is_neither_too_many_answers_nor_too_long_a_statement_but_never_empty(
+def test_a_batch_has_neither_too_many_answers_nor_too_much_text_but_at_least_one_answer(
     monkeypatch: pytest.MonkeyPatch, errors: Sequence[str | None], batch: int
 ) -> None:
-    monkeypatch.setattr(answers, "MAX_TEXT_LENGTH", 10)
+    monkeypatch.setattr("dispatcher.worker.answers.MAX_TEXT_LENGTH", 10)
     assert len(waiting(*errors).batch(LIMIT)) == batch
 
 
-def test_a_refused_batch_is_tried_without_its_texts_and_then_one_at_a_time_until_the_culprit_is_given_up() -> None:
+def test_a_refused_batch_is_retried_without_texts_and_then_one_answer_at_a_time_until_the_culprit_is_given_up() -> None:
     refused = waiting("no", "nor", "never")
     first, *_ = everything = list(refused)
     assert refused.refuse(refused.batch(LIMIT)) is None
@@ -56,7 +55,7 @@ def test_a_refused_batch_is_tried_without_its_texts_and_then_one_at_a_time_until
     assert refused.batch(LIMIT) == everything[1:]
 
 
-def test_a_single_answer_is_tried_without_its_text_too_before_it_is_given_up() -> None:
+def test_a_single_answer_too_is_retried_without_its_text_before_it_is_given_up() -> None:
     refused = waiting("no")
     (only,) = refused
     assert refused.refuse([only]) is None
@@ -64,7 +63,7 @@ def test_a_single_answer_is_tried_without_its_text_too_before_it_is_given_up() -
     assert not refused
 
 
-def test_once_everything_is_settled_the_next_refusal_is_a_first_one() -> None:
+def test_once_everything_is_settled_the_next_refusal_counts_as_the_first() -> None:
     refused = waiting("never")
     refused.refuse(refused.batch(LIMIT))
     refused.remove(refused.batch(LIMIT))
@@ -81,7 +80,7 @@ def test_while_answers_wait_a_refusal_is_remembered() -> None:
     assert refused.refuse(refused.batch(LIMIT)) is not None
 
 
-def test_older_answers_are_put_first() -> None:
+def test_older_answers_are_put_back_first() -> None:
     later = waiting("later")
     later.put_first(waiting("first", "second"))
     assert [answer.outcome.error for answer in later] == ["first", "second", "later"]

@@ -1,4 +1,4 @@
-"""A burst is judged by its first events: whether so many share a subject that it pays to collect the rest before any is sent."""
+"""The first events of a burst decide whether it is collected as a whole: whether enough of them share subjects."""
 
 from dispatcher.store import Collected
 from dispatcher.worker.collection import BURST_SAMPLE_EVENTS, Burst
@@ -8,33 +8,33 @@ def collected(events: int, subjects: int, begin: int = 0) -> Collected:
     return Collected(events, frozenset(f"subject {number}" for number in range(begin, begin + subjects)))
 
 
-def judged(*collections: Collected) -> bool:
+def saves_no_requests(*collections: Collected) -> bool:
     burst = Burst()
     for one in collections:
         burst.add(one)
     return burst.saves_no_requests
 
 
-def test_before_enough_has_been_collected_waiting_may_still_save_requests() -> None:
-    assert not judged()
-    assert not judged(collected(BURST_SAMPLE_EVENTS - 1, BURST_SAMPLE_EVENTS - 1))
+def test_until_enough_events_have_been_collected_waiting_may_still_save_requests() -> None:
+    assert not saves_no_requests()
+    assert not saves_no_requests(collected(BURST_SAMPLE_EVENTS - 1, BURST_SAMPLE_EVENTS - 1))
 
 
-def test_waiting_saves_nothing_if_most_events_have_a_subject_of_their_own() -> None:
-    assert judged(collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS))
-    assert judged(collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS // 2 + 1))
-    assert not judged(collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS // 2))
-    assert not judged(collected(BURST_SAMPLE_EVENTS, 1))
+def test_waiting_saves_nothing_if_most_events_have_different_subjects() -> None:
+    assert saves_no_requests(collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS))
+    assert saves_no_requests(collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS // 2 + 1))
+    assert not saves_no_requests(collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS // 2))
+    assert not saves_no_requests(collected(BURST_SAMPLE_EVENTS, 1))
 
 
-def test_a_subject_in_several_collections_is_one() -> None:
+def test_a_subject_in_several_collections_counts_once() -> None:
     half = BURST_SAMPLE_EVENTS // 2
-    assert not judged(collected(half, half), collected(half, half))
-    assert judged(collected(half, half), collected(half, half, begin=half))
+    assert not saves_no_requests(collected(half, half), collected(half, half))
+    assert saves_no_requests(collected(half, half), collected(half, half, begin=half))
 
 
-def test_once_a_burst_has_been_judged_the_rest_of_it_changes_nothing() -> None:
-    """Else its subjects would fill the memory."""
+def test_once_the_first_events_have_decided_the_rest_changes_nothing() -> None:
+    """Otherwise its subjects would fill the memory."""
     own, shared = collected(BURST_SAMPLE_EVENTS, BURST_SAMPLE_EVENTS), collected(BURST_SAMPLE_EVENTS, 1)
-    assert judged(own, shared, shared)
-    assert not judged(shared, own, own)
+    assert saves_no_requests(own, shared, shared)
+    assert not saves_no_requests(shared, own, own)

@@ -1,4 +1,4 @@
-"""The end of the thread that speaks to the database. Its deadlines: `tests/contract/test_deadlines.py`."""
+"""How the database thread ends. For its deadlines see `tests/contract/test_deadlines.py`."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from dispatcher.database.transactions import Database, open_database
 from dispatcher.worker.database_thread import DatabaseThread
 
 LONGEST = 30.0
-"""Seconds until something that an idle machine does at once must have happened on a busy one."""
+"""A busy machine must finish within this time what an idle one does immediately."""
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 
 
@@ -24,7 +24,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 class Step:
-    """One that runs until it is let go; no cut connection ends it."""
+    """A step that runs until `go_on` is set, even without its connections."""
 
     def __init__(self) -> None:
         self.begun, self.go_on, self.ended = threading.Event(), threading.Event(), threading.Event()
@@ -39,15 +39,15 @@ class Step:
         assert await asyncio.to_thread(self.begun.wait, LONGEST)
 
 
-async def test_a_step_gives_and_raises_what_it_gives_and_raises(database: Database) -> None:
+async def test_the_result_and_the_error_of_a_step_reach_the_caller(database: Database) -> None:
     thread = DatabaseThread(database)
-    assert await thread.run(lambda given, number: (given is database, number), 7) == (True, 7)
+    assert await thread.run(lambda argument, number: (argument is database, number), 7) == (True, 7)
     with pytest.raises(ZeroDivisionError):
         await thread.run_within(LONGEST, lambda _database: 1 / 0)
     thread.close()
 
 
-async def test_the_end_cuts_what_a_step_waits_for(database: Database) -> None:
+async def test_closing_cuts_the_connection_that_a_step_waits_for(database: Database) -> None:
     begun = threading.Event()
 
     def count(database: Database) -> object:
@@ -66,7 +66,7 @@ async def test_the_end_cuts_what_a_step_waits_for(database: Database) -> None:
         await counting
 
 
-async def test_the_end_waits_for_no_step_and_what_runs_comes_to_its_own_end(database: Database) -> None:
+async def test_closing_does_not_wait_for_a_running_step_which_still_finishes(database: Database) -> None:
     thread, step = DatabaseThread(database), Step()
     running = asyncio.create_task(thread.run(step))
     await step.until_begun()
@@ -76,14 +76,14 @@ async def test_the_end_waits_for_no_step_and_what_runs_comes_to_its_own_end(data
     assert await running == "done"
 
 
-async def test_after_the_end_nothing_is_begun(database: Database) -> None:
+async def test_after_closing_no_step_begins(database: Database) -> None:
     thread, abandoned, queued, late = DatabaseThread(database), Step(), Step(), Step()
     first = asyncio.create_task(thread.run(abandoned))
     await abandoned.until_begun()
     first.cancel()
     await asyncio.wait([first])
     second = asyncio.create_task(thread.run(queued))
-    await asyncio.sleep(0)  # it stands behind the step that nobody waits for any more
+    await asyncio.sleep(0)  # it is queued behind the abandoned step
     thread.close()
     queued.go_on.set()
     abandoned.go_on.set()
@@ -94,7 +94,7 @@ async def test_after_the_end_nothing_is_begun(database: Database) -> None:
     assert not queued.begun.is_set()
 
 
-async def test_the_end_leaves_no_thread_behind(database: Database) -> None:
+async def test_closing_leaves_no_thread_behind(database: Database) -> None:
     thread = DatabaseThread(database)
     used = await thread.run(lambda _database: threading.current_thread())
     assert used.is_alive()

@@ -1,10 +1,10 @@
-"""A held lease: what it lets start, and what outcomes and decisions make of the rest of its installation."""
+"""A held lease: which requests may start, and how outcomes and decisions affect the rest of its installation."""
 
 import pytest
 
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, Decision, PauseReason, Policy
-from dispatcher.policy.installation_breaker import BREAKER_FAULTS, FULL_SPEED
+from dispatcher.policy.installation_breaker import BREAKER_FAULTS, FULL_SPEED_REQUESTS
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import LEASE_MARGIN_SECONDS
@@ -31,7 +31,7 @@ def claimed(
     until: float = 60.0,
     clock: Clock = CLOCK,
 ) -> HeldLease:
-    """A lease under which nothing was read yet."""
+    """Returns a lease under which nothing has been read yet."""
     leased = Leased("icfg_1", "token", (), None, faults, faults, suspects, None, None)
     return HeldLease.of(leased, until, clock, window)
 
@@ -46,8 +46,8 @@ def held(
 
 def answer(lease: HeldLease, kind: OutcomeKind, decision: Decision, now: float = 0.0) -> None:
     lease.end(now, sent=True)
-    lease.hear(Outcome(kind), now, now)
-    lease.follow(decision, now, Policy(), lambda: 1.0)
+    lease.record(Outcome(kind), now, now)
+    lease.apply(decision, now, Policy(), lambda: 1.0)
 
 
 def test_a_request_starts_only_if_the_lease_outlasts_it() -> None:
@@ -56,7 +56,7 @@ def test_a_request_starts_only_if_the_lease_outlasts_it() -> None:
     assert lease.next(0.0, TIMEOUT) == delivery("db_0")
 
 
-def test_a_full_window_stops_the_lease_until_its_next_place_by_the_cautious_clock() -> None:
+def test_a_full_window_stops_the_lease_until_its_next_slot_by_the_cautious_clock() -> None:
     window = RateWindow(1, 60.0)
     lease = held(window=window)
     assert lease.next(0.0, TIMEOUT) is not None
@@ -66,7 +66,7 @@ def test_a_full_window_stops_the_lease_until_its_next_place_by_the_cautious_cloc
     assert lease.state(3.0, release=True, fresh=False).throttled_for == pytest.approx(61.0)
 
 
-def test_a_place_in_the_window_is_kept_while_others_are_taken() -> None:
+def test_a_slot_of_the_window_stays_occupied_while_others_are_taken() -> None:
     lease = held(window=RateWindow(2, 60.0))
     assert lease.next(0.0, TIMEOUT) is not None
     answer(lease, K.DELIVERED, DELIVERED, 1.0)
@@ -75,7 +75,7 @@ def test_a_place_in_the_window_is_kept_while_others_are_taken() -> None:
     assert lease.next(4.0, TIMEOUT) is None
 
 
-def test_another_worker_goes_on_with_the_window_by_the_databases_clock_whatever_its_own_counts_from() -> None:
+def test_another_worker_continues_the_window_by_the_databases_clock_although_its_own_differs() -> None:
     lease = held(window=RateWindow(2, 60.0))
     assert lease.next(0.0, TIMEOUT) is not None
     answer(lease, K.DELIVERED, DELIVERED, 1.0)  # at 1,003 by the clock that is ahead
@@ -91,7 +91,7 @@ def test_another_worker_goes_on_with_the_window_by_the_databases_clock_whatever_
         assert other.stopped_until == pytest.approx(stopped_until)
 
 
-def test_after_a_crash_one_request_at_a_time_until_as_many_were_made_as_may_have_been_in_flight() -> None:
+def test_after_a_crash_as_many_requests_as_may_have_been_in_flight_are_sent_one_at_a_time() -> None:
     lease = held(5, suspects=2)
     for left, kind, decision in ((1, K.DELIVERED, DELIVERED), (0, K.FAILED, RETRY)):
         assert lease.next(0.0, TIMEOUT) is not None
@@ -107,45 +107,45 @@ def test_after_a_crash_one_request_at_a_time_until_as_many_were_made_as_may_have
     assert lease.breaker.limit == 2
 
 
-def test_without_a_request_a_suspect_is_not_cleared() -> None:
+def test_a_suspect_is_not_cleared_without_a_request() -> None:
     lease = held(suspects=2)
     assert lease.next(0.0, TIMEOUT) is not None
     answer(lease, K.NO_CREDENTIAL, PAUSE)
     assert lease.suspects == 2
 
 
-def test_subjects_that_are_under_way_are_not_queued_twice() -> None:
+def test_subjects_in_flight_are_not_queued_again() -> None:
     lease = held(2)
     assert lease.next(0.0, TIMEOUT) == delivery("db_0")
     lease.add([delivery("db_0"), delivery("db_1"), delivery("db_2")], 500, 1.0)
     assert [one.subject_key for one in lease.queue] == ["db_1", "db_2"]
 
 
-def test_what_the_destination_says_of_its_window_is_heeded() -> None:
+def test_a_report_of_a_full_window_stops_the_lease() -> None:
     lease = held(window=RateWindow(60, 60.0))
-    lease.hear(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0, 0.0)
+    lease.record(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0, 0.0)
     assert lease.next(0.0, TIMEOUT) is None
     assert lease.stopped_until is not None
 
 
-def test_what_the_destination_has_counted_already_is_not_counted_twice() -> None:
+def test_requests_that_a_report_includes_are_not_counted_twice() -> None:
     lease = held(window=RateWindow(3, 60.0))
     assert [lease.next(at, TIMEOUT) is not None for at in (0.0, 1.0)] == [True, True]
     lease.end(2.0, sent=True)
-    lease.hear(Outcome(K.DELIVERED, rate_remaining=1, rate_reset=30.0), 2.0, 1.0)  # both have arrived
+    lease.record(Outcome(K.DELIVERED, rate_remaining=1, rate_reset=30.0), 2.0, 1.0)  # both have arrived
     assert lease.next(2.0, TIMEOUT) is not None
 
 
 @pytest.mark.parametrize(("remaining", "reset"), [(0, None), (None, 30.0)])
-def test_what_the_destination_says_by_halves_is_not_heeded(remaining: int | None, reset: float | None) -> None:
+def test_an_incomplete_report_is_ignored(remaining: int | None, reset: float | None) -> None:
     lease = held(window=RateWindow(60, 60.0))
-    lease.hear(Outcome(K.DELIVERED, rate_remaining=remaining, rate_reset=reset), 0.0, 0.0)
+    lease.record(Outcome(K.DELIVERED, rate_remaining=remaining, rate_reset=reset), 0.0, 0.0)
     assert lease.next(0.0, TIMEOUT) is not None
 
 
-def test_without_a_limit_of_our_own_what_the_destination_says_of_its_window_is_not_heeded() -> None:
+def test_without_a_limit_of_our_own_a_report_is_ignored() -> None:
     lease = held(window=None)
-    lease.hear(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0, 0.0)
+    lease.record(Outcome(K.DELIVERED, rate_remaining=0, rate_reset=30.0), 0.0, 0.0)
     assert lease.next(0.0, TIMEOUT) is not None
 
 
@@ -155,16 +155,16 @@ def test_a_healthy_installations_requests_do_not_wait_for_each_other() -> None:
     assert not lease.one_at_a_time
 
 
-def test_more_may_be_due_until_fewer_are_found_than_were_asked_for() -> None:
+def test_more_may_be_due_until_fewer_are_read_than_the_limit() -> None:
     lease = claimed()
-    more = [lease.more]  # nothing was read yet
-    for found in (2, 1, 2):
-        lease.add([delivery(f"db_{number}") for number in range(found)], 2, 0.0)
+    more = [lease.more]  # nothing has been read yet
+    for count in (2, 1, 2):
+        lease.add([delivery(f"db_{number}") for number in range(count)], 2, 0.0)
         more.append(lease.more)
     assert more == [True, True, False, True]
 
 
-def test_what_was_forgotten_is_queued_when_it_is_read_again() -> None:
+def test_a_delivery_dropped_from_the_queue_is_queued_when_it_is_read_again() -> None:
     lease = held(2)
     assert lease.next(0.0, TIMEOUT) == delivery("db_0")
     lease.drop_queue()
@@ -173,7 +173,7 @@ def test_what_was_forgotten_is_queued_when_it_is_read_again() -> None:
     assert lease.next(1.0, TIMEOUT) is None
 
 
-def test_after_a_crash_a_lease_is_untried_until_something_was_read_under_it() -> None:
+def test_after_a_crash_a_lease_is_untried_until_a_delivery_has_been_read() -> None:
     crashed, healthy = claimed(suspects=1), claimed()
     assert (crashed.untried, healthy.untried) == (True, False)
     for lease in (crashed, healthy):
@@ -181,7 +181,7 @@ def test_after_a_crash_a_lease_is_untried_until_something_was_read_under_it() ->
     assert (crashed.untried, healthy.untried) == (False, False)
 
 
-def test_after_a_crash_the_next_delivery_is_read_when_the_one_before_is_settled() -> None:
+def test_after_a_crash_the_next_delivery_is_read_when_the_previous_one_is_settled() -> None:
     lease = claimed(suspects=2)
     assert lease.wants_suspect(0.0)
     lease.add([delivery("db_0")], 1, 0.0)
@@ -194,13 +194,13 @@ def test_after_a_crash_the_next_delivery_is_read_when_the_one_before_is_settled(
     assert [*wanted, lease.wants_suspect(0.0)] == [False, False, False, True]
 
 
-def test_after_a_crash_where_nothing_could_be_read_it_is_tried_again_when_it_is_time() -> None:
+def test_after_a_crash_an_installation_with_nothing_to_read_is_read_again_at_its_time() -> None:
     lease = claimed(suspects=2)
     lease.suspects_at = 1.0
     assert [lease.wants_suspect(now) for now in (0.0, 0.999, 1.0, 2.0)] == [False, False, True, True]
 
 
-def test_under_a_lease_that_is_stopped_or_whose_window_is_full_nothing_suspected_is_read() -> None:
+def test_no_suspect_is_read_while_the_lease_is_stopped_or_its_window_full() -> None:
     lease = claimed(suspects=2)
     lease.stop(0.0)
     assert not lease.wants_suspect(0.0)
@@ -219,30 +219,30 @@ def test_several_faults_in_a_row_open_the_breaker_and_stop_the_installation_once
     answer(lease, K.FAILED, RETRY)
     assert lease.breaker.is_open
     assert lease.stopped_until == 1.0
-    for _ in range(3):  # what was in flight meanwhile is no news
+    for _ in range(3):  # requests already in flight do not count
         answer(lease, K.FAILED, RETRY)
     assert lease.state(0.0, release=True, fresh=False).faults == BREAKER_FAULTS
 
 
 @pytest.mark.parametrize("kind", [K.DELIVERED, K.GONE, K.REJECTED, K.THROTTLED, K.UNAUTHORIZED])
-def test_an_answer_begins_the_count_of_faults_anew(kind: OutcomeKind) -> None:
+def test_an_answer_restarts_the_count_of_faults(kind: OutcomeKind) -> None:
     lease = held(faults=BREAKER_FAULTS - 1)
     lease.next(0.0, TIMEOUT)
-    lease.hear(Outcome(kind), 0.0, 0.0)
+    lease.record(Outcome(kind), 0.0, 0.0)
     assert lease.breaker.faults == 0
 
 
 @pytest.mark.parametrize("kind", [K.NO_CREDENTIAL, K.CREDENTIALS_UNAVAILABLE])
-def test_what_was_not_sent_is_no_fault_of_the_destination(kind: OutcomeKind) -> None:
+def test_a_request_that_was_not_sent_is_not_a_fault_of_the_destination(kind: OutcomeKind) -> None:
     lease = held(faults=2)
-    lease.hear(Outcome(kind), 0.0, 0.0)
+    lease.record(Outcome(kind), 0.0, 0.0)
     assert (lease.breaker.faults, lease.breaker.failures) == (2, 3)
 
 
-def test_an_open_breaker_lets_one_probe_through_and_then_twice_as_many_with_each_success() -> None:
+def test_an_open_breaker_allows_one_probe_and_then_twice_as_many_requests_after_each_success() -> None:
     lease = held(500, faults=BREAKER_FAULTS)
     started = 0
-    for allowed in (1, 2, 4, 8, 16, 32, FULL_SPEED):
+    for allowed in (1, 2, 4, 8, 16, 32, FULL_SPEED_REQUESTS):
         while lease.next(0.0, TIMEOUT) is not None:
             started += 1
         assert lease.in_flight == allowed
@@ -250,17 +250,17 @@ def test_an_open_breaker_lets_one_probe_through_and_then_twice_as_many_with_each
         assert not lease.probing
     while lease.next(0.0, TIMEOUT) is not None:
         started += 1
-    assert started == 500  # at full speed
+    assert started == 500  # no longer limited
 
 
-def test_a_probe_in_vain_makes_the_next_gap_longer() -> None:
+def test_a_failed_probe_makes_the_next_gap_longer() -> None:
     lease = held(faults=BREAKER_FAULTS + 2)
     lease.next(0.0, TIMEOUT)
     answer(lease, K.FAILED, RETRY)
     assert lease.stopped_until == 8.0
 
 
-def test_a_probe_of_a_paused_installation_that_meets_a_fault_waits_too() -> None:
+def test_a_paused_installation_too_waits_after_a_probe_that_ends_in_a_fault() -> None:
     lease = held()
     lease.paused_for, lease.breaker.limit = 100.0, 1
     lease.next(0.0, TIMEOUT)
@@ -290,7 +290,7 @@ def test_a_pause_stops_the_lease_and_a_success_ends_the_pause() -> None:
 
 
 @pytest.mark.parametrize(("reason", "paused_for"), [("unauthorized", 100.0), ("disabled", 0.0)])
-def test_a_pause_goes_on_for_the_same_reason_and_begins_anew_for_another(reason: str, paused_for: float) -> None:
+def test_a_pause_continues_for_the_same_reason_and_starts_again_for_another(reason: str, paused_for: float) -> None:
     lease = held()
     lease.pause_reason, lease.paused_for = reason, 100.0
     lease.next(0.0, TIMEOUT)
@@ -298,14 +298,14 @@ def test_a_pause_goes_on_for_the_same_reason_and_begins_anew_for_another(reason:
     assert (lease.pause_reason, lease.paused_for) == ("unauthorized", paused_for)
 
 
-def test_a_throttled_installation_waits_as_long_as_was_decided() -> None:
+def test_a_throttled_installation_waits_as_long_as_decided() -> None:
     lease = held()
     lease.next(0.0, TIMEOUT)
     answer(lease, K.THROTTLED, Decision(Action.THROTTLE, delay=7.0))
     assert lease.state(2.0, release=True, fresh=False).throttled_for == 5.0
 
 
-def test_a_burial_stops_nothing() -> None:
+def test_a_dead_letter_does_not_stop_the_lease() -> None:
     lease = held()
     lease.next(0.0, TIMEOUT)
     answer(lease, K.REJECTED, Decision(Action.BURY))
@@ -316,7 +316,7 @@ def test_a_burial_stops_nothing() -> None:
     ("kind", "decision", "as_written"),
     [(K.DELIVERED, DELIVERED, True), (K.FAILED, RETRY, False), (K.UNAUTHORIZED, PAUSE, False)],
 )
-def test_its_row_need_not_be_written_while_all_goes_well(kind: K, decision: Decision, as_written: bool) -> None:
+def test_its_row_need_not_be_written_while_requests_succeed(kind: K, decision: Decision, as_written: bool) -> None:
     lease = held()
     assert lease.next(0.0, TIMEOUT) is not None
     answer(lease, kind, decision)
@@ -325,7 +325,7 @@ def test_its_row_need_not_be_written_while_all_goes_well(kind: K, decision: Deci
     assert not lease.state(0.0, release=True, fresh=True).as_written
 
 
-def test_once_its_row_is_written_it_says_so() -> None:
+def test_after_its_state_was_written_it_need_not_be_written_again() -> None:
     lease = held(window=RateWindow(60, 60.0))
     assert lease.next(0.0, TIMEOUT) is not None
     answer(lease, K.DELIVERED, DELIVERED)
@@ -335,7 +335,7 @@ def test_once_its_row_is_written_it_says_so() -> None:
     assert lease.state(0.0, release=False, fresh=True).as_written
 
 
-def test_what_is_stopped_without_a_failure_is_news() -> None:
+def test_a_lease_that_was_stopped_without_a_failure_must_be_written() -> None:
     lease = held()
     lease.stop(0.0)
     assert not lease.state(0.0, release=False, fresh=True).as_written

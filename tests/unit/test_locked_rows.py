@@ -1,4 +1,4 @@
-"""Answers of installations that somebody keeps locked."""
+"""Answers of installations whose rows another session keeps locked."""
 
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ def answer(installation_id: str) -> Answer:
     return Answer(delivery, "token", Outcome(OutcomeKind.DELIVERED), Decision(Action.DELIVERED))
 
 
-def test_they_wait_until_their_row_is_tried_again() -> None:
+def test_answers_wait_until_their_row_is_tried_again() -> None:
     rows, first, second = LockedRows(), answer("first"), answer("second")
     rows.note(["first"], 1.0)
     rows.note(["second"], 1.5)

@@ -1,10 +1,10 @@
-"""Where a scan of the outbox goes on when some of its events must stay."""
+"""Where a scan of the outbox continues when some of its events must stay."""
 
 import pytest
 
 from dispatcher import store
 from dispatcher.store import Collected
-from dispatcher.worker.low_water import LAG, SWEEP_EVERY
+from dispatcher.worker.low_water import LAG_SECONDS, SWEEP_SECONDS
 from dispatcher.worker.outbox_scan import OutboxScan
 
 RETRY = 0.2
@@ -15,27 +15,27 @@ NOTHING = Collected()
 
 @pytest.fixture
 def scan() -> OutboxScan:
-    """One that has come to its end at 0."""
+    """A scan that reached its end at 0."""
     made = OutboxScan(RETRY)
     made.found_nothing(0.0)
     return made
 
 
 def follow(scan: OutboxScan, now: float, collected: Collected) -> int:
-    """Where the next collection begins."""
+    """Records a collection; returns where the next one begins."""
     scan.next(now)
     scan.note(now, collected)
     return scan.next(now)
 
 
-def test_it_goes_on_beyond_what_it_left_until_its_end(scan: OutboxScan) -> None:
+def test_it_continues_beyond_the_events_it_left_until_its_end(scan: OutboxScan) -> None:
     assert follow(scan, 1.0, LEFT) == 500
     assert follow(scan, 1.0, MOVED) == 1_000
     assert follow(scan, 1.0, Collected(skipped=True)) == 1_000
     assert follow(scan, 1.0, NOTHING) == store.LOWEST_ID
 
 
-def test_what_moves_everything_begins_anew_each_time(scan: OutboxScan) -> None:
+def test_a_collection_that_left_nothing_is_followed_by_one_from_the_mark(scan: OutboxScan) -> None:
     assert follow(scan, 1.0, MOVED) == store.LOWEST_ID
 
 
@@ -47,38 +47,38 @@ def test_once_it_has_left_everything_it_waits(scan: OutboxScan) -> None:
     assert scan.may_go_on(1.0 + RETRY)
 
 
-def test_while_it_moves_something_it_does_not_wait(scan: OutboxScan) -> None:
+def test_after_moving_something_it_does_not_wait(scan: OutboxScan) -> None:
     follow(scan, 1.0, LEFT)
     follow(scan, 1.0, MOVED)
     follow(scan, 1.0, NOTHING)
     assert scan.may_go_on(1.0)
 
 
-def test_what_was_left_is_looked_for_again_by_the_next_sweep(scan: OutboxScan) -> None:
+def test_the_next_sweep_looks_again_for_events_that_were_left(scan: OutboxScan) -> None:
     follow(scan, 0.1, Collected(last_event_id=500, left=1))
-    follow(scan, 0.1 + LAG, Collected(events=1, last_event_id=600))
-    assert scan.floor(SWEEP_EVERY - 0.1) == 500
-    assert scan.floor(SWEEP_EVERY) == store.LOWEST_ID
+    follow(scan, 0.1 + LAG_SECONDS, Collected(events=1, last_event_id=600))
+    assert scan.low_water(SWEEP_SECONDS - 0.1) == 500
+    assert scan.low_water(SWEEP_SECONDS) == store.LOWEST_ID
 
 
-def test_a_sweep_is_done_only_if_its_beginning_was_at_the_bottom(scan: OutboxScan) -> None:
+def test_a_scan_counts_as_a_sweep_only_if_it_began_at_the_bottom(scan: OutboxScan) -> None:
     follow(scan, 0.1, Collected(events=1, last_event_id=100))
-    follow(scan, 0.1 + LAG, Collected(events=1, last_event_id=600))
-    follow(scan, SWEEP_EVERY - 0.1, LEFT)  # begins at the floor
-    follow(scan, SWEEP_EVERY + 0.1, NOTHING)
-    assert scan.floor(SWEEP_EVERY + 0.1) == store.LOWEST_ID
+    follow(scan, 0.1 + LAG_SECONDS, Collected(events=1, last_event_id=600))
+    follow(scan, SWEEP_SECONDS - 0.1, LEFT)  # begins at the mark
+    follow(scan, SWEEP_SECONDS + 0.1, NOTHING)
+    assert scan.low_water(SWEEP_SECONDS + 0.1) == store.LOWEST_ID
 
 
-def test_a_sweep_that_is_asked_for_begins_at_the_bottom_at_once(scan: OutboxScan) -> None:
+def test_a_requested_sweep_begins_at_the_bottom_immediately(scan: OutboxScan) -> None:
     follow(scan, 0.1, Collected(events=1, last_event_id=500))
-    follow(scan, 0.1 + LAG, Collected(events=1, last_event_id=600))
-    assert scan.next(SWEEP_EVERY - 0.1) == 500
+    follow(scan, 0.1 + LAG_SECONDS, Collected(events=1, last_event_id=600))
+    assert scan.next(SWEEP_SECONDS - 0.1) == 500
     scan.sweep()
-    assert scan.floor(SWEEP_EVERY - 0.1) == scan.next(SWEEP_EVERY - 0.1) == store.LOWEST_ID
+    assert scan.low_water(SWEEP_SECONDS - 0.1) == scan.next(SWEEP_SECONDS - 0.1) == store.LOWEST_ID
 
 
 def test_a_look_that_sees_nothing_ends_the_scan(scan: OutboxScan) -> None:
-    """So another dispatcher has collected what was left: the next events are looked for from the floor on, and at once."""
+    """Another dispatcher has then collected the remaining events: the next scan begins at the mark, without waiting."""
     assert follow(scan, 1.0, LEFT) == 500
     scan.found_nothing(1.0)
     assert scan.next(1.0) == store.LOWEST_ID

@@ -1,4 +1,4 @@
-"""The rate window: pure, and exact wherever in its flight a request arrives."""
+"""The rate window: pure, and exact no matter when in its flight a request arrives."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from dispatcher.policy.rate_window import RateWindow
 
 
 def room(window: RateWindow, now: float) -> int:
-    """How many requests may start now; none of them does."""
+    """Returns how many requests may start now, without starting any."""
     count = 0
     while count <= window.requests and window.take(now):
         count += 1
@@ -17,7 +17,7 @@ def room(window: RateWindow, now: float) -> int:
     return count
 
 
-def test_a_request_holds_its_place_until_a_window_after_its_end() -> None:
+def test_a_request_occupies_its_slot_until_a_window_after_its_end() -> None:
     window = RateWindow(2, 60.0)
     assert [window.take(0.0), window.take(1.0), window.take(2.0)] == [True, True, False]
     window.end(5.0)
@@ -29,20 +29,20 @@ def test_a_request_holds_its_place_until_a_window_after_its_end() -> None:
     assert room(window, 67.0) == 1
 
 
-def test_a_place_that_was_not_used_is_free_again() -> None:
+def test_a_slot_that_was_not_used_is_free_again() -> None:
     window = RateWindow(1, 60.0)
     window.take(0.0)
     window.end(0.0, sent=False)
     assert window.take(0.0)
 
 
-def test_the_window_outlives_its_holder() -> None:
+def test_the_stored_window_holds_for_the_next_worker() -> None:
     window = RateWindow(3, 60.0)
     for _ in range(2):
         window.take(0.0)
     window.end(10.0)
     stored = window.stored(20.0)
-    assert stored == "[10.0,20.0]"  # what is in flight may end now
+    assert stored == "[10.0,20.0]"  # the request in flight may end now
     again = RateWindow(3, 60.0, stored)
     assert room(again, 20.0) == 1
     assert room(again, 70.0) == 2
@@ -58,12 +58,12 @@ def test_the_destination_narrows_the_window_and_never_widens_it() -> None:
     assert room(window, 20.0) == 10
     window.correct(remaining=0, reset=600.0, now=20.0, began=20.0)  # another window than ours
     assert room(window, 20.0) == 10
-    window.correct(remaining=3, reset=62.0, now=20.0, began=20.0)  # ours, whose times are rounded
+    window.correct(remaining=3, reset=62.0, now=20.0, began=20.0)  # the same, whose times are rounded
     assert room(window, 79.9) == 3
     assert room(window, 80.0) == 10
 
 
-def test_what_has_arrived_before_the_answer_is_not_counted_twice_though_its_own_answer_is_late() -> None:
+def test_a_request_that_the_report_includes_is_not_counted_twice_although_its_own_answer_is_late() -> None:
     window = RateWindow(3, 60.0)
     window.take(0.0)
     window.take(1.0)
@@ -72,7 +72,7 @@ def test_what_has_arrived_before_the_answer_is_not_counted_twice_though_its_own_
     assert room(window, 2.0) == 1
 
 
-def test_what_left_the_window_meanwhile_is_not_held_against_what_the_destination_says() -> None:
+def test_requests_that_have_left_the_window_are_not_counted_against_a_report() -> None:
     window = RateWindow(10, 60.0)
     for _ in range(8):
         window.take(0.0)
@@ -81,14 +81,14 @@ def test_what_left_the_window_meanwhile_is_not_held_against_what_the_destination
     assert room(window, 60.0) == 3
 
 
-def test_a_window_of_the_destination_that_has_ended_is_no_news() -> None:
+def test_a_report_about_a_window_that_has_ended_is_ignored() -> None:
     window = RateWindow(10, 60.0)
     window.correct(remaining=0, reset=0.0, now=0.0, began=0.0)
     assert room(window, 0.0) == 10
 
 
-def test_what_an_answer_leaves_is_less_what_began_after_its_request() -> None:
-    """Another client has used four of ten; three requests are under way when the first answer says so."""
+def test_requests_that_began_later_are_deducted_from_the_reported_limit() -> None:
+    """Another client has used four of ten slots; three requests are in flight when the first answer reports that."""
     window = RateWindow(10, 60.0)
     for start in (0.0, 1.0, 2.0, 3.0):
         window.take(start)
@@ -101,7 +101,7 @@ def test_what_an_answer_leaves_is_less_what_began_after_its_request() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 30)), max_size=200), st.integers(1, 10))
-def test_no_window_holds_more_than_the_limit_wherever_in_its_flight_a_request_arrives(
+def test_no_window_holds_more_than_the_limit_no_matter_when_a_request_in_flight_arrives(
     steps: list[tuple[float, float]], limit: int
 ) -> None:
     window, now, flights = RateWindow(limit, 60.0), 0.0, list[tuple[float, float]]()
@@ -127,8 +127,8 @@ def test_it_can_be_used_in_full() -> None:
             window.end(start)
 
 
-def test_whoever_knows_the_database_clock_less_well_never_shortens_it() -> None:
-    """A worker is sure of the database's clock only within the time its claim took: it remembers late and forgets late."""
+def test_a_worker_with_a_larger_clock_error_never_shortens_it() -> None:
+    """A worker knows the database's clock only to within the time its claim took: it records late times and forgets them late."""
     window = RateWindow(1, 60.0)
     window.take(0.0)
     assert window.stored(10.0, 12.0) == "[12.0]"
@@ -137,12 +137,12 @@ def test_whoever_knows_the_database_clock_less_well_never_shortens_it() -> None:
     assert other.wait(71.0) == pytest.approx(1.0)
 
 
-def test_after_the_clock_was_set_back_it_waits_for_one_window_at_most() -> None:
+def test_after_the_clock_was_set_back_it_waits_at_most_one_window() -> None:
     window = RateWindow(2, 60.0, "[3590.0,3600.0]")
     assert window.wait(0.0) == 60.0
     assert room(window, 59.9) == 0
     assert room(window, 60.0) == 2
-    little = RateWindow(2, 60.0, "[10.0,30.0]")  # by no more than a clock may differ from another
+    little = RateWindow(2, 60.0, "[10.0,30.0]")  # by no more than two clocks may differ
     assert little.wait(0.0) == 70.0
     both = RateWindow(2, 60.0, "[62.0,3600.0]")
     assert [room(both, at) for at in (0.0, 59.9, 60.0, 121.9, 122.0)] == [0, 0, 1, 1, 2]

@@ -1,4 +1,4 @@
-"""A worker on a database file, with answers that the test decides."""
+"""A worker on a SQLite file, with answers that the test chooses."""
 
 import asyncio
 import time
@@ -24,11 +24,11 @@ from dispatcher.worker.worker import Worker
 
 Answer = Callable[[httpx.Request], Any]
 LONGEST = 60.0
-"""Seconds until something that an idle machine does at once must have happened on a busy one."""
+"""A busy machine must finish within this time what an idle one does immediately."""
 
 
 class Rig:
-    """A worker, what arrived, and what it reported. `answer` may be changed at any time."""
+    """A worker, the requests that arrived, and its reports. `answer` may be replaced at any time."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
@@ -42,7 +42,7 @@ class Rig:
     def another(
         self, name: str = "one", clock: Callable[[], float] = time.monotonic, credentials: Credentials | None = None
     ) -> Worker:
-        """Another worker on the same database; its token is `t0ken` unless there are other credentials."""
+        """Returns another worker on the same database, with the token `t0ken` unless other credentials are given."""
         vercel = Vercel(
             "https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), self.settings.request_timeout
         )
@@ -64,7 +64,7 @@ class Rig:
         return response
 
     def commit(self, *resources: str, installation_id: str = "icfg_1") -> None:
-        """A partner's committed changes."""
+        """Commits changes as a partner does."""
         with self.database.engine.begin() as connection:
             publish(connection, *(ResourceUpdated(installation_id=installation_id, resource_id=r) for r in resources))
 
@@ -76,23 +76,23 @@ class Rig:
                 await asyncio.sleep(0.005)
 
     async def settle_all(self, worker: Worker | None = None) -> None:
-        """Ticks until the worker has nothing under way."""
+        """Ticks until the worker is idle."""
         ticking = worker or self.worker
         await ticking.tick()
         await self.until(lambda: ticking.idle, ticking)
 
     def rows(self, table: sa.Table) -> list[sa.Row[Any]]:
-        """The table's rows, by their first column."""
+        """Returns the table's rows, ordered by primary key."""
         with self.database.read() as connection:
             return list(connection.execute(sa.select(table).order_by(*table.primary_key)))
 
     def bodies(self) -> list[str]:
-        """The resources that requests were about, in the order of their arrival."""
+        """Returns the resources of the requests, in order of arrival."""
         return [str(httpx.Response(200, content=r.content).json()["event"]["resourceId"]) for r in self.requests]
 
 
 class Held:
-    """Answers that come one by one, when the test lets them."""
+    """Holds the answers back until the test releases them."""
 
     def __init__(self, rig: Rig, status: int = 201) -> None:
         self._turns = asyncio.Semaphore(0)
@@ -104,26 +104,27 @@ class Held:
         return httpx.Response(self._status)
 
     def release(self, requests: int = 1) -> None:
-        """Answers so many."""
+        """Answers this many requests."""
         for _ in range(requests):
             self._turns.release()
 
 
 async def arrived(rig: Rig, requests: int) -> None:
+    """Waits until this many requests have arrived."""
     async with asyncio.timeout(LONGEST):
         while len(rig.requests) < requests:
             await asyncio.sleep(0.001)
 
 
 async def answered(rig: Rig, requests: int) -> None:
-    """So many requests have been answered."""
+    """Waits until this many requests have been answered."""
     async with asyncio.timeout(LONGEST):
         while sum(isinstance(report, Attempted) for report in rig.reports) < requests:
             await asyncio.sleep(0.001)
 
 
 def leased(rig: Rig) -> list[str]:
-    """The installations that somebody holds."""
+    """Returns the installations that a living worker holds."""
     return [row.installation_id for row in rig.rows(installation) if row.leased_until and row.lease_token != "dead"]
 
 
@@ -151,7 +152,7 @@ async def rig(database: Database, settings: Settings) -> AsyncIterator[Rig]:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many deliveries of an installation each claim and each pull has read."""
+    """Collects how many deliveries each claim and each pull has read, per installation."""
     sizes: list[int] = []
     claim, pull = store.claim, store.pull
 

@@ -1,4 +1,4 @@
-"""Hours in seconds: a real worker on a real database, both by a clock that the test moves, against a destination that it scripts."""
+"""Simulates hours in seconds: a real worker on a real database, both by a simulated clock, against a scripted destination."""
 
 import asyncio
 import json
@@ -25,14 +25,13 @@ from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
 
 Destination = Callable[[float], httpx.Response]
-"""What the destination answers so many seconds after the beginning; it may raise what a transport raises."""
+"""Returns the answer to a request, given the seconds since the beginning; may raise the errors of a transport."""
 
-
-BUSY_STEP = 0.01
-"""Seconds that a tick with something to do takes, with its pause."""
-IDLE_STEP = 5.0
-"""Seconds that pass between two ticks with nothing under way: six hours would have too many others."""
-SETTINGS = Settings(vercel_token=SecretStr("t0ken"), poll_interval=IDLE_STEP, attempt_retention=0.0)
+BUSY_STEP_SECONDS = 0.01
+"""The time that a tick with something to do takes, including its pause."""
+IDLE_STEP_SECONDS = 5.0
+"""The time between two idle ticks: shorter steps would be too many in six hours."""
+SETTINGS = Settings(vercel_token=SecretStr("t0ken"), poll_interval=IDLE_STEP_SECONDS, attempt_retention=0.0)
 
 
 class _SimulatedSqlite(Sqlite):
@@ -40,20 +39,21 @@ class _SimulatedSqlite(Sqlite):
 
 
 class Simulation:
-    """`now`: seconds since the beginning. `requests`: when each was sent, and whether it was answered with success. `deadly`: resources
-    for which the destination always answers 503.
-    """
+    """Workers, their database and their destination, by one simulated clock."""
 
     def __init__(
         self, directory: Path, destination: Destination, workers: int = 1, settings: Settings = SETTINGS
     ) -> None:
         self.now = 0.0
+        """Seconds since the beginning."""
         self._settings = settings
         self.destination = destination
         self.requests: list[tuple[float, bool]] = []
+        """When each request was sent, and whether it succeeded."""
         self.delivered_at: dict[str, float] = {}
         self.changed_at: dict[str, float] = {}
-        self.deadly: set[str] = set()
+        self.failing: set[str] = set()
+        """Resources for which the destination always answers 503."""
         self.reports: Counter[type[Report]] = Counter()
         self._epoch = datetime.now(UTC).timestamp()
         engine = open_engine(f"sqlite:///{directory}/simulation.db")
@@ -79,7 +79,7 @@ class Simulation:
         )
 
     def _set_clock(self, connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA synchronous = OFF")  # nobody pulls the plug here
+        connection.execute("PRAGMA synchronous = OFF")  # no power failure is simulated
         connection.create_function("simulated_now", 0, self._tell_time, deterministic=True)
 
     def _tell_time(self) -> str:
@@ -88,14 +88,14 @@ class Simulation:
     def _receive(self, request: httpx.Request) -> httpx.Response:
         self.requests.append((self.now, False))
         resource = str(json.loads(request.content)["event"]["resourceId"])
-        answer = httpx.Response(503) if resource in self.deadly else self.destination(self.now)
+        answer = httpx.Response(503) if resource in self.failing else self.destination(self.now)
         if answer.is_success:
             self.requests[-1] = (self.now, True)
             self.delivered_at[resource] = self.now
         return answer
 
     def change(self, subjects: Iterable[int], installations: int) -> None:
-        """Commits a change of each of these resources."""
+        """Commits a change of each of these subjects."""
         events = [
             ResourceUpdated(installation_id=f"icfg_{number % installations}", resource_id=f"db_{number}")
             for number in subjects
@@ -106,28 +106,28 @@ class Simulation:
         self.changed_at |= {event.resource_id: self.now for event in events}
 
     async def run_until(self, end: float, each: Callable[[], None] = lambda: None) -> None:
-        """Goes on until then; `each` is called before every tick."""
+        """Runs until the clock reaches `end`; calls `each` before every tick."""
         while self.now < end:
             each()
             pause = min([await self._tick(worker) for worker in self.workers])
             idle = all(worker.idle for worker in self.workers)
-            self.now = min(end, self.now + max(pause, IDLE_STEP if idle else BUSY_STEP))
+            self.now = min(end, self.now + max(pause, IDLE_STEP_SECONDS if idle else BUSY_STEP_SECONDS))
 
     async def _tick(self, worker: Worker) -> float:
-        """Its requests are answered before another has its turn."""
+        """Runs a tick, and answers its requests before another worker has its turn."""
         pause = await worker.tick()
-        await asyncio.sleep(0)  # what the tick began begins
+        await asyncio.sleep(0)  # its requests begin
         while worker.in_flight:
             await asyncio.sleep(0)
         return pause
 
     @property
     def undelivered(self) -> list[str]:
-        """Resources without a success since their last change."""
+        """The resources without a successful request since their last change."""
         return [one for one, at in self.changed_at.items() if self.delivered_at.get(one, -1.0) < at]
 
     def started_between(self, begin: float, end: float) -> int:
-        """Requests in this span."""
+        """Returns the number of requests that started in this span."""
         return sum(begin <= at < end for at, _ in self.requests)
 
     async def close(self) -> None:

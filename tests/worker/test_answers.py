@@ -1,4 +1,4 @@
-"""What the database refuses once it would refuse again: a worker settles everything else."""
+"""The database refuses an answer every time: the worker settles all others."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ def settings() -> Settings:
 
 @pytest.fixture
 async def worker(rig: Rig) -> AsyncIterator[Worker]:
-    """Goes by the rig's clock."""
+    """A worker that uses the rig's clock."""
     hired = rig.another(clock=lambda: rig.now)
     yield hired
     await hired.stop(0)
@@ -34,7 +34,7 @@ async def worker(rig: Rig) -> AsyncIterator[Worker]:
 
 
 def refuse(database: Database, text: str) -> None:
-    """The log of attempts cannot hold this text."""
+    """Makes the log of attempts refuse this text."""
 
     def refusing(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
         if statement.startswith("INSERT INTO vercel_attempt") and text in str(parameters):
@@ -44,15 +44,13 @@ def refuse(database: Database, text: str) -> None:
 
 
 async def tick(worker: Worker) -> None:
-    """However its settlement ends."""
+    """Runs a tick, even if its settlement is refused."""
     with contextlib.suppress(OverflowError):
         await worker.tick()
     await asyncio.sleep(0.001)
 
 
-async def test_a_text_that_the_database_cannot_hold_costs_no_second_request_however_often_that_happens(
-    rig: Rig, worker: Worker
-) -> None:
+async def test_texts_that_the_database_cannot_store_never_cause_a_second_request(rig: Rig, worker: Worker) -> None:
     refuse(rig.database, "unspeakable")
     rig.answer = lambda _request: httpx.Response(400, json={"error": {"code": "no", "message": "unspeakable"}})
     for resource in ("db_1", "db_2", "db_3"):
@@ -64,7 +62,7 @@ async def test_a_text_that_the_database_cannot_hold_costs_no_second_request_howe
     assert [(row.status, row.error) for row in rig.rows(attempt)] == [(400, None)] * 3
 
 
-async def test_an_answer_that_is_given_up_is_sent_again_although_the_lease_goes_on(rig: Rig, worker: Worker) -> None:
+async def test_a_delivery_whose_answer_is_given_up_is_sent_again_under_the_same_lease(rig: Rig, worker: Worker) -> None:
     refuse(rig.database, "db_bad")
     held = Held(rig)
     slow = rig.answer

@@ -1,4 +1,4 @@
-"""The leases that a worker holds while requests are under way: renewed, lost, or enough for now. One request at a time."""
+"""Leases with requests in flight: renewed, lost, or with enough queued. One request at a time, unless a test sets more."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,30 +12,28 @@ from pydantic import SecretStr
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, delivery, installation
-from dispatcher.policy.breaker import FAULTS
+from dispatcher.policy.breaker import FAULTS_TO_OPEN
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import LeaseLost
 from dispatcher.worker import leases, settlement
-from dispatcher.worker.worker import BUSY_PAUSE, Worker
+from dispatcher.worker.worker import BUSY_PAUSE_SECONDS, Worker
 from tests.worker.conftest import LONGEST, Held, Rig, answered, arrived, leased
 
 TWO = Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None, poll_interval=60)
-
-
 probed_too = pytest.mark.parametrize("faults", [0, BREAKER_FAULTS], ids=["healthy", "probed"])
 
 
 @pytest.fixture
 def settings() -> Settings:
-    """Everything else is queued behind the one request."""
+    """One request at a time: the other deliveries are queued."""
     return Settings(vercel_token=SecretStr("t0ken"), concurrency=1, rate_limit=None)
 
 
 @pytest.fixture
 async def worker(rig: Rig) -> AsyncIterator[Worker]:
-    """Goes by the rig's clock."""
+    """A worker that uses the rig's clock."""
     hired = rig.another(clock=lambda: rig.now)
     yield hired
     await hired.stop(0)
@@ -43,19 +41,19 @@ async def worker(rig: Rig) -> AsyncIterator[Worker]:
 
 
 def take_over(rig: Rig) -> None:
-    """Another worker holds every lease from now on."""
+    """Gives every lease to another worker."""
     with rig.database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(lease_token="another"))
 
 
 def fail(rig: Rig, faults: int) -> None:
-    """So many requests in a row have failed."""
+    """Stores this many consecutive faults."""
     with rig.database.engine.begin() as connection:
         connection.execute(sa.insert(installation).values(installation_id="icfg_1", faults=faults))
 
 
 @probed_too
-async def test_a_lease_that_has_grown_short_is_renewed_although_enough_is_queued(
+async def test_a_lease_that_ends_soon_is_renewed_although_enough_is_queued(
     rig: Rig, worker: Worker, faults: int
 ) -> None:
     fail(rig, faults)
@@ -77,7 +75,7 @@ async def test_a_lease_that_has_grown_short_is_renewed_although_enough_is_queued
 
 
 @probed_too
-async def test_a_lease_that_cannot_be_renewed_ends_what_is_queued(rig: Rig, worker: Worker, faults: int) -> None:
+async def test_when_a_lease_cannot_be_renewed_its_queue_is_dropped(rig: Rig, worker: Worker, faults: int) -> None:
     fail(rig, faults)
     held = Held(rig)
     rig.commit("db_1", "db_2", "db_3")
@@ -92,7 +90,7 @@ async def test_a_lease_that_cannot_be_renewed_ends_what_is_queued(rig: Rig, work
     assert len(rig.requests) == 1
 
 
-async def test_a_settlement_under_a_lost_lease_ends_what_is_queued(
+async def test_when_a_settlement_finds_the_lease_lost_its_queue_is_dropped(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
@@ -111,7 +109,7 @@ async def test_a_settlement_under_a_lost_lease_ends_what_is_queued(
     assert len(rig.requests) == 2
 
 
-async def test_a_lease_lasts_as_long_as_its_row_says_whatever_was_settled_meanwhile(
+async def test_a_settlement_renews_a_lease_only_once_a_quarter_of_it_has_passed(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
@@ -123,7 +121,7 @@ async def test_a_lease_lasts_as_long_as_its_row_says_whatever_was_settled_meanwh
         held.release()
         await arrived(rig, len(rig.requests) + 1)
         rig.now = passed * rig.settings.lease
-        await asyncio.sleep(0.01)  # the row's times go by the database's clock
+        await asyncio.sleep(0.01)  # the row's times are by the database's clock
         await worker.tick()
         assert [row.leased_until > before.leased_until for row in rig.rows(installation)] == [renewed]
     held.release(9)
@@ -131,7 +129,7 @@ async def test_a_lease_lasts_as_long_as_its_row_says_whatever_was_settled_meanwh
     assert len(rig.requests) == 9
 
 
-async def test_a_lease_that_hardly_outlasts_a_request_is_renewed_by_every_settlement(
+async def test_a_lease_that_is_hardly_longer_than_a_request_is_renewed_by_every_settlement(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
@@ -144,7 +142,7 @@ async def test_a_lease_that_hardly_outlasts_a_request_is_renewed_by_every_settle
         held.release()
         await arrived(rig, len(rig.requests) + 1)
         rig.now += 0.5
-        await asyncio.sleep(0.01)  # the row's times go by the database's clock
+        await asyncio.sleep(0.01)  # the row's times are by the database's clock
         await worker.tick()
         assert [row.leased_until > before.leased_until for row in rig.rows(installation)] == [True]
     held.release(9)
@@ -152,14 +150,14 @@ async def test_a_lease_that_hardly_outlasts_a_request_is_renewed_by_every_settle
     worker.close()
 
 
-async def test_after_a_time_without_the_database_answers_are_settled_before_the_leases_are_taken_over(
+async def test_after_the_database_was_unreachable_answers_are_settled_before_their_leases_are_claimed_again(
     rig: Rig, worker: Worker
 ) -> None:
-    """By this worker itself: else they would be dropped, sent again, and an attempt counted for each."""
+    """Otherwise this worker itself would claim them, drop the answers, send again, and count an attempt for each."""
     rig.commit("db_1", "db_2", "db_3")
     await worker.tick()
     await arrived(rig, 3)
-    await asyncio.sleep(0)  # the last answer is taken down
+    await asyncio.sleep(0)  # the last answer is recorded
     rig.now += 2 * rig.settings.lease
     with rig.database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(leased_until=store.LONG_AGO))
@@ -169,7 +167,7 @@ async def test_after_a_time_without_the_database_answers_are_settled_before_the_
     assert [report for report in rig.reports if isinstance(report, LeaseLost)] == []
 
 
-async def test_a_burst_without_an_end_gives_way_before_the_leases_that_are_held_grow_short(
+async def test_an_endless_burst_is_interrupted_before_the_held_leases_end(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.settings = rig.settings.model_copy(update={"lease": 12.0})
@@ -187,7 +185,7 @@ async def test_a_burst_without_an_end_gives_way_before_the_leases_that_are_held_
     worker.close()
 
 
-async def test_while_more_is_due_than_one_claim_takes_none_of_it_is_passed_over(
+async def test_no_installation_is_passed_over_when_more_are_due_than_one_claim_takes(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(rig.database.dialect), "max_claimed", 1)
@@ -199,8 +197,8 @@ async def test_while_more_is_due_than_one_claim_takes_none_of_it_is_passed_over(
     assert len(rig.requests) == 4
 
 
-async def test_a_paused_lease_that_had_to_be_renewed_goes_on_after_it(rig: Rig, worker: Worker) -> None:
-    """A refusal does not end the pause, so that the next request is a probe, too; and it has become too late for one."""
+async def test_a_paused_lease_continues_after_it_had_to_be_renewed(rig: Rig, worker: Worker) -> None:
+    """A rejection does not end the pause, so the next request is a probe too, for which the lease is now too short."""
     held = Held(rig, 400)
     rig.commit("db_1", "db_2")
     store.collect(rig.database, 500)
@@ -223,8 +221,8 @@ async def test_a_paused_lease_that_had_to_be_renewed_goes_on_after_it(rig: Rig, 
     await rig.until(lambda: worker.idle, worker)
 
 
-async def test_a_pull_reads_beyond_what_is_held(rig: Rig, worker: Worker, read: list[int]) -> None:
-    """What is queued has been due longest, so that it is read again, too."""
+async def test_a_pull_reads_beyond_the_deliveries_that_are_queued(rig: Rig, worker: Worker, read: list[int]) -> None:
+    """The queued deliveries have been due longest, so they are read again too."""
     Held(rig)
     rig.commit(*(f"db_{number}" for number in range(600)))
     store.collect(rig.database, 1_000)
@@ -237,7 +235,7 @@ async def test_a_pull_reads_beyond_what_is_held(rig: Rig, worker: Worker, read: 
 
 
 @pytest.mark.parametrize(("changes", "claimed"), [(129, True), (130, False)])
-async def test_while_plenty_is_queued_other_installations_are_left_to_other_workers(
+async def test_with_enough_queued_other_installations_are_left_to_other_workers(
     rig: Rig, worker: Worker, changes: int, claimed: bool
 ) -> None:
     Held(rig)
@@ -249,7 +247,9 @@ async def test_while_plenty_is_queued_other_installations_are_left_to_other_work
     assert ("icfg_2" in leased(rig)) == claimed
 
 
-async def test_a_worker_that_stops_gives_back_at_once_what_it_sends_nothing_for(rig: Rig, worker: Worker) -> None:
+async def test_a_stopping_worker_immediately_gives_back_leases_without_requests_in_flight(
+    rig: Rig, worker: Worker
+) -> None:
     held = Held(rig)
     rig.commit("db_1", installation_id="icfg_1")
     await worker.tick()
@@ -265,7 +265,7 @@ async def test_a_worker_that_stops_gives_back_at_once_what_it_sends_nothing_for(
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=20, rate_limit=None)])
-async def test_the_more_requests_may_be_in_flight_the_more_is_read_at_once(
+async def test_the_more_requests_may_be_in_flight_the_more_deliveries_are_read(
     rig: Rig, worker: Worker, read: list[int]
 ) -> None:
     Held(rig)
@@ -276,7 +276,7 @@ async def test_the_more_requests_may_be_in_flight_the_more_is_read_at_once(
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=RateLimit(1, 60.0))])
-async def test_a_window_that_is_full_is_written_in_the_databases_time_whatever_the_worker_counts_from(
+async def test_a_full_window_is_stored_in_the_databases_time_although_the_workers_clock_differs(
     rig: Rig, worker: Worker
 ) -> None:
     rig.now = 20.0
@@ -295,10 +295,10 @@ async def test_a_window_that_is_full_is_written_in_the_databases_time_whatever_t
     assert len(rig.requests) == 1
 
 
-async def test_what_is_due_is_looked_for_above_what_was_done_seconds_ago(
+async def test_a_look_for_due_installations_begins_at_the_low_water_mark(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else each look steps over all that was due since the database last cleaned up."""
+    """Otherwise each look steps over all rows that were due since the last vacuum."""
     floors: list[datetime] = []
     look = store.look
 
@@ -323,7 +323,7 @@ async def test_what_is_due_is_looked_for_above_what_was_done_seconds_ago(
         (Settings(vercel_token=SecretStr("t0ken"), concurrency=2, poll_interval=5.0), 5.0),
     ],
 )
-async def test_beside_a_slow_request_what_another_worker_collected_is_looked_for_now_and_then(
+async def test_during_a_slow_request_deliveries_that_another_worker_collected_are_read_from_time_to_time(
     rig: Rig, worker: Worker, read: list[int], seconds: float
 ) -> None:
     rig.now = 100.0
@@ -344,7 +344,7 @@ async def test_beside_a_slow_request_what_another_worker_collected_is_looked_for
     assert (read, rig.bodies()) == ([1, 2], ["db_1", "db_2"])
 
 
-async def test_while_others_wait_a_lease_is_given_back_when_what_it_read_has_been_sent(
+async def test_while_others_wait_a_lease_is_given_back_when_its_deliveries_have_been_sent(
     rig: Rig, worker: Worker, read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(rig.database.dialect), "max_claimed", 1)
@@ -360,10 +360,10 @@ async def test_while_others_wait_a_lease_is_given_back_when_what_it_read_has_bee
     assert read == [1, 1]
 
 
-async def test_answers_are_settled_when_enough_are_together_although_every_sender_has_more_to_do(
+async def test_enough_answers_are_settled_although_the_sender_is_saturated(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settlement, "ENOUGH_ANSWERS", 3)
+    monkeypatch.setattr(settlement, "MAX_ACCUMULATED_ANSWERS", 3)
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(6)))
     await worker.tick()
@@ -376,7 +376,7 @@ async def test_answers_are_settled_when_enough_are_together_although_every_sende
     await rig.until(lambda: worker.idle, worker)
 
 
-async def test_nor_does_an_answer_wait_for_others_for_long(rig: Rig, worker: Worker) -> None:
+async def test_an_answer_does_not_wait_long_for_others(rig: Rig, worker: Worker) -> None:
     rig.now = 100.0
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(3)))
@@ -390,9 +390,7 @@ async def test_nor_does_an_answer_wait_for_others_for_long(rig: Rig, worker: Wor
     await rig.until(lambda: worker.idle, worker)
 
 
-async def test_the_log_says_when_an_answer_came_however_long_it_was_before_it_could_be_written(
-    rig: Rig, worker: Worker
-) -> None:
+async def test_the_log_has_the_time_of_an_answer_even_if_it_is_written_much_later(rig: Rig, worker: Worker) -> None:
     rig.now = 30.0
     held = Held(rig)
     rig.commit("db_1")
@@ -407,20 +405,18 @@ async def test_the_log_says_when_an_answer_came_however_long_it_was_before_it_co
     assert before - passed <= row.at <= rig.database.now() - passed
 
 
-async def test_while_the_host_is_out_no_lease_is_held_under_which_nothing_is_in_flight(
-    rig: Rig, worker: Worker
-) -> None:
+async def test_during_an_outage_no_lease_is_held_without_a_request_in_flight(rig: Rig, worker: Worker) -> None:
     held = Held(rig, 503)
-    for number in range(FAULTS + 2):
+    for number in range(FAULTS_TO_OPEN + 2):
         rig.commit("db_1", "db_2", installation_id=f"icfg_{number}")
-    held.release(FAULTS)
+    held.release(FAULTS_TO_OPEN)
     await rig.until(lambda: worker.outage, worker)
     await rig.until(lambda: not leased(rig), worker)
-    assert len(rig.requests) == FAULTS
-    assert len(rig.rows(delivery)) == 2 * (FAULTS + 2)
+    assert len(rig.requests) == FAULTS_TO_OPEN
+    assert len(rig.rows(delivery)) == 2 * (FAULTS_TO_OPEN + 2)
 
 
-async def test_while_plenty_is_queued_what_others_may_claim_keeps_no_tick_short(rig: Rig, worker: Worker) -> None:
+async def test_with_enough_queued_other_due_installations_do_not_shorten_the_pause(rig: Rig, worker: Worker) -> None:
     Held(rig)
     rig.commit(*(f"db_{number}" for number in range(200)))
     await worker.tick()
@@ -428,13 +424,11 @@ async def test_while_plenty_is_queued_what_others_may_claim_keeps_no_tick_short(
     rig.commit("db_0", installation_id="icfg_2")
     await worker.tick()
     rig.now += 10
-    assert await worker.tick() > BUSY_PAUSE
+    assert await worker.tick() > BUSY_PAUSE_SECONDS
 
 
 @pytest.mark.parametrize("settings", [TWO.model_copy(update={"poll_interval": 1.0})])
-async def test_for_an_installation_that_has_been_told_to_wait_nothing_more_is_read(
-    rig: Rig, worker: Worker, read: list[int]
-) -> None:
+async def test_nothing_more_is_read_for_a_throttled_installation(rig: Rig, worker: Worker, read: list[int]) -> None:
     held = Held(rig)
     slow = rig.answer
     throttled = httpx.Response(429, headers={"retry-after": "30"})
@@ -454,7 +448,7 @@ async def test_for_an_installation_that_has_been_told_to_wait_nothing_more_is_re
 
 
 @pytest.mark.parametrize("settings", [TWO.model_copy(update={"poll_interval": 1.0})])
-async def test_beside_a_probe_nothing_more_is_read(rig: Rig, worker: Worker, read: list[int]) -> None:
+async def test_nothing_more_is_read_during_a_probe(rig: Rig, worker: Worker, read: list[int]) -> None:
     fail(rig, BREAKER_FAULTS)
     held = Held(rig)
     rig.commit("db_1")
@@ -470,7 +464,7 @@ async def test_beside_a_probe_nothing_more_is_read(rig: Rig, worker: Worker, rea
 
 
 @pytest.mark.parametrize(("changes", "reads"), [(2, [2, 3]), (3, [3])])
-async def test_more_is_read_once_no_more_is_queued_than_may_be_in_flight(
+async def test_more_is_read_once_the_queue_is_no_longer_than_the_concurrency(
     rig: Rig, worker: Worker, read: list[int], changes: int, reads: list[int]
 ) -> None:
     held = Held(rig)

@@ -1,6 +1,6 @@
-"""Somebody keeps an installation's row locked, such as a support session. A worker leaves it alone for a second at a time.
+"""Another session, such as support, keeps an installation's row locked. A worker tries the row again once a second.
 
-SQLite locks no rows: here, the dispatcher's statements skip those that a test says are locked.
+SQLite has no row locks: here the dispatcher's statements skip the row that a test marks as locked.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from dispatcher.worker.locked_rows import RETRY_SECONDS
 from dispatcher.worker.worker import Worker
 from tests.worker.conftest import LONGEST, Held, Rig, answered, arrived
 from tests.worker.test_leases import fail
-from tests.worker.test_round_trips import listening
+from tests.worker.test_round_trips import counting_round_trips
 from tests.worker.test_takeover import orphan
 
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ OTHER = "icfg_2"
 
 
 class LockingDatabase(Database):
-    """A database whose steps have waited for a locked row already, and skip it."""
+    """A database whose steps have already waited for a locked row, and now skip it."""
 
     locked = False
 
@@ -41,7 +41,7 @@ class LockingDatabase(Database):
         return self.transact(lambda connection: step(connection, True), durable=durable)
 
     def skip(self, _connection: Connection, statement: Any, *parameters: Any) -> tuple[Any, ...]:
-        """Adds to what locks rows that it skips this one."""
+        """Makes a statement that locks rows skip this one."""
         locks = getattr(statement, "_for_update_arg", None)
         if self.locked and locks is not None and locks.skip_locked:
             statement = statement.where(installation.c.installation_id != LOCKED)
@@ -60,13 +60,13 @@ def database(tmp_path: Path) -> Iterator[LockingDatabase]:
 
 @pytest.fixture
 def settings() -> Settings:
-    """Two requests at a time, and what is answered is settled by the next tick."""
+    """Two requests at a time; the next tick settles their answers."""
     return Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None)
 
 
 @pytest.fixture
 async def worker(rig: Rig) -> AsyncIterator[Worker]:
-    """Goes by the rig's clock."""
+    """A worker that uses the rig's clock."""
     hired = rig.another(clock=lambda: rig.now)
     yield hired
     await hired.stop(0)
@@ -74,16 +74,16 @@ async def worker(rig: Rig) -> AsyncIterator[Worker]:
 
 
 def due(rig: Rig) -> list[str]:
-    """Whose deliveries are not settled."""
+    """Returns the installations of the unsettled deliveries."""
     return [row.installation_id for row in rig.rows(delivery)]
 
 
 def has_lost(rig: Rig) -> bool:
-    """Whether the worker believes that another has taken a lease over."""
+    """Whether the worker has reported a lost lease."""
     return any(isinstance(report, LeaseLost) for report in rig.reports)
 
 
-async def test_an_answer_waits_until_its_row_is_free_and_those_of_others_do_not(
+async def test_an_answer_waits_until_its_row_is_unlocked_and_other_answers_do_not(
     rig: Rig, database: LockingDatabase, worker: Worker
 ) -> None:
     held = Held(rig)
@@ -96,9 +96,9 @@ async def test_an_answer_waits_until_its_row_is_free_and_those_of_others_do_not(
     await answered(rig, 2)
     await worker.tick()
     assert (due(rig), worker.idle) == ([LOCKED], False)
-    with listening(database) as spoken:
+    with counting_round_trips(database) as round_trips:
         await worker.tick()
-    assert spoken.transactions == 1  # it has looked; the row is left alone
+    assert round_trips.transactions == 1  # only the look; the row is not tried
     database.locked = False
     rig.now += RETRY_SECONDS
     await rig.until(lambda: worker.idle, worker)
@@ -106,7 +106,7 @@ async def test_an_answer_waits_until_its_row_is_free_and_those_of_others_do_not(
     assert [row.lease_token for row in rig.rows(installation)] == [None, None]
 
 
-async def test_an_answer_that_comes_while_the_row_is_left_alone_waits_with_the_first(
+async def test_a_later_answer_for_the_locked_row_waits_with_the_first(
     rig: Rig, database: LockingDatabase, worker: Worker
 ) -> None:
     held = Held(rig)
@@ -126,8 +126,10 @@ async def test_an_answer_that_comes_while_the_row_is_left_alone_waits_with_the_f
     assert (due(rig), len(rig.requests), has_lost(rig)) == ([], 2, False)
 
 
-async def test_what_waits_to_be_settled_is_not_sent_again(rig: Rig, database: LockingDatabase, worker: Worker) -> None:
-    """However often the installation is read meanwhile."""
+async def test_a_delivery_whose_answer_waits_is_not_sent_again(
+    rig: Rig, database: LockingDatabase, worker: Worker
+) -> None:
+    """Although the installation is read several times meanwhile."""
     held = Held(rig)
     rig.commit("db_1")
     await worker.tick()
@@ -147,7 +149,7 @@ async def test_what_waits_to_be_settled_is_not_sent_again(rig: Rig, database: Lo
     assert rig.bodies() == ["db_1", "db_2"]
 
 
-async def test_a_worker_that_stops_tries_once_more(rig: Rig, database: LockingDatabase, worker: Worker) -> None:
+async def test_a_worker_that_stops_tries_the_row_once_more(rig: Rig, database: LockingDatabase, worker: Worker) -> None:
     held = Held(rig)
     rig.commit("db_1")
     await worker.tick()
@@ -162,7 +164,7 @@ async def test_a_worker_that_stops_tries_once_more(rig: Rig, database: LockingDa
 
 
 @pytest.mark.parametrize("faults", [0, BREAKER_FAULTS], ids=["healthy", "probed"])
-async def test_a_lease_that_grows_short_meanwhile_is_renewed_a_second_later_and_not_given_up(
+async def test_a_lease_that_ends_soon_is_renewed_a_second_later_and_not_given_up(
     rig: Rig, database: LockingDatabase, worker: Worker, faults: int
 ) -> None:
     fail(rig, faults)
@@ -173,7 +175,7 @@ async def test_a_lease_that_grows_short_meanwhile_is_renewed_a_second_later_and_
     (before,) = rig.rows(installation)
     database.locked = True
     rig.now = rig.settings.lease / 2 + 1
-    await asyncio.sleep(0.01)  # the row's times go by the database's clock
+    await asyncio.sleep(0.01)  # the row's times are by the database's clock
     await worker.tick()
     database.locked = False
     await worker.tick()
@@ -186,18 +188,18 @@ async def test_a_lease_that_grows_short_meanwhile_is_renewed_a_second_later_and_
     assert (len(rig.requests), has_lost(rig)) == (4, False)
 
 
-async def test_a_dead_lease_that_was_taken_over_is_tried_a_second_later(
+async def test_a_dead_workers_lease_that_was_taken_over_is_tried_a_second_later(
     rig: Rig, database: LockingDatabase, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orphan(rig, LOCKED)
     claim = store.claim
 
-    def claimed(*arguments: Any, **options: Any) -> store.Claimed:
-        found = claim(*arguments, **options)
+    def claim_and_lock(*arguments: Any, **options: Any) -> store.Claimed:
+        claimed = claim(*arguments, **options)
         database.locked = True
-        return found
+        return claimed
 
-    monkeypatch.setattr(store, "claim", claimed)
+    monkeypatch.setattr(store, "claim", claim_and_lock)
     await worker.tick()
     monkeypatch.undo()
     database.locked = False

@@ -1,4 +1,4 @@
-"""Tokens that are not at hand are looked up beside the requests in flight."""
+"""Tokens that are not at hand are looked up concurrently with the requests in flight."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,14 +17,14 @@ TOKEN = SecretStr("t0ken")
 
 
 class Slow:
-    """Looks tokens up when the test lets it; keeps what it found."""
+    """Looks a token up when the test releases it, and keeps it."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.looked_up: list[str] = []
         self.found: dict[str, SecretStr] = {}
         self.failure: Exception | None = None
         self.keeps = True
-        self.given_up = 0
+        self.cancelled = 0
         self._turns = asyncio.Semaphore(0)
 
     def is_at_hand(self, installation_id: str) -> bool:
@@ -32,7 +32,7 @@ class Slow:
 
     async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
         if not self.is_at_hand(installation_id) or refused is not None:
-            self.asked.append(installation_id)
+            self.looked_up.append(installation_id)
             await self._turn()
             if self.failure is not None:
                 raise self.failure
@@ -43,11 +43,11 @@ class Slow:
         try:
             await self._turns.acquire()
         except asyncio.CancelledError:
-            self.given_up += 1
+            self.cancelled += 1
             raise
 
     def release(self, look_ups: int = 1) -> None:
-        """Lets so many end."""
+        """Lets this many look-ups end."""
         for _ in range(look_ups):
             self._turns.release()
 
@@ -57,7 +57,7 @@ class Slow:
 
 @pytest.fixture
 def settings() -> Settings:
-    """Four requests at a time, and so two look-ups."""
+    """Four requests at a time, and therefore two look-ups."""
     return Settings(vercel_token=TOKEN, concurrency=4, poll_interval=0.02, rate_limit=RateLimit(60, 60.0))
 
 
@@ -74,32 +74,34 @@ async def worker(rig: Rig, credentials: Slow) -> AsyncIterator[Worker]:
     hired.close()
 
 
-async def test_a_token_is_looked_up_once_whatever_waits_for_it(rig: Rig, worker: Worker, credentials: Slow) -> None:
+async def test_a_token_is_looked_up_once_for_all_deliveries_that_wait_for_it(
+    rig: Rig, worker: Worker, credentials: Slow
+) -> None:
     rig.commit("db_1", "db_2")
-    await rig.until(lambda: bool(credentials.asked), worker)
-    rig.commit("db_3")  # it is read beside the others
+    await rig.until(lambda: bool(credentials.looked_up), worker)
+    rig.commit("db_3")  # it is read in addition to the others
     await rig.until(lambda: not rig.rows(outbox), worker)
-    assert (credentials.asked, worker.in_flight, rig.requests) == (["icfg_1"], 0, [])
+    assert (credentials.looked_up, worker.in_flight, rig.requests) == (["icfg_1"], 0, [])
     credentials.release()
     await rig.until(lambda: worker.idle, worker)
-    assert (credentials.asked, len(rig.requests)) == (["icfg_1"], 3)
+    assert (credentials.looked_up, len(rig.requests)) == (["icfg_1"], 3)
 
 
-async def test_more_look_ups_than_requests_keep_nobody_from_being_sent(
+async def test_many_look_ups_do_not_delay_installations_whose_token_is_at_hand(
     rig: Rig, worker: Worker, credentials: Slow
 ) -> None:
     credentials.found["icfg_quick"] = TOKEN
     for number in range(9):
         rig.commit("slow", installation_id=f"icfg_{number}")
-    await rig.until(lambda: len(credentials.asked) == 2, worker)
+    await rig.until(lambda: len(credentials.looked_up) == 2, worker)
     rig.commit("quick", installation_id="icfg_quick")
     await rig.until(lambda: rig.bodies() == ["quick"], worker)
-    assert len(credentials.asked) == 2
+    assert len(credentials.looked_up) == 2
     credentials.release()
-    await rig.until(lambda: len(credentials.asked) == 3, worker)
+    await rig.until(lambda: len(credentials.looked_up) == 3, worker)
     credentials.release(8)
     await rig.until(lambda: worker.idle, worker)
-    assert (len(credentials.asked), len(rig.requests)) == (9, 10)
+    assert (len(credentials.looked_up), len(rig.requests)) == (9, 10)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ async def test_without_a_token_the_installation_waits_and_no_attempt_is_used_up(
     (row,) = rig.rows(installation)
     assert (row.pause_reason, row.failures, row.lease_token) == (reason, 1, None)
     assert [(one.attempts, one.last_error) for one in rig.rows(delivery)].count((0, str(failure))) == 1
-    assert (credentials.asked, rig.requests) == (["icfg_1"], [])
+    assert (credentials.looked_up, rig.requests) == (["icfg_1"], [])
 
 
 async def test_a_look_up_that_fails_after_the_installation_was_stopped_changes_nothing(
@@ -123,7 +125,7 @@ async def test_a_look_up_that_fails_after_the_installation_was_stopped_changes_n
 ) -> None:
     credentials.failure = NoCredential("none")
     rig.commit("db_1")
-    await rig.until(lambda: bool(credentials.asked), worker)
+    await rig.until(lambda: bool(credentials.looked_up), worker)
     (lease,) = worker._leases.held.values()
     lease.stop(0.0)
     credentials.release()
@@ -131,18 +133,18 @@ async def test_a_look_up_that_fails_after_the_installation_was_stopped_changes_n
     assert [row.pause_reason for row in rig.rows(installation)] == [None]
 
 
-async def test_a_worker_that_stops_waits_for_no_look_up(rig: Rig, worker: Worker, credentials: Slow) -> None:
+async def test_a_worker_that_stops_does_not_wait_for_look_ups(rig: Rig, worker: Worker, credentials: Slow) -> None:
     for number in range(3):
         rig.commit("slow", installation_id=f"icfg_{number}")
-    await rig.until(lambda: len(credentials.asked) == 2, worker)
+    await rig.until(lambda: len(credentials.looked_up) == 2, worker)
     await worker.stop(0)
-    await asyncio.sleep(0)  # they hear of it
-    assert credentials.given_up == 2
+    await asyncio.sleep(0)  # the look-ups are cancelled
+    assert credentials.cancelled == 2
     assert {row.lease_token for row in rig.rows(installation)} == {None}
-    assert (len(credentials.asked), len(rig.rows(delivery))) == (2, 3)
+    assert (len(credentials.looked_up), len(rig.rows(delivery))) == (2, 3)
 
 
-async def test_a_token_that_may_not_be_kept_is_good_for_one_request(
+async def test_a_token_that_may_not_be_kept_is_used_for_one_request(
     rig: Rig, worker: Worker, credentials: Slow
 ) -> None:
     credentials.keeps = False

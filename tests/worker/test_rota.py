@@ -1,4 +1,4 @@
-"""Installations that wait for their turn under a limit over all of them."""
+"""Installations that wait for their turn under the global rate limit."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,7 +19,7 @@ ONE_A_SECOND = {"global_rate_limit": RateLimit(1, 1.0), "request_timeout": 1.0, 
 
 @pytest.fixture
 async def simulation(tmp_path: Path) -> AsyncIterator[Simulation]:
-    """A lease ends long before every installation has had its turn."""
+    """Leases are too short for every installation to have its turn."""
     made = Simulation(tmp_path, lambda _now: httpx.Response(201), settings=SETTINGS.model_copy(update=ONE_A_SECOND))
     yield made
     await made.close()

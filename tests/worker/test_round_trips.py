@@ -1,4 +1,4 @@
-"""How often the database is spoken to: counts, not times, so that they say the same on every machine."""
+"""How many statements and transactions the worker needs: counts, not times, so that they are the same on every machine."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -21,35 +21,35 @@ DELIVERIES = 1_000
 
 
 @dataclass
-class Spoken:
-    """What was said to a database."""
+class RoundTrips:
+    """Statements and transactions on one database."""
 
     statements: int = 0
     transactions: int = 0
 
 
 @contextmanager
-def listening(database: Database) -> Iterator[Spoken]:
-    """Counts for the length of the block."""
-    spoken = Spoken()
+def counting_round_trips(database: Database) -> Iterator[RoundTrips]:
+    """Counts the round trips of the block."""
+    round_trips = RoundTrips()
 
     def begin(_connection: Connection) -> None:
-        spoken.transactions += 1
+        round_trips.transactions += 1
 
     def execute(_connection: Connection, _cursor: object, statement: str, *_rest: object) -> None:
-        spoken.statements += not statement.startswith(("BEGIN", "PRAGMA"))
+        round_trips.statements += not statement.startswith(("BEGIN", "PRAGMA"))
 
     listeners: tuple[tuple[str, Callable[..., None]], ...] = (("begin", begin), ("before_cursor_execute", execute))
     for name, listener in listeners:
         event.listen(database.engine, name, listener)
-    yield spoken
+    yield round_trips
     for name, listener in listeners:
         event.remove(database.engine, name, listener)
 
 
 @pytest.fixture
 def settings() -> Settings:
-    """All requests in flight at once, as many as there are for an installation; and nothing that happens because time has passed."""
+    """All requests may be in flight together, and nothing happens because time has passed."""
     return Settings(
         vercel_token=SecretStr("t0ken"),
         concurrency=DELIVERIES,
@@ -62,12 +62,12 @@ def settings() -> Settings:
 
 def commit_all(rig: Rig, installations: int = 1) -> None:
     for number in range(installations):
-        mine = range(number, DELIVERIES, installations)
-        rig.commit(*(f"db_{one}" for one in mine), installation_id=f"icfg_{number}")
+        numbers = range(number, DELIVERIES, installations)
+        rig.commit(*(f"db_{one}" for one in numbers), installation_id=f"icfg_{number}")
 
 
-async def deliver_at_once(rig: Rig) -> None:
-    """All of them are answered while nothing else happens; then ticks until they are settled."""
+async def deliver_together(rig: Rig) -> None:
+    """Answers all requests together, then ticks until they are settled."""
     gate = asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -93,14 +93,14 @@ async def test_a_thousand_deliveries_take_a_few_statements(
     rig: Rig, installations: int, statements: int, transactions: int
 ) -> None:
     commit_all(rig, installations)
-    with listening(rig.database) as spoken:
-        await deliver_at_once(rig)
-    assert spoken.statements <= statements
-    assert spoken.transactions <= transactions
+    with counting_round_trips(rig.database) as round_trips:
+        await deliver_together(rig)
+    assert round_trips.statements <= statements
+    assert round_trips.transactions <= transactions
 
 
-async def test_no_settlement_is_larger_than_others_can_wait_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On SQLite every writer waits for the whole of it."""
+async def test_a_settlement_is_limited_in_size(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On SQLite every other writer waits until it ends."""
     sizes: list[int] = []
     settle = store.settle
 
@@ -110,26 +110,26 @@ async def test_no_settlement_is_larger_than_others_can_wait_for(rig: Rig, monkey
 
     monkeypatch.setattr(store, "settle", counting)
     commit_all(rig)
-    await deliver_at_once(rig)
+    await deliver_together(rig)
     assert [size for size in sizes if size] == [rig.database.dialect.max_settled] * 4
     assert (rig.rows(delivery), len(rig.requests)) == ([], DELIVERIES)
 
 
-async def test_an_idle_tick_asks_once(rig: Rig) -> None:
+async def test_an_idle_tick_takes_one_statement(rig: Rig) -> None:
     await rig.settle_all()
-    with listening(rig.database) as spoken:
+    with counting_round_trips(rig.database) as round_trips:
         await rig.worker.tick()
-    assert spoken == Spoken(statements=1, transactions=1)
+    assert round_trips == RoundTrips(statements=1, transactions=1)
 
 
 async def test_a_single_delivery_takes_five_transactions(rig: Rig) -> None:
     await rig.settle_all()
-    with listening(rig.database) as spoken:
+    with counting_round_trips(rig.database) as round_trips:
         rig.commit("db_1")
-        committed = Spoken(spoken.statements, spoken.transactions)
+        committed = RoundTrips(round_trips.statements, round_trips.transactions)
         await rig.worker.tick()
         while rig.worker.in_flight:
             await asyncio.sleep(0.001)
         await rig.worker.tick()
-    assert spoken.transactions - committed.transactions <= 5
-    assert spoken.statements - committed.statements <= 24
+    assert round_trips.transactions - committed.transactions <= 5
+    assert round_trips.statements - committed.statements <= 24

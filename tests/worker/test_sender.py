@@ -1,4 +1,4 @@
-"""What is sent next, and what an answer does to its installation, its token and the limits: without a database, by the test's clock."""
+"""The order of requests, and the effect of answers on installations, tokens and limits: without a database, by the test's clock."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential
 from dispatcher.outbox.events import Subject
-from dispatcher.policy.breaker import FAULTS
+from dispatcher.policy.breaker import FAULTS_TO_OPEN
 from dispatcher.policy.decision import Action, PauseReason
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.policy.outcome import OutcomeKind
@@ -37,8 +37,8 @@ from dispatcher.worker.lease import Clock, HeldLease
 from dispatcher.worker.sender import Sender
 from tests.worker.conftest import LONGEST
 
-EPOCH = 1_700_000_000.0
-"""Seconds by which the database's clock is ahead of the test's."""
+EPOCH_SECONDS = 1_700_000_000.0
+"""The database's clock is this far ahead of the test's."""
 
 
 def reply(status: int) -> Reply:
@@ -46,9 +46,9 @@ def reply(status: int) -> Reply:
 
 
 class Bench:
-    """A sender, whose requests `answer` answers once their `turns` have come; `requests` are the resources that they are about.
+    """A sender with a transport whose requests wait for their `turns` and get their reply from `answer`. `requests` lists their resources.
 
-    It is its own source of tokens: `find` gives them, and they are at hand unless `keeps` is False.
+    It is also the source of tokens: `find` returns them, and they are at hand unless `keeps` is False.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -57,13 +57,15 @@ class Bench:
         self.reports: list[Report] = []
         self.requests: list[str] = []
         self.sent_with: list[str] = []
-        self.abandoned: list[str] = []
-        self.asked: list[str] = []
+        self.cancelled: list[str] = []
+        self.looked_up: list[str] = []
         self.keeps = True
         self.turns = asyncio.Semaphore(1_000)
         self.answer: Callable[[str], Reply] = lambda _resource: reply(201)
         self.find: Callable[[str, SecretStr | None], Awaitable[SecretStr]] = self._find
-        vercel = Vercel("https://vercel.test", self, settings.request_timeout, wall_clock=lambda: EPOCH + self.now)
+        vercel = Vercel(
+            "https://vercel.test", self, settings.request_timeout, wall_clock=lambda: EPOCH_SECONDS + self.now
+        )
         self.answers = Answers()
         self.sender = Sender(vercel, self, settings, self.reports.append, self.answers, lambda: self.now, lambda: 0.5)
 
@@ -71,7 +73,7 @@ class Bench:
         return self.keeps
 
     async def token(self, installation_id: str, *, refused: SecretStr | None = None) -> SecretStr:
-        self.asked.append(installation_id)
+        self.looked_up.append(installation_id)
         return await self.find(installation_id, refused)
 
     async def _find(self, _installation_id: str, refused: SecretStr | None) -> SecretStr:
@@ -84,7 +86,7 @@ class Bench:
         try:
             await self.turns.acquire()
         except asyncio.CancelledError:
-            self.abandoned.append(resource)
+            self.cancelled.append(resource)
             raise
         return self.answer(resource)
 
@@ -92,7 +94,7 @@ class Bench:
         pass
 
     def hold(self) -> None:
-        """No request is answered until one is released."""
+        """Holds all answers back until they are released."""
         self.turns = asyncio.Semaphore(0)
 
     def release(self, requests: int = 1) -> None:
@@ -107,26 +109,26 @@ class Bench:
         paused: str | None = None,
         window: RateWindow | None = None,
     ) -> HeldLease:
-        """One on which these are queued. It is the sender's from `queue` on."""
+        """Returns a lease with these deliveries. The sender sees it only after `queue`."""
         paused_for = None if paused is None else datetime.resolution
         leased = Leased(installation_id, "lease", (), None, faults, faults, 0, paused, paused_for)
-        lease = HeldLease.of(leased, self.settings.lease, Clock(EPOCH, EPOCH), window)
+        lease = HeldLease.of(leased, self.settings.lease, Clock(EPOCH_SECONDS, EPOCH_SECONDS), window)
         self.fill(lease, *resources)
         return lease
 
     def fill(self, lease: HeldLease, *resources: str) -> None:
-        """These were read for it, too."""
-        first = datetime.fromtimestamp(EPOCH - 7.0, UTC)
+        """Adds further deliveries to the lease."""
+        first = datetime.fromtimestamp(EPOCH_SECONDS - 7.0, UTC)
         subjects = [Subject(lease.installation_id, "resource.updated", resource) for resource in resources]
-        found = [Delivery(str(one), one, None, None, 3, 1, 3, first, "v1", 4, None) for one in subjects]
-        lease.add(found, len(found), self.now)
+        deliveries = [Delivery(str(one), one, None, None, 3, 1, 3, first, "v1", 4, None) for one in subjects]
+        lease.add(deliveries, len(deliveries), self.now)
 
     def queue(self, *leases: HeldLease) -> None:
         for lease in leases:
             self.sender.queue(lease)
 
     async def send(self) -> None:
-        """Begins what may begin, and comes back when nothing goes on without the test."""
+        """Begins the allowed requests, and returns when nothing more happens without the test."""
         self.sender.send()
         await self.go_on()
 
@@ -134,7 +136,7 @@ class Bench:
         for _ in range(100):
             await asyncio.sleep(0)
 
-    def told(self, kind: type[Report]) -> list[Report]:
+    def reported(self, kind: type[Report]) -> list[Report]:
         return [report for report in self.reports if isinstance(report, kind)]
 
     def is_saturated(self) -> bool:
@@ -148,7 +150,7 @@ class Bench:
 
     @property
     def decisions(self) -> list[Action]:
-        """Of the answers that wait to be settled."""
+        """The decisions on the answers that wait to be settled."""
         return [answer.decision.action for answer in self.answers]
 
 
@@ -159,7 +161,7 @@ def settings() -> Settings:
 
 @pytest.fixture
 async def bench(settings: Settings) -> AsyncIterator[Bench]:
-    """Nothing that a test does may end in an error of the event loop."""
+    """A bench that fails the test if the event loop reported an error."""
     errors: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, error: errors.append(error))
     made = Bench(settings)
@@ -183,7 +185,7 @@ async def test_an_installation_has_one_place_in_the_rota_however_often_it_is_que
     assert bench.requests == ["a1", "b1", "a2", "b2", "a3"]
 
 
-async def test_an_installation_that_is_sent_one_request_at_a_time_goes_on_after_each_answer(bench: Bench) -> None:
+async def test_an_installation_with_one_request_at_a_time_continues_after_each_answer(bench: Bench) -> None:
     bench.hold()
     bench.answer = lambda _resource: reply(400)
     bench.queue(bench.lease("icfg_1", "db_1", "db_2", "db_3", faults=BREAKER_FAULTS))
@@ -194,7 +196,7 @@ async def test_an_installation_that_is_sent_one_request_at_a_time_goes_on_after_
         await bench.go_on()
 
 
-async def test_no_more_requests_than_allowed_are_in_flight_however_often_it_sends(bench: Bench) -> None:
+async def test_sending_again_does_not_exceed_the_allowed_requests_in_flight(bench: Bench) -> None:
     bench.hold()
     bench.queue(bench.lease("icfg_1", "db_1", "db_2", "db_3", "db_4"))
     for _ in range(3):
@@ -205,7 +207,7 @@ async def test_no_more_requests_than_allowed_are_in_flight_however_often_it_send
     assert bench.requests == ["db_1", "db_2", "db_3", "db_4"]
 
 
-async def test_it_is_saturated_while_others_wait_for_as_many_requests_as_may_be_in_flight(bench: Bench) -> None:
+async def test_it_is_saturated_while_deliveries_wait_and_the_concurrency_is_used_up(bench: Bench) -> None:
     bench.hold()
     lease = bench.lease("icfg_1", "db_1")
     bench.queue(lease)
@@ -223,7 +225,7 @@ async def test_it_is_saturated_while_others_wait_for_as_many_requests_as_may_be_
     assert (bench.requests, bench.is_saturated()) == (["db_1", "db_2", "db_3"], False)
 
 
-async def test_turns_are_left_while_something_waits_and_there_is_room(bench: Bench) -> None:
+async def test_turns_are_left_while_deliveries_wait_and_more_requests_may_begin(bench: Bench) -> None:
     bench.hold()
     assert not bench.has_turns_left()
     lease = bench.lease("icfg_1")
@@ -237,32 +239,32 @@ async def test_turns_are_left_while_something_waits_and_there_is_room(bench: Ben
     bench.sender.begin_stop()
     bench.release()
     await bench.go_on()
-    assert not bench.has_turns_left()  # and none will be used any more
+    assert not bench.has_turns_left()  # and no more requests will begin
     assert bench.requests == ["db_1", "db_2"]
 
 
 # stop ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_what_is_late_at_the_end_is_abandoned_and_what_was_answered_is_kept(bench: Bench) -> None:
+async def test_after_the_grace_late_requests_are_cancelled_and_answers_are_kept(bench: Bench) -> None:
     bench.hold()
     bench.queue(bench.lease("icfg_1", "db_1", "db_2"))
     await bench.send()
     bench.release()
     bench.sender.begin_stop()
     await bench.sender.finish(0.05)
-    assert bench.abandoned == ["db_2"]
+    assert bench.cancelled == ["db_2"]
     assert [answer.delivery.subject.resource_id for answer in bench.answers] == ["db_1"]
-    assert bench.told(StepFailed) == []
+    assert bench.reported(StepFailed) == []
 
 
-async def test_an_end_without_requests_waits_for_nothing(bench: Bench) -> None:
+async def test_without_requests_in_flight_it_ends_immediately(bench: Bench) -> None:
     bench.sender.begin_stop()
     async with asyncio.timeout(LONGEST):
         await bench.sender.finish(10 * LONGEST)
 
 
-async def test_a_request_that_breaks_off_is_reported_and_makes_room_for_the_next(bench: Bench) -> None:
+async def test_a_request_that_raises_is_reported_and_the_next_one_begins(bench: Bench) -> None:
     async def find(installation_id: str, _refused: SecretStr | None) -> SecretStr:
         if installation_id == "icfg_broken":
             raise ZeroDivisionError("a defect")
@@ -272,7 +274,7 @@ async def test_a_request_that_breaks_off_is_reported_and_makes_room_for_the_next
     broken = bench.lease("icfg_broken", "db_1", "db_2")
     bench.queue(broken)
     await bench.send()
-    (failed, _) = bench.told(StepFailed)
+    (failed, _) = bench.reported(StepFailed)
     assert isinstance(failed, StepFailed)
     assert (failed.step, failed.summary) == ("send", "ZeroDivisionError")
     assert broken.in_flight == 0
@@ -291,7 +293,7 @@ TWO_IN_HALF_A_MINUTE = pytest.mark.parametrize(
 
 
 @TWO_IN_HALF_A_MINUTE
-async def test_the_rate_over_all_installations_is_kept_from_the_ends_of_the_requests_on(bench: Bench) -> None:
+async def test_the_global_rate_limit_counts_from_the_ends_of_the_requests(bench: Bench) -> None:
     bench.hold()
     bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(5)))
     await bench.send()
@@ -310,7 +312,7 @@ async def test_the_rate_over_all_installations_is_kept_from_the_ends_of_the_requ
 
 
 @TWO_IN_HALF_A_MINUTE
-async def test_a_lease_that_grows_too_short_before_its_request_leaves_the_delivery_and_its_places_to_others(
+async def test_a_lease_that_is_too_short_when_the_token_arrives_releases_the_delivery_and_its_slots(
     bench: Bench,
 ) -> None:
     async def find(_installation_id: str, _refused: SecretStr | None) -> SecretStr:
@@ -330,7 +332,7 @@ async def test_a_lease_that_grows_too_short_before_its_request_leaves_the_delive
     assert bench.requests == ["db_1", "db_2"]
 
 
-async def test_a_lease_may_end_as_soon_as_its_requests_cannot_be_in_flight_any_more(bench: Bench) -> None:
+async def test_a_request_may_start_if_its_deadline_is_just_before_the_end_of_the_lease(bench: Bench) -> None:
     lease = bench.lease("icfg_1", "db_1")
     bench.now = bench.settings.lease - bench.settings.request_timeout - LEASE_MARGIN_SECONDS
     bench.queue(lease)
@@ -340,22 +342,22 @@ async def test_a_lease_may_end_as_soon_as_its_requests_cannot_be_in_flight_any_m
 
 async def test_the_breaker_of_the_host_is_reported_once_when_it_opens_and_once_when_it_closes(bench: Bench) -> None:
     bench.answer = lambda _resource: reply(503)
-    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(2 * FAULTS)))
+    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(2 * FAULTS_TO_OPEN)))
     await bench.send()
     assert bench.is_out()
-    assert bench.told(BreakerTurned) == [BreakerTurned(True)]
-    assert len(bench.requests) < 2 * FAULTS
+    assert bench.reported(BreakerTurned) == [BreakerTurned(True)]
+    assert len(bench.requests) < 2 * FAULTS_TO_OPEN
     bench.answer = lambda _resource: reply(201)
     bench.now += bench.sender.wait()
     bench.queue(bench.lease("icfg_probe", "probe"))
     await bench.send()
     assert not bench.is_out()
-    assert bench.told(BreakerTurned) == [BreakerTurned(True), BreakerTurned(False)]
+    assert bench.reported(BreakerTurned) == [BreakerTurned(True), BreakerTurned(False)]
 
 
-async def test_while_the_host_is_out_one_probe_at_a_time_is_sent_and_nothing_before_its_time(bench: Bench) -> None:
+async def test_during_an_outage_one_probe_at_a_time_is_sent_and_none_early(bench: Bench) -> None:
     bench.answer = lambda _resource: reply(503)
-    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(2 * FAULTS)))
+    bench.queue(*(bench.lease(f"icfg_{number}", f"db_{number}") for number in range(2 * FAULTS_TO_OPEN)))
     await bench.send()
     opened = len(bench.requests)
     bench.hold()
@@ -376,12 +378,12 @@ async def test_the_breaker_of_an_installation_is_reported_once_when_it_opens_and
     failing.breaker.limit = None
     bench.queue(failing)
     await bench.send()
-    assert bench.told(BreakerTurned) == [BreakerTurned(True, "icfg_1")]
+    assert bench.reported(BreakerTurned) == [BreakerTurned(True, "icfg_1")]
     probed = bench.lease("icfg_1", "db_1", "db_2", faults=BREAKER_FAULTS)
     bench.answer = lambda _resource: reply(201)
     bench.queue(probed)
     await bench.send()
-    assert bench.told(BreakerTurned) == [BreakerTurned(True, "icfg_1"), BreakerTurned(False, "icfg_1")]
+    assert bench.reported(BreakerTurned) == [BreakerTurned(True, "icfg_1"), BreakerTurned(False, "icfg_1")]
 
 
 # pauses ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -396,11 +398,11 @@ async def test_a_pause_is_reported_once_although_several_requests_are_refused(be
     await bench.go_on()
     assert bench.requests == ["db_1", "db_2", "db_1", "db_2"]
     assert bench.sent_with == ["t0ken", "t0ken", "new", "new"]
-    assert bench.told(InstallationPaused) == [InstallationPaused("icfg_1", PauseReason.UNAUTHORIZED)]
-    assert bench.told(InstallationResumed) == []
+    assert bench.reported(InstallationPaused) == [InstallationPaused("icfg_1", PauseReason.UNAUTHORIZED)]
+    assert bench.reported(InstallationResumed) == []
 
 
-async def test_once_an_installation_is_paused_a_refusal_is_not_sent_once_more(bench: Bench) -> None:
+async def test_once_an_installation_is_paused_a_refused_request_is_not_repeated(bench: Bench) -> None:
     disabled = Reply(403, {}, b'{"error": {"code": "integration_configuration_disabled", "message": "no"}}')
     bench.hold()
     bench.answer = {"db_1": disabled, "db_2": reply(401)}.__getitem__
@@ -408,9 +410,9 @@ async def test_once_an_installation_is_paused_a_refusal_is_not_sent_once_more(be
     await bench.send()
     bench.release(9)
     await bench.go_on()
-    assert (bench.requests, bench.asked) == (["db_1", "db_2"], ["icfg_1"] * 2)
+    assert (bench.requests, bench.looked_up) == (["db_1", "db_2"], ["icfg_1"] * 2)
     assert bench.decisions == [Action.PAUSE, Action.PAUSE]
-    assert bench.told(InstallationPaused) == [InstallationPaused("icfg_1", PauseReason.DISABLED)]
+    assert bench.reported(InstallationPaused) == [InstallationPaused("icfg_1", PauseReason.DISABLED)]
 
 
 @pytest.mark.parametrize("status", [401, 503, 429])
@@ -419,21 +421,21 @@ async def test_an_installation_that_is_paused_already_is_not_reported_again(benc
     bench.queue(bench.lease("icfg_1", "db_1", paused="unauthorized"))
     await bench.send()
     assert len(bench.answers) > 0
-    assert bench.told(InstallationPaused) == bench.told(InstallationResumed) == []
+    assert bench.reported(InstallationPaused) == bench.reported(InstallationResumed) == []
 
 
 async def test_a_probe_that_succeeds_is_reported_as_the_end_of_the_pause(bench: Bench) -> None:
     bench.queue(bench.lease("icfg_1", "db_1", "db_2", paused="unauthorized"))
     await bench.send()
     assert bench.requests == ["db_1", "db_2"]
-    assert bench.told(InstallationResumed) == [InstallationResumed("icfg_1")]
+    assert bench.reported(InstallationResumed) == [InstallationResumed("icfg_1")]
 
 
-async def test_what_works_is_no_news_of_an_installation(bench: Bench) -> None:
+async def test_a_success_changes_and_reports_nothing_about_its_installation(bench: Bench) -> None:
     bench.queue(bench.lease("icfg_1", "db_1"))
     await bench.send()
     assert [type(report) for report in bench.reports] == [Attempted]
-    assert bench.asked == ["icfg_1"]
+    assert bench.looked_up == ["icfg_1"]
     assert bench.sender.ended.is_set()
 
 
@@ -441,7 +443,7 @@ async def test_an_attempt_is_reported_with_its_number_its_events_and_its_lag(ben
     bench.now = 2.0
     bench.queue(bench.lease("icfg_1", "db_1"))
     await bench.send()
-    (attempted,) = bench.told(Attempted)
+    (attempted,) = bench.reported(Attempted)
     assert isinstance(attempted, Attempted)
     assert (attempted.attempt, attempted.events) == (5, 3)
     assert attempted.lag == pytest.approx(9.0)
@@ -449,7 +451,7 @@ async def test_an_attempt_is_reported_with_its_number_its_events_and_its_lag(ben
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(201, "delivered"), (503, "failed")])
-async def test_the_span_of_a_delivery_tells_its_outcome(
+async def test_the_span_of_a_delivery_has_its_outcome(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, status: int, outcome: str
 ) -> None:
     spans, provider = InMemorySpanExporter(), TracerProvider()
@@ -469,7 +471,7 @@ async def test_the_span_of_a_delivery_tells_its_outcome(
 # tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_refused_request_is_sent_once_more_with_the_token_that_was_read_again(bench: Bench) -> None:
+async def test_a_refused_request_is_repeated_once_with_the_token_read_again(bench: Bench) -> None:
     answers = iter([401, 201])
     bench.answer = lambda _resource: reply(next(answers))
     lease = bench.lease("icfg_1", "db_1")
@@ -480,7 +482,7 @@ async def test_a_refused_request_is_sent_once_more_with_the_token_that_was_read_
 
 
 @TWO_IN_HALF_A_MINUTE
-async def test_a_request_that_is_sent_once_more_takes_a_place_of_its_own_under_every_limit(bench: Bench) -> None:
+async def test_a_repeated_request_takes_its_own_slot_under_every_limit(bench: Bench) -> None:
     answers = iter([401, 201])
     bench.answer = lambda _resource: reply(next(answers))
     window = RateWindow(10, 60.0)
@@ -490,7 +492,7 @@ async def test_a_request_that_is_sent_once_more_takes_a_place_of_its_own_under_e
     await bench.send()
     assert bench.requests == ["db_1", "db_1"]
     assert bench.sender.wait() == pytest.approx(30.0)
-    assert len(json.loads(window.stored(EPOCH) or "[]")) == 2
+    assert len(json.loads(window.stored(EPOCH_SECONDS) or "[]")) == 2
 
 
 ONE_A_MINUTE = pytest.mark.parametrize(
@@ -499,12 +501,12 @@ ONE_A_MINUTE = pytest.mark.parametrize(
 
 
 @ONE_A_MINUTE
-@pytest.mark.parametrize("found", ["t0ken", None], ids=["the same", "none"])
+@pytest.mark.parametrize("new_token", ["t0ken", None], ids=["the same", "none"])
 async def test_at_the_rate_limit_a_refused_token_without_another_pauses_the_installation(
-    bench: Bench, found: str | None
+    bench: Bench, new_token: str | None
 ) -> None:
     async def find(_installation_id: str, refused: SecretStr | None) -> SecretStr:
-        if refused is not None and found is None:
+        if refused is not None and new_token is None:
             raise NoCredential("none")
         return SecretStr("t0ken")
 
@@ -513,11 +515,11 @@ async def test_at_the_rate_limit_a_refused_token_without_another_pauses_the_inst
     bench.queue(bench.lease("icfg_1", "db_1", "db_2"))
     await bench.send()
     assert (bench.requests, bench.decisions) == (["db_1"], [Action.PAUSE])
-    assert bench.asked == ["icfg_1"] * 2
+    assert bench.looked_up == ["icfg_1"] * 2
 
 
 @ONE_A_MINUTE
-async def test_at_the_rate_limit_a_token_that_was_changed_is_for_the_next_turn_of_its_delivery(bench: Bench) -> None:
+async def test_at_the_rate_limit_the_next_turn_of_a_delivery_uses_a_changed_token(bench: Bench) -> None:
     bench.answer = lambda _resource: reply(401)
     lease = bench.lease("icfg_1", "db_1", "db_2")
     bench.queue(lease)
@@ -533,7 +535,7 @@ async def test_at_the_rate_limit_a_token_that_was_changed_is_for_the_next_turn_o
     assert bench.requests == ["db_1", "db_2", "db_1"]
 
 
-async def test_a_refusal_after_a_429_is_not_sent_again_before_the_installation_may_be_sent_anything(
+async def test_a_refused_request_is_not_repeated_while_the_installation_is_throttled(
     bench: Bench,
 ) -> None:
     bench.hold()
@@ -547,8 +549,8 @@ async def test_a_refusal_after_a_429_is_not_sent_again_before_the_installation_m
 
 
 @TWO_IN_HALF_A_MINUTE
-async def test_without_a_token_nothing_is_sent_and_no_place_is_taken(bench: Bench) -> None:
-    """It was at hand, as far as could be told."""
+async def test_without_a_token_no_request_is_sent_and_no_slot_is_taken(bench: Bench) -> None:
+    """The token is gone although it was reported to be at hand."""
 
     async def find(_installation_id: str, _refused: SecretStr | None) -> SecretStr:
         raise NoCredential("none")
@@ -559,15 +561,15 @@ async def test_without_a_token_nothing_is_sent_and_no_place_is_taken(bench: Benc
     await bench.send()
     assert (bench.requests, bench.decisions, lease.in_flight) == ([], [Action.PAUSE], 0)
     assert lease.window is not None
-    assert bench.sender.wait() == lease.window.wait(EPOCH) == 0.0
+    assert bench.sender.wait() == lease.window.wait(EPOCH_SECONDS) == 0.0
 
 
 class SlowTokens:
-    """Look-ups that end when the test lets them; none is kept."""
+    """Look-ups that end when the test releases them; no token is kept."""
 
     def __init__(self, bench: Bench) -> None:
         self.failure: Exception | None = None
-        self.broken_off: list[str] = []
+        self.cancelled: list[str] = []
         self._turns = asyncio.Semaphore(0)
         bench.keeps = False
         bench.find = self._find
@@ -576,7 +578,7 @@ class SlowTokens:
         try:
             await self._turns.acquire()
         except asyncio.CancelledError:
-            self.broken_off.append(installation_id)
+            self.cancelled.append(installation_id)
             raise
         if self.failure is not None:
             raise self.failure
@@ -587,18 +589,18 @@ class SlowTokens:
             self._turns.release()
 
 
-async def test_a_token_that_was_looked_up_is_used_at_once(bench: Bench) -> None:
+async def test_a_token_that_was_looked_up_is_used_immediately(bench: Bench) -> None:
     tokens = SlowTokens(bench)
     bench.queue(bench.lease("icfg_1", "db_1"))
     await bench.send()
-    assert (bench.asked, bench.requests) == (["icfg_1"], [])
-    tokens.release(2)  # the look-up, and the request that is sure of its token
+    assert (bench.looked_up, bench.requests) == (["icfg_1"], [])
+    tokens.release(2)  # one for the look-up, one for the request
     await bench.go_on()
     assert bench.requests == ["db_1"]
 
 
 @ONE
-async def test_a_token_that_is_looked_up_again_keeps_no_other_installation_from_being_sent(bench: Bench) -> None:
+async def test_looking_a_token_up_again_does_not_delay_other_installations(bench: Bench) -> None:
     tokens = SlowTokens(bench)
     slow = bench.lease("icfg_slow", "db_1", "db_2")
     bench.queue(slow)
@@ -618,7 +620,7 @@ async def test_a_token_that_is_looked_up_again_keeps_no_other_installation_from_
 @pytest.mark.parametrize(
     ("failure", "decision"), [(NoCredential("none"), Action.PAUSE), (CredentialsUnavailable("later"), Action.THROTTLE)]
 )
-async def test_a_look_up_that_fails_is_the_answer_to_a_delivery_for_which_no_request_was_made(
+async def test_a_failed_look_up_becomes_the_outcome_of_a_delivery_without_a_request(
     bench: Bench, failure: Exception, decision: Action
 ) -> None:
     tokens = SlowTokens(bench)
@@ -628,20 +630,20 @@ async def test_a_look_up_that_fails_is_the_answer_to_a_delivery_for_which_no_req
     await bench.send()
     tokens.release()
     await bench.go_on()
-    assert (bench.asked, bench.requests, bench.decisions) == (["icfg_1"], [], [decision])
+    assert (bench.looked_up, bench.requests, bench.decisions) == (["icfg_1"], [], [decision])
     assert bench.sender.ended.is_set()
     assert (lease.in_flight, list(lease.queue)) == (0, [])
     assert lease.window is not None
-    assert lease.window.wait(EPOCH) == 0.0
+    assert lease.window.wait(EPOCH_SECONDS) == 0.0
 
 
-async def test_a_stop_breaks_look_ups_off_and_begins_no_request(bench: Bench) -> None:
+async def test_a_stop_cancels_look_ups_and_begins_no_request(bench: Bench) -> None:
     tokens = SlowTokens(bench)
     bench.queue(bench.lease("icfg_1", "db_1"))
     await bench.send()
     bench.sender.begin_stop()
     await bench.go_on()
-    assert tokens.broken_off == ["icfg_1"]
+    assert tokens.cancelled == ["icfg_1"]
     tokens.release(9)
     bench.keeps = True
     bench.queue(bench.lease("icfg_2", "db_2"))
@@ -649,8 +651,8 @@ async def test_a_stop_breaks_look_ups_off_and_begins_no_request(bench: Bench) ->
     assert bench.requests == []
 
 
-async def test_what_the_destination_says_of_its_rate_window_stops_the_installation(bench: Bench) -> None:
-    headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": f"{EPOCH + 20:.0f}"}
+async def test_a_report_of_a_full_rate_window_stops_the_installation(bench: Bench) -> None:
+    headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": f"{EPOCH_SECONDS + 20:.0f}"}
     bench.answer = lambda _resource: Reply(201, headers, b"")
     bench.hold()
     bench.queue(bench.lease("icfg_1", "db_1", "db_2", "db_3", window=RateWindow(10, 60.0)))

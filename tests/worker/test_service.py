@@ -1,4 +1,4 @@
-"""The service within this process, where a test can block one of its steps."""
+"""The service in this process, where a test can block one of its steps."""
 
 import asyncio
 import threading
@@ -97,7 +97,7 @@ OAUTH = {
         ({"vercel_base_url": "https://vercel.invalid"}, []),
     ],
 )
-async def test_each_start_warns_of_an_address_to_which_tokens_travel_in_clear_text(
+async def test_each_start_warns_of_an_address_to_which_tokens_are_sent_in_clear_text(
     database: Database, others: dict[str, Any], warned: list[tuple[str, str]]
 ) -> None:
     with structlog.testing.capture_logs() as lines:

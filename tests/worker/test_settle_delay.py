@@ -1,4 +1,4 @@
-"""With a settle delay, the last request about a subject starts after the delay, however busy the subject was."""
+"""With a settle delay, the last request about a subject starts after the delay, even if the subject changes constantly."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,36 +13,36 @@ from dispatcher.outbox.tables import delivery, outbox
 from dispatcher.settings.settings import Settings
 from dispatcher.store.collection import SETTLE_CAP
 from tests.worker.conftest import Rig
-from tests.worker.simulation import IDLE_STEP, SETTINGS, Simulation
+from tests.worker.simulation import IDLE_STEP_SECONDS, SETTINGS, Simulation
 
-DELAY = 12 * IDLE_STEP
+DELAY_SECONDS = 12 * IDLE_STEP_SECONDS
 
 
 @pytest.fixture
 async def simulation(tmp_path: Path) -> AsyncIterator[Simulation]:
-    settings = SETTINGS.model_copy(update={"settle_delay": DELAY})
+    settings = SETTINGS.model_copy(update={"settle_delay": DELAY_SECONDS})
     made = Simulation(tmp_path, lambda _now: httpx.Response(201), settings=settings)
     yield made
     await made.close()
 
 
-async def test_a_request_that_could_wait_no_longer_is_followed_by_one_that_waited(simulation: Simulation) -> None:
+async def test_a_request_at_the_cap_of_the_delay_is_followed_by_one_after_the_delay(simulation: Simulation) -> None:
     """The subject changes until the first request about it has begun."""
 
     def change() -> None:
         if not simulation.requests:
             simulation.change([1], 1)
 
-    await simulation.run_until(2 * SETTLE_CAP * DELAY, change)
+    await simulation.run_until(2 * SETTLE_CAP * DELAY_SECONDS, change)
     (first, _), (last, _) = simulation.requests
-    assert first < simulation.changed_at["db_1"] + DELAY <= last
+    assert first < simulation.changed_at["db_1"] + DELAY_SECONDS <= last
 
 
 @pytest.mark.parametrize(
     "settings", [Settings(vercel_token=SecretStr("t0ken"), settle_delay=0.1, rate_limit=None, poll_interval=0.005)]
 )
-async def test_a_subject_that_changes_during_each_request_is_announced_after_the_delay_too(rig: Rig) -> None:
-    """For longer than a delivery is put off by new events."""
+async def test_a_subject_that_changes_during_each_request_is_sent_after_the_delay_too(rig: Rig) -> None:
+    """It changes for longer than new events can postpone a delivery."""
     began: list[datetime] = []
     changed_at = rig.database.now()
 

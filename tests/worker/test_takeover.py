@@ -1,4 +1,4 @@
-"""A worker takes over what a dead one held: one delivery at a time, none of them counted before it can be sent."""
+"""A worker takes over the leases of a dead one: one delivery at a time, and no attempt is counted before it can be sent."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -13,7 +13,7 @@ from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.worker.worker import Worker
 from tests.worker.conftest import Held, Rig, arrived, leased
-from tests.worker.test_round_trips import listening
+from tests.worker.test_round_trips import counting_round_trips
 
 RESOURCES = [f"db_{number}" for number in range(6)]
 ONE = RateLimit(1, 600.0)
@@ -21,7 +21,7 @@ ONE = RateLimit(1, 600.0)
 
 @pytest.fixture
 async def orphaned(rig: Rig) -> Rig:
-    """Deliveries under a lease whose holder died."""
+    """Deliveries under a lease whose holder has died."""
     rig.commit(*RESOURCES)
     store.collect(rig.database, 10)
     past = sa.literal(store.LONG_AGO, installation.c.leased_until.type)
@@ -32,21 +32,21 @@ async def orphaned(rig: Rig) -> Rig:
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=2)])
 async def test_as_many_as_may_have_been_in_flight_are_sent_one_at_a_time(orphaned: Rig) -> None:
-    beside: list[int] = []
+    in_flight: list[int] = []
 
     def answer(_request: httpx.Request) -> httpx.Response:
-        beside.append(orphaned.worker.in_flight)
+        in_flight.append(orphaned.worker.in_flight)
         return httpx.Response(201)
 
     orphaned.answer = answer
     await orphaned.settle_all()
     assert sorted(orphaned.bodies()) == RESOURCES
-    assert beside[:2] == [1, 1]
+    assert in_flight[:2] == [1, 1]
     assert [row.suspects for row in orphaned.rows(installation)] == [0]
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=ONE, concurrency=3)])
-async def test_what_the_rate_window_keeps_waiting_is_not_counted_and_stays_suspected(orphaned: Rig) -> None:
+async def test_deliveries_that_wait_for_the_rate_window_use_up_no_attempt_and_stay_suspects(orphaned: Rig) -> None:
     await orphaned.settle_all()
     assert len(orphaned.requests) == 1
     assert [row.attempts for row in orphaned.rows(delivery)] == [0] * 5
@@ -54,7 +54,7 @@ async def test_what_the_rate_window_keeps_waiting_is_not_counted_and_stays_suspe
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), global_rate_limit=ONE)])
-async def test_nor_is_what_the_limit_over_all_keeps_waiting(orphaned: Rig) -> None:
+async def test_deliveries_that_wait_for_the_global_rate_limit_use_up_no_attempt(orphaned: Rig) -> None:
     await orphaned.until(lambda: len(orphaned.rows(delivery)) == 5)
     await orphaned.worker.tick()
     assert len(orphaned.requests) == 1
@@ -63,7 +63,7 @@ async def test_nor_is_what_the_limit_over_all_keeps_waiting(orphaned: Rig) -> No
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None)])
 async def test_after_the_death_of_many_leases_each_has_its_turn(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While others wait, a lease is given back after one delivery, and what is still suspected is not forgotten."""
+    """While others wait, a lease is given back after one delivery, and its remaining suspects are stored."""
     monkeypatch.setattr(type(rig.database.dialect), "max_claimed", 2)
     for number in range(5):
         rig.commit("db_1", "db_2", "db_3", installation_id=f"icfg_{number}")
@@ -83,7 +83,7 @@ TWO = Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None, 
 
 @pytest.fixture
 async def worker(rig: Rig) -> AsyncIterator[Worker]:
-    """Goes by the rig's clock."""
+    """A worker that uses the rig's clock."""
     hired = rig.another(clock=lambda: rig.now)
     yield hired
     await hired.stop(0)
@@ -91,7 +91,7 @@ async def worker(rig: Rig) -> AsyncIterator[Worker]:
 
 
 def orphan(rig: Rig, *installation_ids: str, resources: Sequence[str] = ("db_1",)) -> None:
-    """Their deliveries are under leases whose holder died."""
+    """Commits changes of these installations, under leases whose holder has died."""
     for installation_id in installation_ids:
         rig.commit(*resources, installation_id=installation_id)
     store.collect(rig.database, 500)
@@ -101,7 +101,7 @@ def orphan(rig: Rig, *installation_ids: str, resources: Sequence[str] = ("db_1",
 
 
 @pytest.mark.parametrize("settings", [TWO])
-async def test_no_more_dead_leases_are_taken_over_than_are_soon_tried(
+async def test_only_as_many_leases_of_dead_workers_are_taken_over_as_are_soon_tried(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(rig.database.dialect), "max_claimed", 1)
@@ -116,9 +116,7 @@ async def test_no_more_dead_leases_are_taken_over_than_are_soon_tried(
 
 
 @pytest.mark.parametrize("settings", [TWO])
-async def test_a_dead_lease_that_waits_for_another_has_its_turn_as_soon_as_that_is_settled(
-    rig: Rig, worker: Worker
-) -> None:
+async def test_a_waiting_suspect_has_its_turn_as_soon_as_another_is_settled(rig: Rig, worker: Worker) -> None:
     held = Held(rig)
     orphan(rig, "icfg_1", "icfg_2", "icfg_3")
     for _ in range(3):
@@ -130,17 +128,17 @@ async def test_a_dead_lease_that_waits_for_another_has_its_turn_as_soon_as_that_
 
 
 @pytest.mark.parametrize("settings", [TWO])
-async def test_what_may_not_be_sent_beside_others_is_not_read_in_every_tick(rig: Rig, worker: Worker) -> None:
+async def test_a_suspect_that_must_be_sent_alone_is_not_read_in_every_tick(rig: Rig, worker: Worker) -> None:
     held = Held(rig)
     orphan(rig, "icfg_1", "icfg_2")
     with rig.database.engine.begin() as connection:
         connection.execute(sa.update(delivery).where(delivery.c.installation_id == "icfg_2").values(attempts=3))
     await worker.tick()
     await arrived(rig, 1)
-    with listening(rig.database) as spoken:
+    with counting_round_trips(rig.database) as round_trips:
         for _ in range(3):
             await worker.tick()
-    assert spoken.transactions == 3  # each has looked
+    assert round_trips.transactions == 3  # only the look of each tick
     held.release(2)
     rig.now += 61
     await rig.until(lambda: len(rig.requests) == 2 and worker.idle, worker)

@@ -17,7 +17,7 @@ from dispatcher import ResourceUpdated, publish, store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
-from dispatcher.policy.breaker import FAULTS
+from dispatcher.policy.breaker import FAULTS_TO_OPEN
 from dispatcher.policy.decision import Action
 from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.policy.rate_window import RateLimit
@@ -26,11 +26,11 @@ from dispatcher.store import installations
 from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, Ticked
 from dispatcher.worker import answers, collection, settlement
 from dispatcher.worker.collection import MAX_WAITING_ANSWERS
-from dispatcher.worker.low_water import LAG, SWEEP_EVERY
+from dispatcher.worker.low_water import LAG_SECONDS, SWEEP_SECONDS
 from tests.worker.conftest import LONGEST, Rig
 
 
-async def test_committed_changes_are_delivered_once_a_subject(rig: Rig) -> None:
+async def test_committed_changes_are_delivered_once_per_subject(rig: Rig) -> None:
     rig.commit("db_1", "db_1", "db_2")
     await rig.settle_all()
     assert sorted(rig.bodies()) == ["db_1", "db_2"]
@@ -39,7 +39,7 @@ async def test_committed_changes_are_delivered_once_a_subject(rig: Rig) -> None:
     assert {row.outcome for row in rig.rows(attempt)} == {"delivered"}
 
 
-async def test_the_newest_product_of_a_resource_goes_with_its_one_request(rig: Rig) -> None:
+async def test_the_single_request_of_a_resource_has_its_newest_product(rig: Rig) -> None:
     with rig.database.engine.begin() as connection:
         for product in ("pg", "mysql", None):
             event = ResourceUpdated(installation_id="icfg_1", resource_id="db_1", product_id=product)
@@ -49,14 +49,14 @@ async def test_the_newest_product_of_a_resource_goes_with_its_one_request(rig: R
     assert [json.loads(request.content) for request in rig.requests] == [{"event": announced}]
 
 
-async def test_a_transient_failure_is_sent_again_after_its_backoff(rig: Rig) -> None:
+async def test_after_a_transient_failure_the_delivery_is_sent_again(rig: Rig) -> None:
     answers = iter([503, 500, 201])
     rig.answer = lambda _request: httpx.Response(next(answers))
     rig.commit("db_1")
     await rig.until(lambda: len(rig.requests) == 3 and rig.worker.idle)
     assert [(row.attempt, row.status, row.decision) for row in rig.rows(attempt)] == [
         (1, 503, "retry"),
-        (2, 500, "retry"),  # nothing else shows that Vercel works: this one is spared
+        (2, 500, "retry"),  # nothing else shows that Vercel works: this attempt is spared
         (2, 201, "delivered"),
     ]
     assert rig.rows(delivery) == []
@@ -71,7 +71,7 @@ async def test_a_rejected_event_is_a_dead_letter_with_its_reason(rig: Rig) -> No
     assert rig.rows(delivery) == []
 
 
-async def test_a_change_during_its_request_is_announced_by_another(rig: Rig) -> None:
+async def test_a_change_during_a_request_is_sent_in_another(rig: Rig) -> None:
     arrived, answered = asyncio.Event(), asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -84,7 +84,7 @@ async def test_a_change_during_its_request_is_announced_by_another(rig: Rig) -> 
     await rig.until(arrived.is_set)
     rig.commit("db_1")
     await rig.until(lambda: not rig.rows(outbox))
-    assert len(rig.requests) == 1  # one at a time for a subject
+    assert len(rig.requests) == 1  # one at a time per subject
     answered.set()
     await rig.until(lambda: len(rig.requests) == 2 and rig.worker.idle)
     assert rig.rows(delivery) == []
@@ -104,7 +104,7 @@ async def test_a_refused_token_is_read_again_once_and_then_the_installation_is_p
     assert rig.rows(dead_letter) == []
 
 
-async def test_a_new_token_works_at_once_and_nothing_is_paused(rig: Rig) -> None:
+async def test_a_new_token_is_used_immediately_and_nothing_is_paused(rig: Rig) -> None:
     answers = iter([401, 201])
     rig.answer = lambda _request: httpx.Response(next(answers))
     rig.commit("db_1")
@@ -120,10 +120,10 @@ async def test_a_new_token_works_at_once_and_nothing_is_paused(rig: Rig) -> None
         Settings(vercel_token=SecretStr("t0ken"), rate_limit=RateLimit(1, 600.0)),
         Settings(vercel_token=SecretStr("t0ken"), global_rate_limit=RateLimit(1, 600.0)),
     ],
-    ids=["of the installation", "over all"],
+    ids=["of the installation", "global"],
 )
 async def test_a_refusal_at_the_rate_limit_pauses_the_installation_too(rig: Rig) -> None:
-    """There is no room for a second request with the token that was read again."""
+    """The limit does not allow a second request with the token read again."""
     rig.answer = lambda _request: httpx.Response(401)
     rig.commit(*(f"db_{number}" for number in range(10)))
     await rig.settle_all()
@@ -133,7 +133,7 @@ async def test_a_refusal_at_the_rate_limit_pauses_the_installation_too(rig: Rig)
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=RateLimit(1, 600.0))])
-async def test_a_token_that_was_changed_is_found_at_the_rate_limit_too(rig: Rig, tmp_path: Path) -> None:
+async def test_at_the_rate_limit_too_a_changed_token_is_found(rig: Rig, tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("new")
     worker = rig.another(credentials=StaticCredentials(SecretStr("old"), path))
@@ -141,7 +141,7 @@ async def test_a_token_that_was_changed_is_found_at_the_rate_limit_too(rig: Rig,
     rig.commit(*(f"db_{number}" for number in range(10)))
     await rig.settle_all(worker)
     assert {row.decision for row in rig.rows(attempt)} == {"refresh"}
-    with rig.database.engine.begin() as connection:  # as if the window were over
+    with rig.database.engine.begin() as connection:  # as if the window had passed
         past = sa.literal(store.LONG_AGO, installation.c.due_at.type)
         connection.execute(sa.update(installation).values(rate_window=None, throttled_until=None, due_at=past))
     await rig.settle_all(worker)
@@ -164,10 +164,8 @@ async def test_a_probe_that_succeeds_resumes_the_installation(rig: Rig) -> None:
     assert [row.pause_reason for row in rig.rows(installation)] == [None]
 
 
-async def test_a_probed_lease_under_which_nothing_is_queued_any_more_is_given_back(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A refusal neither ends the pause nor stops the lease, and for a probe nothing more is read."""
+async def test_a_probing_lease_with_an_empty_queue_is_given_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rejection neither ends the pause nor stops the lease, and during a pause nothing more is read."""
     monkeypatch.setattr(store, "fair_share", lambda *_: 1)  # so more may be due
     rig.answer = lambda _request: httpx.Response(401)
     rig.commit("db_1")
@@ -193,7 +191,7 @@ async def test_a_429_uses_up_no_attempt_and_makes_the_installation_wait(rig: Rig
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=RateLimit(3, 60.0))])
-async def test_no_more_requests_start_than_the_rate_window_allows_whoever_holds_the_lease(rig: Rig) -> None:
+async def test_the_rate_window_holds_across_workers(rig: Rig) -> None:
     rig.commit(*(f"db_{number}" for number in range(10)))
     await rig.settle_all()
     other = rig.another("two")
@@ -205,7 +203,7 @@ async def test_no_more_requests_start_than_the_rate_window_allows_whoever_holds_
     other.close()
 
 
-async def test_a_rate_window_that_cannot_be_read_begins_anew(rig: Rig) -> None:
+async def test_a_stored_rate_window_that_cannot_be_parsed_is_replaced(rig: Rig) -> None:
     rig.commit("db_1")
     await rig.settle_all()
     with rig.database.engine.begin() as connection:
@@ -238,8 +236,8 @@ async def test_a_burst_is_collected_before_any_of_it_is_sent_if_that_saves_reque
     assert len(rig.requests) == len(set(rig.bodies())) == subjects
 
 
-@pytest.mark.parametrize(("events", "looks"), [(1_000, 1), (1_001, 0)])  # its last collection was full, or was not
-async def test_each_burst_is_judged_by_itself(
+@pytest.mark.parametrize(("events", "looks"), [(1_000, 1), (1_001, 0)])  # whether or not its last collection is full
+async def test_each_burst_is_judged_by_its_own_events(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, events: int, looks: int
 ) -> None:
     monkeypatch.setattr(collection, "BURST_SAMPLE_EVENTS", rig.database.dialect.max_collected + 1)
@@ -254,8 +252,8 @@ async def test_each_burst_is_judged_by_itself(
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=16, rate_limit=None)])
-async def test_nothing_more_is_read_while_plenty_is_queued(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each reading would read again what is queued already."""
+async def test_nothing_more_is_read_while_enough_is_queued(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each read would return the queued deliveries again."""
     turns, pulled = asyncio.Semaphore(0), 0
     pull = store.pull
 
@@ -270,7 +268,7 @@ async def test_nothing_more_is_read_while_plenty_is_queued(rig: Rig, monkeypatch
 
     monkeypatch.setattr(store, "pull", counting)
     rig.answer = answer
-    for one in range(64):  # of each of which a claim reads 8
+    for one in range(64):  # a claim reads 8 deliveries of each
         rig.commit(*(f"db_{number}" for number in range(10)), installation_id=f"icfg_{one}")
     await rig.until(lambda: rig.worker.in_flight == 16)
     for _ in range(3):
@@ -283,9 +281,7 @@ async def test_nothing_more_is_read_while_plenty_is_queued(rig: Rig, monkeypatch
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=2)])
-async def test_while_every_sender_has_more_to_do_few_answers_wait_for_others(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_while_the_sender_is_saturated_answers_wait_for_others(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 3_600)
     gate = asyncio.Event()
 
@@ -308,7 +304,7 @@ async def test_while_every_sender_has_more_to_do_few_answers_wait_for_others(
     assert rig.rows(delivery) == []
 
 
-async def test_a_worker_that_stops_lets_its_requests_end_and_gives_its_leases_back(rig: Rig) -> None:
+async def test_a_worker_that_stops_waits_for_its_requests_and_gives_its_leases_back(rig: Rig) -> None:
     arrived, answered = asyncio.Event(), asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -331,7 +327,7 @@ async def test_a_worker_that_stops_lets_its_requests_end_and_gives_its_leases_ba
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=None, concurrency=8)])
-async def test_a_pause_by_an_operator_stops_what_is_queued_at_the_next_settlement(rig: Rig) -> None:
+async def test_after_a_pause_by_an_operator_the_next_settlement_drops_the_queue(rig: Rig) -> None:
     turns = asyncio.Semaphore(0)
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -354,7 +350,7 @@ async def test_a_pause_by_an_operator_stops_what_is_queued_at_the_next_settlemen
     assert [(row.pause_reason, row.lease_token) for row in rig.rows(installation)] == [("operator", None)]
 
 
-async def test_what_is_late_when_the_grace_ends_stays_due_for_the_next_worker(rig: Rig) -> None:
+async def test_a_request_that_is_cancelled_after_the_grace_is_sent_again_by_the_next_worker(rig: Rig) -> None:
     arrived = asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -374,7 +370,7 @@ async def test_what_is_late_when_the_grace_ends_stays_due_for_the_next_worker(ri
     other.close()
 
 
-async def test_an_answer_under_a_lost_lease_changes_nothing_and_is_counted(rig: Rig) -> None:
+async def test_an_answer_under_a_lost_lease_changes_nothing_and_is_reported(rig: Rig) -> None:
     arrived, answered = asyncio.Event(), asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -394,7 +390,7 @@ async def test_an_answer_under_a_lost_lease_changes_nothing_and_is_counted(rig: 
     assert len(rig.rows(delivery)) == 1
 
 
-async def test_no_request_starts_under_a_lease_that_ends_before_its_deadline(rig: Rig) -> None:
+async def test_no_request_starts_under_a_lease_that_ends_before_the_requests_deadline(rig: Rig) -> None:
     rig.commit("db_1")
     store.collect(rig.database, 10)
     worker = rig.another(clock=lambda: rig.now)
@@ -406,7 +402,7 @@ async def test_no_request_starts_under_a_lease_that_ends_before_its_deadline(rig
     worker.close()
 
 
-async def test_a_delivery_that_ends_its_worker_each_time_is_a_dead_letter(rig: Rig) -> None:
+async def test_a_delivery_that_repeatedly_killed_its_worker_becomes_a_dead_letter(rig: Rig) -> None:
     rig.commit("db_1")
     store.collect(rig.database, 10)
     past = sa.literal(store.LONG_AGO, installation.c.leased_until.type)
@@ -419,7 +415,7 @@ async def test_a_delivery_that_ends_its_worker_each_time_is_a_dead_letter(rig: R
     assert [row.reason for row in rig.rows(dead_letter)] == ["exhausted"]
 
 
-async def test_what_it_reports_tells_outcome_decision_and_lag(rig: Rig) -> None:
+async def test_a_report_has_the_outcome_the_decision_and_the_lag(rig: Rig) -> None:
     rig.commit("db_1")
     with rig.database.engine.begin() as connection:
         connection.execute(sa.update(outbox).values(created_at=rig.database.now() - timedelta(days=1)))
@@ -430,11 +426,11 @@ async def test_what_it_reports_tells_outcome_decision_and_lag(rig: Rig) -> None:
     assert 86_400 <= attempted.lag < 90_000
 
 
-async def test_what_was_answered_is_settled_even_if_nothing_can_be_taken_in(
+async def test_answers_are_settled_even_if_nothing_can_be_collected_or_claimed(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def locked(*_arguments: object) -> store.Work:
-        raise OSError("somebody keeps the outbox locked")
+        raise OSError("another session keeps the outbox locked")
 
     answered = asyncio.Event()
 
@@ -459,7 +455,7 @@ async def test_what_was_answered_is_settled_even_if_nothing_can_be_taken_in(
 REFUSAL = httpx.Response(400, json={"error": {"code": "bad_request", "message": "no"}})
 
 
-async def test_an_answer_keeps_its_text_while_the_database_cannot_be_reached(
+async def test_an_answer_keeps_its_text_while_the_database_is_unreachable(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle, failures = store.settle, 3
@@ -500,20 +496,20 @@ async def test_long_texts_are_settled_in_several_statements(rig: Rig, monkeypatc
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), global_rate_limit=RateLimit(3, 6.0))])
-async def test_what_became_due_below_the_floor_is_claimed_as_soon_as_a_claim_is_possible(rig: Rig) -> None:
-    """The sweep that saw it came while the rate over all installations kept everything from being claimed."""
+async def test_an_installation_due_below_the_low_water_mark_is_claimed_as_soon_as_a_claim_is_possible(rig: Rig) -> None:
+    """The sweep that saw it came while the global rate limit prevented every claim."""
     worker = rig.another(clock=lambda: rig.now)
-    for now in (0.0, LAG, 2 * LAG):  # the floor follows
+    for now in (0.0, LAG_SECONDS, 2 * LAG_SECONDS):  # the mark follows
         rig.now = now
         rig.commit(f"db_{now}")
         await rig.settle_all(worker)
     make_due_long_ago(rig, "icfg_old")
     await worker.tick()
-    assert not is_leased(rig, "icfg_old")  # the floor is really above it
-    rig.now = SWEEP_EVERY
+    assert not is_leased(rig, "icfg_old")  # the mark is indeed above it
+    rig.now = SWEEP_SECONDS
     await worker.tick()
     assert not is_leased(rig, "icfg_old")
-    rig.now = 6.1  # the first request gives its place back
+    rig.now = 6.1  # the slot of the first request is free again
     await worker.tick()
     assert is_leased(rig, "icfg_old")
     await rig.settle_all(worker)
@@ -522,7 +518,7 @@ async def test_what_became_due_below_the_floor_is_claimed_as_soon_as_a_claim_is_
 
 
 def make_due_long_ago(rig: Rig, installation_id: str) -> None:
-    """It has a delivery to send, and its row says that it has been due since before anything was looked for."""
+    """Adds a delivery, and marks its installation as due since long before the first look."""
     rig.commit("old", installation_id=installation_id)
     store.collect(rig.database, 10)
     past = sa.literal(store.LONG_AGO, installation.c.due_at.type)
@@ -535,17 +531,17 @@ def is_leased(rig: Rig, installation_id: str) -> bool:
     return any(row.lease_token for row in rig.rows(installation) if row.installation_id == installation_id)
 
 
-async def test_a_sweep_finds_what_was_committed_late_in_the_next_tick(rig: Rig) -> None:
+async def test_a_requested_sweep_finds_a_late_commit_in_the_next_tick(rig: Rig) -> None:
     worker = rig.another(clock=lambda: rig.now)
-    for now in (0.0, LAG / 2, LAG):  # the floor follows
+    for now in (0.0, LAG_SECONDS / 2, LAG_SECONDS):  # the mark follows
         rig.now = now
         rig.commit(f"db_{now}")
         await rig.settle_all(worker)
     rig.commit("late")
-    with rig.database.engine.begin() as connection:  # as if its transaction had begun before all others
+    with rig.database.engine.begin() as connection:  # as if its transaction had begun first
         connection.execute(sa.update(outbox).values(id=-1))
     await worker.tick()
-    assert len(rig.rows(outbox)) == 1  # the floor is really above it
+    assert len(rig.rows(outbox)) == 1  # the mark is indeed above it
     worker.sweep()
     await rig.settle_all(worker)
     assert rig.bodies()[-1] == "late"
@@ -553,7 +549,7 @@ async def test_a_sweep_finds_what_was_committed_late_in_the_next_tick(rig: Rig) 
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=None)])
-async def test_answers_that_come_in_while_a_burst_is_collected_are_settled_meanwhile(
+async def test_answers_that_arrive_while_a_burst_is_collected_are_settled_meanwhile(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, loop, collect = asyncio.Event(), asyncio.get_running_loop(), store.collect
@@ -584,31 +580,31 @@ async def test_answers_that_come_in_while_a_burst_is_collected_are_settled_meanw
     await rig.settle_all()
 
 
-async def test_an_idle_worker_looks_at_the_very_bottom_now_and_then_only(
+async def test_an_idle_worker_only_occasionally_looks_from_the_bottom(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a transaction pins vacuum, each look from the bottom steps over everything that is long done."""
+    """While a long transaction holds back vacuum, each look from the bottom steps over all rows that are long done."""
     worker, look = rig.another(clock=lambda: rig.now), store.look
-    looked: list[tuple[bool, bool]] = []
+    at_bottom: list[tuple[bool, bool]] = []
 
     def note(database: Database, floor: int, due_floor: datetime) -> store.Work:
-        looked.append((floor == store.LOWEST_ID, due_floor == store.LONG_AGO))
+        at_bottom.append((floor == store.LOWEST_ID, due_floor == store.LONG_AGO))
         return look(database, floor, due_floor)
 
-    for now in (0.0, LAG, 2 * LAG):  # the floors follow
+    for now in (0.0, LAG_SECONDS, 2 * LAG_SECONDS):  # the marks follow
         rig.now = now
         rig.commit(f"db_{now}")
         await rig.settle_all(worker)
     monkeypatch.setattr(store, "look", note)
-    for passed in (0.5 * SWEEP_EVERY, 0.5 * SWEEP_EVERY, 0.0, 0.9 * SWEEP_EVERY, 0.1 * SWEEP_EVERY, 0.0):
+    for passed in (0.5 * SWEEP_SECONDS, 0.5 * SWEEP_SECONDS, 0.0, 0.9 * SWEEP_SECONDS, 0.1 * SWEEP_SECONDS, 0.0):
         rig.now += passed
         await worker.tick()
-    at_the_bottom, above = (True, True), (False, False)
-    assert looked == [at_the_bottom, above, above, at_the_bottom, above, above]
+    sweep, above = (True, True), (False, False)
+    assert at_bottom == [sweep, above, above, sweep, above, above]
     worker.close()
 
 
-async def test_it_reports_what_was_collected_and_each_tick_with_the_requests_under_way(rig: Rig) -> None:
+async def test_it_reports_the_collected_events_and_each_tick_with_the_requests_in_flight(rig: Rig) -> None:
     gate = asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -627,7 +623,7 @@ async def test_it_reports_what_was_collected_and_each_tick_with_the_requests_und
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=1)])
-async def test_a_worker_that_stops_gives_back_at_once_what_it_will_not_send_any_more(rig: Rig) -> None:
+async def test_a_stopping_worker_immediately_gives_back_leases_that_it_will_not_use(rig: Rig) -> None:
     arrived, answered = asyncio.Event(), asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -650,9 +646,9 @@ async def test_a_worker_that_stops_gives_back_at_once_what_it_will_not_send_any_
     assert not is_leased(rig, "icfg_1")
 
 
-@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=FAULTS)])
-async def test_while_the_host_is_out_no_lease_is_held_without_a_request(rig: Rig) -> None:
-    """Another dispatcher, for which the host answers, may send it."""
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=FAULTS_TO_OPEN)])
+async def test_during_an_outage_no_lease_is_held_without_a_request(rig: Rig) -> None:
+    """Another dispatcher may be able to reach the host."""
     gate = asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -660,20 +656,20 @@ async def test_while_the_host_is_out_no_lease_is_held_without_a_request(rig: Rig
         return httpx.Response(503)
 
     rig.answer, worker = answer, rig.another(clock=lambda: rig.now)
-    for number in range(3 * FAULTS):
+    for number in range(3 * FAULTS_TO_OPEN):
         rig.commit("db_1", installation_id=f"icfg_{number}")
-    await rig.until(lambda: len(rig.requests) == FAULTS, worker)
-    assert all(is_leased(rig, f"icfg_{number}") for number in range(3 * FAULTS))
+    await rig.until(lambda: len(rig.requests) == FAULTS_TO_OPEN, worker)
+    assert all(is_leased(rig, f"icfg_{number}") for number in range(3 * FAULTS_TO_OPEN))
     gate.set()
     await rig.until(lambda: worker.outage, worker)
-    assert len(rig.requests) < 3 * FAULTS
+    assert len(rig.requests) < 3 * FAULTS_TO_OPEN
     await worker.tick()
     assert [row.installation_id for row in rig.rows(installation) if row.lease_token] == []
-    assert len(rig.rows(delivery)) == 3 * FAULTS
+    assert len(rig.rows(delivery)) == 3 * FAULTS_TO_OPEN
     worker.close()
 
 
-async def test_a_worker_that_was_closed_does_nothing_more(rig: Rig) -> None:
+async def test_a_closed_worker_does_nothing_more(rig: Rig) -> None:
     worker = rig.another()
     await worker.tick()
     worker.close()
