@@ -1,4 +1,4 @@
-"""The partner's cost: how many small transactions per second its application commits, with and without what is ours."""
+"""The partner's cost: small transactions per second that its application commits, with and without our constraints and trigger."""
 
 import re
 import statistics
@@ -28,13 +28,16 @@ _WITHOUT_CONSTRAINTS = "CREATE TABLE plain (LIKE vercel_outbox INCLUDING DEFAULT
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The table that is written to, and what goes on beside; the case that it stands beside, and the target."""
+    """A table to write to, under certain conditions."""
 
     name: str
     table: str = "vercel_outbox"
     wakeup: str | None = None
+    """WAKEUP of the dispatcher that runs meanwhile; None if there is none."""
     beside: str = ""
+    """The name of the case that it is compared with."""
     at_least: float | None = None
+    """The target, as a ratio to that case."""
 
 
 CASES = (
@@ -51,7 +54,7 @@ CASES = (
 
 
 def measure(machine: Machine) -> Iterator[Line]:
-    """Transactions of one INSERT each, from 16 clients of pgbench."""
+    """Measures transactions of one INSERT each, from 16 clients of pgbench."""
     rates: dict[str, list[float]] = {case.name: [] for case in CASES}
     for _ in range(machine.rounds):
         for case in CASES:
@@ -86,12 +89,12 @@ def _prepare(database: Database, case: Case) -> None:
 
 
 def _pgbench(url: str, table: str, seconds: int) -> float:
-    """Transactions per second."""
+    """Returns transactions per second."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(_SCRIPT.format(table=table))
         script.flush()
         options = ["-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "1", "-T", str(seconds), "-f", script.name]
         command = [find("pgbench", "postgresql"), *options, url]
-        said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path("/")).stdout
-    (rate,) = re.findall(r"^tps = ([\d.]+)", said, re.MULTILINE)
+        output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path("/")).stdout
+    (rate,) = re.findall(r"^tps = ([\d.]+)", output, re.MULTILINE)
     return float(rate)

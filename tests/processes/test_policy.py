@@ -162,7 +162,7 @@ def load(stage: Stage) -> Iterator[list[str]]:
 
 @contextmanager
 def outage(stage: Stage) -> Iterator[set[str]]:
-    """No Vercel within the block. Yields the resources announced before, which the next sandbox does not know."""
+    """Stops Vercel within the block. Yields the resources announced before, which the next sandbox does not know."""
     stage.script(hang=True)  # else one more request could be answered after this look, and be missed
     before = {one["body"]["event"]["resourceId"] for one in stage.requests()}
     stage.sandbox.kill()
