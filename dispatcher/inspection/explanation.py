@@ -156,14 +156,18 @@ def _happened(found: _Found) -> Iterator[Entry]:
     yield from map(_resolved, replayed)  # first, because the event that a replay writes may have the same time
     yield from _written(found)
     for malformed in found.malformed:
-        said = f"event {malformed.event_id} was written, and can never be a request: {malformed.why}"
-        yield Entry(malformed.created_at, "event", said, malformed.values["installation_id"])
+        message = f"event {malformed.event_id} was written, and can never be a request: {malformed.why}"
+        yield Entry(malformed.created_at, "event", message, malformed.values["installation_id"])
     yield from map(_attempted, found.attempts)
     for installation in found.installations.values():
         if installation.pause_reason is not None:
-            said = f"the installation was paused: {installation.pause_reason}"
+            message = f"the installation was paused: {installation.pause_reason}"
             yield Entry(
-                installation.paused_since, "pause", said, installation.installation_id, reason=installation.pause_reason
+                installation.paused_since,
+                "pause",
+                message,
+                installation.installation_id,
+                reason=installation.pause_reason,
             )
     yield from map(_died, found.dead_letters)
     yield from map(_resolved, (one for one in found.dead_letters if one.resolved_at and one not in replayed))
@@ -184,8 +188,8 @@ def _written(found: _Found) -> Iterator[Entry]:
     yield from firsts.values()
     for change in found.changes:
         more = f", and {change.events - 1} more up to {change.last_event_id}" if change.events > 1 else ""
-        said = f"event {change.first_event_id} was written{more}"
-        yield Entry(change.first_created_at, "event", said, *change.subject, change.product_id)
+        message = f"event {change.first_event_id} was written{more}"
+        yield Entry(change.first_created_at, "event", message, *change.subject, change.product_id)
 
 
 def _attempted(one: Attempt) -> Entry:
@@ -193,30 +197,32 @@ def _attempted(one: Attempt) -> Entry:
     again = f", due again at {one.next_due_at:%Y-%m-%d %H:%M:%S} UTC" if one.next_due_at is not None else ""
     reason = f" ({one.reason})" if one.reason else ""
     why = f": {one.error}" if one.error else ""
-    said = (
+    message = (
         f"attempt {one.attempt} ({_count(one.events)}, up to {one.last_event_id}): {answer} in {one.duration_ms:,} ms"
         f" → {one.decision}{reason}{again}{why}"
     )
     facts = {name: getattr(one, name) for name in ("status", "duration_ms", "decision", "reason")}
-    return _entry(one, one.at, "attempt", said, **facts)
+    return _entry(one, one.at, "attempt", message, **facts)
 
 
 def _died(letter: DeadLetter) -> Entry:
     why = f": {letter.last_error}" if letter.last_error else ""
-    said = f"dead letter {letter.id}, {letter.reason}, after {letter.attempts} attempts ({_count(letter.events)}){why}"
-    return _entry(letter, letter.died_at, "dead_letter", said, status=letter.last_status, reason=letter.reason)
+    message = (
+        f"dead letter {letter.id}, {letter.reason}, after {letter.attempts} attempts ({_count(letter.events)}){why}"
+    )
+    return _entry(letter, letter.died_at, "dead_letter", message, status=letter.last_status, reason=letter.reason)
 
 
 def _resolved(letter: DeadLetter) -> Entry:
     by = f" by {letter.resolved_by}" if letter.resolved_by else ""
     note = f": {letter.note}" if letter.note else ""
-    said = f"dead letter {letter.id} was {letter.resolution}{by}{note}"
-    return _entry(letter, letter.resolved_at, "resolution", said, reason=letter.resolution)
+    message = f"dead letter {letter.id} was {letter.resolution}{by}{note}"
+    return _entry(letter, letter.resolved_at, "resolution", message, reason=letter.resolution)
 
 
-def _entry(subject: Any, at: datetime | None, what: str, said: str, **facts: Any) -> Entry:
+def _entry(subject: Any, at: datetime | None, what: str, message: str, **facts: Any) -> Entry:
     names = ("installation_id", "type", "resource_id", "product_id")
-    return Entry(at, what, said, **{name: getattr(subject, name) for name in names}, **facts)
+    return Entry(at, what, message, **{name: getattr(subject, name) for name in names}, **facts)
 
 
 def _count(events: int) -> str:
@@ -228,15 +234,15 @@ def _count(events: int) -> str:
 
 def _next(found: _Found, graces: Graces) -> Iterator[Entry]:
     for change in found.changes:
-        said = f"{_count(change.events)} up to {change.last_event_id}: collected at the dispatcher's next tick"
-        yield Entry(None, "next", said, *change.subject, change.product_id)
+        message = f"{_count(change.events)} up to {change.last_event_id}: collected at the dispatcher's next tick"
+        yield Entry(None, "next", message, *change.subject, change.product_id)
     for malformed in found.malformed:
-        said = f"event {malformed.event_id} becomes a dead letter at the dispatcher's next tick"
-        yield Entry(None, "next", said, malformed.values["installation_id"])
+        message = f"event {malformed.event_id} becomes a dead letter at the dispatcher's next tick"
+        yield Entry(None, "next", message, malformed.values["installation_id"])
     for row in found.deliveries:
-        at, said = look_ahead(row, found.installations.get(row.installation_id), found.now, graces)
-        yield _entry(row, at, "next", f"{said} ({_count(row.events)}, up to {row.last_event_id})")
+        at, message = look_ahead(row, found.installations.get(row.installation_id), found.now, graces)
+        yield _entry(row, at, "next", f"{message} ({_count(row.events)}, up to {row.last_event_id})")
     for letter in found.dead_letters:
         if letter.resolved_at is None:
-            said = f"dead letter {letter.id} waits for a person. {ADVICE[DeadLetterReason(letter.reason)]}"
-            yield _entry(letter, None, "next", said, reason=letter.reason)
+            message = f"dead letter {letter.id} waits for a person. {ADVICE[DeadLetterReason(letter.reason)]}"
+            yield _entry(letter, None, "next", message, reason=letter.reason)

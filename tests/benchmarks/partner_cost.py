@@ -34,7 +34,7 @@ class Case:
     table: str = "vercel_outbox"
     wakeup: str | None = None
     """WAKEUP of the dispatcher that runs meanwhile; None if there is none."""
-    beside: str = ""
+    baseline: str = ""
     """The name of the case that it is compared with."""
     at_least: float | None = None
     """The target, as a ratio to that case."""
@@ -42,12 +42,12 @@ class Case:
 
 CASES = (
     Case("a table without constraints", table="plain"),
-    Case("the outbox", beside="a table without constraints", at_least=0.95),
+    Case("the outbox", baseline="a table without constraints", at_least=0.95),
     Case("the outbox, dispatcher busy", wakeup="poll"),
     Case(
         "the outbox with the trigger, dispatcher busy",
         wakeup="notify",
-        beside="the outbox, dispatcher busy",
+        baseline="the outbox, dispatcher busy",
         at_least=0.9,
     ),
 )
@@ -61,8 +61,8 @@ def measure(machine: Machine) -> Iterator[Line]:
             rates[case.name].append(_insert(machine, case, seconds=1 if machine.quick else 10))
     for case in CASES:
         value = f"{statistics.median(rates[case.name]):,.0f}/s"
-        ratio = median_ratio(rates[case.name], rates[case.beside]) if case.beside else None
-        unit = f"× {case.beside}" if case.beside else ""
+        ratio = median_ratio(rates[case.name], rates[case.baseline]) if case.baseline else None
+        unit = f"× {case.baseline}" if case.baseline else ""
         yield Line("partner's cost", case.name, value, ratio, unit, at_least=case.at_least)
 
 

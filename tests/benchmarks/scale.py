@@ -82,11 +82,11 @@ def measure(machine: Machine) -> Iterator[Line]:
         places[_LARGE] = large
     for place in (empty, small, large):
         analyze(place.database)
-    yield from _beside(empty, places, timed)
+    yield from _compare(empty, places, timed)
     with _vacuum_pinned(url):
         for _ in range(machine.size(50_000) // BATCH):
             large.journey(BATCH)
-        yield from _beside(empty, {_PINNED: large}, timed)
+        yield from _compare(empty, {_PINNED: large}, timed)
     for place in (empty, small, large):
         place.database.close()
 
@@ -106,7 +106,7 @@ def _vacuum_pinned(url: str) -> Iterator[None]:
     engine.dispose()
 
 
-def _beside(empty: Place, places: dict[str, Place], timed: int) -> Iterator[Line]:
+def _compare(empty: Place, places: dict[str, Place], timed: int) -> Iterator[Line]:
     rounds = [
         {"": empty.journey(BATCH)} | {name: place.journey(BATCH) for name, place in places.items()}
         for _ in range(timed)

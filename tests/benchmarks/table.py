@@ -46,9 +46,9 @@ def markdown(lines: Iterable[Line]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
-def median_ratio(values: Sequence[float], beside: Sequence[float]) -> float:
+def median_ratio(values: Sequence[float], baseline: Sequence[float]) -> float:
     """Returns the median of the ratios within each round, because a disturbance in a round affects both values."""
-    return statistics.median(value / other for value, other in zip(values, beside, strict=True))
+    return statistics.median(value / other for value, other in zip(values, baseline, strict=True))
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.varies
 
 
 def limited_user(database: Database) -> str:
-    """Returns a name for this database alone: a server's databases share its users, and another test may use another database."""
+    """Returns a user name for this database alone: the databases of a server share its users, and other tests may use the others."""
     return f"dispatcher_limited_{zlib.crc32(str(database.engine.url.database).encode()):08x}"
 
 

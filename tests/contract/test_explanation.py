@@ -62,12 +62,12 @@ def test_the_whole_life_of_a_resource_in_the_order_of_time(database: Database, p
     assert kinds(found.next) == ["next"]
     times = [entry.at for entry in found.happened if entry.at is not None]
     assert times == sorted(times)
-    said = [entry.said for entry in found.happened]
-    assert said[0] == "event 1 was written"
-    assert "attempt 1 (2 events, up to 2): failed" in said[1]
-    assert "→ retry, due again at" in said[1]
-    assert "rejected, after 2 attempts" in said[3]
-    assert said[4].endswith("was replayed by ann: fixed")
+    messages = [entry.said for entry in found.happened]
+    assert messages[0] == "event 1 was written"
+    assert "attempt 1 (2 events, up to 2): failed" in messages[1]
+    assert "→ retry, due again at" in messages[1]
+    assert "rejected, after 2 attempts" in messages[3]
+    assert messages[4].endswith("was replayed by ann: fixed")
     assert deliver(database) == ["db_1"]
     found = explained(database, "db_1")
     assert (found.happened[-1].decision, found.next) == ("delivered", [])

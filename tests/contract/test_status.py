@@ -36,7 +36,7 @@ def fail(database: Database, failures: int) -> None:
     store.settle(database, answers, [state], LEASE)
 
 
-def listed(database: Database) -> list[tuple[bool, str]]:
+def read_concerns(database: Database) -> list[tuple[bool, str]]:
     return [(concern.urgent, concern.what) for concern in concerns(read_status(database))]
 
 
@@ -67,7 +67,7 @@ def test_rates_and_lag_are_those_of_recent_requests(database: Database, partner:
     assert reading.recent.lag_median < 60
     assert reading.recent.lag_max is not None
     assert 120 <= reading.recent.lag_max < 180
-    assert not [what for _, what in listed(database) if "every recent request" in what]
+    assert not [what for _, what in read_concerns(database) if "every recent request" in what]
 
 
 def test_a_request_from_an_hour_ago_is_the_last_one_but_not_recent(database: Database, partner: Engine) -> None:
@@ -88,9 +88,9 @@ def test_the_installations_that_fail_most_are_named(database: Database, partner:
         fail(database, failures=n)
     reading = read_status(database)
     assert reading.failing == tuple(Failing(f"icfg_{n}", n) for n in (7, 6, 5, 4, 3))
-    concerns_now = listed(database)
-    assert concerns_now[0] == (True, "every recent request failed (7 failed)")
-    assert (False, "failing in a row: icfg_7 7×, icfg_6 6×, icfg_5 5×, icfg_4 4×, icfg_3 3×") in concerns_now
+    listed = read_concerns(database)
+    assert listed[0] == (True, "every recent request failed (7 failed)")
+    assert (False, "failing in a row: icfg_7 7×, icfg_6 6×, icfg_5 5×, icfg_4 4×, icfg_3 3×") in listed
 
 
 def test_leases_are_held_or_expired(database: Database, partner: Engine) -> None:
@@ -99,7 +99,7 @@ def test_leases_are_held_or_expired(database: Database, partner: Engine) -> None
     assert (read_status(database).leases.held, read_status(database).leases.expired) == (1, 0)
     expire_leases(database)
     assert (read_status(database).leases.held, read_status(database).leases.expired) == (0, 1)
-    assert "leases that have expired: 1" in listed(database)[-1][1]
+    assert "leases that have expired: 1" in read_concerns(database)[-1][1]
 
 
 def test_dead_letters_come_first_and_pauses_after_them(database: Database, partner: Engine) -> None:
@@ -113,12 +113,10 @@ def test_dead_letters_come_first_and_pauses_after_them(database: Database, partn
                 pause_reason="disabled", paused_since=later, paused_until=later, due_at=later
             )
         )
-    concerns_now = listed(database)
-    assert concerns_now[0] == (True, "dead letters: 2 (2 rejected)")
-    assert (False, "paused installations: 2 (2 disabled)") in concerns_now
-    assert [is_urgent for is_urgent, _ in concerns_now] == sorted(
-        (is_urgent for is_urgent, _ in concerns_now), reverse=True
-    )
+    listed = read_concerns(database)
+    assert listed[0] == (True, "dead letters: 2 (2 rejected)")
+    assert (False, "paused installations: 2 (2 disabled)") in listed
+    assert [is_urgent for is_urgent, _ in listed] == sorted((is_urgent for is_urgent, _ in listed), reverse=True)
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(5, True), (0, False)])
@@ -128,8 +126,8 @@ def test_old_events_that_are_not_being_sent_are_urgent(
     collect(database, partner, "db_1")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(first_created_at=clock(database) - timedelta(minutes=minutes)))
-    assert any("nothing is sent" in what for _, what in listed(database)) is expected
-    assert any("the oldest event" in what for _, what in listed(database)) is expected
+    assert any("nothing is sent" in what for _, what in read_concerns(database)) is expected
+    assert any("the oldest event" in what for _, what in read_concerns(database)) is expected
 
 
 def test_silence_after_a_failure_may_also_be_due_to_vercel(database: Database, partner: Engine) -> None:
@@ -140,4 +138,6 @@ def test_silence_after_a_failure_may_also_be_due_to_vercel(database: Database, p
         long_ago = clock(database) - timedelta(minutes=10)
         connection.execute(sa.update(attempt).values(at=long_ago))
         connection.execute(sa.update(delivery).values(first_created_at=long_ago))
-    assert any("the last request failed (failed, 503), so Vercel may be down" in what for _, what in listed(database))
+    assert any(
+        "the last request failed (failed, 503), so Vercel may be down" in what for _, what in read_concerns(database)
+    )

@@ -11,7 +11,7 @@ from dispatcher.settings.settings import Settings, SettingsError
 from dispatcher.transport import Network, open_transport
 
 MAX_TRIED_INSTALLATIONS = 5
-"""Known installations, of which at most this many are tried."""
+"""At most this many of the known installations are tried."""
 
 
 async def check_credentials(
