@@ -137,7 +137,7 @@ class Concern:
     """Something that an operator should know."""
 
     urgent: bool
-    """Whether it does not resolve by itself."""
+    """Whether an operator must act, because it does not resolve by itself."""
     what: str
     command: str
     """The `dispatcher` command that shows more."""
