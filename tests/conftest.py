@@ -1,6 +1,6 @@
-"""The databases of the tests that run on every one of them. See `contract/databases.py` for their names.
+"""The databases that the tests run on. `contract/databases.py` has their names.
 
-`postgresql` is the server of DISPATCHER_TEST_POSTGRES_URL, else one that the tests bring along; `mysql` is the server of
+`postgresql` is the server of DISPATCHER_TEST_POSTGRES_URL or, without it, one that the tests start; `mysql` is the server of
 DISPATCHER_TEST_MYSQL_URL.
 """
 
@@ -31,12 +31,12 @@ from tests.second_try import (  # noqa: F401 (hooks)
 SCHEMA = "vercel"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As for whatever a shell has in its background. The commands would ignore it too.
+    # A shell does this for its background jobs, and the commands would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def not_tested(why: str) -> NoReturn:
-    """Skips loudly; in CI every database is tested."""
+    """Skips the test with a visible reason; in CI, where every database must be tested, fails it."""
     assert not os.environ.get("CI"), why
     pytest.skip(f"NOT TESTED: {why}")
 
@@ -53,7 +53,7 @@ def own_postgresql_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgresql_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The PostgreSQL that this machine offers, or our own."""
+    """The PostgreSQL of DISPATCHER_TEST_POSTGRES_URL, or our own."""
     given = os.environ.get("DISPATCHER_TEST_POSTGRES_URL")
     if given is None:
         yield str(request.getfixturevalue("own_postgresql_url"))
@@ -64,7 +64,7 @@ def postgresql_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def pgbouncer_url(postgresql_url: str) -> Iterator[str]:
-    """The same through pgbouncer in transaction mode."""
+    """The same PostgreSQL through pgbouncer in transaction mode."""
     if PGBOUNCER is None:
         not_tested("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     with pgbouncer_before(postgresql_url) as url:
@@ -73,7 +73,7 @@ def pgbouncer_url(postgresql_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mysql_url() -> Iterator[str]:
-    """The MariaDB or MySQL that this machine offers."""
+    """The MariaDB or MySQL of DISPATCHER_TEST_MYSQL_URL."""
     given = os.environ.get("DISPATCHER_TEST_MYSQL_URL")
     if given is None:
         not_tested("set DISPATCHER_TEST_MYSQL_URL")
@@ -92,7 +92,7 @@ URL_OF = {
 
 @pytest.fixture(scope="session")
 def cleaned() -> set[str]:
-    """The databases that are rid of what an interrupted run left."""
+    """The databases from which the leftovers of an interrupted run have been removed."""
     return set()
 
 
@@ -104,7 +104,7 @@ def server(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def database_url(server: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where it is."""
+    """The URL of the database that the test runs on."""
     return str(request.getfixturevalue(URL_OF[server])) if server in URL_OF else f"sqlite:///{tmp_path}/test.db"
 
 
@@ -112,7 +112,7 @@ def database_url(server: str, request: pytest.FixtureRequest, tmp_path: Path) ->
 def bare_database(
     server: str, database_url: str, cleaned: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
-    """The dispatcher's own view of it, without tables. On a busy machine, too, a step still waits for a lock when the test looks."""
+    """The database without tables, as the dispatcher opens it. Lock timeouts are long, so that a step still waits when the test looks."""
     for dialect in (Postgresql, Mysql):
         monkeypatch.setattr(dialect, "lock_seconds", 10)
     opened = open_database(database_url, SCHEMA if server == "postgresql-schema" else None)
@@ -129,7 +129,7 @@ def bare_database(
 
 @pytest.fixture
 def database(bare_database: Database) -> Iterator[Database]:
-    """The same with fresh tables."""
+    """The same database with fresh tables."""
     schema.migrate(bare_database)
     yield bare_database
     drop_tables(bare_database)
@@ -137,7 +137,7 @@ def database(bare_database: Database) -> Iterator[Database]:
 
 @retry(retry=retry_if_exception_type(OperationalError), stop=stop_after_delay(60), wait=wait_fixed(0.1), reraise=True)
 def drop_tables(database: Database) -> None:
-    """Waits for an autovacuum or a session that is about to end; `downgrade` gives way to them after a second."""
+    """Retries while an autovacuum or an ending session holds a lock, to which `downgrade` gives way after a second."""
     schema.downgrade(database)
 
 
@@ -148,7 +148,7 @@ def plain_engine(bare_database: Database, server: str) -> Iterator[Engine]:
     if bare_database.schema:
         arguments["options"] = f"-c search_path={bare_database.schema}"
     if server == "pgbouncer":
-        arguments["prepare_threshold"] = None  # as everybody must behind this version in transaction mode
+        arguments["prepare_threshold"] = None  # required behind this version of pgbouncer in transaction mode
     engine = sa.create_engine(bare_database.engine.url, connect_args=arguments)
     yield engine
     engine.dispose()
@@ -156,5 +156,5 @@ def plain_engine(bare_database: Database, server: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def partner(plain_engine: Engine, database: Database) -> Engine:  # noqa: ARG001 (it needs the tables)
-    """The same, with the tables there."""
+    """The same engine, with the tables in place."""
     return plain_engine

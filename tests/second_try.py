@@ -1,5 +1,5 @@
-"""Tests of real processes have a second try, because other processes of a machine can starve them. It never goes unseen: each such case is
-printed as FLAKY at the end, and more than three make the run fail. Every other test has one try.
+"""Tests of real processes get a second try, because other processes on the machine can starve them. Second tries are never hidden: each is
+printed as FLAKY at the end, and more than three make the run fail. Every other test gets one try.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
 
 
 def flaky_tests(config: pytest.Config) -> dict[str, pytest.TestReport]:
-    """The first failure of each test whose second try passed, by the test's name. Empty in the processes that share a run's tests."""
+    """Returns the first failure of each test whose second try passed, by the test's name; empty in pytest-xdist's worker processes."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(config, "workerinput"):
         return {}

@@ -66,9 +66,9 @@ def _show(reading: Status) -> None:
         [
             ("at", f"{shown(reading.at)} UTC"),
             ("outbox", f"{backlog.outbox:,}{more} events not collected yet"),
-            ("due", f"{backlog.due:,}{more} deliveries could be sent now"),
+            ("due", f"{backlog.due:,}{more} deliveries ready to send"),
             ("waiting", f"{backlog.waiting:,}{more} for a retry or a slot of the rate limit"),
-            ("paused", f"{backlog.paused:,}{more} of paused installations"),
+            ("paused", f"{backlog.paused:,}{more} deliveries (installation paused)"),
             ("oldest event", age(backlog.oldest_event_age) if backlog.oldest_event_age else "none waits"),
             ("leases", f"{reading.leases.held:,} held, {reading.leases.expired:,} expired"),
             ("last request", _last(reading.last_request)),

@@ -1,6 +1,6 @@
-"""How much waits, and for how long: one reading for the gauges and for `dispatcher status`.
+"""The backlog and its age: one reading for the gauges and for `dispatcher status`.
 
-Its cost is bounded, whatever waits: it counts in an index, in the order in which installations are due, and stops at a limit.
+The cost of a reading is bounded: it counts along an index, in the order in which installations are due, and stops at a limit.
 """
 
 from collections.abc import Sequence
@@ -17,47 +17,48 @@ from dispatcher.outbox.tables import dead_letter, delivery, installation, outbox
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.store.outbox_rows import instant
 
-COUNTED = 100_000
-"""So many rows are counted of each kind; what is beyond is not told apart."""
-LOOKED_AT = 5_000
-"""Deliveries, those longest due first, among which the oldest event is looked for: it stands in no index."""
+MAX_COUNTED_ROWS = 100_000
+"""At most this many rows of each kind are counted; beyond that the figures are lower bounds."""
+MAX_SCANNED_ROWS = 5_000
+"""Rows that are searched for a value that no index covers, such as the oldest event; the longest due come first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """`outbox`: events that are not collected yet; `due`, `waiting`, `paused`: deliveries. Ages in seconds.
-
-    A delivery is due if it could be sent now; it waits for a retry or a slot in the rate window.
-    """
+    """The events and deliveries that are not delivered yet, and what holds them up."""
 
     outbox: int
+    """Events that are not collected yet."""
     due: int
+    """Deliveries that could be sent now."""
     waiting: int
+    """Deliveries that wait for a retry or a slot in the rate window."""
     paused: int
+    """Deliveries of paused installations."""
     oldest_event_age: float
-    """Of the oldest event that is not delivered yet, those of paused installations left out; 0 if there is none."""
+    """Seconds since the oldest undelivered event was created, not counting paused installations; 0 if there is none."""
     dead_letters: dict[str, int]
-    """Unresolved ones, by reason."""
+    """Unresolved dead letters, by reason."""
     paused_installations: dict[str, int]
-    """By reason of the pause."""
+    """Paused installations, by the reason for the pause."""
     open_breakers: int
-    """Installations with work whose requests have failed several times in a row."""
+    """Installations with pending work whose requests have failed several times in a row."""
     complete: bool = True
-    """Whether everything was counted. If not, the figures are lower bounds."""
+    """Whether every row was counted; if not, the figures are lower bounds."""
 
     @property
     def left(self) -> int:
-        """Everything that is not delivered."""
+        """The number of events and deliveries that are not delivered yet."""
         return self.outbox + self.due + self.waiting + self.paused
 
 
-def measure(database: Database, most: int = COUNTED) -> Backlog:
-    """Reads it, and counts up to `most` rows of each kind; locks nothing."""
+def measure(database: Database, limit: int = MAX_COUNTED_ROWS) -> Backlog:
+    """Reads the backlog, counting at most `limit` rows of each kind. Locks nothing."""
     with database.read() as connection:
         now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
-        events = _count(connection, sa.select(outbox.c.id), most)
-        deliveries = _count(connection, sa.select(delivery.c.installation_id), most)
-        due, paused = _due_and_paused(connection, now, most)
+        events = _count(connection, sa.select(outbox.c.id), limit)
+        deliveries = _count(connection, sa.select(delivery.c.installation_id), limit)
+        due, paused = _due_and_paused(connection, now, limit)
         oldest = (_oldest_in_outbox(connection, database.dialect, now), _oldest_delivery(connection))
         return Backlog(
             outbox=events,
@@ -65,44 +66,43 @@ def measure(database: Database, most: int = COUNTED) -> Backlog:
             waiting=max(0, deliveries - due - paused),
             paused=paused,
             oldest_event_age=_age(oldest, now),
-            dead_letters=_by_reason(connection, dead_letter.c.reason, dead_letter.c.resolved_at.is_(None), most),
+            dead_letters=_by_reason(connection, dead_letter.c.reason, dead_letter.c.resolved_at.is_(None), limit),
             paused_installations=_by_reason(
-                connection, installation.c.pause_reason, installation.c.pause_reason.is_not(None), most
+                connection, installation.c.pause_reason, installation.c.pause_reason.is_not(None), limit
             ),
-            open_breakers=_count(connection, _with_open_breaker(), most),
-            complete=max(events, deliveries) < most,
+            open_breakers=_count(connection, _with_open_breaker(), limit),
+            complete=max(events, deliveries) < limit,
         )
 
 
 def _with_open_breaker() -> Select[Any]:
-    faulty: ColumnElement[bool] = sa.literal_column(
-        "faults > 0"
-    )  # as the index says it: a database takes a parameter for any number
+    # A literal, as in the predicate of the index: with a parameter, a database could not tell that the index applies.
+    faulty: ColumnElement[bool] = sa.literal_column("faults > 0")
     return sa.select(installation.c.installation_id).where(
         faulty, installation.c.faults >= BREAKER_FAULTS, installation.c.due_at.is_not(None)
     )
 
 
-def _count(connection: Connection, rows: Select[Any], most: int) -> int:
-    return int(connection.execute(sa.select(sa.func.count()).select_from(rows.limit(most).subquery())).scalar_one())
+def _count(connection: Connection, rows: Select[Any], limit: int) -> int:
+    return int(connection.execute(sa.select(sa.func.count()).select_from(rows.limit(limit).subquery())).scalar_one())
 
 
-def _due_and_paused(connection: Connection, now: datetime, most: int) -> tuple[int, int]:
+def _due_and_paused(connection: Connection, now: datetime, limit: int) -> tuple[int, int]:
     time = sa.literal(now, delivery.c.due_at.type)
     first = _longest_due_first(
         installation.c.pause_reason.is_not(None).label("paused"),
         sa.and_(installation.c.due_at <= time, delivery.c.due_at <= time).label("due"),
     )
-    rows = first.limit(most).subquery()
-    found = connection.execute(
+    rows = first.limit(limit).subquery()
+    counted = connection.execute(
         sa.select(rows.c.paused, rows.c.due, sa.func.count()).group_by(rows.c.paused, rows.c.due)
     )
-    counts = {(bool(paused), bool(due)): int(count) for paused, due, count in found}
+    counts = {(bool(paused), bool(due)): int(count) for paused, due, count in counted}
     return counts.get((False, True), 0), counts.get((True, False), 0) + counts.get((True, True), 0)
 
 
 def _longest_due_first(*columns: ColumnElement[Any]) -> Select[Any]:
-    """Deliveries in the order in which their installations are due: what could be sent now, then what waits, then the paused."""
+    """Selects deliveries in the order in which their installations are due: first those that are due, then the waiting, then the paused."""
     joined = installation.join(delivery, delivery.c.installation_id == installation.c.installation_id)
     return (
         sa.select(*columns)
@@ -117,7 +117,7 @@ def _oldest_delivery(connection: Connection) -> datetime | None:
     rows = (
         _longest_due_first(delivery.c.first_created_at)
         .where(installation.c.pause_reason.is_(None))
-        .limit(LOOKED_AT)
+        .limit(MAX_SCANNED_ROWS)
         .subquery()
     )
     oldest: datetime | None = connection.execute(sa.select(sa.func.min(rows.c.first_created_at))).scalar()
@@ -130,13 +130,13 @@ def _oldest_in_outbox(connection: Connection, dialect: Dialect, now: datetime) -
 
 
 def _by_reason(
-    connection: Connection, reason: ColumnElement[str], condition: ColumnElement[bool], most: int
+    connection: Connection, reason: ColumnElement[str], condition: ColumnElement[bool], limit: int
 ) -> dict[str, int]:
-    rows = sa.select(reason.label("reason")).where(condition).limit(most).subquery()
-    found = connection.execute(
+    rows = sa.select(reason.label("reason")).where(condition).limit(limit).subquery()
+    counted = connection.execute(
         sa.select(rows.c.reason, sa.func.count()).group_by(rows.c.reason).order_by(rows.c.reason)
     )
-    return {row[0]: row[1] for row in found}
+    return {row[0]: row[1] for row in counted}
 
 
 def _age(times: Sequence[datetime | None], now: datetime) -> float:

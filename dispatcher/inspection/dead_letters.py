@@ -1,4 +1,4 @@
-"""Dead letters as operators see them: the list, one with its attempts, and what a replay or discard is about to change."""
+"""Dead letters as operators see them: the list, one of them with its attempts, and the effect of a replay or discard."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from dispatcher.policy.rate_window import RateLimit
 from dispatcher.store.attempt_log import Attempt, is_of_subject, latest_attempts
 from dispatcher.store.dead_letters import Filter, is_unresolved
 
-SHOWN_ATTEMPTS = 50
+MAX_SHOWN_ATTEMPTS = 50
 ADVICE: Mapping[DeadLetterReason, str] = {
     DeadLetterReason.REJECTED: "Vercel refused the request and would again: correct the ids that your application writes"
     " (or DISPATCHER_VERCEL_BASE_URL, if the answer was a redirect), then replay.",
@@ -28,12 +28,12 @@ ADVICE: Mapping[DeadLetterReason, str] = {
     DeadLetterReason.GONE: "Vercel knows neither the resource nor the installation: if it should, import or link it, then replay;"
     " if it was deleted or uninstalled, discard, or purge the installation.",
     DeadLetterReason.EXHAUSTED: "Every attempt failed, up to DISPATCHER_MAX_ATTEMPTS: read the last error and the attempts,"
-    " mend the cause or wait until Vercel has, then replay.",
+    " fix the cause or wait until Vercel has fixed it, then replay.",
     DeadLetterReason.MALFORMED: "The outbox row can never be a request, so it cannot be replayed: correct what writes it,"
     " announce the change with `dispatcher publish`, then discard.",
     DeadLetterReason.PURGED: "An operator purged the installation: discard; if that was a mistake, replay.",
 }
-"""What a person does about a dead letter of each reason."""
+"""How an operator resolves a dead letter of each reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +63,45 @@ class DeadLetter:
 
     @classmethod
     def of(cls, row: Row[Any]) -> "DeadLetter":
-        """From the row."""
         return cls(**{name: getattr(row, name) for name in cls.__slots__})
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a replay or discard is about to change: so many unresolved dead letters, none of them younger than `last_id`.
-
-    `malformed` of them cannot be replayed; the others come to `requests`, one a subject, at most `busiest` in one installation.
-    """
+    """The changes that a replay or discard is about to make."""
 
     dead_letters: int
+    """Unresolved dead letters that the filter matches."""
     malformed: int
+    """Those of them that cannot be replayed."""
     requests: int
+    """The requests that the others become: one per subject."""
     busiest: int
+    """The largest number of these requests for one installation."""
     last_id: int
+    """The newest of the dead letters."""
 
     def seconds(self, rate: RateLimit | None, overall: RateLimit | None) -> float:
-        """How long the requests take at these limits, if nothing else is to be sent."""
+        """Returns how long the requests take within these rate limits if nothing else is sent."""
         return max(_pace(self.busiest, rate), _pace(self.requests, overall))
 
 
-def list_dead_letters(database: Database, wanted: Filter, most: int, *, resolved: bool = False) -> list[DeadLetter]:
-    """The newest `most`, newest first; those that are resolved only if asked for."""
+def list_dead_letters(database: Database, wanted: Filter, limit: int, *, resolved: bool = False) -> list[DeadLetter]:
+    """Returns at most `limit` dead letters, newest first; resolved ones too if `resolved`."""
     conditions = wanted.conditions if resolved else [is_unresolved(), *wanted.conditions]
-    newest = sa.select(dead_letter).where(*conditions).order_by(dead_letter.c.id.desc()).limit(most)
+    newest = sa.select(dead_letter).where(*conditions).order_by(dead_letter.c.id.desc()).limit(limit)
     with database.read() as connection:
         return [DeadLetter.of(row) for row in connection.execute(newest)]
 
 
 def find_dead_letter(database: Database, id_: int) -> tuple[DeadLetter, list[Attempt]] | None:
-    """One dead letter and the newest attempts that led to it, as far as they are still kept; None if there is none."""
+    """Returns a dead letter and the newest attempts that led to it, as far as they are still kept; None if it does not exist."""
     with database.read() as connection:
         row = connection.execute(sa.select(dead_letter).where(dead_letter.c.id == id_)).one_or_none()
         if row is None:
             return None
-        found = DeadLetter.of(row)
-        return found, _attempts(connection, found)
+        letter = DeadLetter.of(row)
+        return letter, _attempts(connection, letter)
 
 
 def _attempts(connection: Connection, dead: DeadLetter) -> list[Attempt]:
@@ -108,11 +109,11 @@ def _attempts(connection: Connection, dead: DeadLetter) -> list[Attempt]:
         return []
     led_to_it = (attempt.c.first_event_id <= dead.last_event_id, attempt.c.last_event_id >= dead.first_event_id)
     subject = is_of_subject(dead.subject_key, dead.installation_id, dead.resource_id)
-    return latest_attempts(connection, SHOWN_ATTEMPTS, *subject, *led_to_it)
+    return latest_attempts(connection, MAX_SHOWN_ATTEMPTS, *subject, *led_to_it)
 
 
 def plan(database: Database, wanted: Filter) -> Plan:
-    """Counts what the filter finds now; what dies later is left to the next time."""
+    """Counts the dead letters that the filter matches now. Later ones are left to the next replay or discard."""
     columns = dead_letter.c
     of_installation = (
         sa.select(
@@ -128,12 +129,12 @@ def plan(database: Database, wanted: Filter) -> Plan:
     sums = (
         sa.func.coalesce(sa.func.sum(of_installation.c[name]), 0) for name in ("dead_letters", "replayable", "requests")
     )
-    most = (sa.func.coalesce(sa.func.max(of_installation.c[name]), 0) for name in ("requests", "last_id"))
+    maxima = (sa.func.coalesce(sa.func.max(of_installation.c[name]), 0) for name in ("requests", "last_id"))
     with database.read() as connection:
-        dead, replayable, requests, busiest, last_id = map(int, connection.execute(sa.select(*sums, *most)).one())
+        dead, replayable, requests, busiest, last_id = map(int, connection.execute(sa.select(*sums, *maxima)).one())
     return Plan(dead, dead - replayable, requests, busiest, last_id)
 
 
 def _pace(requests: int, limit: RateLimit | None) -> float:
-    """Seconds from the first request to the last."""
+    """Returns the seconds from the first request to the last."""
     return 0.0 if limit is None else max(0, requests - 1) // limit.requests * limit.seconds

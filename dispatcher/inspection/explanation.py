@@ -1,4 +1,4 @@
-"""explain: everything that is known of a resource or an installation in the order of time, then what happens next and when."""
+"""Explains a resource or an installation: everything that is known about it, oldest first, then what happens next and when."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,16 @@ from dispatcher.store.attempt_log import Attempt, latest_attempts
 from dispatcher.store.collection import committed
 from dispatcher.store.outbox_rows import Changes, Malformed, group
 
-LOOKED_AT = 100_000
-"""Rows of the outbox, and without an installation also deliveries, that are looked through: no index leads to a resource there."""
+MAX_SCANNED_ROWS = 100_000
+"""Rows of the outbox and, without an installation, deliveries that are scanned at most: no index covers a resource there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something that happened, or is to happen (`what` is `next`; `at` is None where no time is known)."""
+    """Something that happened or, if `what` is `next`, is about to happen."""
 
     at: datetime | None
+    """None if no time is known."""
     what: str
     said: str
     installation_id: str | None = None
@@ -44,29 +45,31 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What happened, oldest first, and what happens next. `complete`: nothing older is known, and nothing was left out."""
+    """What happened, and what happens next."""
 
     happened: list[Entry]
+    """Oldest first."""
     next: list[Entry]
     complete: bool
+    """Whether nothing older is known and nothing was left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """What is asked about: a resource, an installation, or a resource of an installation."""
+    """The subject of the explanation: a resource, an installation, or a resource of an installation."""
 
     installation_id: str | None = None
     resource_id: str | None = None
 
     def of(self, table: Table | Subquery) -> list[ColumnElement[bool]]:
-        """The rows of the table that belong to it."""
-        asked = (("installation_id", self.installation_id), ("resource_id", self.resource_id))
-        return [is_exactly(table.c[name], value) for name, value in asked if value is not None]
+        """Returns the conditions that select its rows of the table."""
+        wanted = (("installation_id", self.installation_id), ("resource_id", self.resource_id))
+        return [is_exactly(table.c[name], value) for name, value in wanted if value is not None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the database knows."""
+    """Everything that the database knows about a scope."""
 
     now: datetime
     changes: list[Changes]
@@ -79,70 +82,70 @@ class _Found:
 
     @property
     def anything(self) -> bool:
-        """Whether it knows of it at all."""
+        """Whether the database knows anything about the scope."""
         return any(
             (self.changes, self.malformed, self.deliveries, self.attempts, self.dead_letters, self.installations)
         )
 
 
 def explain(
-    database: Database, name: str, graces: Graces, most: int, installation_id: str | None = None
+    database: Database, name: str, graces: Graces, limit: int, installation_id: str | None = None
 ) -> Explanation | None:
-    """Of the installation `name`, or of the resource if no such installation is known; of the resource of `installation_id`, if
-    that is given. `most`: so many of the newest attempts, dead letters and entries. None: nothing is known.
+    """Explains the installation `name`, or the resource `name` if no such installation is known; with `installation_id`, that
+    installation's resource. Includes at most `limit` of the newest attempts, dead letters and entries. Returns None if nothing is known.
     """
     of_resource = _Scope(installation_id, name)
     scopes = [of_resource] if installation_id is not None else [_Scope(installation_id=name), of_resource]
     with database.read() as connection:
         for scope in scopes:
-            found = _find(connection, database.dialect, scope, most)
+            found = _find(connection, database.dialect, scope, limit)
             if found.anything:
                 happened = sorted(_happened(found), key=lambda entry: entry.at or found.now)
-                complete = found.complete and len(happened) <= most
-                return Explanation(happened[-most:], list(_next(found, graces)), complete)
+                complete = found.complete and len(happened) <= limit
+                return Explanation(happened[-limit:], list(_next(found, graces)), complete)
     return None
 
 
 # what is known ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _find(connection: Connection, dialect: Dialect, scope: _Scope, most: int) -> _Found:
-    """In the order of an event's way, so that one that moves on meanwhile is not overlooked."""
+def _find(connection: Connection, dialect: Dialect, scope: _Scope, limit: int) -> _Found:
+    """Reads the tables in the order in which an event passes through them, so that one that moves on meanwhile is not missed."""
     now: datetime = connection.execute(sa.select(dialect.clock())).scalar_one()
-    events, all_events = _events(connection, dialect, scope, most)
+    events, all_events = _events(connection, dialect, scope, limit)
     changes, malformed = group(events, now)
-    deliveries, all_deliveries = _deliveries(connection, scope, most)
-    attempts = latest_attempts(connection, most, *scope.of(attempt))
-    newest = sa.select(dead_letter).where(*scope.of(dead_letter)).order_by(dead_letter.c.id.desc()).limit(most)
+    deliveries, all_deliveries = _deliveries(connection, scope, limit)
+    attempts = latest_attempts(connection, limit, *scope.of(attempt))
+    newest = sa.select(dead_letter).where(*scope.of(dead_letter)).order_by(dead_letter.c.id.desc()).limit(limit)
     letters = [DeadLetter.of(row) for row in connection.execute(newest)]
     subjects: list[Any] = [*(change.subject for change in changes), *deliveries, *attempts, *letters]
     ids = {one.installation_id for one in subjects if one.installation_id is not None}
     if scope.installation_id is not None and scope.resource_id is None:
         ids.add(scope.installation_id)
     installations = find_installations(connection, dialect, ids)
-    complete = all_events and all_deliveries and max(len(attempts), len(letters)) < most
+    complete = all_events and all_deliveries and max(len(attempts), len(letters)) < limit
     return _Found(now, changes, malformed, deliveries, attempts, letters, installations, complete)
 
 
-def _events(connection: Connection, dialect: Dialect, scope: _Scope, most: int) -> tuple[Sequence[Row[Any]], bool]:
-    """Events that are not collected yet; and whether that is all of them."""
-    beyond = connection.execute(sa.select(outbox.c.id).order_by(outbox.c.id).offset(LOOKED_AT).limit(1)).scalar()
+def _events(connection: Connection, dialect: Dialect, scope: _Scope, limit: int) -> tuple[Sequence[Row[Any]], bool]:
+    """Returns the events that are not collected yet, and whether these are all of them."""
+    beyond = connection.execute(sa.select(outbox.c.id).order_by(outbox.c.id).offset(MAX_SCANNED_ROWS).limit(1)).scalar()
     wanted = scope.of(outbox) if beyond is None else [outbox.c.id < beyond, *scope.of(outbox)]
-    rows = connection.execute(committed(dialect).where(*wanted), {"floor": LOWEST_ID, "limit": most}).all()
-    return rows, beyond is None and len(rows) < most
+    rows = connection.execute(committed(dialect).where(*wanted), {"floor": LOWEST_ID, "limit": limit}).all()
+    return rows, beyond is None and len(rows) < limit
 
 
-def _deliveries(connection: Connection, scope: _Scope, most: int) -> tuple[Sequence[Row[Any]], bool]:
-    """Those due first; and whether that is all of them."""
-    looked_at: Table | Subquery = delivery
+def _deliveries(connection: Connection, scope: _Scope, limit: int) -> tuple[Sequence[Row[Any]], bool]:
+    """Returns the deliveries, those due first, and whether these are all of them."""
+    scanned: Table | Subquery = delivery
     beyond = None
     if scope.installation_id is None:
-        looked_at = sa.select(delivery).order_by(delivery.c.subject_key).limit(LOOKED_AT).subquery()
+        scanned = sa.select(delivery).order_by(delivery.c.subject_key).limit(MAX_SCANNED_ROWS).subquery()
         key = delivery.c.subject_key
-        beyond = connection.execute(sa.select(key).order_by(key).offset(LOOKED_AT).limit(1)).scalar()
-    wanted = sa.select(looked_at).where(*scope.of(looked_at)).order_by(looked_at.c.due_at).limit(most)
+        beyond = connection.execute(sa.select(key).order_by(key).offset(MAX_SCANNED_ROWS).limit(1)).scalar()
+    wanted = sa.select(scanned).where(*scope.of(scanned)).order_by(scanned.c.due_at).limit(limit)
     rows = connection.execute(wanted).all()
-    return rows, beyond is None and len(rows) < most
+    return rows, beyond is None and len(rows) < limit
 
 
 # what happened ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -150,26 +153,31 @@ def _deliveries(connection: Connection, scope: _Scope, most: int) -> tuple[Seque
 
 def _happened(found: _Found) -> Iterator[Entry]:
     replayed = [letter for letter in found.dead_letters if letter.resolution == Resolution.REPLAYED]
-    yield from map(_resolved, replayed)  # first, for the event that a replay writes may be of the same instant
+    yield from map(_resolved, replayed)  # first, because the event that a replay writes may have the same time
     yield from _written(found)
     for malformed in found.malformed:
-        said = f"event {malformed.event_id} was written, and can never be a request: {malformed.why}"
-        yield Entry(malformed.created_at, "event", said, malformed.values["installation_id"])
+        message = f"event {malformed.event_id} was written, and can never be a request: {malformed.why}"
+        yield Entry(malformed.created_at, "event", message, malformed.values["installation_id"])
     yield from map(_attempted, found.attempts)
     for installation in found.installations.values():
         if installation.pause_reason is not None:
-            said = f"the installation was paused: {installation.pause_reason}"
+            message = f"the installation was paused: {installation.pause_reason}"
             yield Entry(
-                installation.paused_since, "pause", said, installation.installation_id, reason=installation.pause_reason
+                installation.paused_since,
+                "pause",
+                message,
+                installation.installation_id,
+                reason=installation.pause_reason,
             )
     yield from map(_died, found.dead_letters)
     yield from map(_resolved, (one for one in found.dead_letters if one.resolved_at and one not in replayed))
 
 
 def _written(found: _Found) -> Iterator[Entry]:
-    """The first event of each request, delivery and dead letter. The later ones that joined it leave no time behind."""
+    """Yields the first event of each request, delivery and dead letter. The times of the events that joined it later are not stored."""
     rows: list[Any] = [*found.attempts, *found.deliveries, *found.dead_letters]
-    rows.sort(key=lambda row: row.first_created_at, reverse=True)  # of what began anew, the oldest knows when that was
+    # Newest first, so that of several rows with the same first event the oldest, which has its time, wins.
+    rows.sort(key=lambda row: row.first_created_at, reverse=True)
     firsts = {
         (row.subject_key, row.first_event_id): _entry(
             row, row.first_created_at, "event", f"event {row.first_event_id} was written"
@@ -180,8 +188,8 @@ def _written(found: _Found) -> Iterator[Entry]:
     yield from firsts.values()
     for change in found.changes:
         more = f", and {change.events - 1} more up to {change.last_event_id}" if change.events > 1 else ""
-        said = f"event {change.first_event_id} was written{more}"
-        yield Entry(change.first_created_at, "event", said, *change.subject, change.product_id)
+        message = f"event {change.first_event_id} was written{more}"
+        yield Entry(change.first_created_at, "event", message, *change.subject, change.product_id)
 
 
 def _attempted(one: Attempt) -> Entry:
@@ -189,30 +197,32 @@ def _attempted(one: Attempt) -> Entry:
     again = f", due again at {one.next_due_at:%Y-%m-%d %H:%M:%S} UTC" if one.next_due_at is not None else ""
     reason = f" ({one.reason})" if one.reason else ""
     why = f": {one.error}" if one.error else ""
-    said = (
+    message = (
         f"attempt {one.attempt} ({_count(one.events)}, up to {one.last_event_id}): {answer} in {one.duration_ms:,} ms"
         f" → {one.decision}{reason}{again}{why}"
     )
     facts = {name: getattr(one, name) for name in ("status", "duration_ms", "decision", "reason")}
-    return _entry(one, one.at, "attempt", said, **facts)
+    return _entry(one, one.at, "attempt", message, **facts)
 
 
 def _died(letter: DeadLetter) -> Entry:
     why = f": {letter.last_error}" if letter.last_error else ""
-    said = f"dead letter {letter.id}, {letter.reason}, after {letter.attempts} attempts ({_count(letter.events)}){why}"
-    return _entry(letter, letter.died_at, "dead_letter", said, status=letter.last_status, reason=letter.reason)
+    message = (
+        f"dead letter {letter.id}, {letter.reason}, after {letter.attempts} attempts ({_count(letter.events)}){why}"
+    )
+    return _entry(letter, letter.died_at, "dead_letter", message, status=letter.last_status, reason=letter.reason)
 
 
 def _resolved(letter: DeadLetter) -> Entry:
     by = f" by {letter.resolved_by}" if letter.resolved_by else ""
     note = f": {letter.note}" if letter.note else ""
-    said = f"dead letter {letter.id} was {letter.resolution}{by}{note}"
-    return _entry(letter, letter.resolved_at, "resolution", said, reason=letter.resolution)
+    message = f"dead letter {letter.id} was {letter.resolution}{by}{note}"
+    return _entry(letter, letter.resolved_at, "resolution", message, reason=letter.resolution)
 
 
-def _entry(subject: Any, at: datetime | None, what: str, said: str, **facts: Any) -> Entry:
+def _entry(subject: Any, at: datetime | None, what: str, message: str, **facts: Any) -> Entry:
     names = ("installation_id", "type", "resource_id", "product_id")
-    return Entry(at, what, said, **{name: getattr(subject, name) for name in names}, **facts)
+    return Entry(at, what, message, **{name: getattr(subject, name) for name in names}, **facts)
 
 
 def _count(events: int) -> str:
@@ -224,15 +234,15 @@ def _count(events: int) -> str:
 
 def _next(found: _Found, graces: Graces) -> Iterator[Entry]:
     for change in found.changes:
-        said = f"{_count(change.events)} up to {change.last_event_id}: collected at the dispatcher's next tick"
-        yield Entry(None, "next", said, *change.subject, change.product_id)
+        message = f"{_count(change.events)} up to {change.last_event_id}: collected at the dispatcher's next tick"
+        yield Entry(None, "next", message, *change.subject, change.product_id)
     for malformed in found.malformed:
-        said = f"event {malformed.event_id} becomes a dead letter at the dispatcher's next tick"
-        yield Entry(None, "next", said, malformed.values["installation_id"])
+        message = f"event {malformed.event_id} becomes a dead letter at the dispatcher's next tick"
+        yield Entry(None, "next", message, malformed.values["installation_id"])
     for row in found.deliveries:
-        at, said = look_ahead(row, found.installations.get(row.installation_id), found.now, graces)
-        yield _entry(row, at, "next", f"{said} ({_count(row.events)}, up to {row.last_event_id})")
+        at, message = look_ahead(row, found.installations.get(row.installation_id), found.now, graces)
+        yield _entry(row, at, "next", f"{message} ({_count(row.events)}, up to {row.last_event_id})")
     for letter in found.dead_letters:
         if letter.resolved_at is None:
-            said = f"dead letter {letter.id} waits for a person. {ADVICE[DeadLetterReason(letter.reason)]}"
-            yield _entry(letter, None, "next", said, reason=letter.reason)
+            message = f"dead letter {letter.id} waits for a person. {ADVICE[DeadLetterReason(letter.reason)]}"
+            yield _entry(letter, None, "next", message, reason=letter.reason)

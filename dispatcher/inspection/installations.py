@@ -1,4 +1,4 @@
-"""Installations as operators see them: the list, and what waits for one."""
+"""Installations as operators see them: the list, and the pending work of one."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dispatcher.outbox.tables import delivery, installation, outbox
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A row of `vercel_installation`, how many deliveries it has, and what time the database says it is."""
+    """A row of `vercel_installation`, the number of its deliveries, and the database's clock."""
 
     installation_id: str
     due_at: datetime | None
@@ -33,7 +33,7 @@ class Installation:
 
     @property
     def state(self) -> str:
-        """One word for what it is doing."""
+        """What the installation is doing, in one word."""
         if self.pause_reason is not None:
             return "paused"
         if self.leased_until is not None and self.leased_until > self.now:
@@ -47,24 +47,24 @@ class Installation:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What waits for an installation: events in the outbox, and deliveries."""
+    """The pending work of an installation: its events in the outbox, and its deliveries."""
 
     events: int
     deliveries: int
 
 
-def list_installations(database: Database, most: int, *, paused: bool = False) -> list[Installation]:
-    """The first `most` by their ids; the paused ones only, if asked for."""
-    first = _with_deliveries(database.dialect).order_by(installation.c.installation_id).limit(most)
+def list_installations(database: Database, limit: int, *, paused: bool = False) -> list[Installation]:
+    """Returns at most `limit` installations, ordered by id; only paused ones if `paused`."""
+    first = _with_deliveries(database.dialect).order_by(installation.c.installation_id).limit(limit)
     with database.read() as connection:
-        found = connection.execute(first.where(installation.c.pause_reason.is_not(None)) if paused else first)
-        return [_installation(row) for row in found]
+        rows = connection.execute(first.where(installation.c.pause_reason.is_not(None)) if paused else first)
+        return [_installation(row) for row in rows]
 
 
 def find_installations(connection: Connection, dialect: Dialect, ids: Collection[str]) -> dict[str, Installation]:
-    """Those of which anything has been collected yet, in the caller's transaction."""
-    found = connection.execute(_with_deliveries(dialect).where(installation.c.installation_id.in_(ids)))
-    return {row.installation_id: _installation(row) for row in found}
+    """Returns, by id, those for which anything has been collected. Runs in the caller's transaction."""
+    rows = connection.execute(_with_deliveries(dialect).where(installation.c.installation_id.in_(ids)))
+    return {row.installation_id: _installation(row) for row in rows}
 
 
 def _with_deliveries(dialect: Dialect) -> Select[Any]:
@@ -82,7 +82,7 @@ def _installation(row: Row[Any]) -> Installation:
 
 
 def count_waiting(database: Database, installation_id: str) -> Waiting | None:
-    """What a purge would bury; None if nothing is known of the installation."""
+    """Returns what a purge would bury; None if the installation is unknown."""
     with database.read() as connection:
         events, deliveries, known = (
             _count(connection, is_exactly(table.c.installation_id, installation_id))

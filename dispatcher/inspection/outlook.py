@@ -1,4 +1,4 @@
-"""What happens next to something that waits, and when."""
+"""What happens next to a delivery, and when."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,13 +13,15 @@ from dispatcher.store.sweep import OVERDUE
 
 @dataclass(frozen=True, slots=True)
 class Graces:
-    """How long a pause may last before deliveries are given up: in general, and for a disabled integration."""
+    """How long a pause may last before a failure turns deliveries into dead letters."""
 
     auth: timedelta
+    """The general grace."""
     disabled: timedelta
+    """The grace while the integration is disabled."""
 
     def end(self, paused: Installation) -> datetime | None:
-        """When the deliveries of a paused installation are given up; None: never."""
+        """Returns the end of a paused installation's grace; None if it never ends."""
         if paused.paused_since is None or paused.pause_reason == PauseReason.OPERATOR:
             return None
         grace = self.disabled if paused.pause_reason == PauseReason.DISABLED else self.auth
@@ -27,16 +29,16 @@ class Graces:
 
 
 def look_ahead(
-    delivery: Row[Any], its: Installation | None, now: datetime, graces: Graces
+    delivery: Row[Any], owner: Installation | None, now: datetime, graces: Graces
 ) -> tuple[datetime | None, str]:
-    """When something happens to the delivery (None: at no time that is known), and what. `its` installation's state decides."""
+    """Returns when something happens to the delivery (None if no time is known), and what, given the state of its installation."""
     attempt = f"attempt {delivery.attempts + 1}"
-    if its is not None and its.pause_reason is not None:
-        return _paused(its, graces)
-    if its is not None and its.leased_until is not None and its.leased_until > now:
-        return delivery.due_at, f"{attempt}, by {its.leased_by}, which holds the lease"
-    if its is not None and its.throttled_until is not None and its.throttled_until > max(now, delivery.due_at):
-        return its.throttled_until, f"{attempt}, when the rate limit allows it"
+    if owner is not None and owner.pause_reason is not None:
+        return _paused(owner, graces)
+    if owner is not None and owner.leased_until is not None and owner.leased_until > now:
+        return delivery.due_at, f"{attempt}, by {owner.leased_by}, which holds the lease"
+    if owner is not None and owner.throttled_until is not None and owner.throttled_until > max(now, delivery.due_at):
+        return owner.throttled_until, f"{attempt}, when the rate limit allows it"
     if delivery.due_at > now:
         return delivery.due_at, f"{attempt}, after the backoff" if delivery.attempts else f"{attempt}"
     if delivery.due_at > now - OVERDUE:
@@ -44,13 +46,13 @@ def look_ahead(
     return delivery.due_at, f"{attempt} is overdue: does `dispatcher run` run?"
 
 
-def _paused(its: Installation, graces: Graces) -> tuple[datetime | None, str]:
-    resume = f"`dispatcher installations resume {its.installation_id}`"
-    end = graces.end(its)
+def _paused(owner: Installation, graces: Graces) -> tuple[datetime | None, str]:
+    resume = f"`dispatcher installations resume {owner.installation_id}`"
+    end = graces.end(owner)
     if end is None:
         return None, f"nothing is sent until {resume}"
-    last = f"from {end:%Y-%m-%d %H:%M:%S} UTC on a failure makes it a dead letter"
+    last = f"from {end:%Y-%m-%d %H:%M:%S} UTC on, a failure makes it a dead letter"
     return (
-        its.paused_until,
-        f"a probe, for the installation is paused ({its.pause_reason}): {resume} sends it at once; {last}",
+        owner.paused_until,
+        f"a probe, because the installation is paused ({owner.pause_reason}): {resume} sends it at once; {last}",
     )

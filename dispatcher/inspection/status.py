@@ -1,4 +1,4 @@
-"""What a person wants to know at 3 a.m., in one bounded reading: how much waits, what fails, and what is going out."""
+"""What an operator wants to know at 3 a.m., in one bounded reading: what is waiting, what is failing, and what is being sent."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,22 +9,23 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.backlog import LOOKED_AT, Backlog, measure
+from dispatcher.inspection.backlog import MAX_SCANNED_ROWS, Backlog, measure
 from dispatcher.outbox.tables import attempt, installation
 from dispatcher.policy.outcome import OutcomeKind
 
-RECENT = 300.0
-"""Seconds of the log of attempts that rates and lag are taken from: at most, for only the newest rows are read."""
-WORST = 5
-"""So many failing installations are named."""
-OLD_EVENT = 60.0
-SILENCE = 30.0
-"""Seconds after which an event is old, and after which it is strange that nothing is sent although something is due."""
+RECENT_SECONDS = 300.0
+"""Rates and lag cover at most this much of the log of attempts, of which only the newest rows are read."""
+MAX_NAMED_INSTALLATIONS = 5
+"""Failing installations that are named at most, the worst first."""
+OLD_EVENT_SECONDS = 60.0
+"""An event that has waited for longer is reported."""
+SILENCE_SECONDS = 30.0
+"""If something is due and nothing has been sent for longer, the silence is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failing:
-    """An installation whose last `failures` requests failed."""
+    """An installation whose last `failures` requests have failed."""
 
     installation_id: str
     failures: int
@@ -32,7 +33,7 @@ class Failing:
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """Installations that dispatchers are working on. An expired lease is a dispatcher that died or hangs; another takes over."""
+    """The leases on installations. An expired lease means that a dispatcher died or hangs; another takes over."""
 
     held: int
     expired: int
@@ -40,7 +41,7 @@ class Leases:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Requests of the last `seconds` by outcome, and the lag (created_at to delivery, in seconds) of those that delivered."""
+    """The requests of the last `seconds` by outcome, and the lag of the delivered ones: seconds from created_at to delivery."""
 
     seconds: float
     outcomes: dict[str, int]
@@ -50,29 +51,31 @@ class Recent:
 
     @property
     def requests(self) -> int:
-        """All of them."""
+        """The number of all requests."""
         return sum(self.outcomes.values())
 
     @property
     def delivered(self) -> int:
-        """Those that Vercel accepted."""
+        """The number of requests that Vercel accepted."""
         return self.outcomes.get(OutcomeKind.DELIVERED, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class LastRequest:
-    """The newest request in the log of attempts: `age` seconds ago, and what it came to."""
+    """The newest request in the log of attempts."""
 
     age: float
+    """In seconds."""
     outcome: str
     status: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One reading; `at` is the database's clock."""
+    """One reading."""
 
     at: datetime
+    """By the database's clock."""
     backlog: Backlog
     leases: Leases
     failing: tuple[Failing, ...]
@@ -81,7 +84,7 @@ class Status:
 
 
 def read_status(database: Database) -> Status:
-    """Reads it. Its cost does not grow with what waits; it locks nothing."""
+    """Reads the status at a cost that does not grow with the backlog. Locks nothing."""
     backlog = measure(database)
     with database.read() as connection:
         now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
@@ -90,16 +93,16 @@ def read_status(database: Database) -> Status:
 
 
 def _installations(connection: Connection, now: datetime) -> tuple[Leases, tuple[Failing, ...]]:
-    """Of those that have work, longest due first: a lease stands in no index."""
+    """Reads the installations with pending work, longest due first: no index covers leases."""
     columns = (installation.c.installation_id, installation.c.leased_until, installation.c.failures)
     with_work = sa.select(*columns, installation.c.pause_reason).where(installation.c.due_at.is_not(None))
-    rows = connection.execute(with_work.order_by(installation.c.due_at).limit(LOOKED_AT)).all()
+    rows = connection.execute(with_work.order_by(installation.c.due_at).limit(MAX_SCANNED_ROWS)).all()
     ends = [row.leased_until for row in rows if row.leased_until is not None]
     failing = sorted((row for row in rows if row.failures and row.pause_reason is None), key=lambda row: -row.failures)
     expired = sum(end <= now for end in ends)
     return (
         Leases(len(ends) - expired, expired),
-        tuple(Failing(row.installation_id, row.failures) for row in failing[:WORST]),
+        tuple(Failing(row.installation_id, row.failures) for row in failing[:MAX_NAMED_INSTALLATIONS]),
     )
 
 
@@ -110,15 +113,15 @@ def _last_request(connection: Connection, now: datetime) -> LastRequest | None:
 
 
 def _recent(connection: Connection, now: datetime) -> Recent:
-    since = sa.literal(now - timedelta(seconds=RECENT), attempt.c.at.type)
+    since = sa.literal(now - timedelta(seconds=RECENT_SECONDS), attempt.c.at.type)
     newest = (
         sa.select(attempt.c.at, attempt.c.first_created_at, attempt.c.outcome)
         .where(attempt.c.at >= since)
         .order_by(attempt.c.at.desc())
-        .limit(LOOKED_AT)
+        .limit(MAX_SCANNED_ROWS)
     )
     rows = connection.execute(newest).all()
-    seconds = RECENT if len(rows) < LOOKED_AT else max(1.0, (now - rows[-1].at).total_seconds())
+    seconds = RECENT_SECONDS if len(rows) < MAX_SCANNED_ROWS else max(1.0, (now - rows[-1].at).total_seconds())
     delivered = [row for row in rows if row.outcome == OutcomeKind.DELIVERED]
     lags = sorted(max(0.0, (row.at - row.first_created_at).total_seconds()) for row in delivered)
     outcomes = dict(Counter(row.outcome for row in rows).most_common())
@@ -131,15 +134,17 @@ def _quantile(ascending: Sequence[float], share: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """Something that a person should know of; `command` looks further. `urgent`: it does not mend itself."""
+    """Something that an operator should know."""
 
     urgent: bool
+    """Whether an operator must act, because it does not resolve by itself."""
     what: str
     command: str
+    """The `dispatcher` command that shows more."""
 
 
 def concerns(status: Status) -> list[Concern]:
-    """What is not as it should be, worst first."""
+    """Returns everything that is not as it should be, urgent concerns first."""
     return sorted(_concerns(status), key=lambda concern: not concern.urgent)
 
 
@@ -147,11 +152,11 @@ def _concerns(status: Status) -> Iterator[Concern]:
     backlog, recent = status.backlog, status.recent
     if dead := sum(backlog.dead_letters.values()):
         yield Concern(True, f"dead letters: {dead:,} ({_by_size(backlog.dead_letters)})", "dead-letters list")
-    if backlog.outbox + backlog.due and backlog.oldest_event_age > SILENCE and (why := _why_silent(status)):
+    if backlog.outbox + backlog.due and backlog.oldest_event_age > SILENCE_SECONDS and (why := _why_silent(status)):
         yield Concern(True, f"events wait, and nothing is sent: {why}", "check")
     if recent.requests and not recent.delivered:
         yield Concern(True, f"every recent request failed ({_by_size(recent.outcomes)})", "explain INSTALLATION")
-    if backlog.oldest_event_age > OLD_EVENT:
+    if backlog.oldest_event_age > OLD_EVENT_SECONDS:
         yield Concern(False, f"the oldest event has waited for {backlog.oldest_event_age:,.0f} s", "explain RESOURCE")
     if paused := sum(backlog.paused_installations.values()):
         by_reason = _by_size(backlog.paused_installations)
@@ -166,14 +171,17 @@ def _concerns(status: Status) -> Iterator[Concern]:
 
 
 def _why_silent(status: Status) -> str | None:
-    """None: it isn't. The host's breaker, which spaces the probes of an outage, is each dispatcher's own and not in the database."""
+    """Returns why nothing is sent; None if requests are being sent.
+
+    The breaker of Vercel's host, which spaces out requests during an outage, is local to each dispatcher and not in the database.
+    """
     last = status.last_request
-    if last is not None and last.age <= SILENCE:
+    if last is not None and last.age <= SILENCE_SECONDS:
         return None
     if last is None or last.outcome == OutcomeKind.DELIVERED:
         return "does `dispatcher run` run?"
-    came_to = last.outcome if last.status is None else f"{last.outcome}, {last.status}"
-    return f"the last request failed ({came_to}), so Vercel may be down and the breaker open, or `dispatcher run` does not run"
+    result = last.outcome if last.status is None else f"{last.outcome}, {last.status}"
+    return f"the last request failed ({result}), so Vercel may be down and the breaker open, or `dispatcher run` does not run"
 
 
 def _by_size(counts: dict[str, int]) -> str:

@@ -68,7 +68,7 @@ def _warn_of_clear_text(settings: Settings) -> None:
     for name, host in insecure_hosts(settings):
         if not is_local(host):
             structlog.get_logger("dispatcher").warning(
-                "tokens travel in clear text",
+                "tokens are sent unencrypted",
                 setting=name,
                 host=host,
                 hint="write https://, and unset DISPATCHER_ALLOW_INSECURE_BASE_URL",

@@ -1,4 +1,4 @@
-"""`dispatcher demo`, as a reader runs it, and as one who has seen enough ends it."""
+"""`dispatcher demo`, run to its end, and interrupted."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gate
 
 @contextmanager
 def demo(temporary: Path) -> Iterator[subprocess.Popen[str]]:
-    """It, with its database somewhere below this directory."""
+    """Runs the demo, with its database somewhere below this directory."""
     temporary.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
     environment["TMPDIR"] = str(temporary)
@@ -30,7 +30,7 @@ def demo(temporary: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_it_keeps_the_law_and_its_database_stays_to_be_looked_at(tmp_path: Path) -> None:
+def test_the_law_holds_and_the_database_is_kept_for_inspection(tmp_path: Path) -> None:
     with demo(tmp_path / "temporary") as process:
         account, story = process.communicate(timeout=100)
     assert process.returncode == 0, account + story
@@ -44,7 +44,7 @@ def test_it_keeps_the_law_and_its_database_stays_to_be_looked_at(tmp_path: Path)
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("after", ["the database is", "changes committed"])
-def test_whoever_ends_it_finds_nothing_left_of_it(tmp_path: Path, ending: signal.Signals, after: str) -> None:
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, ending: signal.Signals, after: str) -> None:
     with demo(tmp_path / "temporary") as process:
         assert process.stderr is not None
         assert any(after in line for line in process.stderr)

@@ -1,4 +1,4 @@
-"""The commands and snippets of the README do what it says."""
+"""The commands and snippets in the documents work as described."""
 
 import os
 import re
@@ -16,12 +16,12 @@ DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
 
 
 def snippets(language: str) -> list[str]:
-    """The README's code blocks in this language."""
+    """Returns the README's code blocks in this language."""
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 def bash(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Runs it as a reader would, stopping at the first failure and ending what it started in the background."""
+    """Runs a script as a reader would. Stops at the first failure, and ends its background processes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
     return subprocess.run(
         ["bash", "-ec", f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"],
@@ -51,7 +51,7 @@ def test_every_command_exists(document: str) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_exists(document: str) -> None:
     named = re.findall(r"`([\w.-]+(?:/[\w.-]*)+|[\w-]+\.(?:py|md|toml|txt))`", (ROOT / document).read_text())
-    made = ("dist/", "build/")  # by make, and not there yet
+    made = ("dist/", "build/")  # created by make
     assert named
     places = ("", "dispatcher", "tests", "tests/contract", "deploy")
     assert [
@@ -71,7 +71,7 @@ def test_the_commands_deliver_an_event(tmp_path: Path) -> None:
 
 
 def without_times(text: str) -> str:
-    """The same for every run."""
+    """Returns the text without the parts that differ between runs."""
     return re.sub(r"[\d-]{10} [\d:]{8}|\d+ ms", "…", text)
 
 
@@ -88,5 +88,5 @@ def test_the_snippets_put_an_event_into_the_outbox(tmp_path: Path, language: str
                 [BIN / "python", "-c", snippet], check=False, cwd=tmp_path, capture_output=True, text=True
             )
             assert ran.returncode == 0, ran.stderr
-        found = connection.execute("SELECT installation_id, type, resource_id FROM vercel_outbox").fetchall()
-    assert found == [("icfg_1", "resource.updated", "db_1")]
+        rows = connection.execute("SELECT installation_id, type, resource_id FROM vercel_outbox").fetchall()
+    assert rows == [("icfg_1", "resource.updated", "db_1")]

@@ -1,4 +1,4 @@
-"""The release recipe of CONTRIBUTING, run on a clone of this commit with a key that lives as long as the test."""
+"""The release recipe of CONTRIBUTING, run on a clone of this commit with a temporary key."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def test_the_recipe_tags_builds_and_signs(tmp_path: Path) -> None:
     keys, clone = tmp_path / "keys", tmp_path / "clone"
     keys.mkdir(mode=0o700)
     identity = {"GIT_COMMITTER_NAME": "Release", "GIT_COMMITTER_EMAIL": "release@example.com"}
-    # The environment that runs this test, which `make` leaves as it is.
+    # `make` uses the environment of this test as it is.
     environment = os.environ | identity | {"GNUPGHOME": str(keys), "MAKEFLAGS": f"VENV={VENV} READY="}
 
     def run(*command: str, where: Path = clone) -> str:

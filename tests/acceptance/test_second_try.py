@@ -1,4 +1,4 @@
-"""Second tries of tests with real processes are seen, and only a few are allowed."""
+"""Second tries of tests with real processes are reported, and only a few are allowed."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ def test_broken():
 def run(
     directory: Path, *options: str, place: str = "processes", flaky: int = 0, broken: bool = False
 ) -> tuple[int, str]:
-    """The exit code and the output of a run with tests of both kinds."""
+    """Returns the exit code and the output of a run with these tests."""
     tests = directory / place
     tests.mkdir()
     (directory / "conftest.py").write_text(HOOKS)

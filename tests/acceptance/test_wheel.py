@@ -1,4 +1,4 @@
-"""What is shipped: the wheel works in an empty directory, with no checkout and no development dependency near."""
+"""The shipped wheel works in an empty directory, without a checkout or development dependencies."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The commands of an environment that holds the wheel, its locked dependencies and nothing else."""
+    """The directory of commands in an environment with only the wheel and its locked dependencies."""
     environment = tmp_path_factory.mktemp("clean") / "venv"
     run(sys.executable, "-m", "venv", str(environment), cwd=environment.parent)
     install = (str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet")
@@ -60,7 +60,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_migrations(archives: Path
     assert not [name for name in names if "__pycache__" in name]
 
 
-def test_the_wheel_asks_for_no_development_dependency(archives: Path) -> None:
+def test_the_wheel_requires_no_development_dependency(archives: Path) -> None:
     with zipfile.ZipFile(find_one(archives, "*.whl")) as wheel:
         metadata = wheel.read(next(name for name in wheel.namelist() if name.endswith("/METADATA"))).decode()
     required = {name.lower() for name in re.findall(r"(?m)^Requires-Dist: ([A-Za-z0-9-]+)", metadata)}
@@ -69,7 +69,7 @@ def test_the_wheel_asks_for_no_development_dependency(archives: Path) -> None:
     assert "Requires-Python: >=3.11" in metadata
 
 
-def test_the_source_archive_holds_the_sources_and_nothing_made_from_them(archives: Path) -> None:
+def test_the_source_archive_holds_the_sources_and_no_generated_files(archives: Path) -> None:
     with tarfile.open(find_one(archives, "*.tar.gz")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "LICENSE", "README.md", "Makefile", "requirements.txt", "migrations/env.py"} <= names
@@ -101,7 +101,7 @@ def test_the_installed_wheel_needs_none_of_our_tools(installed: Path, tmp_path: 
 
 
 def run(*command: str, cwd: Path, **others: str) -> str:
-    """What the command writes to stdout, with none of this process's settings around it."""
+    """Runs a command without any of this process's settings; returns its stdout."""
     ours = ("DISPATCHER_", "PYTHON", "COV", "VIRTUAL_ENV")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | others
     done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
@@ -112,6 +112,6 @@ def run(*command: str, cwd: Path, **others: str) -> str:
 
 
 def find_one(directory: Path, pattern: str) -> Path:
-    """The only file of that kind."""
-    (found,) = directory.glob(pattern)
-    return found
+    """Returns the only file that matches."""
+    (path,) = directory.glob(pattern)
+    return path

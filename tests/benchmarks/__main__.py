@@ -1,4 +1,4 @@
-"""`make bench`: measures, prints a table and writes it to build/benchmarks.md. Rounds are interleaved, so that only ratios count."""
+"""`make bench`: measures, prints a table and writes it to build/benchmarks.md. Rounds are interleaved, because only ratios count."""
 
 import argparse
 import sys
@@ -24,7 +24,7 @@ SCENARIOS = {
 
 
 def main() -> int:
-    """Exit code 1 if something is missing."""
+    """Returns the exit code: 1 if a program is missing."""
     arguments = _arguments()
     lines: list[Line] = []
     try:
@@ -53,10 +53,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument(
-        "--quick", action="store_true", help="little of everything, to see that it works: no figure counts"
+        "--quick",
+        action="store_true",
+        help="run each scenario briefly, to see that it works; the figures are meaningless",
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--share", type=float, default=1.0, help="this part of the events (0.1: a tenth)")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the events (0.1: a tenth)")
     arguments = parser.parse_args()
     if unknown := set(arguments.scenarios) - set(SCENARIOS):
         parser.error(f"unknown: {', '.join(unknown)}")

@@ -12,7 +12,7 @@ from dispatcher.transport import Network, Request, open_transport
 
 
 async def post(url: str, requests: int, concurrency: int) -> None:
-    """Posts so many events, so many at a time."""
+    """Posts `requests` events, at most `concurrency` at a time."""
     transport = open_transport(concurrency, Network())
     target = f"{url}/v1/installations/icfg_0/events"
     body = Subject("icfg_0", RESOURCE_UPDATED, "db_0").body()

@@ -1,4 +1,4 @@
-"""Coalescing: many events of few subjects, beside as many requests as events."""
+"""Coalescing: many events of few subjects, compared with events of distinct subjects."""
 
 import statistics
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ INSTALLATIONS = 2_000
 
 
 def measure(machine: Machine) -> Iterator[Line]:
-    """Events per second."""
+    """Measures events per second."""
     events, subjects, distinct = machine.size(200_000), machine.size(1_000), machine.size(60_000)
     url, sink = machine.urls["postgresql"], machine.sink
     many: list[float] = []

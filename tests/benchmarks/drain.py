@@ -1,4 +1,4 @@
-"""Drain: how fast a full outbox is emptied, beside the bare client over the same transport at the same concurrency."""
+"""Drain: how fast a full outbox is emptied, compared with the bare client over the same transport at the same concurrency."""
 
 import statistics
 import sys
@@ -18,11 +18,12 @@ CONCURRENCY = 64
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A database, and what waits in it; the target beside the bare client."""
+    """A database, and the backlog in it."""
 
     database: str
     installations: int
     at_least: float | None = None
+    """The target, as a ratio to the bare client."""
     on_one_core: bool = False
 
 
@@ -41,7 +42,7 @@ CASES = (
 
 
 def measure(machine: Machine) -> Iterator[Line]:
-    """Distinct subjects."""
+    """Measures events of distinct subjects."""
     events = machine.size(60_000)
     cases = [case for case in CASES if case.database in machine.urls]
     rates: dict[Case, list[float]] = {case: [] for case in cases}
@@ -74,9 +75,9 @@ def drain(
     replicas: int = 1,
     command: Sequence[str] = (),
 ) -> tuple[float, Used]:
-    """Events per second, from their commit to the last request, and what the dispatchers used meanwhile.
+    """Returns events per second, from their commit to the last request, and what the dispatchers used meanwhile.
 
-    They run and are idle when all events are committed in one transaction. Each subject is sent exactly once.
+    The dispatchers run idle before all events are committed in one transaction. Each subject is sent exactly once.
     """
     subjects = subjects or events
     database = open_database(url)

@@ -12,14 +12,14 @@ from tests.contract.crowd import n, named, numbers, unlimited
 
 
 def fresh(database: Database) -> None:
-    """Empty tables."""
+    """Recreates the tables, empty."""
     schema.migrate(database)
     schema.downgrade(database)
     schema.migrate(database)
 
 
 def commit(database: Database, events: int, *, subjects: int, installations: int, prefix: str = "db_") -> None:
-    """So many events of so many subjects, in turn, spread evenly over so many installations; `prefix` of their resources."""
+    """Commits events of the subjects in turn, spread evenly over the installations. `prefix`: that of the resources' ids."""
     subject = n % subjects
     values = {
         "installation_id": named("icfg_", subject % installations),
@@ -33,7 +33,7 @@ def commit(database: Database, events: int, *, subjects: int, installations: int
 
 
 def wait_until_delivered(database: Database, seconds: float = 600) -> None:
-    """Until nothing waits and nothing is leased. Raises AssertionError if that takes longer."""
+    """Waits until nothing is pending and nothing is leased. Raises AssertionError if that takes longer than `seconds`."""
     waiting = sa.select(
         sa.exists().select_from(outbox),
         sa.exists().select_from(delivery),
@@ -45,4 +45,4 @@ def wait_until_delivered(database: Database, seconds: float = 600) -> None:
             if not any(connection.execute(waiting).one()):
                 return
         time.sleep(0.1)
-    raise AssertionError(f"something still waits after {seconds:g} s")
+    raise AssertionError(f"something is still pending after {seconds:g} s")

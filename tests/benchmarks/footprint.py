@@ -1,4 +1,4 @@
-"""Footprint: what a dispatcher that has nothing to do costs, and the memory it takes when very much waits."""
+"""Footprint: the cost of an idle dispatcher, and its memory with a very large backlog."""
 
 import time
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from tests.benchmarks.programs import dispatcher, running, settings
 from tests.benchmarks.table import Line
 from tests.contract.crowd import EVENTS, crowd
 
-IDLE_FOR = 30.0
-"""Seconds: the gauges are read twice in them."""
+IDLE_SECONDS = 30.0
+"""Long enough for the gauges to be read twice."""
 WAITING = "a million waiting, 100,000 delivered"
-# Not what begins and ends a transaction: its time limits are one round trip, whatever their number.
+# Without the statements that begin and end a transaction; its time limits are set in one round trip, whatever their number.
 _COUNTED = """SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements
 WHERE query !~* '^(begin|commit|rollback|set local)' AND query !~ 'pg_stat_statements'"""
 
 
 def measure(machine: Machine) -> Iterator[Line]:
-    """Default settings, on PostgreSQL and SQLite; the statements as PostgreSQL counts them."""
+    """Measures default settings on PostgreSQL and SQLite. PostgreSQL itself counts the statements."""
     with postgresql("shared_preload_libraries=pg_stat_statements") as url:
         yield from _idle(machine, "postgresql", url)
         yield from _idle(machine, "sqlite", machine.urls["sqlite"])
@@ -30,13 +30,13 @@ def measure(machine: Machine) -> Iterator[Line]:
 
 
 def _idle(machine: Machine, name: str, url: str) -> Iterator[Line]:
-    seconds = 2.0 if machine.quick else IDLE_FOR
+    seconds = 2.0 if machine.quick else IDLE_SECONDS
     database = open_database(url)
     fresh(database)
     with running(dispatcher("run"), settings(url, machine.sink.url)) as worker:
         commit(database, 10, subjects=10, installations=10)
         wait_until_delivered(database)
-        time.sleep(seconds / 10)  # ticks grow rare only a while after the last event
+        time.sleep(seconds / 10)  # ticks become rare only some time after the last event
         if name == "postgresql":
             yield from _statements(database, seconds)
         share = 100 * worker.processor_share(seconds)

@@ -19,7 +19,7 @@ EVENTS_PER_SECOND = 50
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A database and how the dispatcher learns of a commit; at most so many milliseconds."""
+    """A database, how the dispatcher learns of a commit, and the targets in milliseconds."""
 
     database: str
     wakeup: str
@@ -36,25 +36,25 @@ CASES = (
 
 
 def measure(machine: Machine) -> Iterator[Line]:
-    """Every event of an installation of its own."""
+    """Measures events that each belong to a different installation."""
     events = machine.size(1_000)
     cases = [case for case in CASES if case.database in machine.urls]
     medians: dict[Case, list[float]] = {case: [] for case in cases}
     p99s: dict[Case, list[float]] = {case: [] for case in cases}
     for _ in range(machine.rounds):
         for case in cases:
-            found = _latencies(machine.urls[case.database], machine.sink, case.wakeup, events)
-            medians[case].append(percentile(found, 50))
-            p99s[case].append(percentile(found, 99))
+            latencies = _latencies(machine.urls[case.database], machine.sink, case.wakeup, events)
+            medians[case].append(percentile(latencies, 50))
+            p99s[case].append(percentile(latencies, 99))
     for case in cases:
         name = f"{case.database}, WAKEUP={case.wakeup}"
-        for share, measured, most in (("p50", medians, case.median_at_most), ("p99", p99s, case.p99_at_most)):
+        for share, measured, target in (("p50", medians, case.median_at_most), ("p99", p99s, case.p99_at_most)):
             value = statistics.median(measured[case])
-            yield Line("latency", f"{name}, {share}", f"{value:.1f} ms", value, "ms", at_most=most)
+            yield Line("latency", f"{name}, {share}", f"{value:.1f} ms", value, "ms", at_most=target)
 
 
 def _latencies(url: str, sink: Sink, wakeup: str, events: int) -> list[float]:
-    """Milliseconds from the moment at which the commit was sent to the request."""
+    """Returns the milliseconds from sending each commit to the arrival of its request."""
     with _database(url, wakeup) as database, running(dispatcher("run"), settings(url, sink.url, WAKEUP=wakeup)):
         commit(database, 10, subjects=10, installations=10)
         wait_until_delivered(database)
@@ -76,7 +76,7 @@ def _database(url: str, wakeup: str) -> Iterator[Database]:
 
 
 def _commit_one_by_one(database: Database, events: int) -> dict[str, float]:
-    """When each was committed, by the path of the request that it will be."""
+    """Commits the events, and returns the time of each commit by the path of its request."""
     committed: dict[str, float] = {}
     began = time.monotonic()
     for number in range(events):

@@ -1,4 +1,4 @@
-"""What the benchmarks start for themselves: PostgreSQL, MariaDB, and nginx as the sink that every request goes to."""
+"""The servers that the benchmarks start: PostgreSQL, MariaDB, and nginx as the sink that receives every request."""
 
 import os
 import platform
@@ -41,54 +41,54 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Sink:
-    """Answers 201 to everything, and notes when each request came."""
+    """Answers 201 to everything, and logs when each request arrived."""
 
     url: str
     log: Path
 
     def forget(self) -> None:
-        """Begins a new count."""
-        time.sleep(0.2)  # what nginx has not written yet belongs to the old one
+        """Starts a new count."""
+        time.sleep(0.2)  # until nginx has written the requests of the old one
         os.truncate(self.log, 0)
 
     def arrivals(self, expected: int, seconds: float = 5) -> list[tuple[float, str]]:
-        """When and for what path each request since `forget` came, in epoch seconds, once so many have come.
+        """Waits for the expected number of requests since `forget`; returns the time (epoch seconds) and path of each.
 
-        Raises AssertionError if they don't within so many seconds, or if there are more.
+        Raises AssertionError if fewer arrive within `seconds`, or if more do.
         """
         deadline = time.monotonic() + seconds
         while (count := len(lines := self.log.read_text().splitlines())) < expected and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert count == expected, f"{count} requests came to the sink, {expected} were to be sent"
+        assert count == expected, f"{count} requests arrived at the sink, {expected} were expected"
         return sorted((float(at), path) for at, _, path in (line.partition(" ") for line in lines))
 
     def rate(self, expected: int) -> float:
-        """Requests per second, from the first to the last."""
+        """Returns requests per second, from the first to the last."""
         arrivals = self.arrivals(expected)
         return (len(arrivals) - 1) / max(arrivals[-1][0] - arrivals[0][0], 0.001)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a scenario is measured on: databases by name, the sink, how often, and with what part of the events.
-
-    `quick`: only to see that it works; whatever takes long is left out.
-    """
+    """The setup on which a scenario is measured."""
 
     urls: Mapping[str, str]
+    """The URLs of the databases, by name."""
     sink: Sink
     rounds: int
     share: float
+    """The fraction of the events that is used."""
     quick: bool
+    """Whether the run only checks that the scenarios work; slow parts are then left out."""
 
     def size(self, full: int) -> int:
-        """That part of so many."""
+        """Returns this fraction of a full number of events."""
         return int(full * self.share)
 
 
 @contextmanager
 def sink() -> Iterator[Sink]:
-    """A running nginx. Raises MissingProgram."""
+    """Yields a running nginx. Raises MissingProgram."""
     program, port = find("nginx", "nginx-light"), free_port()
     with _directory() as directory:
         (directory / "nginx.conf").write_text(_NGINX.format(directory=directory, port=port))
@@ -107,7 +107,7 @@ def sink() -> Iterator[Sink]:
 
 @contextmanager
 def postgresql(*settings: str) -> Iterator[str]:
-    """The URL of a PostgreSQL in a directory of its own, with the settings of its package and these. Raises MissingProgram."""
+    """Yields the URL of a PostgreSQL in a directory of its own, with these settings besides the defaults. Raises MissingProgram."""
     programs, port = _postgresql_programs(), free_port()
     with _directory() as directory:
         data = directory / "data"
@@ -123,7 +123,7 @@ def postgresql(*settings: str) -> Iterator[str]:
 
 @contextmanager
 def mariadb() -> Iterator[str]:
-    """The URL of a MariaDB in a directory of its own. Raises MissingProgram."""
+    """Yields the URL of a MariaDB in a directory of its own. Raises MissingProgram."""
     server, install, port = (
         find("mariadbd", "mariadb-server"),
         find("mariadb-install-db", "mariadb-server"),
@@ -149,11 +149,11 @@ def mariadb() -> Iterator[str]:
 
 
 class MissingProgram(Exception):
-    """A program is not installed; says which package brings it."""
+    """A program is not installed. The message names the package that contains it."""
 
 
 def find(program: str, package: str) -> str:
-    """The program's path. Raises MissingProgram."""
+    """Returns the program's path. Raises MissingProgram."""
     path = shutil.which(program, path=_PATH)
     if path is None:
         raise MissingProgram(f"{program} is not installed. Debian: apt-get install {package}")
@@ -161,19 +161,19 @@ def find(program: str, package: str) -> str:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Returns a port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
 
 
 def versions() -> str:
-    """What is measured with, for the reader of the table."""
+    """Returns the versions of the software, for the reader of the table."""
     programs = [[find("nginx", "nginx-light"), "-v"], [str(_postgresql_programs() / "postgres"), "-V"]]
     programs += [[path, "-V"] for path in [shutil.which("mariadbd", path=_PATH)] if path]
-    said = [subprocess.run(program, check=True, capture_output=True, text=True) for program in programs]
-    found = [re.search(r"\d+(\.\d+)+", one.stdout + one.stderr) for one in said]
+    outputs = [subprocess.run(program, check=True, capture_output=True, text=True) for program in programs]
+    matches = [re.search(r"\d+(\.\d+)+", one.stdout + one.stderr) for one in outputs]
     names = ("nginx", "PostgreSQL", "MariaDB")
-    servers = ", ".join(f"{name} {version[0]}" for name, version in zip(names, found, strict=False) if version)
+    servers = ", ".join(f"{name} {version[0]}" for name, version in zip(names, matches, strict=False) if version)
     python = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     return f"{os.cpu_count()} cores shared by dispatcher, database and sink; {python}, {servers}."
 
@@ -187,11 +187,11 @@ def _do(*command: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
 
 
-def _wait(asking: Sequence[str], seconds: float = 60) -> None:
-    """Until the program ends well. Raises AssertionError if it does not."""
+def _wait(probe: Sequence[str], seconds: float = 60) -> None:
+    """Repeats the command until it succeeds. Raises AssertionError if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
-    while subprocess.run(asking, check=False, cwd="/").returncode != 0:
-        assert time.monotonic() < deadline, f"{asking} does not end well"
+    while subprocess.run(probe, check=False, cwd="/").returncode != 0:
+        assert time.monotonic() < deadline, f"{probe} keeps failing"
         time.sleep(0.05)
 
 
@@ -203,7 +203,7 @@ def _directory() -> Iterator[Path]:
 
 
 def _as_user(user: str, directory: Path) -> list[str]:
-    """PostgreSQL does not run as root."""
+    """Returns the prefix that runs a command as this user: PostgreSQL does not run as root."""
     if os.geteuid() != 0:
         return []
     shutil.chown(directory, user)
@@ -222,11 +222,11 @@ def _running(command: Sequence[str], port: int) -> Iterator[None]:
 
 
 def wait_for(port: int, running: subprocess.Popen[bytes], seconds: float = 60) -> None:
-    """Until the program listens. Raises RuntimeError if it does not."""
+    """Waits until the program listens. Raises RuntimeError if it does not."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and running.poll() is None:
-        with socket.socket() as asking:
-            if asking.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
     raise RuntimeError(f"{running.args!r} does not listen on port {port}")

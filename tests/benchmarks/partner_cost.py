@@ -1,4 +1,4 @@
-"""The partner's cost: how many small transactions per second its application commits, with and without what is ours."""
+"""The partner's cost: small transactions per second that its application commits, with and without our constraints and trigger."""
 
 import re
 import statistics
@@ -28,38 +28,41 @@ _WITHOUT_CONSTRAINTS = "CREATE TABLE plain (LIKE vercel_outbox INCLUDING DEFAULT
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The table that is written to, and what goes on beside; the case that it stands beside, and the target."""
+    """A table to write to, under certain conditions."""
 
     name: str
     table: str = "vercel_outbox"
     wakeup: str | None = None
-    beside: str = ""
+    """WAKEUP of the dispatcher that runs meanwhile; None if there is none."""
+    baseline: str = ""
+    """The name of the case that it is compared with."""
     at_least: float | None = None
+    """The target, as a ratio to that case."""
 
 
 CASES = (
     Case("a table without constraints", table="plain"),
-    Case("the outbox", beside="a table without constraints", at_least=0.95),
+    Case("the outbox", baseline="a table without constraints", at_least=0.95),
     Case("the outbox, dispatcher busy", wakeup="poll"),
     Case(
         "the outbox with the trigger, dispatcher busy",
         wakeup="notify",
-        beside="the outbox, dispatcher busy",
+        baseline="the outbox, dispatcher busy",
         at_least=0.9,
     ),
 )
 
 
 def measure(machine: Machine) -> Iterator[Line]:
-    """Transactions of one INSERT each, from 16 clients of pgbench."""
+    """Measures transactions of one INSERT each, from 16 clients of pgbench."""
     rates: dict[str, list[float]] = {case.name: [] for case in CASES}
     for _ in range(machine.rounds):
         for case in CASES:
             rates[case.name].append(_insert(machine, case, seconds=1 if machine.quick else 10))
     for case in CASES:
         value = f"{statistics.median(rates[case.name]):,.0f}/s"
-        ratio = median_ratio(rates[case.name], rates[case.beside]) if case.beside else None
-        unit = f"× {case.beside}" if case.beside else ""
+        ratio = median_ratio(rates[case.name], rates[case.baseline]) if case.baseline else None
+        unit = f"× {case.baseline}" if case.baseline else ""
         yield Line("partner's cost", case.name, value, ratio, unit, at_least=case.at_least)
 
 
@@ -86,12 +89,12 @@ def _prepare(database: Database, case: Case) -> None:
 
 
 def _pgbench(url: str, table: str, seconds: int) -> float:
-    """Transactions per second."""
+    """Returns transactions per second."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(_SCRIPT.format(table=table))
         script.flush()
         options = ["-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "1", "-T", str(seconds), "-f", script.name]
         command = [find("pgbench", "postgresql"), *options, url]
-        said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path("/")).stdout
-    (rate,) = re.findall(r"^tps = ([\d.]+)", said, re.MULTILINE)
+        output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path("/")).stdout
+    (rate,) = re.findall(r"^tps = ([\d.]+)", output, re.MULTILINE)
     return float(rate)

@@ -1,4 +1,4 @@
-"""Programs that are measured, each in a process of its own, and what they used of the machine."""
+"""Runs programs, each in a process of its own, and measures their use of the machine."""
 
 import os
 import subprocess
@@ -17,22 +17,24 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """Seconds of processor time and megabytes of memory at the most."""
+    """The resources that a program has used."""
 
     processor: float
+    """Seconds of processor time."""
     memory: float
+    """Peak memory in megabytes."""
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None, directory: Path | None = None) -> Used:
-    """Runs it to its end. Raises AssertionError with what it said if that is not a good one."""
-    with tempfile.TemporaryFile() as said:
+    """Runs a command to its end. Raises AssertionError with its output if it fails."""
+    with tempfile.TemporaryFile() as output:
         running = subprocess.Popen(
-            command, env={**os.environ, **(environment or {})}, cwd=directory, stdout=said, stderr=said
+            command, env={**os.environ, **(environment or {})}, cwd=directory, stdout=output, stderr=output
         )
         _, status, usage = os.wait4(running.pid, 0)
         running.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        assert running.returncode == 0, f"{command}: {said.read()[-2000:].decode(errors='replace')}"
+        output.seek(0)
+        assert running.returncode == 0, f"{command}: {output.read()[-2000:].decode(errors='replace')}"
     return Used(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
@@ -40,16 +42,16 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None, di
 def running(
     command: Sequence[str], environment: Mapping[str, str] | None = None, directory: Path | None = None
 ) -> Iterator["Running"]:
-    """Runs it for the length of the block, then ends it with SIGTERM."""
-    with tempfile.TemporaryFile() as said:
+    """Runs a command for the duration of the block, then ends it with SIGTERM."""
+    with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            command, env={**os.environ, **(environment or {})}, cwd=directory, stdout=said, stderr=said
+            command, env={**os.environ, **(environment or {})}, cwd=directory, stdout=output, stderr=output
         )
         try:
             yield Running(process.pid)
             if process.poll() is not None:
-                said.seek(0)
-                raise RuntimeError(f"{command} ended: {said.read()[-2000:].decode(errors='replace')}")
+                output.seek(0)
+                raise RuntimeError(f"{command} ended: {output.read()[-2000:].decode(errors='replace')}")
         finally:
             process.terminate()
             try:
@@ -61,22 +63,20 @@ def running(
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A program that is running."""
-
     pid: int
 
     def processor_share(self, seconds: float) -> float:
-        """Of one core, in these seconds."""
+        """Waits for `seconds`, and returns the share of one core that the program used meanwhile."""
         before = self.processor()
         time.sleep(seconds)
         return (self.processor() - before) / seconds
 
     def memory(self) -> float:
-        """Resident megabytes."""
+        """Returns the resident memory in megabytes."""
         return self._status("VmRSS")
 
     def peak_memory(self) -> float:
-        """Resident megabytes at the most so far."""
+        """Returns the peak resident memory so far, in megabytes."""
         return self._status("VmHWM")
 
     def _status(self, name: str) -> float:
@@ -84,19 +84,19 @@ class Running:
         return float(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) / 1024
 
     def processor(self) -> float:
-        """Seconds of processor time so far."""
+        """Returns the seconds of processor time so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def dispatcher(command: str, *, on_one_core: bool = False) -> list[str]:
-    """A command of the project's, which may use every core, or one of them only. Raises MissingProgram."""
+    """Returns a command line of the project, confined to one core if `on_one_core`. Raises MissingProgram."""
     confined = [find("taskset", "util-linux"), "--cpu-list", "0"] if on_one_core else []
     return [*confined, str(Path(sys.executable).with_name("dispatcher")), command]
 
 
 def settings(database_url: str, sink_url: str, **others: str) -> dict[str, str]:
-    """The dispatcher's environment: everything by default but the rate limit, which is off."""
+    """Returns the dispatcher's environment: default settings, except that the rate limit is off."""
     values = {
         "DATABASE_URL": database_url,
         "VERCEL_BASE_URL": sink_url,

@@ -11,11 +11,11 @@ INSTALLATIONS = 2_000
 
 
 def measure(machine: Machine) -> Iterator[Line]:
-    """Requests per second of all of them together."""
+    """Measures the requests per second of all replicas together."""
     events = machine.size(60_000)
     rates: dict[int, list[float]] = {1: [], 2: [], 4: []}
     for _ in range(machine.rounds):
-        for replicas, found in rates.items():
+        for replicas, measured in rates.items():
             rate, _ = drain(
                 machine.urls["postgresql"],
                 machine.sink,
@@ -23,7 +23,7 @@ def measure(machine: Machine) -> Iterator[Line]:
                 installations=min(INSTALLATIONS, events),
                 replicas=replicas,
             )
-            found.append(rate)
-    for replicas, found in rates.items():
-        value = f"{statistics.median(found):,.0f}/s"
-        yield Line("replicas", str(replicas), value, median_ratio(found, rates[1]), "× one", at_least=0.9)
+            measured.append(rate)
+    for replicas, measured in rates.items():
+        value = f"{statistics.median(measured):,.0f}/s"
+        yield Line("replicas", str(replicas), value, median_ratio(measured, rates[1]), "× one", at_least=0.9)

@@ -1,4 +1,4 @@
-"""Scale: how long collect, claim and settle take, however much waits."""
+"""Scale: how long collect, claim and settle take, compared between empty tables and large backlogs."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ from tests.benchmarks.table import Line, median_ratio
 from tests.contract.crowd import analyze, crowd
 
 BATCH, INSTALLATIONS = 500, 100
-TIMED = 30
+TIMED_ROUNDS = 30
 LEASE = timedelta(seconds=60)
 DELIVERED = Outcome(OutcomeKind.DELIVERED), Decision(Action.DELIVERED)
 TOMORROW = Outcome(OutcomeKind.FAILED), Decision(Action.RETRY, delay=86_400)
@@ -28,7 +28,7 @@ _PINNED = "the same, and a transaction pins vacuum"
 
 
 class Place:
-    """Tables of their own, and how far they are done: the floors that a worker keeps."""
+    """Tables in a schema of their own, and the low-water marks that a worker keeps."""
 
     def __init__(self, url: str, name: str) -> None:
         setup = open_database(url)
@@ -42,7 +42,7 @@ class Place:
         self._due_floor: datetime = store.LONG_AGO
 
     def journey(self, events: int, how: tuple[Outcome, Decision] = DELIVERED, prefix: str = "db_") -> dict[str, float]:
-        """So many events through all steps; milliseconds that each took."""
+        """Takes this number of events through all steps; returns the milliseconds that each step took."""
         commit(self.database, events, subjects=events, installations=INSTALLATIONS, prefix=prefix)
         began = time.perf_counter()
         collected = store.collect(self.database, events, self._event_floor)
@@ -71,8 +71,8 @@ class Place:
 
 
 def measure(machine: Machine) -> Iterator[Line]:
-    """Milliseconds a batch, interleaved, beside empty tables."""
-    url, timed = machine.urls["postgresql"], 3 if machine.quick else TIMED
+    """Measures milliseconds per batch, interleaved with batches on empty tables."""
+    url, timed = machine.urls["postgresql"], 3 if machine.quick else TIMED_ROUNDS
     empty, small, large = (Place(url, name) for name in ("empty", "small", "large"))
     small.journey(machine.size(10_000), TOMORROW, prefix="waiting_")
     places = {_SMALL: small}
@@ -82,11 +82,11 @@ def measure(machine: Machine) -> Iterator[Line]:
         places[_LARGE] = large
     for place in (empty, small, large):
         analyze(place.database)
-    yield from _beside(empty, places, timed)
+    yield from _compare(empty, places, timed)
     with _vacuum_pinned(url):
         for _ in range(machine.size(50_000) // BATCH):
             large.journey(BATCH)
-        yield from _beside(empty, {_PINNED: large}, timed)
+        yield from _compare(empty, {_PINNED: large}, timed)
     for place in (empty, small, large):
         place.database.close()
 
@@ -98,7 +98,7 @@ def _empty_outbox(database: Database) -> None:
 
 @contextmanager
 def _vacuum_pinned(url: str) -> Iterator[None]:
-    """A transaction that might still read whatever is deleted from now on."""
+    """Keeps a transaction open that might still read rows that are deleted within the block."""
     engine = sa.create_engine(open_database(url).engine.url, isolation_level="REPEATABLE READ")
     with engine.begin() as connection:
         connection.execute(sa.select(1))
@@ -106,7 +106,7 @@ def _vacuum_pinned(url: str) -> Iterator[None]:
     engine.dispose()
 
 
-def _beside(empty: Place, places: dict[str, Place], timed: int) -> Iterator[Line]:
+def _compare(empty: Place, places: dict[str, Place], timed: int) -> Iterator[Line]:
     rounds = [
         {"": empty.journey(BATCH)} | {name: place.journey(BATCH) for name, place in places.items()}
         for _ in range(timed)

@@ -1,4 +1,4 @@
-"""The benchmarks themselves work; what they measure is of no matter here."""
+"""The benchmarks run; their figures do not matter here."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The databases that every contract test runs on, by the names that it may choose among."""
+"""The names of the databases that the contract tests run on, and the marks that select some of them."""
 
 import pytest
 
@@ -16,7 +16,7 @@ on_postgresql = pytest.mark.parametrize("server", POSTGRESQL, indirect=True)
 on_mysql = pytest.mark.parametrize("server", MYSQL, indirect=True)
 on_sqlite = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 on_durable = pytest.mark.parametrize("server", ["sqlite", *POSTGRESQL], indirect=True)
-"""Where a transaction says for itself whether its commit waits for the disk."""
+"""The databases on which each transaction chooses whether its commit waits for the disk."""
 
 IN_PROCESSES = [
     "sqlite",

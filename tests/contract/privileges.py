@@ -20,7 +20,7 @@ PASSWORD = "s3cret of the test"
 
 
 def documented(kind: str) -> list[str]:
-    """The guide's statements: those before the tables are there, of either database, or those `after`."""
+    """Returns the guide's statements: those before the tables exist, for either database, or those `after`."""
     on_postgresql, on_mysql, after = re.findall(r"(?ms)^```sql\n(.*?)^```$", GUIDE.read_text())
     block = {"postgresql": on_postgresql, "mysql": on_mysql, "after": after}[kind]
     return [statement.strip() for statement in block.split(";") if statement.strip()]
@@ -28,7 +28,7 @@ def documented(kind: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Users:
-    """The administrator's view of the database, and how it looks to each of the three."""
+    """The database as opened by the administrator and by each of the three users."""
 
     administrator: Database
     application: Database
@@ -36,7 +36,7 @@ class Users:
     migrator: Database
 
     def execute(self, *statements: str) -> None:
-        """As the administrator, where the tables are. The users have names that no real database knows."""
+        """Executes statements as the administrator, in the schema of the tables. The users get names that no real database has."""
         with self.administrator.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             if self.administrator.schema:
                 connection.exec_driver_sql(f"SET search_path = {self.administrator.schema}")
@@ -45,15 +45,15 @@ class Users:
 
 
 def in_test(statement: str, database: Database) -> str:
-    """The statement with the names of the test's users and schema."""
+    """Returns the statement with the names of the test's users and schema."""
     renamed = re.sub(rf"\b({'|'.join(ROLES)})\b", lambda role: user_of(role[0], database), statement)
     return renamed.replace("SCHEMA public", f"SCHEMA {database.schema}") if database.schema else renamed
 
 
 def user_of(role: str, database: Database) -> str:
-    """The test's user in this role. A server's users are the same for all of its databases, and another test may use another one.
+    """Returns the test's user in this role. A server's databases share its users, so the name is different for each database.
 
-    MySQL's names have 32 characters at most.
+    MySQL's names have at most 32 characters.
     """
     return f"outbox_test_{role}_{zlib.crc32(str(database.engine.url.database).encode()):08x}"
 
@@ -71,7 +71,7 @@ def users_of(administrator: Database) -> Iterator[Users]:
     users = Users(administrator, **opened)
     _drop(users)
     is_mysql = administrator.dialect.name == "mysql"
-    # What an earlier test left there would not be the migrator's.
+    # Leftovers of an earlier test would not belong to the migrator.
     users.execute(f"DROP TABLE IF EXISTS {VERSION_TABLE}")
     if not is_mysql:
         users.execute("DROP FUNCTION IF EXISTS vercel_outbox_wakeup CASCADE")
@@ -101,7 +101,7 @@ def _drop(users: Users) -> None:
 
 
 def assert_refused(database: Database, *statements: str) -> None:
-    """The database says of each that its user may not do this."""
+    """Asserts that the database denies each statement to its user."""
     for statement in statements:
         with database.engine.connect() as connection:
             if database.schema:

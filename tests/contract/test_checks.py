@@ -1,4 +1,4 @@
-"""What `dispatcher check` finds in a database, on every database."""
+"""The checks of `dispatcher check`, on every database."""
 
 import re
 import time
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.varies
 
 
 def limited_user(database: Database) -> str:
-    """A server's users are the same for all of its databases, and another test may use another one."""
+    """Returns a user name for this database alone: the databases of a server share its users, and other tests may use the others."""
     return f"dispatcher_limited_{zlib.crc32(str(database.engine.url.database).encode()):08x}"
 
 
@@ -42,12 +42,12 @@ def levels(findings: Iterator[Finding]) -> dict[str, Level]:
     return {one.check: one.level for one in findings}
 
 
-def said(findings: Iterator[Finding]) -> str:
+def message(findings: Iterator[Finding]) -> str:
     (one,) = findings
     return one.what
 
 
-def test_a_database_as_it_should_be_gives_no_problem(database: Database) -> None:
+def test_a_healthy_database_gives_no_problem(database: Database) -> None:
     settings = Settings(
         database_url=SecretStr(database.engine.url.render_as_string(hide_password=False)),
         database_schema=database.schema,
@@ -55,10 +55,10 @@ def test_a_database_as_it_should_be_gives_no_problem(database: Database) -> None
         vercel_base_url="http://127.0.0.1:1",
         allow_insecure_base_url=True,
     )
-    found = levels(examine(settings))
-    assert found.pop("base_url") is Level.PROBLEM
-    well = ["database", "isolation", "clock", "privileges", "schema", "credentials", "authorities", "proxy"]
-    assert found == dict.fromkeys(well, Level.OK)
+    findings = levels(examine(settings))
+    assert findings.pop("base_url") is Level.PROBLEM
+    passed = ["database", "isolation", "clock", "privileges", "schema", "credentials", "authorities", "proxy"]
+    assert findings == dict.fromkeys(passed, Level.OK)
 
 
 UNVERIFIED = [
@@ -88,28 +88,30 @@ VERIFIED_OR_LOCAL = [
 
 
 @pytest.mark.parametrize("url", UNVERIFIED)
-def test_a_remote_database_that_is_not_verified_is_a_warning(url: str) -> None:
-    (one,) = found_of_tls(url)
+def test_a_remote_database_that_is_not_verified_gives_a_warning(url: str) -> None:
+    (one,) = tls_findings(url)
     assert one.level is Level.WARNING
     assert ("sslmode=verify-full" if url.startswith("postgres") else "ssl_ca=") in one.what
 
 
 @pytest.mark.parametrize("url", VERIFIED_OR_LOCAL)
-def test_a_database_that_is_verified_or_on_this_machine_is_not(url: str) -> None:
-    assert found_of_tls(url) == []
+def test_a_database_that_is_verified_or_on_this_machine_gives_none(url: str) -> None:
+    assert tls_findings(url) == []
 
 
-def found_of_tls(url: str) -> list[Finding]:
-    """Nothing is connected to."""
+def tls_findings(url: str) -> list[Finding]:
+    """Returns the findings of the TLS check, which opens no connection."""
     database = open_database(url)
-    found = list(check_tls(database))
+    findings = list(check_tls(database))
     database.close()
-    return found
+    return findings
 
 
 @pytest.mark.gate  # needs a server that speaks TLS over TCP
 @pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=True)
-def test_a_server_that_is_not_of_the_authority_named_gets_no_password(database: Database, tmp_path: Path) -> None:
+def test_a_server_without_a_certificate_of_the_named_authority_gets_no_password(
+    database: Database, tmp_path: Path
+) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     ca = str(tmp_path / "ca.pem")
     tls = {"postgresql": {"sslmode": "verify-full", "sslrootcert": ca}, "mysql": {"ssl_ca": ca}}[database.dialect.name]
@@ -122,36 +124,36 @@ def test_a_server_that_is_not_of_the_authority_named_gets_no_password(database: 
     assert re.search("ssl|certificate", str(refused.value), re.IGNORECASE)
 
 
-def test_tables_that_are_missing_are_to_be_migrated(bare_database: Database) -> None:
+def test_missing_tables_are_reported_with_the_remedy(bare_database: Database) -> None:
     assert next(check_privileges(bare_database)).level is Level.OK
-    assert "run `dispatcher migrate`" in said(check_tables(bare_database))
+    assert "run `dispatcher migrate`" in message(check_tables(bare_database))
 
 
-def test_a_column_that_somebody_dropped_is_named(database: Database) -> None:
+def test_a_dropped_column_is_named(database: Database) -> None:
     table = f"{database.schema}.vercel_attempt" if database.schema else "vercel_attempt"
     with database.engine.begin() as connection:
         connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN vercel_id")
-    assert "vercel_attempt.vercel_id" in said(check_tables(database))
+    assert "vercel_attempt.vercel_id" in message(check_tables(database))
 
 
 @pytest.mark.parametrize(("hours", "expected"), [(0, "agree"), (-2, "2h ahead of"), (2, "2h behind")])
-def test_clocks_that_differ_are_told(
+def test_clocks_that_differ_are_reported(
     database: Database, monkeypatch: pytest.MonkeyPatch, hours: int, expected: str
 ) -> None:
     real = time.time
     monkeypatch.setattr(
         "dispatcher.inspection.checks.database.time.time", lambda: round(real() / 60) * 60 + hours * 3_600.0
     )
-    monkeypatch.setattr("dispatcher.inspection.checks.database.CLOCKS_APART", 61.0)
+    monkeypatch.setattr("dispatcher.inspection.checks.database.MAX_CLOCK_DIFFERENCE_SECONDS", 61.0)
     monkeypatch.setattr(
         "dispatcher.inspection.checks.database.format_duration", lambda seconds: f"{round(seconds / 3_600)}h"
     )
-    assert expected in said(check_clock(database))
+    assert expected in message(check_clock(database))
 
 
 @pytest.fixture
 def limited(database: Database) -> Iterator[Role]:
-    """The owner's engine, and the database as a user sees it who may do nothing yet."""
+    """The owner's engine, and the database as opened by a user without privileges."""
     name = limited_user(database)
     user = {"postgresql": name, "mysql": f"'{name}'@'%%'"}[database.dialect.name]
     create = {"postgresql": f"CREATE ROLE {user} LOGIN", "mysql": f"CREATE USER {user}"}[database.dialect.name]
@@ -179,55 +181,55 @@ def limited(database: Database) -> Iterator[Role]:
 @pytest.mark.parametrize(
     "server", ["postgresql", "mysql", pytest.param("postgresql-schema", marks=pytest.mark.variant)], indirect=True
 )
-def test_the_grants_that_are_missing_are_named_and_mend_it(limited: Role) -> None:
+def test_the_missing_grants_are_named_and_are_enough(limited: Role) -> None:
     owner, database = limited
-    for _ in range(3):  # on PostgreSQL the schema first
-        found = list(check_privileges(database))
-        if found[0].level is Level.OK:
+    for _ in range(3):  # on PostgreSQL, those of the schema come first
+        findings = list(check_privileges(database))
+        if findings[0].level is Level.OK:
             break
-        assert all(one.level is Level.PROBLEM for one in found)
+        assert all(one.level is Level.PROBLEM for one in findings)
         with owner.connect() as connection:
-            for one in found:
+            for one in findings:
                 connection.exec_driver_sql(one.what.partition(": ")[2].replace("%", "%%"))
-    assert "may do" in said(check_privileges(database))
+    assert "may do" in message(check_privileges(database))
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=True)
-def test_one_privilege_that_is_missing_is_the_only_one_named(limited: Role) -> None:
+def test_a_single_missing_privilege_is_the_only_one_named(limited: Role) -> None:
     owner, database = limited
     with owner.connect() as connection:
         for one in list(check_privileges(database)):
             connection.exec_driver_sql(one.what.partition(": ")[2].replace("%", "%%"))
-        revoke = said_grant(database).replace("GRANT", "REVOKE").replace(" TO ", " FROM ")
+        revoke = delete_grant(database).replace("GRANT", "REVOKE").replace(" TO ", " FROM ")
         connection.exec_driver_sql(revoke.replace("%", "%%"))
-    assert said(check_privileges(database)).endswith(said_grant(database))
+    assert message(check_privileges(database)).endswith(delete_grant(database))
 
 
-def said_grant(database: Database) -> str:
-    """The statement that gives the limited user the right to empty the outbox."""
+def delete_grant(database: Database) -> str:
+    """Returns the statement that allows the limited user to delete from the outbox."""
     with database.read() as connection:
         return database.dialect.grant(connection, "vercel_outbox", ["DELETE"], database.schema)
 
 
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-def test_who_may_not_create_tables_is_told_before_migrating(limited: Role, database: Database) -> None:
+def test_a_user_who_may_not_create_tables_is_warned_before_migrating(limited: Role, database: Database) -> None:
     _, unprivileged = limited
     schema.downgrade(database)
-    found = list(check_tables(unprivileged))
+    findings = list(check_tables(unprivileged))
     schema.migrate(database)
-    assert "run `dispatcher migrate`" in found[0].what
-    assert f"GRANT USAGE, CREATE ON SCHEMA public TO {limited_user(database)};" in found[1].what
+    assert "run `dispatcher migrate`" in findings[0].what
+    assert f"GRANT USAGE, CREATE ON SCHEMA public TO {limited_user(database)};" in findings[1].what
 
 
 @on_sqlite
-def test_a_file_that_may_not_be_written_is_named(database: Database) -> None:
+def test_a_file_that_may_not_be_written_is_reported(database: Database) -> None:
     path = database.engine.url.database
     database.engine.dispose()
     readable = open_database(f"sqlite:///file:{path}?mode=ro&uri=true")
-    found = list(check_privileges(readable))
+    findings = list(check_privileges(readable))
     readable.close()
-    assert found
-    assert "writable" in found[0].what
+    assert findings
+    assert "writable" in findings[0].what
 
 
 @on_sqlite
@@ -235,19 +237,19 @@ def test_a_journal_that_is_not_wal_is_a_warning(database: Database) -> None:
     other = database.engine.url.database
     assert other is not None
     settings = Settings(
-        # A VFS without shared memory, as a network share has none.
+        # A VFS without shared memory, like that of a network share.
         database_url=SecretStr(f"sqlite:///file:{other}.other?vfs=unix-dotfile&uri=true"),
         vercel_token=SecretStr("t0ken"),
         vercel_base_url="http://127.0.0.1:1",
         allow_insecure_base_url=True,
     )
-    found = [one for one in examine(settings) if one.check == "durability"]
-    assert [one.level for one in found] == [Level.WARNING]
-    assert "WAL" in found[0].what
+    findings = [one for one in examine(settings) if one.check == "durability"]
+    assert [one.level for one in findings] == [Level.WARNING]
+    assert "WAL" in findings[0].what
 
 
 @on_mysql
-def test_an_isolation_that_is_taken_back_is_a_problem(database: Database) -> None:
+def test_an_isolation_level_that_is_overridden_is_a_problem(database: Database) -> None:
     wrong = Database(database.engine.execution_options(isolation_level="REPEATABLE READ"), database.dialect)
     (one,) = check_isolation(wrong)
     assert one.level is Level.PROBLEM
@@ -255,7 +257,7 @@ def test_an_isolation_that_is_taken_back_is_a_problem(database: Database) -> Non
 
 
 @on_postgresql
-def test_an_isolation_that_is_taken_back_is_a_problem_on_postgresql_too(database: Database) -> None:
+def test_an_isolation_level_that_is_overridden_is_a_problem_on_postgresql_too(database: Database) -> None:
     wrong = Database(database.engine.execution_options(isolation_level="SERIALIZABLE"), database.dialect)
     (one,) = check_isolation(wrong)
     assert one.level is Level.PROBLEM
@@ -263,7 +265,7 @@ def test_an_isolation_that_is_taken_back_is_a_problem_on_postgresql_too(database
 
 
 @on_postgresql
-async def test_what_keeps_commits_from_waking_us_is_a_warning(database: Database, server: str) -> None:
+async def test_an_obstacle_to_notifications_is_a_warning(database: Database, server: str) -> None:
     url = database.engine.url.render_as_string(hide_password=False)
     settings = Settings(database_url=SecretStr(url), wakeup=Wakeup.NOTIFY)
     (one,) = await check_wakeup(settings, database)
@@ -291,6 +293,6 @@ def test_a_server_that_takes_no_writes_is_a_problem(database: Database, partner:
 
 
 @pytest.mark.parametrize("server", ["sqlite", "postgresql", "mysql"], indirect=True)
-def test_a_server_of_ones_own_takes_writes_and_is_no_cluster(database: Database) -> None:
+def test_an_ordinary_server_takes_writes_and_is_no_cluster(database: Database) -> None:
     assert list(check_writes(database)) == []
     assert not database.is_cluster()

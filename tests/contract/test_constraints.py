@@ -90,7 +90,7 @@ TOO_LONG = [GOOD | {"installation_id": LONG}, GOOD | {"resource_id": LONG}, PLAN
 
 
 @pytest.mark.parametrize("row", TOO_LONG, ids=["installation", "resource", "plan"])
-def test_what_is_too_long_is_refused(database: Database, partner: Engine, row: dict[str, object]) -> None:
+def test_an_id_that_is_too_long_is_refused(database: Database, partner: Engine, row: dict[str, object]) -> None:
     """Servers refuse it by the column's type: PostgreSQL reports the length, MySQL and MariaDB the column. SQLite has the constraint."""
     with pytest.raises(DBAPIError, match=r"too long|Data too long|_is_valid"):
         insert(partner, row)
@@ -105,7 +105,7 @@ LONGEST = [
 
 @pytest.mark.varies
 @pytest.mark.parametrize("row", LONGEST, ids=["resource", "installation"])
-def test_the_longest_possible_row_is_taken_and_collected(
+def test_the_longest_possible_row_is_accepted_and_collected(
     database: Database, partner: Engine, row: dict[str, object]
 ) -> None:
     insert(partner, row)

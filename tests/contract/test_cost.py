@@ -158,7 +158,7 @@ def journey(database: Database) -> Iterator[tuple[str, float]]:
 
 def test_the_gauges_read_no_more_than_so_many_deliveries(crowded: Database) -> None:
     with explaining(crowded) as plans:
-        backlog = measure(crowded, most=1_000)
+        backlog = measure(crowded, limit=1_000)
     assert not backlog.complete
     beyond = 1.2 * INSTALLATIONS_THERE
     assert [plan for plan in plans if plan.rows_read > beyond] == []
@@ -167,7 +167,7 @@ def test_the_gauges_read_no_more_than_so_many_deliveries(crowded: Database) -> N
 def test_pauses_and_breakers_are_counted_in_an_index(crowded: Database) -> None:
     analyze(crowded)
     with explaining(crowded) as plans:
-        assert measure(crowded, most=1_000).paused_installations == {PauseReason.UNAUTHORIZED: 1_000}
+        assert measure(crowded, limit=1_000).paused_installations == {PauseReason.UNAUTHORIZED: 1_000}
     counting = [plan for plan in plans if "delivery" not in plan.statement and "vercel_installation" in plan.statement]
     assert {"pause_reason" in plan.statement for plan in counting} == {True, False}
     assert [plan for plan in counting if "vercel_installation" in str(plan.scans) or plan.rows_read > MOST_READ] == []

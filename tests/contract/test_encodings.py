@@ -88,7 +88,7 @@ def test_a_mysql_table_in_another_character_set_is_a_warning_whose_cure_works(my
                 connection.exec_driver_sql(f"ALTER TABLE {table} CONVERT TO CHARACTER SET latin1")
         (one,) = check_encoding(database)
         with database.engine.begin() as connection:
-            for statement in one.what.partition("To mend it, run ")[2].rstrip(";").split(";"):
+            for statement in one.what.partition("To fix it, run ")[2].rstrip(";").split(";"):
                 connection.exec_driver_sql(statement)
         assert list(check_encoding(database)) == []
         assert schema.missing_columns(database) == []

@@ -1,4 +1,4 @@
-"""The story of a resource or an installation, on every database."""
+"""`dispatcher explain`: the history of a resource or an installation, on every database."""
 
 from datetime import timedelta
 
@@ -29,24 +29,24 @@ def collect(database: Database, partner: Engine, *resources: str, installation_i
     store.collect(database, 500)
 
 
-def let_its_clock_go_on(database: Database) -> None:
-    """What happens next is later: SQLite counts milliseconds."""
+def let_the_clock_advance(database: Database) -> None:
+    """Waits until the database's clock has advanced: SQLite's counts milliseconds."""
     now = database.now()
     until(lambda: database.now() > now)
 
 
-def tell(database: Database, name: str, most: int = 99, installation_id: str | None = None) -> Explanation:
-    found = explain(database, name, GRACES, most, installation_id)
+def explained(database: Database, name: str, limit: int = 99, installation_id: str | None = None) -> Explanation:
+    found = explain(database, name, GRACES, limit, installation_id)
     assert found is not None
     return found
 
 
-def whats(entries: list[Entry]) -> list[str]:
+def kinds(entries: list[Entry]) -> list[str]:
     return [entry.what for entry in entries]
 
 
 def the_next(database: Database, name: str = "db_1") -> Entry:
-    (entry,) = tell(database, name).next
+    (entry,) = explained(database, name).next
     return entry
 
 
@@ -56,44 +56,44 @@ def test_the_whole_life_of_a_resource_in_the_order_of_time(database: Database, p
     settle(database, *claim(database), decision=Decision(Action.RETRY, delay=-1))
     settle(database, *claim(database), decision=REJECTED)
     until = plan(database, Filter()).last_id
-    dead_letters.replay(database, Filter(), until, Signature("ann", "mended"), lambda _: None)
-    found = tell(database, "db_1")
-    assert whats(found.happened) == ["event", "attempt", "attempt", "dead_letter", "resolution", "event"]
-    assert whats(found.next) == ["next"]
+    dead_letters.replay(database, Filter(), until, Signature("ann", "fixed"), lambda _: None)
+    found = explained(database, "db_1")
+    assert kinds(found.happened) == ["event", "attempt", "attempt", "dead_letter", "resolution", "event"]
+    assert kinds(found.next) == ["next"]
     times = [entry.at for entry in found.happened if entry.at is not None]
     assert times == sorted(times)
-    said = [entry.said for entry in found.happened]
-    assert said[0] == "event 1 was written"
-    assert "attempt 1 (2 events, up to 2): failed" in said[1]
-    assert "→ retry, due again at" in said[1]
-    assert "rejected, after 2 attempts" in said[3]
-    assert said[4].endswith("was replayed by ann: mended")
+    messages = [entry.said for entry in found.happened]
+    assert messages[0] == "event 1 was written"
+    assert "attempt 1 (2 events, up to 2): failed" in messages[1]
+    assert "→ retry, due again at" in messages[1]
+    assert "rejected, after 2 attempts" in messages[3]
+    assert messages[4].endswith("was replayed by ann: fixed")
     assert deliver(database) == ["db_1"]
-    found = tell(database, "db_1")
+    found = explained(database, "db_1")
     assert (found.happened[-1].decision, found.next) == ("delivered", [])
     assert found.complete
 
 
-def test_of_a_delivery_that_began_anew_the_first_event_keeps_its_time(database: Database, partner: Engine) -> None:
+def test_a_delivery_that_starts_again_keeps_the_time_of_its_first_event(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     leased = claim(database)
-    let_its_clock_go_on(database)
+    let_the_clock_advance(database)
     collect(database, partner, "db_1")
     settle(database, *leased)
-    happened = tell(database, "db_1").happened
-    assert whats(happened) == ["event", "attempt"]
+    happened = explained(database, "db_1").happened
+    assert kinds(happened) == ["event", "attempt"]
     assert happened[0].at == leased[0].deliveries[0].first_created_at
 
 
 def test_an_event_that_is_not_collected_yet_is_next(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1", "db_1", "db_2")
-    found = tell(database, "db_1")
+    found = explained(database, "db_1")
     assert [entry.said for entry in found.happened] == ["event 1 was written, and 1 more up to 2"]
     assert [entry.said for entry in found.next] == ["2 events up to 2: collected at the dispatcher's next tick"]
 
 
-def test_what_is_not_known_is_not_explained(database: Database, partner: Engine) -> None:
+def test_an_unknown_name_is_not_explained(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     assert explain(database, "db_2", GRACES, 9) is None
     assert explain(database, "db_1 ", GRACES, 9) is None
@@ -102,40 +102,40 @@ def test_what_is_not_known_is_not_explained(database: Database, partner: Engine)
     assert explain(database, "db_2", GRACES, 9, ID) is None
 
 
-def test_an_installation_tells_of_all_its_resources(database: Database, partner: Engine) -> None:
+def test_the_explanation_of_an_installation_covers_all_its_resources(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
     collect(database, partner, "db_1", installation_id="icfg_2")
     settle(database, *claim(database))
-    found = tell(database, ID)
+    found = explained(database, ID)
     assert {(entry.installation_id, entry.resource_id) for entry in found.happened} == {(ID, "db_1"), (ID, "db_2")}
 
 
 def test_a_resource_of_one_installation_or_of_all(database: Database, partner: Engine) -> None:
     for id_ in (ID, "icfg_2"):
         collect(database, partner, "db_1", installation_id=id_)
-    assert {entry.installation_id for entry in tell(database, "db_1").happened} == {ID, "icfg_2"}
-    assert {entry.installation_id for entry in tell(database, "db_1", installation_id=ID).happened} == {ID}
+    assert {entry.installation_id for entry in explained(database, "db_1").happened} == {ID, "icfg_2"}
+    assert {entry.installation_id for entry in explained(database, "db_1", installation_id=ID).happened} == {ID}
 
 
-def test_a_known_installation_of_which_nothing_waits(database: Database, partner: Engine) -> None:
+def test_a_known_installation_with_no_pending_work_is_explained(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     installations.purge(database, ID, lambda _: None)
     installations.pause(database, ID)
-    assert "pause" in whats(tell(database, ID).happened)
+    assert "pause" in kinds(explained(database, ID).happened)
 
 
-def test_of_much_the_newest_is_told_and_that_more_is_known(database: Database, partner: Engine) -> None:
+def test_beyond_the_limit_only_the_newest_is_shown_and_it_is_incomplete(database: Database, partner: Engine) -> None:
     for _ in range(3):
         collect(database, partner, "db_1")
         deliver(database)
-        let_its_clock_go_on(database)
-    found = tell(database, "db_1", most=2)
-    assert whats(found.happened) == ["event", "attempt"]
+        let_the_clock_advance(database)
+    found = explained(database, "db_1", limit=2)
+    assert kinds(found.happened) == ["event", "attempt"]
     assert not found.complete
-    assert found.happened[-1].at == tell(database, "db_1").happened[-1].at
+    assert found.happened[-1].at == explained(database, "db_1").happened[-1].at
 
 
-# what happens next: decided without the database
+# What happens next is decided without the database, so that one database is enough.
 
 
 @on_sqlite
@@ -145,7 +145,7 @@ def test_a_delivery_that_is_due_is_claimed_next(database: Database, partner: Eng
 
 
 @on_sqlite
-def test_a_delivery_that_has_been_due_for_long_hints_at_the_dispatcher(database: Database, partner: Engine) -> None:
+def test_a_delivery_that_is_long_overdue_points_to_the_dispatcher(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(due_at=database.now() - timedelta(hours=1)))
@@ -153,7 +153,7 @@ def test_a_delivery_that_has_been_due_for_long_hints_at_the_dispatcher(database:
 
 
 @on_sqlite
-def test_a_delivery_in_its_backoff_says_when(database: Database, partner: Engine) -> None:
+def test_a_delivery_in_its_backoff_shows_the_time_of_its_next_attempt(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     settle(database, *claim(database), decision=RETRY)
     found = the_next(database)
@@ -178,7 +178,7 @@ def test_a_delivery_under_a_lease_names_its_holder(database: Database, partner: 
 
 
 @on_sqlite
-def test_a_delivery_that_waits_for_the_rate_says_until_when(database: Database, partner: Engine) -> None:
+def test_a_delivery_that_waits_for_the_rate_limit_shows_until_when(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     later = database.now() + timedelta(hours=1)
     with database.engine.begin() as connection:
@@ -189,12 +189,12 @@ def test_a_delivery_that_waits_for_the_rate_says_until_when(database: Database, 
 
 @on_sqlite
 @pytest.mark.parametrize(("reason", "grace"), [("unauthorized", GRACES.auth), ("disabled", GRACES.disabled)])
-def test_a_pause_says_when_it_is_probed_and_when_it_is_given_up(
+def test_a_pause_shows_the_times_of_its_probe_and_of_its_end(
     database: Database, partner: Engine, reason: str, grace: timedelta
 ) -> None:
     collect(database, partner, "db_1")
     settle(database, *claim(database), decision=Decision(Action.PAUSE, DeadLetterReason(reason), 600))
-    found = tell(database, "db_1")
+    found = explained(database, "db_1")
     (pause,) = [entry for entry in found.happened if entry.what == "pause"]
     assert pause.at is not None
     assert pause.reason == reason
@@ -206,7 +206,7 @@ def test_a_pause_says_when_it_is_probed_and_when_it_is_given_up(
 
 
 @on_sqlite
-def test_an_operators_pause_has_no_end_but_theirs(database: Database, partner: Engine) -> None:
+def test_an_operators_pause_lasts_until_it_is_resumed(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     installations.pause(database, ID)
     found = the_next(database)
@@ -215,33 +215,33 @@ def test_an_operators_pause_has_no_end_but_theirs(database: Database, partner: E
 
 
 @on_sqlite
-def test_an_unresolved_dead_letter_says_what_to_do(database: Database, partner: Engine) -> None:
+def test_an_unresolved_dead_letter_comes_with_advice(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     settle(database, *claim(database), decision=REJECTED)
     assert ADVICE[DeadLetterReason.REJECTED] in the_next(database).said
 
 
-def test_where_no_index_leads_only_so_many_rows_are_looked_through(
+def test_without_an_index_only_a_limited_number_of_rows_is_scanned(
     database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collect(database, partner, "db_1", "db_2")
     with partner.begin() as connection:
         write(connection, "db_1", "db_2", "db_2")
-    assert tell(database, "db_1").complete
-    monkeypatch.setattr("dispatcher.inspection.explanation.LOOKED_AT", 1)
-    found = tell(database, "db_1")
+    assert explained(database, "db_1").complete
+    monkeypatch.setattr("dispatcher.inspection.explanation.MAX_SCANNED_ROWS", 1)
+    found = explained(database, "db_1")
     assert not found.complete
     assert "event 3 was written" in [entry.said for entry in found.happened]
 
 
 @on_sqlite
-def test_a_row_that_can_never_be_a_request_says_so(database: Database, partner: Engine) -> None:
+def test_a_row_that_can_never_be_a_request_is_explained(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         connection.exec_driver_sql("PRAGMA ignore_check_constraints = 1")
         insert = "INSERT INTO vercel_outbox (installation_id, type, resource_id, product_id) VALUES (?, ?, ?, ?)"
         connection.exec_driver_sql(insert, (ID, "resource.updated", "db_1", b"\xff"))
-    found = tell(database, "db_1")
+    found = explained(database, "db_1")
     assert "can never be a request" in found.happened[0].said
     assert "becomes a dead letter" in found.next[0].said
     store.collect(database, 500)
-    assert "malformed" in tell(database, "db_1").happened[0].said
+    assert "malformed" in explained(database, "db_1").happened[0].said

@@ -48,7 +48,7 @@ pytestmark = pytest.mark.varies
     ]
 )
 def server(request: pytest.FixtureRequest) -> str:
-    """The name of the database that the test runs on; not one that takes everybody for the same user."""
+    """The name of the database that the test runs on, one that distinguishes users."""
     return str(request.param)
 
 
@@ -67,8 +67,8 @@ def application(users: Users) -> Iterator[Engine]:
     engine.dispose()
 
 
-def nothing(_: int) -> None:
-    """Nobody looks at the progress."""
+def ignore_progress(_: int) -> None:
+    pass
 
 
 def commit(application: Engine, *resources: str, installation_id: str = "icfg_1") -> None:
@@ -103,7 +103,7 @@ def test_the_application_can_do_nothing_else(users: Users) -> None:
     )
 
 
-def test_the_dispatcher_does_its_whole_work(users: Users, application: Engine) -> None:
+def test_the_dispatcher_can_do_all_its_work(users: Users, application: Engine) -> None:
     dispatcher = users.dispatcher
     schema.check(dispatcher)
     commit(application, "db_1", "db_2", "db_3")
@@ -126,9 +126,7 @@ def test_the_dispatcher_does_its_whole_work(users: Users, application: Engine) -
     assert measure(dispatcher).dead_letters == {"rejected": 3}
 
 
-def test_an_installation_that_died_with_its_dispatcher_and_a_sweep_are_its_work_too(
-    users: Users, application: Engine
-) -> None:
+def test_the_dispatcher_can_also_bury_suspects_and_sweep(users: Users, application: Engine) -> None:
     dispatcher = users.dispatcher
     users.execute("DELETE FROM vercel_collector")  # as the partner's own migrations leave it
     commit(application, "db_1")
@@ -155,11 +153,11 @@ def test_operators_do_their_work_as_the_dispatchers_user(users: Users, applicati
     assert find_dead_letter(dispatcher, found[0].id) is not None
     planned = plan(dispatcher, everything)
     one = dead_letters.Filter(ids=[planned.last_id])
-    assert dead_letters.replay(dispatcher, one, planned.last_id, SIGNATURE, nothing) == 1
-    assert dead_letters.discard(dispatcher, everything, planned.last_id, SIGNATURE, nothing) == 1
+    assert dead_letters.replay(dispatcher, one, planned.last_id, SIGNATURE, ignore_progress) == 1
+    assert dead_letters.discard(dispatcher, everything, planned.last_id, SIGNATURE, ignore_progress) == 1
     assert list_installations(dispatcher, 9)[0].state == "idle"
     assert count_waiting(dispatcher, "icfg_1") is not None
-    assert installations.purge(dispatcher, "icfg_1", nothing) == 1
+    assert installations.purge(dispatcher, "icfg_1", ignore_progress) == 1
     assert explain(dispatcher, "icfg_1", Graces(timedelta(1), timedelta(30)), 9) is not None
     assert read_status(dispatcher).backlog.dead_letters == {DeadLetterReason.PURGED: 1}
     with dispatcher.engine.begin() as connection:
@@ -192,7 +190,7 @@ def test_check_and_drain_run_as_the_dispatchers_user(users: Users, application: 
     assert {one.check for one in wrong} == {"base_url"}, wrong
 
 
-def test_the_dispatcher_makes_no_tables_and_keeps_to_its_own_rows(users: Users) -> None:
+def test_the_dispatcher_can_create_no_table_and_change_no_other_row(users: Users) -> None:
     assert_refused(
         users.dispatcher,
         "CREATE TABLE vercel_mine (id int)",
@@ -230,18 +228,18 @@ async def test_the_migrator_creates_the_trigger_and_the_dispatcher_listens(users
         connection.exec_driver_sql("DROP FUNCTION vercel_outbox_wakeup CASCADE")
 
 
-def test_check_asks_for_what_the_guide_grants_and_for_nothing_else(users: Users) -> None:
+def test_check_requires_exactly_what_the_guide_grants(users: Users) -> None:
     assert [one.level for one in check_privileges(users.dispatcher)] == [Level.OK]
     assert [one.level for one in check_tables(users.dispatcher)] == [Level.OK]
     for privilege, table in granted_to_the_dispatcher():
         users.execute(f"REVOKE {privilege} ON {table} FROM dispatcher")
         (missing,) = check_privileges(users.dispatcher)
-        # To try out the others one must be allowed to read: without SELECT they are named as well.
+        # Trying the other privileges requires SELECT, so without it they are named as well.
         assert re.search(rf": GRANT .*\b{privilege}\b.* ON \S*{table} TO ", missing.what), missing.what
         users.execute(f"GRANT {privilege} ON {table} TO dispatcher")
 
 
 def granted_to_the_dispatcher() -> list[tuple[str, str]]:
-    """Each privilege by itself, and its table."""
+    """Returns each granted privilege with its table."""
     grants = [re.fullmatch(r"GRANT (.*) ON (\w+) TO dispatcher", statement) for statement in documented("after")]
     return [(privilege, one[2]) for one in grants if one for privilege in one[1].split(", ")]

@@ -99,7 +99,7 @@ def test_a_partners_test_reads_what_its_own_transaction_announced(partner: Engin
         assert announced(opened) == []
 
 
-def test_a_partners_test_is_told_of_a_row_that_could_not_be_delivered(partner: Engine) -> None:
+def test_a_partners_test_fails_on_a_row_that_could_not_be_delivered(partner: Engine) -> None:
     with partner.begin() as opened:
         drop_constraints(opened)
         row = {"installation_id": "icfg_1", "type": "resource.updated", "resource_id": "db\n1"}
@@ -160,7 +160,7 @@ def test_a_drivers_connection_that_commits_each_statement_is_refused_unless_a_tr
 
 
 class Base(DeclarativeBase):
-    """Of the partner's own tables."""
+    """The base of the partner's own tables."""
 
 
 class Resource(Base):
@@ -178,7 +178,7 @@ def test_it_does_not_flush(partner: Engine) -> None:
 
 
 @pytest.mark.parametrize("unfit", [None, "connection", object()])
-async def test_what_is_no_connection_is_named(unfit: Any) -> None:
+async def test_an_argument_that_is_no_connection_is_named(unfit: Any) -> None:
     with pytest.raises(TypeError, match=f"not {type(unfit).__name__}"):
         publish(unfit, EVENTS[0])
     with pytest.raises(TypeError, match=f"not {type(unfit).__name__}"):
@@ -205,7 +205,7 @@ async def engine(partner: Engine, server: str) -> AsyncIterator[AsyncEngine]:
 @pytest.mark.varies
 @on_async
 @pytest.mark.parametrize("kind", [AsyncConnection, AsyncSession])
-async def test_async_the_event_is_one_with_the_transaction(
+async def test_async_the_event_is_part_of_the_transaction(
     partner: Engine, engine: AsyncEngine, kind: Callable[[AsyncEngine], Any]
 ) -> None:
     async with kind(engine) as opened:
@@ -231,7 +231,7 @@ async def test_async_a_connection_that_commits_each_statement_is_refused(
 
 
 @on_async
-async def test_the_two_are_told_apart(engine: AsyncEngine, partner: Engine) -> None:
+async def test_sync_and_async_connections_are_distinguished(engine: AsyncEngine, partner: Engine) -> None:
     async with engine.connect() as awaited:
         with pytest.raises(TypeError, match="await apublish"):
             publish(awaited, EVENTS[0])  # type: ignore[arg-type] # under test
@@ -239,7 +239,7 @@ async def test_the_two_are_told_apart(engine: AsyncEngine, partner: Engine) -> N
         await apublish(plain, EVENTS[0])  # type: ignore[arg-type] # under test
 
 
-def test_an_event_of_the_session_carries_no_more_than_was_said(partner: Engine) -> None:
+def test_fields_that_were_not_given_are_null(partner: Engine) -> None:
     with partner.begin() as opened:
         publish(opened, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
         row = opened.execute(sa.text("SELECT product_id, billing_plan_id, traceparent FROM vercel_outbox")).one()
@@ -258,7 +258,9 @@ def test_an_event_of_the_session_carries_no_more_than_was_said(partner: Engine) 
     ],
     ids=["none", "list", "tuple", "dict", "positional", "one of them"],
 )
-async def test_what_is_no_event_is_named_and_nothing_is_inserted(partner: Engine, events: Any, message: str) -> None:
+async def test_an_argument_that_is_no_event_is_named_and_nothing_is_inserted(
+    partner: Engine, events: Any, message: str
+) -> None:
     with partner.begin() as opened, pytest.raises(TypeError, match=message):
         publish(opened, *events)
     with pytest.raises(TypeError, match=message):

@@ -20,13 +20,13 @@ from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_servers
 from tests.contract.steps import LONGEST, write
 
-FOREVER = 3_600
-"""Seconds, longer than any test waits."""
-SHORT = 0.3
+FOREVER_SECONDS = 3_600
+"""Longer than any test waits."""
+SHORT_SECONDS = 0.3
 ENDLESS = {
     "sqlite": "(WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n)",
-    "postgresql": f"(SELECT 'x' FROM pg_sleep({FOREVER}))",
-    "mysql": f"SLEEP({FOREVER})",
+    "postgresql": f"(SELECT 'x' FROM pg_sleep({FOREVER_SECONDS}))",
+    "mysql": f"SLEEP({FOREVER_SECONDS})",
 }
 SLOW = [f"icfg_slow_{number}" for number in range(70)]
 QUICK = [f"icfg_quick_{number}" for number in range(5)]
@@ -37,13 +37,13 @@ def open_source(database: Database, deadline: float, max_look_ups: int = MAX_LOO
     opened = open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
     endless = ENDLESS[database.dialect.name]
     query = f"SELECT CASE WHEN :installation_id LIKE 'icfg!_slow%' ESCAPE '!' THEN {endless} ELSE 't0ken' END"
-    return QueryCredentials(opened, query, FOREVER, deadline=deadline, max_look_ups=max_look_ups)
+    return QueryCredentials(opened, query, FOREVER_SECONDS, deadline=deadline, max_look_ups=max_look_ups)
 
 
 @pytest.fixture
 async def hasty(database: Database) -> AsyncIterator[QueryCredentials]:
     """A source with one thread and a short deadline."""
-    credentials = open_source(database, SHORT, max_look_ups=1)
+    credentials = open_source(database, SHORT_SECONDS, max_look_ups=1)
     yield credentials
     await credentials.aclose()
 
@@ -53,7 +53,7 @@ async def test_a_look_up_ends_at_its_deadline_and_its_thread_is_free_for_the_nex
     async with asyncio.timeout(LONGEST):
         with pytest.raises(CredentialsUnavailable, match=r"gave no answer within 300ms, which is DISPATCHER_REQUEST_"):
             await hasty.token("icfg_slow_0")
-        while not hasty.is_at_hand("icfg_quick_0"):  # on a busy machine connecting may take longer than SHORT
+        while not hasty.is_at_hand("icfg_quick_0"):  # on a busy machine connecting may take longer than SHORT_SECONDS
             with contextlib.suppress(CredentialsUnavailable):
                 await hasty.token("icfg_quick_0")
 
@@ -71,8 +71,8 @@ async def test_a_look_up_that_finds_no_thread_ends_at_its_deadline_too(hasty: Qu
 
 
 @on_servers
-async def test_no_thread_is_left_waiting_once_they_are_closed(database: Database) -> None:
-    credentials = open_source(database, FOREVER)
+async def test_no_thread_is_left_waiting_once_the_source_is_closed(database: Database) -> None:
+    credentials = open_source(database, FOREVER_SECONDS)
     waiting = asyncio.create_task(credentials.token("icfg_slow_0"))
     while not credentials._threads:
         await asyncio.sleep(0.001)
@@ -92,12 +92,12 @@ async def test_while_look_ups_hang_all_others_are_delivered(database: Database, 
         requested.append(next(one for one in [*SLOW, *QUICK] if f"/{one}/" in str(request.url)))
         return httpx.Response(201)
 
-    settings = Settings(vercel_token=SecretStr("t0ken"), request_timeout=FOREVER, lease=2 * FOREVER)
+    settings = Settings(vercel_token=SecretStr("t0ken"), request_timeout=FOREVER_SECONDS, lease=2 * FOREVER_SECONDS)
     assert len(SLOW) > settings.concurrency
-    credentials = open_source(database, FOREVER)
+    credentials = open_source(database, FOREVER_SECONDS)
     for one in QUICK:
         await credentials.token(one)
-    vercel = Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(answer)), FOREVER)
+    vercel = Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(answer)), FOREVER_SECONDS)
     worker = Worker(database, vercel, credentials, settings, lambda _report: None, name="one")
     with partner.begin() as connection:
         for one in SLOW:

@@ -1,4 +1,4 @@
-"""A slow request costs the partner's database next to nothing: how many statements a second, not how fast."""
+"""A slow request costs the partner's database next to nothing. The number of statements per second is tested, not their speed."""
 
 import asyncio
 import time
@@ -24,15 +24,14 @@ from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
 from tests.contract.steps import LONGEST, count, write
 
-A_SECOND = 10
-"""Statements, at most."""
-MEASURED = 2.0
+MAX_STATEMENTS_PER_SECOND = 10
+MEASURED_SECONDS = 2.0
 
 Tick = Callable[[], Awaitable[float]]
 
 
 class Slow:
-    """A destination that answers when it is told to, and a worker."""
+    """A destination that answers only once its gate is open, and a worker."""
 
     def __init__(self, database: Database) -> None:
         self.requests = 0
@@ -55,7 +54,7 @@ class Slow:
 
     @asynccontextmanager
     async def ticking(self, tick: Tick) -> AsyncIterator[None]:
-        """As the service does it."""
+        """Ticks within the block, as the service does."""
         scheduler = Scheduler(self.reports.append)
         scheduler.every("tick", 0.2, tick)
         scheduler.start()
@@ -73,12 +72,12 @@ class Slow:
                 await asyncio.sleep(0.02)
 
     async def until_it_is_quiet(self) -> None:
-        """Until there are few statements for a while."""
+        """Waits until there are few statements for a while."""
         rate = float("inf")
         async with asyncio.timeout(LONGEST):
-            while rate > A_SECOND:
+            while rate > MAX_STATEMENTS_PER_SECOND:
                 began, before = time.monotonic(), self.statements
-                await asyncio.sleep(MEASURED)
+                await asyncio.sleep(MEASURED_SECONDS)
                 rate = (self.statements - before) / (time.monotonic() - began)
 
 
@@ -87,8 +86,8 @@ def commit(partner: Engine, resource: str) -> None:
         write(connection, resource)
 
 
-async def see_it_quiet(slow: Slow, tick: Tick, database: Database, partner: Engine) -> None:
-    """Beside one slow request, and beside two of which the second was committed then."""
+async def becomes_quiet(slow: Slow, tick: Tick, database: Database, partner: Engine) -> None:
+    """Waits for quiet during one slow request, and again during two, the second of which is committed meanwhile."""
     async with slow.ticking(tick):
         commit(partner, "db_1")
         await slow.until(lambda: slow.requests == 1)
@@ -102,19 +101,17 @@ async def see_it_quiet(slow: Slow, tick: Tick, database: Database, partner: Engi
 
 
 @pytest.mark.gate
-async def test_beside_a_slow_request_the_database_is_asked_a_few_times_a_second(
-    database: Database, partner: Engine
-) -> None:
+async def test_during_a_slow_request_only_a_few_statements_a_second_run(database: Database, partner: Engine) -> None:
     slow = Slow(database)
-    await see_it_quiet(slow, slow.worker.tick_until_answer, database, partner)
+    await becomes_quiet(slow, slow.worker.tick_until_answer, database, partner)
 
 
 @pytest.mark.gate
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-async def test_with_a_bell_too(database: Database, partner: Engine) -> None:
+async def test_the_same_with_notifications(database: Database, partner: Engine) -> None:
     with database.engine.begin() as connection:
         connection.exec_driver_sql(trigger_sql(database.schema))
     slow = Slow(database)
     sleeper = Sleeper(database, slow.worker.tick_until_answer, slow.worker.sweep, lambda _why: None)
-    await see_it_quiet(slow, sleeper.tick, database, partner)
+    await becomes_quiet(slow, sleeper.tick, database, partner)
     await sleeper.close()

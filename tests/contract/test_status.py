@@ -1,4 +1,4 @@
-"""What `dispatcher status` reads, on every database."""
+"""The readings of `dispatcher status`, on every database."""
 
 from datetime import datetime, timedelta
 
@@ -28,7 +28,7 @@ def clock(database: Database) -> datetime:
 
 
 def fail(database: Database, failures: int) -> None:
-    """Everything that is due fails; its installation has then failed so many times in a row."""
+    """Fails everything that is due, and sets the number of failures in a row of its installation."""
     (leased,) = claim(database)
     outcome, retry = Outcome(OutcomeKind.FAILED, 503), Decision(Action.RETRY, delay=3_600.0)
     answers = [store.Answer(one, leased.token, outcome, retry) for one in leased.deliveries]
@@ -36,15 +36,15 @@ def fail(database: Database, failures: int) -> None:
     store.settle(database, answers, [state], LEASE)
 
 
-def urgent(database: Database) -> list[tuple[bool, str]]:
+def read_concerns(database: Database) -> list[tuple[bool, str]]:
     return [(concern.urgent, concern.what) for concern in concerns(read_status(database))]
 
 
 @pytest.mark.varies
 def test_an_empty_database_gives_no_concern(database: Database) -> None:
-    found = read_status(database)
-    assert concerns(found) == []
-    assert (found.last_request, found.recent.requests, found.recent.lag_max) == (None, 0, None)
+    reading = read_status(database)
+    assert concerns(reading) == []
+    assert (reading.last_request, reading.recent.requests, reading.recent.lag_max) == (None, 0, None)
 
 
 @pytest.mark.varies
@@ -58,27 +58,27 @@ def test_rates_and_lag_are_those_of_recent_requests(database: Database, partner:
     assert len(deliver(database)) == 3
     collect(database, partner, "db_4")
     fail(database, 1)
-    found = read_status(database)
-    assert found.recent.outcomes == {"delivered": 3, "failed": 1}
-    assert found.last_request is not None
-    assert found.last_request.age < 60
-    assert (found.last_request.outcome, found.last_request.status) == ("failed", 503)
-    assert found.recent.lag_median is not None
-    assert found.recent.lag_median < 60
-    assert found.recent.lag_max is not None
-    assert 120 <= found.recent.lag_max < 180
-    assert not [what for _, what in urgent(database) if "every recent request" in what]
+    reading = read_status(database)
+    assert reading.recent.outcomes == {"delivered": 3, "failed": 1}
+    assert reading.last_request is not None
+    assert reading.last_request.age < 60
+    assert (reading.last_request.outcome, reading.last_request.status) == ("failed", 503)
+    assert reading.recent.lag_median is not None
+    assert reading.recent.lag_median < 60
+    assert reading.recent.lag_max is not None
+    assert 120 <= reading.recent.lag_max < 180
+    assert not [what for _, what in read_concerns(database) if "every recent request" in what]
 
 
-def test_a_request_of_an_hour_ago_is_the_last_one_but_not_recent(database: Database, partner: Engine) -> None:
+def test_a_request_from_an_hour_ago_is_the_last_one_but_not_recent(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     deliver(database)
     with database.engine.begin() as connection:
         connection.execute(sa.update(attempt).values(at=clock(database) - timedelta(hours=1)))
-    found = read_status(database)
-    assert found.recent.requests == 0
-    assert found.last_request is not None
-    assert 3_600 <= found.last_request.age < 3_700
+    reading = read_status(database)
+    assert reading.recent.requests == 0
+    assert reading.last_request is not None
+    assert 3_600 <= reading.last_request.age < 3_700
 
 
 @pytest.mark.varies
@@ -86,11 +86,11 @@ def test_the_installations_that_fail_most_are_named(database: Database, partner:
     for n in range(1, 8):
         collect(database, partner, "db_1", installation_id=f"icfg_{n}")
         fail(database, failures=n)
-    found = read_status(database)
-    assert found.failing == tuple(Failing(f"icfg_{n}", n) for n in (7, 6, 5, 4, 3))
-    said = urgent(database)
-    assert said[0] == (True, "every recent request failed (7 failed)")
-    assert (False, "failing in a row: icfg_7 7×, icfg_6 6×, icfg_5 5×, icfg_4 4×, icfg_3 3×") in said
+    reading = read_status(database)
+    assert reading.failing == tuple(Failing(f"icfg_{n}", n) for n in (7, 6, 5, 4, 3))
+    listed = read_concerns(database)
+    assert listed[0] == (True, "every recent request failed (7 failed)")
+    assert (False, "failing in a row: icfg_7 7×, icfg_6 6×, icfg_5 5×, icfg_4 4×, icfg_3 3×") in listed
 
 
 def test_leases_are_held_or_expired(database: Database, partner: Engine) -> None:
@@ -99,7 +99,7 @@ def test_leases_are_held_or_expired(database: Database, partner: Engine) -> None
     assert (read_status(database).leases.held, read_status(database).leases.expired) == (1, 0)
     expire_leases(database)
     assert (read_status(database).leases.held, read_status(database).leases.expired) == (0, 1)
-    assert "leases that have expired: 1" in urgent(database)[-1][1]
+    assert "leases that have expired: 1" in read_concerns(database)[-1][1]
 
 
 def test_dead_letters_come_first_and_pauses_after_them(database: Database, partner: Engine) -> None:
@@ -113,24 +113,24 @@ def test_dead_letters_come_first_and_pauses_after_them(database: Database, partn
                 pause_reason="disabled", paused_since=later, paused_until=later, due_at=later
             )
         )
-    said = urgent(database)
-    assert said[0] == (True, "dead letters: 2 (2 rejected)")
-    assert (False, "paused installations: 2 (2 disabled)") in said
-    assert [is_urgent for is_urgent, _ in said] == sorted((is_urgent for is_urgent, _ in said), reverse=True)
+    listed = read_concerns(database)
+    assert listed[0] == (True, "dead letters: 2 (2 rejected)")
+    assert (False, "paused installations: 2 (2 disabled)") in listed
+    assert [is_urgent for is_urgent, _ in listed] == sorted((is_urgent for is_urgent, _ in listed), reverse=True)
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(5, True), (0, False)])
-def test_old_events_that_nobody_sends_are_urgent(
+def test_old_events_that_are_not_being_sent_are_urgent(
     database: Database, partner: Engine, minutes: int, expected: bool
 ) -> None:
     collect(database, partner, "db_1")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(first_created_at=clock(database) - timedelta(minutes=minutes)))
-    assert any("nothing is sent" in what for _, what in urgent(database)) is expected
-    assert any("the oldest event" in what for _, what in urgent(database)) is expected
+    assert any("nothing is sent" in what for _, what in read_concerns(database)) is expected
+    assert any("the oldest event" in what for _, what in read_concerns(database)) is expected
 
 
-def test_silence_after_a_failure_is_laid_to_vercel_too(database: Database, partner: Engine) -> None:
+def test_silence_after_a_failure_may_also_be_due_to_vercel(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     fail(database, failures=1)
     collect(database, partner, "db_2")
@@ -138,4 +138,6 @@ def test_silence_after_a_failure_is_laid_to_vercel_too(database: Database, partn
         long_ago = clock(database) - timedelta(minutes=10)
         connection.execute(sa.update(attempt).values(at=long_ago))
         connection.execute(sa.update(delivery).values(first_created_at=long_ago))
-    assert any("the last request failed (failed, 503), so Vercel may be down" in what for _, what in urgent(database))
+    assert any(
+        "the last request failed (failed, 503), so Vercel may be down" in what for _, what in read_concerns(database)
+    )

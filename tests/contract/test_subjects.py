@@ -87,7 +87,7 @@ def test_a_dead_letter_is_superseded_whatever_its_product(database: Database, pa
     assert logged == ["pg", None, "mysql"]
 
 
-def test_the_answer_for_one_of_them_leaves_the_others(database: Database, partner: Engine) -> None:
+def test_the_answer_for_one_subject_leaves_the_others(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         for resource in IDS:
             write(connection, resource)

@@ -138,7 +138,7 @@ def test_only_columns_that_matter_write(table: Table) -> None:
         assert table.events() == [], value
 
 
-def test_made_anew_it_replaces_what_it_was(table: Table) -> None:
+def test_a_new_trigger_replaces_the_old_one(table: Table) -> None:
     table.watch("Name")
     table.watch()
     table("INSERT INTO @T VALUES ('db_1', 'icfg_1', 'a', 'x')")
@@ -146,7 +146,7 @@ def test_made_anew_it_replaces_what_it_was(table: Table) -> None:
     assert table.events() == [("icfg_1", "db_1")] * 2
 
 
-def test_what_it_writes_is_delivered(table: Table) -> None:
+def test_its_events_are_delivered(table: Table) -> None:
     table.watch()
     table("INSERT INTO @T VALUES ('db_1', 'icfg_1', 'a', 'x')")
     assert deliver(table.database) == ["db_1"]
@@ -209,7 +209,7 @@ def test_a_table_of_the_main_file(table: Table) -> None:
 
 
 @on_postgresql
-def test_columns_of_types_that_know_no_equality(database: Database, partner: Engine) -> None:
+def test_columns_of_types_without_equality(database: Database, partner: Engine) -> None:
     table = Table(database, partner, "resources")
     table('CREATE TABLE @T (id uuid, "inst of" varchar(40), settings json)')
     try:

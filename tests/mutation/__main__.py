@@ -1,4 +1,4 @@
-"""Does a quick test notice a small change to the protocol, the pipeline or the policy?
+"""Checks whether the quick tests notice small changes to the protocol, the pipeline and the policy.
 
     python -m tests.mutation [--sample 300] [--seed 2026-11-30] [--jobs 2] [FILE …]
 
@@ -26,21 +26,21 @@ MUTATED = (
     "inspection/dead_letters.py",
     "inspection/installations.py",
 )
-NOTICED = 0.9
+MIN_NOTICED_SHARE = 0.9
 SURVIVORS = Path(__file__).with_name("survivors.txt")
-"""The mutants that may live: paragraphs of one reason, behind `#`, and its mutants, a line each."""
+"""The known survivors. Each paragraph is a reason, after `#`, followed by its mutants, one per line."""
 
 
 def main() -> None:
-    """Prints the survivors and their share."""
+    """Prints the survivors, and the share of mutants that were noticed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("files", nargs="*", type=Path, default=[Path("dispatcher") / name for name in MUTATED])
-    parser.add_argument("--sample", type=int, help="so many, drawn at random (default: all)")
-    parser.add_argument("--seed", default="", help="what is drawn by")
+    parser.add_argument("--sample", type=int, help="number of mutants to draw at random (default: all)")
+    parser.add_argument("--seed", default="", help="seed of the random draw")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     for name in [name for name in os.environ if name == "CI" or name.startswith("DISPATCHER_")]:
-        del os.environ[name]  # no database but SQLite
+        del os.environ[name]  # only SQLite
     with tempfile.TemporaryDirectory() as made:
         tests = measure(Path(made))
         every = [one for path in _files(options.files) for one in mutants_of(path)]
@@ -50,15 +50,15 @@ def main() -> None:
     known = may_live(SURVIVORS.read_text())
     unknown = [mutant for mutant in survivors if str(mutant) not in known]
     noticed = 1 - len(survivors) / len(drawn)
-    say(f"{noticed:.1%} of {len(drawn)} mutants were noticed, at least {NOTICED:.0%} must be")
+    say(f"{noticed:.1%} of {len(drawn)} mutants were noticed, at least {MIN_NOTICED_SHARE:.0%} must be")
     say(
         f"{len(unknown)} of the {len(survivors)} survivors are not in {SURVIVORS.name}: add a test, or the reason why each may live"
     )
-    sys.exit(noticed < NOTICED)
+    sys.exit(noticed < MIN_NOTICED_SHARE)
 
 
 def may_live(text: str) -> set[str]:
-    """The mutants of a list of survivors. Raises ValueError for a paragraph without a reason."""
+    """Returns the mutants in a list of survivors. Raises ValueError for a paragraph without a reason."""
     known: set[str] = set()
     for paragraph in text.split("\n\n"):
         reason, *mutants = paragraph.strip().splitlines()
@@ -69,7 +69,7 @@ def may_live(text: str) -> set[str]:
 
 
 def say(line: str) -> None:
-    """Prints it at once."""
+    """Prints the line immediately."""
     print(line, flush=True)  # noqa: T201 (a command)
 
 
@@ -79,7 +79,7 @@ def _files(given: Sequence[Path]) -> Iterator[Path]:
 
 
 def survivors_of(mutants: Sequence[Mutant], tests: QuickTests, jobs: int, scratch: Path) -> Iterator[Mutant]:
-    """Those that no test noticed, each printed."""
+    """Yields the mutants that no test noticed, and prints each."""
     load_libraries()
 
     def survived(numbered: tuple[int, Mutant]) -> bool:

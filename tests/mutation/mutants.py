@@ -1,4 +1,4 @@
-"""The small changes: a comparison turned, a condition negated, a call left out, a sign changed."""
+"""The small changes: a comparison altered, a condition negated, a call removed, a sign changed."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from cosmic_ray.operators import (
 from cosmic_ray.operators.operator import Operator
 
 Position = tuple[int, int]
-TURNED = (
+COMPARISONS = (
     ("Lt", "LtE"), ("Lt", "GtE"), ("LtE", "Lt"), ("LtE", "Gt"), ("Gt", "GtE"), ("Gt", "LtE"), ("GtE", "Gt"), ("GtE", "Lt"),
     ("Eq", "NotEq"), ("NotEq", "Eq"), ("Is", "IsNot"), ("IsNot", "Is"),
 )  # fmt: skip
@@ -24,21 +24,21 @@ SIGNS = (("Add", "Sub"), ("Sub", "Add"), ("Mul", "Div"), ("Div", "Mul"))
 
 
 class DropCall(Operator):  # type: ignore[misc]  # ships no types
-    """Leaves out a call that is a statement."""
+    """Removes a call that is a statement of its own."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Position, Position]]:
-        """Each statement that is a call and nothing else, awaited or not."""
+        """Yields the position of each statement that is only a call, awaited or not."""
         if node.type == "simple_stmt" and _is_call(node.children[0]):
             yield node.children[0].start_pos, node.children[0].end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
-        """Puts `pass` in its place."""
+        """Replaces the statement with `pass`."""
         node.children[0] = parso.parse(f"{node.children[0].get_first_leaf().prefix}pass")  # type: ignore[no-untyped-call]  # untyped
         return node
 
     @classmethod
     def examples(cls) -> Sequence[object]:
-        """None: it is in no catalogue."""
+        """Returns no examples, because the operator is in no catalogue."""
         return ()
 
 
@@ -59,35 +59,37 @@ OPERATORS: tuple[Operator, ...] = (
     unary_operator_replacement.ReplaceUnaryOperator_USub_UAdd(),
     unary_operator_replacement.ReplaceUnaryOperator_Delete_Not(),
     *(getattr(binary_operator_replacement, f"ReplaceBinaryOperator_{old}_{new}")() for old, new in SIGNS),
-    *(getattr(comparison_operator_replacement, f"ReplaceComparisonOperator_{old}_{new}")() for old, new in TURNED),
+    *(getattr(comparison_operator_replacement, f"ReplaceComparisonOperator_{old}_{new}")() for old, new in COMPARISONS),
 )
 
 
 class Mutant(NamedTuple):
-    """One change to a file: the position where, and which of its operator's in the order of the file. `begins`: its statement's line."""
+    """One change to a file."""
 
     path: Path
     begins: int
+    """The first line of the changed statement."""
     line: int
     column: int
     operator: Operator
     occurrence: int
+    """Its index among the places in the file that the operator can change."""
 
     def __str__(self) -> str:
         text = self.path.read_text().splitlines()[self.line - 1].strip()
         return f"{self.path} {type(self.operator).__name__.removeprefix('Replace')}: {text}"
 
     def applied(self, code: str) -> str:
-        """The file's text with the change."""
+        """Returns the file's text with the change."""
         return str(mutate_code(code, self.operator, self.occurrence))
 
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
-    """Each change that can be made to the file, but for its decorators."""
+    """Yields each change that can be made to the file, except in decorators."""
     nodes = list(ast_nodes(get_ast(path.read_text())))
     for operator in OPERATORS:
-        found = ((node, position) for node in nodes for position, _ in operator.mutation_positions(node))
-        for occurrence, (node, (line, column)) in enumerate(found):
+        places = ((node, position) for node in nodes for position, _ in operator.mutation_positions(node))
+        for occurrence, (node, (line, column)) in enumerate(places):
             statement = _statement(node)
             if statement.type != "decorator" and not _is_separator(node):
                 yield Mutant(path, statement.start_pos[0], line, column, operator, occurrence)

@@ -1,4 +1,4 @@
-"""The small changes themselves, on a small file."""
+"""The changes that are made to a small file."""
 
 from pathlib import Path
 

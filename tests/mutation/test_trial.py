@@ -1,4 +1,4 @@
-"""A trial tells a test that notices from one that does not, and a list of survivors without reasons is refused."""
+"""A trial distinguishes tests that notice a mutant from tests that do not, and a list of survivors without reasons is refused."""
 
 import subprocess
 import sys

@@ -20,27 +20,27 @@ LIBRARIES = (
     "pydantic_settings", "pyreqwest", "pytest_asyncio", "pytest_cov.plugin", "rich.console", "sqlalchemy.dialects.sqlite",
     "sqlalchemy.orm", "starlette.applications", "structlog", "typer", "uvicorn",
 )  # fmt: skip
-QUIETLY = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-"""A library that is also a plugin is loaded before pytest starts, of which it would warn."""
-HANGS_AFTER_SECONDS = 120.0
-"""A mutant that hangs is noticed."""
+QUIET_OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""The ignored warning is about libraries that are also plugins: they are loaded before pytest starts."""
+MAX_TRIAL_SECONDS = 120.0
+"""A mutant whose trial takes longer hangs, and counts as noticed."""
 
 
 def load_libraries() -> None:
-    """Imports what every trial needs; nothing of the project, of which each trial loads a changed one."""
+    """Imports the libraries that every trial needs, and nothing of the project: each trial imports it with a change."""
     for name in LIBRARIES:
         importlib.import_module(name)
 
 
 def survives(mutant: Mutant, tests: Sequence[str], failed: Path) -> bool:
-    """Whether all these tests pass. The name of the one that does not is written to `failed`."""
+    """Whether all these tests pass. The name of a test that fails is written to `failed`."""
     trial = os.fork()
     if trial == 0:
         try:
             os._exit(_run(mutant, tests, failed))
         finally:
             os._exit(1)
-    deadline = time.monotonic() + HANGS_AFTER_SECONDS
+    deadline = time.monotonic() + MAX_TRIAL_SECONDS
     while time.monotonic() < deadline:
         ended, status = os.waitpid(trial, os.WNOHANG)
         if ended:
@@ -57,11 +57,11 @@ def _run(mutant: Mutant, tests: Sequence[str], failed: Path) -> int:
     for stream in range(3):
         os.dup2(silence, stream)
     sys.meta_path.insert(0, _Changed(mutant))
-    return pytest.main([*QUIETLY, *tests], plugins=[_Failure(failed)])
+    return pytest.main([*QUIET_OPTIONS, *tests], plugins=[_Failure(failed)])
 
 
 class _Changed(SourceFileLoader):
-    """Imports the mutant's module as it is changed."""
+    """Imports the mutant's module with the change."""
 
     def __init__(self, mutant: Mutant) -> None:
         name = ".".join(mutant.path.with_suffix("").parts).removesuffix(".__init__")
@@ -69,11 +69,11 @@ class _Changed(SourceFileLoader):
         self._changed = mutant.applied(mutant.path.read_text())
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
-        """Its own module's alone."""
+        """Returns a spec only for the mutant's module."""
         return spec_from_file_location(name, self.path, loader=self) if name == self.name else None
 
     def get_code(self, _fullname: str) -> CodeType:
-        """Never from a cache, and not kept in one."""
+        """Compiles the changed text, without reading or writing a cache."""
         return compile(self._changed, self.path, "exec", dont_inherit=True)
 
 

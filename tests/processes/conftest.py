@@ -1,4 +1,4 @@
-"""Real processes: the sandbox and the service as commands, and partners who write by any means.
+"""Real processes: the sandbox and the service as commands, and a partner that writes without the project's code.
 
 On SQLite, except for tests marked `on_every_database`.
 """
@@ -58,7 +58,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 
 def free_port() -> int:
-    """A port that nothing listens on, outside the system's ephemeral range, so that nothing else takes it meanwhile."""
+    """Returns a port that nothing listens on, outside the system's ephemeral range, so that nothing else takes it meanwhile."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -185,13 +185,13 @@ class Stage:
         return bool(self.ask(f"http://127.0.0.1:{self.ops_port}/readyz")["ready"])
 
     def ask(self, url: str, method: str = "GET", body: object = None) -> Any:
-        """The answer of an HTTP server, parsed as JSON. Raises httpx.HTTPError unless it is 2xx."""
+        """Returns the answer of an HTTP server, parsed as JSON. Raises httpx.HTTPError unless it is 2xx."""
         answer = HTTP.request(method, url, json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
     def requests(self, status: int | None = 201) -> list[dict[str, Any]]:
-        """The requests that the sandbox answered with this status; None: left unanswered."""
+        """Returns the requests that the sandbox answered with this status or, if it is None, left unanswered."""
         requests = self.ask(f"{self.sandbox_url}/requests")
         return [one for one in requests if one["status"] == status]
 
@@ -207,11 +207,11 @@ class Stage:
         return bool(self.query("SELECT 1 FROM vercel_installation WHERE lease_token IS NOT NULL"))
 
     def count(self, table: str) -> int:
-        """The number of rows in a table."""
+        """Returns the number of rows in a table."""
         return int(self.query(f"SELECT count(*) FROM {table}")[0][0])
 
     def script(self, **fault: object) -> None:
-        """Scripts a fault."""
+        """Makes the sandbox answer with a fault."""
         self.ask(f"{self.sandbox_url}/faults", "POST", fault)
 
     def commit(self, *resources: str) -> float:
@@ -243,7 +243,7 @@ class Stage:
         return line in HTTP.get(f"http://127.0.0.1:{self.ops_port}/metrics").text.splitlines()
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of a query."""
+        """Returns the rows of a query."""
         with self.partner.connect() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(sql)]
 

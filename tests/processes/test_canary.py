@@ -42,7 +42,7 @@ FAULTS: list[dict[str, object]] = [
 
 
 def forms(secret: str) -> set[str]:
-    """The secret itself, and its encodings."""
+    """Returns the secret itself and its encodings."""
     return {
         secret,
         base64.b64encode(secret.encode()).decode().rstrip("="),
@@ -51,7 +51,7 @@ def forms(secret: str) -> set[str]:
 
 
 def tables(stage: Stage) -> Iterator[str]:
-    """Every value in every table."""
+    """Yields every row of every table."""
     for name in sa.inspect(stage.partner).get_table_names():
         yield from (str(row) for row in stage.query(f"SELECT * FROM {name}"))
 
@@ -60,7 +60,7 @@ def run_through_every_fault(stage: Stage, **environment: str) -> list[str]:
     """Returns every text that a person can read afterwards."""
     for fault in FAULTS:
         stage.script(**fault)
-    # The request that hangs is given up.
+    # Gives up the request that hangs.
     brief = {"DISPATCHER_REQUEST_TIMEOUT": "1s"}
     service = stage.start_service(DISPATCHER_LOG_LEVEL="debug", DISPATCHER_MAX_ATTEMPTS="2", **brief, **environment)
     stage.commit(*(str(fault["resource_id"]) for fault in FAULTS if "resource_id" in fault))

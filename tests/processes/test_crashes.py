@@ -30,14 +30,14 @@ class TokenServer:
         }
 
     def asked(self) -> socket.socket:
-        """Waits for the service's request, and returns its connection."""
+        """Waits for the service's request; returns its connection."""
         connection = self._asking.enter_context(self._listening.accept()[0])
         connection.settimeout(60)
         connection.recv(65_536)
         return connection
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the accepted connections."""
         self._asking.close()
 
 
@@ -57,7 +57,7 @@ def answer(connection: socket.socket) -> None:
 
 
 def waiting_for_its_token(stage: Stage, token_server: TokenServer, **environment: str) -> tuple[Running, socket.socket]:
-    """A service that has committed its lease, but has not begun the request."""
+    """Starts a service, and waits until it has committed its lease but not begun the request."""
     token = stage.environment.pop("DISPATCHER_VERCEL_TOKEN")
     service = stage.start_service(**token_server.settings, **environment)
     stage.environment["DISPATCHER_VERCEL_TOKEN"] = token
@@ -69,7 +69,7 @@ def waiting_for_its_token(stage: Stage, token_server: TokenServer, **environment
 
 @contextlib.contextmanager
 def unsettled_answer(stage: Stage) -> Iterator[Running]:
-    """A service that has Vercel's answer, but cannot settle it within the block."""
+    """Yields a service that has Vercel's answer, but cannot settle it within the block."""
     service = stage.start_service()
     stage.sandbox.freeze()
     stage.commit("db_1")
@@ -123,7 +123,7 @@ def test_an_event_that_was_committed_while_no_service_ran_is_delivered_by_the_ne
     assert stage.received("db_1", at)
 
 
-def test_frozen_between_claim_and_send_it_starts_no_request_when_it_wakes_too_late(
+def test_frozen_between_claim_and_send_it_starts_no_request_if_it_wakes_too_late(
     stage: Stage, token_server: TokenServer
 ) -> None:
     brief = {"DISPATCHER_LEASE": "5s", "DISPATCHER_REQUEST_TIMEOUT": "3s"}

@@ -29,7 +29,7 @@ def is_unreachable(_: Stage) -> dict[str, str]:
 
 
 def commit(stage: Stage) -> None:
-    """A backlog of many installations."""
+    """Commits a backlog of many installations."""
     rows = [
         f"('icfg_{installation}', 'resource.updated', 'db_{resource}')"
         for installation in range(INSTALLATIONS)
@@ -42,7 +42,7 @@ def commit(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("outage", [fails, hangs, is_unreachable])
-def test_at_an_outage_it_ends_and_leaves_everything_to_the_next(
+def test_during_an_outage_it_ends_and_leaves_everything_to_the_next(
     stage: Stage, outage: Callable[[Stage], dict[str, str]]
 ) -> None:
     """A drain that waited until everything is due again would take minutes, and many more requests."""
@@ -63,7 +63,7 @@ def test_after_the_outage_the_next_one_delivers_it_all(stage: Stage) -> None:
     assert stage.count("vercel_dead_letter") == 0
 
 
-def test_a_person_at_a_terminal_sees_how_far_it_is(stage: Stage) -> None:
+def test_at_a_terminal_the_progress_is_shown(stage: Stage) -> None:
     stage.commit("db_1", "db_2", "db_2")
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "wb") as screen:

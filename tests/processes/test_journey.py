@@ -1,4 +1,4 @@
-"""An event's way through real processes, and its fate when they are stopped."""
+"""An event's path through real processes, and what happens to it when they are stopped."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ def test_an_event_that_a_plain_insert_wrote_reaches_vercel(bare: Stage) -> None:
         assert "t0ken-of-the-test" not in service.out + service.log
 
 
-def test_sigterm_lets_what_is_in_flight_end_and_settles_it(stage: Stage) -> None:
+def test_after_sigterm_requests_in_flight_end_and_are_settled(stage: Stage) -> None:
     stage.script(delay=0.7, times=1)
     service = stage.start_service()
     at = stage.commit("db_1")
@@ -52,7 +52,7 @@ def test_a_second_signal_ends_it_at_once(stage: Stage) -> None:
     assert service.wait(60) == 128 + signal.SIGTERM
 
 
-def test_drain_delivers_what_is_due_and_says_what_is_left(stage: Stage) -> None:
+def test_drain_delivers_what_is_due_and_reports_what_is_left(stage: Stage) -> None:
     stage.commit("db_1", "db_2", "db_2")
     drained = stage.run("drain", "--json")
     assert (drained.returncode, json.loads(drained.stdout)) == (

@@ -35,7 +35,7 @@ class Hog(threading.Thread):
         self._connections = connections
         self._stopped = threading.Event()
         self.turned_away = threading.Event()
-        """Set once the service has closed a connection, since it accepts no more."""
+        """Set once the service has closed a connection because it accepts no more."""
 
     def run(self) -> None:
         with selectors.DefaultSelector() as held:
@@ -69,13 +69,13 @@ def hogging(stage: Stage, connections: int) -> Iterator[None]:
 
 
 @pytest.mark.gate
-def test_with_all_descriptors_used_up_it_lives_and_delivers_afterwards(stage: Stage) -> None:
+def test_with_all_descriptors_used_up_it_survives_and_delivers_afterwards(stage: Stage) -> None:
     stage.launcher = FEW_DESCRIPTORS
     service = stage.start_service()
     stage.launcher = ()
     stage.commit("db_0")
     wait_until(stage.requests)
-    stage.sandbox.kill()  # and so end the connection that is kept open
+    stage.sandbox.kill()  # which ends the connection that is kept open
     stage.sandbox.wait()
     with hogging(stage, 100):
         stage.commit("db_1")
@@ -88,7 +88,7 @@ def test_with_all_descriptors_used_up_it_lives_and_delivers_afterwards(stage: St
     assert service.wait(60) == 0, service.log
 
 
-def test_it_answers_and_delivers_beside_a_crowd_of_silent_connections(stage: Stage) -> None:
+def test_it_answers_and_delivers_despite_a_crowd_of_silent_connections(stage: Stage) -> None:
     stage.launcher = ENOUGH_DESCRIPTORS
     stage.start_service()
     silent = [socket.create_connection(("127.0.0.1", stage.ops_port), 30) for _ in range(3 * MAX_CONNECTIONS)]

@@ -47,7 +47,7 @@ def everything_is_delivered(stage: Stage) -> bool:
     return stage.count("vercel_outbox") + stage.count("vercel_delivery") == 0
 
 
-def three_beside_another_client(stage: Stage, rate_limit: str) -> None:
+def three_and_another_client(stage: Stage, rate_limit: str) -> None:
     """Three busy dispatchers. Another client has used up a part of the rate window, as the headers of the first answers report."""
     stage.start_sandbox(rate_limit)
     post_events(stage, "icfg_0", 100)
@@ -58,7 +58,7 @@ def three_beside_another_client(stage: Stage, rate_limit: str) -> None:
 
 @on_postgresql
 def test_three_dispatchers_use_a_rate_window_in_full_and_never_exceed_it(stage: Stage) -> None:
-    three_beside_another_client(stage, "200/10m")
+    three_and_another_client(stage, "200/10m")
     wait_until(lambda: len(stage.requests()) == 200)
     wait_until(lambda: stage.count("vercel_delivery") == 900 and not stage.leased)  # all three have stopped
     found = stage.ask(f"{stage.sandbox_url}/requests")
@@ -70,7 +70,7 @@ def test_three_dispatchers_use_a_rate_window_in_full_and_never_exceed_it(stage: 
 @on_postgresql
 def test_three_dispatchers_use_each_window_in_full(stage: Stage) -> None:
     """They wait for each window and nothing else. A descheduled process may send late, and so in the next window."""
-    three_beside_another_client(stage, "200/4s")
+    three_and_another_client(stage, "200/4s")
     began = time.monotonic()
     wait_until(lambda: everything_is_delivered(stage), 120)
     took = time.monotonic() - began
@@ -118,9 +118,9 @@ def test_an_installation_with_a_hundred_thousand_resources_delays_others_by_no_m
     alone = p90(lags_of_others(stage, "alone"))
     commit_many(stage, "icfg_big_", events=100_000, resources=100_000)
     wait_until(lambda: stage.count("vercel_outbox") == 0, 120)
-    beside = p90(lags_of_others(stage, "beside"))
+    meanwhile = p90(lags_of_others(stage, "meanwhile"))
     assert stage.count("vercel_delivery") > 90_000
-    assert beside <= 4 * max(alone, TICK_SECONDS)
+    assert meanwhile <= 4 * max(alone, TICK_SECONDS)
 
 
 @on_postgresql
@@ -162,7 +162,7 @@ def load(stage: Stage) -> Iterator[list[str]]:
 
 @contextmanager
 def outage(stage: Stage) -> Iterator[set[str]]:
-    """No Vercel within the block. Yields the resources announced before, which the next sandbox does not know."""
+    """Stops Vercel within the block. Yields the resources announced before, which the next sandbox does not know."""
     stage.script(hang=True)  # else one more request could be answered after this look, and be missed
     before = {one["body"]["event"]["resourceId"] for one in stage.requests()}
     stage.sandbox.kill()

@@ -1,4 +1,4 @@
-"""`dispatcher run` beside an application: it stops after the application, and survives a database that goes away and comes back."""
+"""`dispatcher run` as the sidecar of an application: it stops after the application, and survives an outage of its database."""
 
 import signal
 import subprocess

@@ -53,7 +53,7 @@ def end_sleepers(database: Database) -> list[bool]:
 
 
 def sleeps_deeply(database: Database) -> Callable[[], bool]:
-    """Returns a condition: it has slept for so long that a prompt request must be due to a notification."""
+    """Returns a condition: the service has slept for so long that only a notification explains a prompt request."""
     since = time.monotonic()
 
     def asleep() -> bool:

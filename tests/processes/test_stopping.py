@@ -92,7 +92,7 @@ def test_at_its_start_behind_a_proxy_that_has_fallen_silent(stage: Stage, comman
 
 @pytest.fixture
 def stage_on_own_mariadb(tmp_path: Path) -> Iterator[Stage]:
-    """On a server of the test's own."""
+    """A stage on a MariaDB server of the test's own."""
     if MARIADB is None:
         not_tested("mariadbd is not installed (Debian: apt-get install mariadb-server)")
     with own_mariadb(1) as url:

@@ -59,7 +59,7 @@ async def test_check_tells_what_speaks_no_tls_and_what_does_not_answer(monkeypat
         settings = Settings(vercel_base_url=f"https://127.0.0.1:{port}")
         (found,) = await asyncio.to_thread(check_base_url, settings, Network())
     assert found.what.endswith("it does not speak TLS; DISPATCHER_VERCEL_BASE_URL may be wrong")
-    monkeypatch.setattr("dispatcher.inspection.checks.endpoint.TIMEOUT", 0.1)
+    monkeypatch.setattr("dispatcher.inspection.checks.endpoint.TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = Settings(vercel_base_url=f"https://127.0.0.1:{silent.getsockname()[1]}")
         (found,) = check_base_url(settings, Network())

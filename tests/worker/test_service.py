@@ -103,6 +103,6 @@ async def test_each_start_warns_of_an_address_to_which_tokens_are_sent_in_clear_
     with structlog.testing.capture_logs() as lines:
         async with running(database, **others):
             pass
-    warnings = [line for line in lines if line["event"] == "tokens travel in clear text"]
+    warnings = [line for line in lines if line["event"] == "tokens are sent unencrypted"]
     assert [(line["setting"], line["host"]) for line in warnings] == warned
     assert {line["log_level"] for line in warnings} <= {"warning"}

@@ -1,4 +1,4 @@
-"""What `dispatcher check` finds out: whether the service could work here, and if not, what to mend. Nothing is changed."""
+"""The checks of `dispatcher check`: whether the service could work here and, if not, how to fix it. They change nothing."""
 
 from dispatcher.inspection.checks.examination import examine
 from dispatcher.inspection.checks.finding import Finding, Level

@@ -1,4 +1,4 @@
-"""The database itself: isolation, durability, clock, tables, and the bell of WAKEUP=notify."""
+"""Checks the database itself: TLS, isolation, writes, durability, encoding, clock, tables, and the notifier of WAKEUP=notify."""
 
 import time
 from collections.abc import Iterator
@@ -12,40 +12,38 @@ from dispatcher.outbox.tables import metadata
 from dispatcher.settings.durations import format_duration
 from dispatcher.settings.settings import Settings, Wakeup
 
-CLOCKS_APART = 5.0
-"""Seconds of difference between two clocks that are worth a word."""
+MAX_CLOCK_DIFFERENCE_SECONDS = 5.0
+"""A difference of this much or more between the two clocks is reported."""
 
 
 def check_tls(database: Database) -> Iterator[Finding]:
-    """Whether somebody between could read, or take the place of, a database on another machine."""
+    """Warns if an attacker on the network could read the traffic of a database on another machine, or impersonate it."""
     host = database.dialect.unverified_host(database.engine.url)
     if host is not None:
         yield warning(
             "tls",
-            f"the connection to {host} does not verify the server's certificate: somebody in between could read the database's"
-            f" password and the tokens. Add {database.dialect.how_to_verify} to DISPATCHER_DATABASE_URL",
+            f"the connection to {host} does not verify the server's certificate: an attacker on the network could read the"
+            f" database's password and the tokens. Add {database.dialect.how_to_verify} to DISPATCHER_DATABASE_URL",
         )
 
 
 def check_isolation(database: Database) -> Iterator[Finding]:
-    """Whether the database does as each connection asks."""
+    """Whether transactions get the isolation level that the dispatcher requests."""
     with database.read() as connection:
         wrong = database.dialect.check_isolation(connection)
     yield problem("isolation", wrong) if wrong else ok("isolation", "transactions run as the dispatcher needs them")
 
 
 def check_writes(database: Database) -> Iterator[Finding]:
-    """Whether this server takes writes at all: a standby answers everything else well."""
+    """Reports a server that accepts no writes. A standby passes all the other checks."""
     with database.read() as connection:
         why_not = database.dialect.check_writes(connection)
     if why_not is not None:
-        yield problem(
-            "writes", f"the server takes no writes: {why_not}. DISPATCHER_DATABASE_URL must lead to the primary"
-        )
+        yield problem("writes", f"the server takes no writes: {why_not}. DISPATCHER_DATABASE_URL must name the primary")
 
 
 def check_durability(database: Database) -> Iterator[Finding]:
-    """Whether commits are kept as they should be."""
+    """Warns if commits are less durable than they should be."""
     with database.read() as connection:
         wrong = database.dialect.check_durability(connection)
     if wrong is not None:
@@ -53,15 +51,15 @@ def check_durability(database: Database) -> Iterator[Finding]:
 
 
 def check_encoding(database: Database) -> Iterator[Finding]:
-    """Whether every text can be kept."""
+    """Warns if the database cannot store every text."""
     with database.read() as connection:
         wrong = database.dialect.check_encoding(connection, metadata.tables)
     if wrong is not None:
         what, cure = wrong
         yield warning(
             "encoding",
-            f"{what}: an event whose ids hold another character is refused, or written with changed ids, and of an answer of Vercel's"
-            f" the text that holds one is left out. To mend it, {cure}",
+            f"{what}: an event whose ids contain any other character is refused, or written with changed ids, and such text in an"
+            f" answer from Vercel is left out. To fix it, {cure}",
         )
 
 
@@ -70,19 +68,19 @@ def check_clock(database: Database) -> Iterator[Finding]:
     before = time.time()
     theirs = database.now().timestamp()
     apart = theirs - (before + time.time()) / 2
-    if abs(apart) < CLOCKS_APART:
+    if abs(apart) < MAX_CLOCK_DIFFERENCE_SECONDS:
         yield ok("clock", "the database and this machine agree")
         return
     ahead = "ahead of" if apart > 0 else "behind"
     yield warning(
         "clock",
-        f"the database's clock is {format_duration(round(abs(apart), 1))} {ahead} this machine's: deliveries go by the"
-        " database's, the log by this machine's, so their times do not match. Synchronize both (NTP)",
+        f"the database's clock is {format_duration(round(abs(apart), 1))} {ahead} this machine's: deliveries use the"
+        " database's, the log uses this machine's, so their times do not match. Synchronize both (NTP)",
     )
 
 
 def check_tables(database: Database) -> Iterator[Finding]:
-    """Whether the tables are those that this program was written for."""
+    """Whether the tables are those that this version expects."""
     try:
         schema.check(database)
     except UnusableSchema as unusable:
@@ -102,12 +100,12 @@ def check_tables(database: Database) -> Iterator[Finding]:
 
 
 async def check_wakeup(settings: Settings, database: Database) -> list[Finding]:
-    """With WAKEUP=notify: whether a partner's commit can reach us."""
+    """With WAKEUP=notify: whether a partner's commit can wake the dispatcher."""
     if settings.wakeup is not Wakeup.NOTIFY:
         return []
     try:
-        bell = await Notifier.connect(database)
-    except NotifierUnavailable as none:
-        return [warning("wakeup", f"DISPATCHER_WAKEUP=notify has no effect, the dispatcher polls: {none}")]
-    await bell.close()
+        notifier = await Notifier.connect(database)
+    except NotifierUnavailable as unavailable:
+        return [warning("wakeup", f"DISPATCHER_WAKEUP=notify has no effect, the dispatcher polls: {unavailable}")]
+    await notifier.close()
     return [ok("wakeup", "commits can wake the dispatcher")]

@@ -1,4 +1,4 @@
-"""Vercel's address: a connection is opened, with TLS and through the proxy if there is one, and nothing is sent over it."""
+"""Checks Vercel's address: opens a connection, with TLS and through the proxy if there is one, and sends nothing over it."""
 
 import base64
 import ssl
@@ -9,22 +9,22 @@ from dispatcher.inspection.checks.finding import Finding, ok, problem, warning
 from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network
 
-TIMEOUT = 5.0
-VERCEL = "api.vercel.com"
+TIMEOUT_SECONDS = 5.0
+VERCEL_HOST = "api.vercel.com"
 
 
 def check_base_url(settings: Settings, network: Network) -> list[Finding]:
-    """Whether it leads anywhere, safely. Raises UnusableNetwork without certificate authorities."""
+    """Whether the address is safe and reachable. Raises UnusableNetwork if the certificate authorities cannot be loaded."""
     url = urlsplit(settings.vercel_base_url)
     is_safe = url.scheme.lower() == "https"
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if not is_safe:
-        found.append(warning("base_url", f"{settings.vercel_base_url} is not https: tokens travel in clear text"))
-    if url.hostname == VERCEL and url.path.strip("/"):
-        found.append(
-            problem("base_url", f"DISPATCHER_VERCEL_BASE_URL must end after {VERCEL}: the path is added to it")
+        findings.append(warning("base_url", f"{settings.vercel_base_url} is not https: tokens are sent unencrypted"))
+    if url.hostname == VERCEL_HOST and url.path.strip("/"):
+        findings.append(
+            problem("base_url", f"DISPATCHER_VERCEL_BASE_URL must end after {VERCEL_HOST}: the path is added to it")
         )
-    return [*found, _try(url, network)]
+    return [*findings, _try(url, network)]
 
 
 def _try(url: SplitResult, network: Network) -> Finding:
@@ -33,12 +33,13 @@ def _try(url: SplitResult, network: Network) -> Finding:
     detour, proxy = network.detour(url.geturl()), urlsplit(network.proxies.proxy_of(url.geturl()) or "")
     if proxy.hostname and not (is_safe and proxy.scheme == "http"):
         return ok(
-            "base_url", f"not tried{detour}: a connection tells only of an https:// address behind an http:// proxy"
+            "base_url",
+            f"not tried{detour}: through a proxy, only https:// behind an http:// proxy can be tried without sending a request",
         )
-    connection = HTTPConnection(host, port, timeout=TIMEOUT)
+    connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
     if is_safe:
         address = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host, port)
-        connection = HTTPSConnection(*address, timeout=TIMEOUT, context=network.tls_context())
+        connection = HTTPSConnection(*address, timeout=TIMEOUT_SECONDS, context=network.tls_context())
     if proxy.hostname:
         connection.set_tunnel(host, port, _authorize(proxy))
     try:
@@ -62,16 +63,16 @@ def _authorize(proxy: SplitResult) -> dict[str, str]:
 def _why(error: OSError | HTTPException, *, is_detour: bool) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"its certificate is not valid ({error.verify_message}): DISPATCHER_VERCEL_BASE_URL may be wrong; or a proxy or a private"
-            " authority issues the certificates, then name the file of its own certificate in DISPATCHER_CA_FILE"
+            f"its certificate is not valid ({error.verify_message}): DISPATCHER_VERCEL_BASE_URL may be wrong. If a proxy or a private"
+            " authority issues the certificates, name the file with the authority's certificate in DISPATCHER_CA_FILE"
         )
     if isinstance(error, ssl.SSLError):
         return "it does not speak TLS; DISPATCHER_VERCEL_BASE_URL may be wrong"
     if is_detour:
-        return f"{error}; look at HTTPS_PROXY, and into the proxy's log"
+        return f"{error}; check HTTPS_PROXY and the proxy's log"
     if isinstance(error, TimeoutError):
         return (
-            f"no answer within {TIMEOUT:g} s; a firewall may be in between. Where only a proxy leads out, set HTTPS_PROXY and"
+            f"no answer within {TIMEOUT_SECONDS:g} s; a firewall may block it. If only a proxy leads out, set HTTPS_PROXY and"
             " DISPATCHER_TRUST_ENV_PROXY=true"
         )
-    return f"{getattr(error, 'strerror', None) or error}; look at DISPATCHER_VERCEL_BASE_URL, DNS and the firewall"
+    return f"{getattr(error, 'strerror', None) or error}; check DISPATCHER_VERCEL_BASE_URL, DNS and the firewall"

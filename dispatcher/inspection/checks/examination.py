@@ -1,4 +1,4 @@
-"""Every check, in the order in which one rests on the other."""
+"""Runs every check, each after those that it depends on."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ from dispatcher.transport import Network, UnusableNetwork
 
 
 def examine(settings: Settings, installation_id: str | None = None) -> Iterator[Finding]:
-    """Looks at the database, the credentials (of this installation, else of some that are known) and Vercel's address.
+    """Checks the database, the credentials (of this installation or, without one, of some known ones) and Vercel's address.
 
-    Asks a source of credentials for real; to Vercel it opens a connection and sends nothing. A problem of the check `settings`
-    or `database` is one that the settings, or an unreachable database, are to blame for.
+    Requests real tokens from the source of credentials; to Vercel it opens a connection and sends nothing. The checks `settings` and
+    `database` report only problems that the settings or an unreachable database cause.
     """
     try:
         network = Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
@@ -51,9 +51,9 @@ def _examine_sources(settings: Settings, network: Network, installation_id: str 
         yield problem("settings", str(unusable))
         return
     try:
-        found = list(_examine_database(database, settings))
-        yield from found
-        usable = all(one.level is not Level.PROBLEM for one in found)
+        findings = list(_examine_database(database, settings))
+        yield from findings
+        usable = all(one.level is not Level.PROBLEM for one in findings)
         yield from asyncio.run(check_credentials(settings, database, network, installation_id, usable=usable))
     finally:
         database.close()

@@ -1,4 +1,4 @@
-"""How requests leave this machine: whose certificates are trusted, and through which proxy."""
+"""Reports how requests leave this machine: which certificate authorities are trusted, and through which proxy."""
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -9,8 +9,8 @@ from dispatcher.transport import Network
 
 
 def check_network(settings: Settings, network: Network) -> Iterator[Finding]:
-    """Names both; a proxy without its password."""
-    yield ok("authorities", f"trusted are the certificate authorities of {_name_store(settings, network)}")
+    """Names the trusted authorities and the proxy, without its password."""
+    yield ok("authorities", f"the trusted certificate authorities are those of {_name_store(settings, network)}")
     if not settings.trust_env_proxy:
         yield ok("proxy", "none: DISPATCHER_TRUST_ENV_PROXY is false, so HTTPS_PROXY and HTTP_PROXY are not read")
         return
@@ -19,5 +19,5 @@ def check_network(settings: Settings, network: Network) -> Iterator[Finding]:
 
 
 def _name_store(settings: Settings, network: Network) -> str:
-    store = "Python's certifi, for this machine has none" if network.store is None else str(network.store)
+    store = "Python's certifi, because this machine has none" if network.store is None else str(network.store)
     return f"{store}, and of {settings.ca_file}" if settings.ca_file else store

@@ -1,4 +1,4 @@
-"""What the database's user may do, tried out with statements that touch no row and are rolled back."""
+"""Checks what the database's user may do, with statements that touch no row and are rolled back."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ _NEEDED: dict[Table, tuple[str, ...]] = {
 
 
 def check_privileges(database: Database) -> Iterator[Finding]:
-    """Names the GRANT that is missing, a table a line. Tables that do not exist are for another check."""
+    """Reports the missing GRANT of each table. Tables that do not exist are left to `check_tables`."""
     lacking = [
         (table, missing)
         for table, needed in _NEEDED.items()
@@ -34,7 +34,7 @@ def check_privileges(database: Database) -> Iterator[Finding]:
             grant = database.dialect.grant(connection, table.name, missing, database.schema)
             yield problem("privileges", f"the database's user lacks a privilege: {grant}")
     if not lacking:
-        yield ok("privileges", "the database's user may do what the dispatcher does")
+        yield ok("privileges", "the database's user may do everything that the dispatcher does")
 
 
 def _is_denied(database: Database, table: Table, privilege: str) -> bool:
@@ -49,7 +49,7 @@ def _is_denied(database: Database, table: Table, privilege: str) -> bool:
 
 
 def _attempt(table: Table, privilege: str) -> Executable:
-    """A statement that needs the privilege and finds nothing."""
+    """Returns a statement that needs the privilege and matches no row."""
     columns = [column for column in table.c if column.identity is None]
     match privilege:
         case "INSERT":

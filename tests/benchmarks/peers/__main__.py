@@ -1,6 +1,6 @@
 """`make bench-peers`: the same events through the dispatcher and its peers, on one PostgreSQL, to one sink.
 
-A round is every peer once. A peer runs and has sent some events when the drain's events are committed, in one transaction.
+Each round measures every peer once. A peer is running and has sent some events before those of the drain are committed, in one transaction.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from tests.benchmarks.programs import running
 from tests.benchmarks.table import Line, markdown, median_ratio, percentile
 
 WRITTEN = Path("build/peers.md")
-WARM_UP = 1_000
+WARM_UP_EVENTS = 1_000
 LATENCY_EVENTS, EVENTS_PER_SECOND = 300, 50
 Figures = tuple[float, float, float]
 """Drained events per second; milliseconds from commit to request, p50 and p99."""
 
 
 def main() -> int:
-    """Exit code 1 if a program is missing."""
+    """Returns the exit code: 1 if a program is missing."""
     parser = argparse.ArgumentParser(prog="make bench-peers", description=__doc__)
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -58,7 +58,7 @@ def _measure(peers: list[Peer], at: Sink, url: str, events: int, rounds: int) ->
 
 
 def _run(peer: Peer, at: Sink, server: str, name: str, events: int) -> Figures:
-    """One peer on a database of its own."""
+    """Measures one peer on a database of its own."""
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     url = server.rpartition("/")[0] + f"/{name}"
@@ -69,19 +69,19 @@ def _run(peer: Peer, at: Sink, server: str, name: str, events: int) -> Figures:
         running(command, environment, directory=None if not peer.program else Path("build/peers")),
         closing(psycopg.connect(url)) as connection,
     ):
-        _hand_over(connection, peer, 1, WARM_UP)
-        at.arrivals(WARM_UP, seconds=120)
+        _hand_over(connection, peer, 1, WARM_UP_EVENTS)
+        at.arrivals(WARM_UP_EVENTS, seconds=120)
         at.forget()
-        committed = _hand_over(connection, peer, WARM_UP + 1, WARM_UP + events)
+        committed = _hand_over(connection, peer, WARM_UP_EVENTS + 1, WARM_UP_EVENTS + events)
         _analyze(connection)
         rate = events / (at.arrivals(events, seconds=900)[-1][0] - committed)
         at.forget()
-        latencies = _latencies(connection, peer, at, WARM_UP + events)
+        latencies = _latencies(connection, peer, at, WARM_UP_EVENTS + events)
     return rate, percentile(latencies, 50), percentile(latencies, 99)
 
 
 def _hand_over(connection: psycopg.Connection, peer: Peer, first: int, last: int) -> float:
-    """When the commit was sent."""
+    """Commits the events, and returns when the commit was sent."""
     connection.execute(peer.insert.format(first=first, last=last).encode())
     committed = time.time()
     connection.commit()
@@ -89,7 +89,7 @@ def _hand_over(connection: psycopg.Connection, peer: Peer, first: int, last: int
 
 
 def _analyze(connection: psycopg.Connection) -> None:
-    """As autovacuum would in its own time: with the statistics of an empty queue, some peers' plans take ten times as long."""
+    """Updates the statistics, as autovacuum would later: with those of an empty queue, some peers' plans take ten times as long."""
     connection.execute("ANALYZE")
     connection.commit()
 
@@ -104,7 +104,7 @@ def _latencies(connection: psycopg.Connection, peer: Peer, at: Sink, after: int)
 
 
 def _lines(figures: dict[Peer, list[Figures]]) -> Iterator[Line]:
-    rates = {peer: [rate for rate, *_ in found] for peer, found in figures.items()}
+    rates = {peer: [rate for rate, *_ in rounds] for peer, rounds in figures.items()}
     ours = [peer for peer in figures if not peer.program]
     for peer in figures:
         name, value = f"{peer.name} {peer.version()}", f"{statistics.median(rates[peer]):,.0f}/s"
@@ -112,12 +112,12 @@ def _lines(figures: dict[Peer, list[Figures]]) -> Iterator[Line]:
             yield Line("drain", name, value)
             continue
         for one in ours:
-            least = 1.5 if peer.is_python else 1.0
+            target = 1.5 if peer.is_python else 1.0
             yield Line(
-                "drain", name, value, median_ratio(rates[one], rates[peer]), f"{one.name} ÷ peer", at_least=least
+                "drain", name, value, median_ratio(rates[one], rates[peer]), f"{one.name} ÷ peer", at_least=target
             )
-    for peer, found in figures.items():
-        p50, p99 = (statistics.median(one[at] for one in found) for at in (1, 2))
+    for peer, rounds in figures.items():
+        p50, p99 = (statistics.median(one[at] for one in rounds) for at in (1, 2))
         yield Line("latency", f"{peer.name} {peer.version()}", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms")
 
 

@@ -19,28 +19,28 @@ INSTALLATIONS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`insert`: SQL that hands over the events from `{first}` to `{last}`. `program`: its adapter, or empty for the dispatcher.
-
-    `on_one_core`: confined to it, as `deploy/README.md` advises for the most throughput.
-    """
+    """A queue that is measured."""
 
     name: str
     program: str
+    """The file name of its adapter; empty for the dispatcher."""
     insert: str
+    """SQL that hands over the events from `{first}` to `{last}`."""
     on_one_core: bool = False
+    """Whether it is confined to one core, as `deploy/README.md` advises for the highest throughput."""
 
     @property
     def is_python(self) -> bool:
-        """Whether it stands for the peers in the same language."""
+        """Whether the peer is written in Python."""
         return self.program.endswith(".py")
 
     def version(self) -> str:
-        """Of what is installed."""
+        """Returns the installed version."""
         if not self.program:
             return version("vercel-outbox-dispatcher")
         if self.is_python:
-            (found,) = INSTALLED.glob(f"lib/python*/site-packages/{self.name.replace('-', '_')}-*.dist-info")
-            return found.name.removesuffix(".dist-info").rpartition("-")[2]
+            (metadata,) = INSTALLED.glob(f"lib/python*/site-packages/{self.name.replace('-', '_')}-*.dist-info")
+            return metadata.name.removesuffix(".dist-info").rpartition("-")[2]
         return str(json.loads((INSTALLED / "node_modules" / self.name / "package.json").read_text())["version"])
 
     def install(self, url: str, sink: str) -> None:
@@ -51,13 +51,13 @@ class Peer:
             run(dispatcher("migrate"), settings(url, sink))
 
     def command(self, url: str, sink: str) -> tuple[list[str], dict[str, str]]:
-        """What runs it, and in what environment."""
+        """Returns the command that runs it, and its environment."""
         if self.program:
             return self._command("run", url, sink), {}
         return dispatcher("run", on_one_core=self.on_one_core), settings(url, sink)
 
     def path(self, number: int) -> str:
-        """Of the request that the event becomes."""
+        """Returns the path of the event's request."""
         return f"/events/{number}" if self.program else f"/v1/installations/icfg_{number % INSTALLATIONS}/events"
 
     def _command(self, *arguments: str) -> list[str]:
@@ -110,7 +110,7 @@ PEERS = (
 
 
 def install() -> dict[str, str]:
-    """Installs what is pinned; what could not be installed, and why."""
+    """Installs the pinned versions. Returns the peers that could not be installed, with the reason for each."""
     missing: dict[str, str] = {}
     shutil.copytree(ADAPTERS, INSTALLED, dirs_exist_ok=True)
     pip = [str(INSTALLED.resolve() / _PYTHON), "-m", "pip", "install", "--quiet", "--require-hashes"]

@@ -1,4 +1,4 @@
-"""faststream-outbox: as many workers as requests in flight, rows fetched and deleted in batches."""
+"""faststream-outbox: one worker per request in flight, rows fetched and deleted in batches."""
 
 import sys
 
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 
 async def main(command: str, url: str, sink: str) -> None:
-    """Installs the table, or subscribes until it is ended."""
+    """Installs the table, or subscribes until it is stopped."""
     metadata = MetaData()
     table = make_outbox_table(metadata, table_name="outbox")
     engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"), pool_size=CONCURRENCY + 6)

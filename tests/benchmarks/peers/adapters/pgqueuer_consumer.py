@@ -1,4 +1,4 @@
-"""pgqueuer: batches of 100, 200 tasks at most; larger ones were slower."""
+"""pgqueuer: batches of 100, at most 200 tasks; larger batches were slower."""
 
 import sys
 
@@ -12,7 +12,7 @@ from sending import Sending
 
 
 async def main(command: str, url: str, sink: str) -> None:
-    """Installs the tables, or consumes until it is ended."""
+    """Installs the tables, or consumes until it is stopped."""
     driver = AsyncpgDriver(await asyncpg.connect(url))
     if command == "install":
         await Queries(driver).install()

@@ -1,4 +1,4 @@
-"""procrastinate: as many jobs at once as requests in flight, finished ones deleted, woken by NOTIFY."""
+"""procrastinate: one concurrent job per request in flight, finished jobs deleted, woken by NOTIFY."""
 
 import sys
 
@@ -8,7 +8,7 @@ from sending import CONCURRENCY, Sending
 
 
 async def main(command: str, url: str, sink: str) -> None:
-    """Installs the schema, or works until it is ended."""
+    """Installs the schema, or works until it is stopped."""
     app = App(connector=PsycopgConnector(conninfo=url, min_size=10, max_size=20))
     async with app.open_async():
         if command == "install":

@@ -1,4 +1,4 @@
-"""What every Python peer does with an event: one POST over aiohttp, which is the fastest client they advise."""
+"""The request that every Python peer sends for an event: one POST over aiohttp, the fastest client that they recommend."""
 
 import json
 
@@ -16,7 +16,7 @@ class Sending:
         self._session = aiohttp.ClientSession(connector=connector, headers={"authorization": "Bearer t0ken"})
 
     async def post(self, number: int) -> None:
-        """Raises RuntimeError if it is not taken."""
+        """Posts an event. Raises RuntimeError unless the answer is 201."""
         body = json.dumps({"event": {"type": "resource.updated", "resourceId": f"db_{number}"}}).encode()
         headers = {"content-type": "application/json"}
         async with self._session.post(f"{self._sink}/events/{number}", data=body, headers=headers) as answer:

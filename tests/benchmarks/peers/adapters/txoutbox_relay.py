@@ -1,4 +1,4 @@
-"""txoutbox: large batches, rows deleted when delivered, no order among them, woken by NOTIFY."""
+"""txoutbox: large batches, rows deleted when delivered, no strict order, woken by NOTIFY."""
 
 import sys
 
@@ -10,7 +10,7 @@ from txoutbox.adapters.postgres import PostgresStorage
 
 
 async def main(command: str, url: str, sink: str) -> None:
-    """Installs the tables, or relays until it is ended."""
+    """Installs the tables, or relays until it is stopped."""
     pool = await asyncpg.create_pool(url)
     outbox = PostgresStorage(pool, strict_ordering=False, delete_on_ack=True, notify_channel="outbox")
     if command == "install":
