@@ -167,7 +167,7 @@ class Leases:
         tokens = {lease.installation_id: lease.token for lease in ready}
         most = self._settings.max_attempts
         found = await self._thread.run(
-            store.pull_suspects, tokens, self._lease_time, at_once=at_once, under_way=under_way, max_attempts=most
+            store.pull_suspects, tokens, self._lease_time, limit=at_once, under_way=under_way, max_attempts=most
         )
         first = {one.subject.installation_id: one for one in found.deliveries}
         for lease in self._renewed(ready, found.ours, found.locked, now):

@@ -56,7 +56,7 @@ def test_the_clock_moves_between_claim_and_settle(database: Database, partner: E
     after = moved(database, hours)
     assert settle(after, *leased).lost == frozenset()
     assert sorted(map(str, deliver(after))) == ["db_1", "db_2"]
-    assert store.mend(after) == 0
+    assert store.repair(after) == 0
     assert [count(database, table) for table in (outbox, delivery)] == [0, 0]
 
 
@@ -84,7 +84,7 @@ def test_what_was_due_before_the_clock_was_set_back_waits_until_it_has_caught_up
     after = moved(database, -1)
     settle(after, *leased)
     assert claim(after) == ()
-    assert store.mend(after) == 0
+    assert store.repair(after) == 0
     collect(after, partner, "db_3")
     again = claim(after)
     assert resources(again) == ["db_3"]

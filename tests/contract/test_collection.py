@@ -13,7 +13,7 @@ from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import collector, delivery, installation, outbox
 from dispatcher.policy.decision import Action, Decision
-from dispatcher.store.collection import CLOCK_SKEW, SETTLE_CAP
+from dispatcher.store.collection import MAX_CLOCK_SKEW, MAX_SETTLE_DELAYS
 from tests.contract.databases import on_durable, on_sqlite
 from tests.contract.row_locks import locked_by_another, locking, with_row_locks
 from tests.contract.steps import ID, claim, collect, commits, count, deliver, settle, standing, write
@@ -47,7 +47,9 @@ def test_an_event_is_due_and_visible_after_the_settle_delay(database: Database, 
     assert found.due_at == found.visible_at == only(database, installation).due_at == still.now() + DELAY
 
 
-@pytest.mark.parametrize("waited", [SETTLE_CAP * DELAY - TICK, SETTLE_CAP * DELAY], ids=["not yet", "long enough"])
+@pytest.mark.parametrize(
+    "waited", [MAX_SETTLE_DELAYS * DELAY - TICK, MAX_SETTLE_DELAYS * DELAY], ids=["not yet", "long enough"]
+)
 def test_a_new_event_puts_its_subject_off_until_that_has_waited_for_ten_delays(
     database: Database, partner: Engine, waited: timedelta
 ) -> None:
@@ -56,7 +58,7 @@ def test_a_new_event_puts_its_subject_off_until_that_has_waited_for_ten_delays(
     change(database, delivery, first_created_at=still.now() - waited)
     commit(partner, "db_1")
     store.collect(still, 9, settle_delay=DELAY)
-    put_off = waited < SETTLE_CAP * DELAY
+    put_off = waited < MAX_SETTLE_DELAYS * DELAY
     assert only(database, delivery).due_at == still.now() + (DELAY if put_off else timedelta())
     assert only(database, delivery).visible_at == still.now() + DELAY
 
@@ -123,7 +125,7 @@ def test_events_make_an_installation_due_that_was_to_wait_for_a_retry(database: 
 
 
 @pytest.mark.parametrize(
-    ("ahead", "heeded"), [(CLOCK_SKEW, True), (CLOCK_SKEW + TICK, False)], ids=["of another node", "set back"]
+    ("ahead", "heeded"), [(MAX_CLOCK_SKEW, True), (MAX_CLOCK_SKEW + TICK, False)], ids=["of another node", "set back"]
 )
 def test_a_rate_window_from_before_the_clock_was_set_back_keeps_nothing_waiting(
     database: Database, partner: Engine, ahead: timedelta, heeded: bool

@@ -107,4 +107,4 @@ def test_no_subject_is_ever_under_two_leases_and_the_last_event_of_each_is_deliv
     assert len(written) == INSTALLATIONS * RESOURCES
     assert count(database, attempt) == delivered
     assert [count(database, table) for table in (outbox, delivery, dead_letter)] == [0, 0, 0]
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0

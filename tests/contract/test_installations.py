@@ -67,7 +67,7 @@ def test_a_paused_installation_is_not_claimed_and_loses_nothing(database: Databa
     assert installations.pause(database, ID)
     collect(database, partner, "db_2")
     assert claim(database) == ()
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
     assert count(database, delivery) == 2
     assert installations.resume(database, ID)
     assert sorted(map(str, deliver(database))) == ["db_1", "db_2"]

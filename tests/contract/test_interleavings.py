@@ -104,7 +104,7 @@ def test_a_prepared_transaction_that_was_left_behind_blocks_nothing(database: Da
         with partner.begin() as other:
             write(other, "db_1")
         assert deliver(database) == ["db_1"]
-        assert store.mend(database) == 0
+        assert store.repair(database) == 0
     finally:
         with alone.connect() as connection:
             connection.exec_driver_sql(commit)
@@ -155,7 +155,7 @@ def test_a_lease_given_back_while_a_collector_holds_the_row_strands_nothing(
         finally:
             collecting.commit()
     assert [one.subject.resource_id for lease in claim(database) for one in lease.deliveries] == ["db_2"]
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
 
 
 def _collect_and_hold(database: Database) -> sa.Connection:
@@ -240,7 +240,7 @@ def test_a_sweep_meets_an_installation_that_is_just_being_inserted(database: Dat
         connection.execute(sa.delete(installation))
     with database.engine.connect() as other, other.begin() as transaction:
         other.execute(sa.insert(installation).values(installation_id=ID))
-        with in_background(lambda: store.mend(database)) as mending:
+        with in_background(lambda: store.repair(database)) as mending:
             try:
                 assert stays_blocked(mending, database)
             finally:

@@ -99,5 +99,5 @@ def test_a_rejected_delivery_is_a_dead_letter_until_a_later_success(database: Da
             database, answers, [store.InstallationState("icfg_1", leased.token, release=True)], LEASE
         )
         assert (settled.buried, settled.superseded) == ((1, 0) if kind is OutcomeKind.REJECTED else (0, 1))
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
     assert store.prune(database, timedelta(0), timedelta(0)) == 3

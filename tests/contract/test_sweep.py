@@ -36,8 +36,8 @@ def strand(database: Database, partner: Engine, *, due_at: object) -> None:
 def test_a_stranded_delivery_is_found_mended_and_counted(database: Database, partner: Engine, due_at: object) -> None:
     strand(database, partner, due_at=due_at)
     assert claim(database) == ()
-    assert store.mend(database) == 1
-    assert store.mend(database) == 0
+    assert store.repair(database) == 1
+    assert store.repair(database) == 0
     assert deliver(database) == ["db_1"]
 
 
@@ -45,7 +45,7 @@ def test_what_waits_for_a_reason_is_not_stranded(database: Database, partner: En
     strand(database, partner, due_at="later")
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(throttled_until=installation.c.due_at))
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
 
 
 def test_old_attempts_are_pruned_a_chunk_at_a_time(database: Database, partner: Engine) -> None:
@@ -73,9 +73,9 @@ def test_a_delivery_whose_installation_is_gone_gets_it_back(database: Database, 
     strand(database, partner, due_at=None)
     with database.engine.begin() as connection:
         connection.execute(sa.delete(installation).where(installation.c.installation_id == "icfg_2"))
-    assert store.mend(database) == 2  # one that is stranded, one that is gone
+    assert store.repair(database) == 2  # one that is stranded, one that is gone
     assert {one.installation_id for one in claim(database)} == {"icfg_1", "icfg_2"}
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
 
 
 def test_what_fell_due_just_now_is_not_overdue(database: Database, partner: Engine) -> None:
@@ -83,7 +83,7 @@ def test_what_fell_due_just_now_is_not_overdue(database: Database, partner: Engi
     strand(database, partner, due_at="later")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(due_at=database.dialect.clock()))
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
 
 
 def test_only_the_installation_that_is_stranded_is_made_due(database: Database, partner: Engine) -> None:
@@ -91,7 +91,7 @@ def test_only_the_installation_that_is_stranded_is_made_due(database: Database, 
     later = database.now() + timedelta(hours=1)
     with database.engine.begin() as connection:
         connection.execute(sa.insert(installation).values(installation_id="icfg_2", due_at=later))
-    assert store.mend(database) == 1
+    assert store.repair(database) == 1
     with database.read() as connection:
         due = dict(connection.execute(sa.select(installation.c.installation_id, installation.c.due_at)).all())
     assert due["icfg_1"] < due["icfg_2"] == later
@@ -108,18 +108,18 @@ def test_what_has_waited_for_its_reason_for_long_enough_is_stranded(
         values |= {installation.c.pause_reason: "unauthorized", installation.c.paused_since: over}
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(values))
-    assert store.mend(database) == 1
+    assert store.repair(database) == 1
 
 
 def test_what_somebody_holds_or_what_is_due_already_is_not_stranded(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(due_at=store.LONG_AGO))
-    assert store.mend(database) == 0  # due
+    assert store.repair(database) == 0  # due
     claim(database)
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(due_at=None))
-    assert store.mend(database) == 0  # under a lease
+    assert store.repair(database) == 0  # under a lease
 
 
 def test_what_is_overdue_to_the_moment_is_stranded(database: Database, partner: Engine) -> None:
@@ -128,7 +128,7 @@ def test_what_is_overdue_to_the_moment_is_stranded(database: Database, partner: 
     for due_at, stranded in ((still.now() - OVERDUE + TICK, 0), (still.now() - OVERDUE, 1)):
         with database.engine.begin() as connection:
             connection.execute(sa.update(delivery).values(due_at=due_at))
-        assert store.mend(still) == stranded
+        assert store.repair(still) == stranded
 
 
 def test_what_is_to_be_looked_at_this_moment_is_not_stranded(database: Database, partner: Engine) -> None:
@@ -136,7 +136,7 @@ def test_what_is_to_be_looked_at_this_moment_is_not_stranded(database: Database,
     still = standing(database)
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(due_at=still.now()))
-    assert store.mend(still) == 0
+    assert store.repair(still) == 0
 
 
 def test_what_is_just_as_old_as_it_may_be_is_kept(database: Database, partner: Engine) -> None:
@@ -153,7 +153,7 @@ def test_an_installation_is_locked_before_it_is_seen_to_be_stranded(database: Da
     """Its holder may have put it right meanwhile."""
     strand(database, partner, due_at="later")
     with locking(database) as locks:
-        assert store.mend(database) == 1
+        assert store.repair(database) == 1
     assert locks == ["vercel_installation"]
 
 

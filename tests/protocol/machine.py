@@ -169,7 +169,7 @@ class Machine(RuleBasedStateMachine):
 
         def read() -> set[str]:
             tokens = {held.installation_id: held.token}
-            found = store.pull_suspects(self.database, tokens, LEASE, at_once=9, under_way=0, max_attempts=most)
+            found = store.pull_suspects(self.database, tokens, LEASE, limit=9, under_way=0, max_attempts=most)
             held.plan(found.deliveries)
             return tokens.keys() - found.ours
 
@@ -282,7 +282,7 @@ class Machine(RuleBasedStateMachine):
                 for row in connection.execute(sa.select(table)).mappings().all():
                     earlier = {name: _earlier(row[name], time) for name in names}
                     connection.execute(sa.update(table).where(key == row[key.name]).values(earlier))
-        assert store.mend(self.database) == 0, "the sweep found a delivery that was stranded"
+        assert store.repair(self.database) == 0, "the sweep found a delivery that was stranded"
 
     def lease(self, most: int = 9, suspects: int = 0) -> None:
         before = Snapshot.of(self.database)
