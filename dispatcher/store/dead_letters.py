@@ -55,7 +55,7 @@ class Signature:
 
 
 def is_unresolved() -> ColumnElement[bool]:
-    """Returns the SQL condition for dead letters that nobody has resolved yet."""
+    """Returns the SQL condition for unresolved dead letters."""
     return dead_letter.c.resolved_at.is_(None)
 
 

@@ -17,7 +17,7 @@ from dispatcher.store.collection import collect_installation
 from dispatcher.store.records import CHUNK_ROWS, READ, Delivery, Progress
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
-"""The end of an operator's pause until it is resumed."""
+"""The end of an operator's pause, which lasts until `resume`."""
 
 
 def pause(database: Database, installation_id: str) -> bool:

@@ -202,7 +202,7 @@ def _renew(dialect: Dialect) -> Executable:
 def first_due(
     connection: Connection, dialect: Dialect, ids: Sequence[str], limit: int, now: datetime
 ) -> dict[str, list[Delivery]]:
-    """Returns, for each of these installations, the at most `limit` deliveries that have been due longest."""
+    """Returns the deliveries of these installations that have been due longest, at most `limit` per installation."""
     due: dict[str, list[Delivery]] = {}
     if ids:
         statement = dialect.first_due(delivery, READ, len(ids))

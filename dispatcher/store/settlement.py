@@ -77,10 +77,10 @@ def _delete_delivered(
     connection: Connection, dialect: Dialect, delivered: Sequence[Answer], versions: Mapping[str, str], now: datetime
 ) -> None:
     if delivered and connection.execute(_delete(dialect), versions).rowcount < len(delivered):
-        _begin_anew(connection, dialect, delivered, now)
+        _start_over(connection, dialect, delivered, now)
 
 
-def _begin_anew(connection: Connection, dialect: Dialect, concluded: Sequence[Answer], now: datetime) -> None:
+def _start_over(connection: Connection, dialect: Dialect, concluded: Sequence[Answer], now: datetime) -> None:
     """Resets the deliveries that are still there although their request concluded: more events were collected while it was in flight,
     or the request was early. Such a delivery starts over without attempts and is due when its newest event is visible.
     """
@@ -140,7 +140,7 @@ def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now:
     ]
     buried = bury(connection, dialect, burials, now)
     if buried < len(burials):
-        _begin_anew(connection, dialect, dead, now)
+        _start_over(connection, dialect, dead, now)
     return buried
 
 

@@ -1,4 +1,4 @@
-"""One event's way through the store on every database: collect, claim, settle, and the guards that it rests on."""
+"""One event's journey through the store on every database: collect, claim, settle, and the guards that protect it."""
 
 from datetime import timedelta
 
@@ -51,7 +51,7 @@ def renamed(resource_id: str) -> ResourceUpdated:
     return ResourceUpdated(installation_id="icfg_1", resource_id=resource_id)
 
 
-def test_events_of_one_subject_are_one_delivery_which_a_success_settles(database: Database) -> None:
+def test_events_of_one_subject_become_one_delivery_which_a_success_removes(database: Database) -> None:
     commit(database, renamed("db_1"), renamed("db_1"), renamed("DB_1"), renamed("db_1 "))
     assert len(store.collect(database, 100).subject_keys) == 3
     (leased,) = claim(database).leased
