@@ -16,7 +16,7 @@ from dispatcher.outbox.events import (
     subject_of,
 )
 
-LENGTHS = {
+MAX_LENGTHS = {
     "installation_id": INSTALLATION_ID_LENGTH,
     "type": 32,
     "resource_id": PARTNER_ID_LENGTH,
@@ -112,7 +112,7 @@ def instant(value: Raw, now: datetime) -> datetime:
 
 
 def _malformed(event_id: int, raw: tuple[Raw, ...], created_at: datetime, error: ValueError) -> Malformed:
-    values = {name: _shown(value, length) for (name, length), value in zip(LENGTHS.items(), raw, strict=True)}
+    values = {name: _shown(value, length) for (name, length), value in zip(MAX_LENGTHS.items(), raw, strict=True)}
     return Malformed(event_id, values, created_at, _why(error))
 
 

@@ -21,13 +21,13 @@ from dispatcher.outbox.tables import attempt, dead_letter, delivery, installatio
 from dispatcher.policy.decision import Action
 from dispatcher.store import dead_letters, installations
 from dispatcher.store.dead_letters import Filter, Signature
-from tests.protocol.players import LATER, REPLIES, Held, Reply, Writer
+from tests.protocol.players import LATER_SECONDS, REPLIES, Held, Reply, Writer
 from tests.protocol.truth import Snapshot, Truth
 
 LEASE = timedelta(seconds=60)
 SHORT_WAIT = timedelta(seconds=70)
-"""Longer than a lease; all short waits of a run together are shorter than `LATER`."""
-LONG_WAIT = 2 * timedelta(seconds=LATER)
+"""Longer than a lease; all short waits of a run together are shorter than `LATER_SECONDS`."""
+LONG_WAIT = 2 * timedelta(seconds=LATER_SECONDS)
 MAX_WRITERS = 3
 MAX_HELD = 4
 FINAL_ROUNDS = 2
@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
     @step(when=lambda machine: machine.tables.outbox and machine.may_write(), shares=2)
     def collect(self, draw: Draw) -> None:
         """Collects from the floor on, as between two sweeps, or from the lowest id on."""
-        floor, delay = draw([store.LOWEST_ID, self.floor]), timedelta(seconds=draw([0.0, LATER]))
+        floor, delay = draw([store.LOWEST_ID, self.floor]), timedelta(seconds=draw([0.0, LATER_SECONDS]))
         collected = store.collect(self.database, draw([500, 1]), floor, delay)
         self.floor = max(self.floor, collected.last_event_id or self.floor)
 

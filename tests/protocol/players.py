@@ -15,7 +15,7 @@ from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store import Answer, Delivery, InstallationState
 
-LATER = 10_000.0
+LATER_SECONDS = 10_000.0
 
 
 class Reply(NamedTuple):
@@ -29,9 +29,9 @@ class Reply(NamedTuple):
 REPLIES = {
     "delivered": Reply(True, Decision(Action.DELIVERED)),
     "the answer is lost": Reply(True, Decision(Action.RETRY)),
-    "failed": Reply(False, Decision(Action.RETRY, delay=LATER)),
-    "throttled": Reply(False, Decision(Action.THROTTLE, delay=LATER)),
-    "unauthorized": Reply(False, Decision(Action.PAUSE, DeadLetterReason.UNAUTHORIZED, LATER)),
+    "failed": Reply(False, Decision(Action.RETRY, delay=LATER_SECONDS)),
+    "throttled": Reply(False, Decision(Action.THROTTLE, delay=LATER_SECONDS)),
+    "unauthorized": Reply(False, Decision(Action.PAUSE, DeadLetterReason.UNAUTHORIZED, LATER_SECONDS)),
     "rejected": Reply(False, Decision(Action.BURY, DeadLetterReason.REJECTED)),
 }
 
@@ -121,7 +121,7 @@ class Held:
             self.installation_id,
             self.token,
             suspects=self.suspects,
-            throttled_for=LATER if Action.THROTTLE in actions else 0.0,
+            throttled_for=LATER_SECONDS if Action.THROTTLE in actions else 0.0,
             release=release,
             as_written=fresh and not release and not self.stopped and not self.suspects,
         )
