@@ -73,7 +73,7 @@ class Housekeeping:
 
     async def fix_stranded(self) -> None:
         """Makes stranded installations due again, and reports how many there were."""
-        if fixed := await self._thread.run(store.mend):
+        if fixed := await self._thread.run(store.repair):
             self._report(Stranded(fixed))
 
     async def prune(self) -> None:

@@ -1,6 +1,6 @@
-"""The only place where the dispatcher changes rows: each function one short transaction, by the database's clock.
+"""The only place where the dispatcher changes rows. Each function is one short transaction and uses the database's clock.
 
-One lock order everywhere: the collector's row, installations, deliveries; each in key order.
+Every function locks in the same order: the collector's row, then installations, then deliveries, each in key order.
 """
 
 from dispatcher.store.collection import LOWEST_ID, collect, collect_installation
@@ -19,7 +19,7 @@ from dispatcher.store.records import (
 )
 from dispatcher.store.settlement import settle
 from dispatcher.store.suspects import pull_suspects
-from dispatcher.store.sweep import check_writes, mend, prune
+from dispatcher.store.sweep import check_writes, prune, repair
 from dispatcher.store.work import Work, look
 
 __all__ = [
@@ -42,10 +42,10 @@ __all__ = [
     "collect_installation",
     "fair_share",
     "look",
-    "mend",
     "prune",
     "pull",
     "pull_suspects",
     "renew",
+    "repair",
     "settle",
 ]

@@ -1,4 +1,4 @@
-"""The log of attempts, one row for each request: written with the settlement, read newest first."""
+"""The log of attempts: one row per request, written in the settlement's transaction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dispatcher.store.records import Answer
 
 
 def record(connection: Connection, dialect: Dialect, answers: Sequence[Answer], now: datetime) -> None:
-    """Appends one row for each answer, in the caller's transaction."""
+    """Appends one row per answer, in the caller's transaction."""
     if answers:
         connection.execute(_insert(dialect), dialect.encode([_row(answer, now) for answer in answers]))
 
@@ -44,11 +44,11 @@ def _row(answer: Answer, now: datetime) -> dict[str, object]:
         "vercel_id": outcome.vercel_id,
         "decision": answer.decision.action,
         "reason": answer.decision.reason,
-        "next_due_at": answer.due_after(now) if answer.decision.action in _COMES_AGAIN else None,
+        "next_due_at": answer.due_after(now) if answer.decision.action in _SENT_AGAIN else None,
     }
 
 
-_COMES_AGAIN = {Action.RETRY, Action.THROTTLE, Action.PAUSE}
+_SENT_AGAIN = {Action.RETRY, Action.THROTTLE, Action.PAUSE}
 
 
 @cache
@@ -60,7 +60,7 @@ def _insert(dialect: Dialect) -> Executable:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A row of `vercel_attempt`: one request, what it came to and what was decided."""
+    """A row of `vercel_attempt`: one request, its outcome and the decision on it."""
 
     id: int
     at: datetime
@@ -86,21 +86,21 @@ class Attempt:
 
     @classmethod
     def of(cls, row: Row[Any]) -> "Attempt":
-        """From the row."""
         return cls(**{name: getattr(row, name) for name in cls.__slots__})
 
 
-def latest_attempts(connection: Connection, most: int, *conditions: ColumnElement[bool]) -> list[Attempt]:
-    """The newest `most` that meet the conditions, in the order of time. The conditions must name a resource or an
-    installation, so that an index leads to them.
+def latest_attempts(connection: Connection, limit: int, *conditions: ColumnElement[bool]) -> list[Attempt]:
+    """Returns the newest `limit` attempts that meet the conditions, oldest first.
+
+    The conditions must name a resource or an installation, so that the database can use an index.
     """
-    newest = sa.select(attempt).where(*conditions).order_by(attempt.c.id.desc()).limit(most)
+    newest = sa.select(attempt).where(*conditions).order_by(attempt.c.id.desc()).limit(limit)
     return [Attempt.of(row) for row in reversed(connection.execute(newest).all())]
 
 
 def is_of_subject(
     subject_key: str, installation_id: str, resource_id: str | None
 ) -> tuple[ColumnElement[bool], ColumnElement[bool], ColumnElement[bool]]:
-    """The attempts of one subject, by the index of the resources."""
+    """Returns the conditions that select one subject's attempts, in a form that uses the index on resources."""
     resource = attempt.c.resource_id.is_(None) if resource_id is None else attempt.c.resource_id == resource_id
     return resource, attempt.c.installation_id == installation_id, attempt.c.subject_key == subject_key

@@ -1,4 +1,4 @@
-"""bury: a delivery becomes a dead letter, unless more events were collected since its request started."""
+"""bury: turns a delivery into a dead letter, unless more events were collected since its request started."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +16,21 @@ from dispatcher.store.records import ANNOUNCED, VERSION, Delivery
 
 @dataclass(frozen=True, slots=True)
 class Burial:
-    """A delivery that is given up: why, after how many attempts, and the last answer."""
+    """A delivery to give up."""
 
     delivery: Delivery
     reason: DeadLetterReason
     attempts: int
     status: int | None
+    """HTTP status of the last answer."""
     error: str | None
+    """Error of the last attempt."""
 
 
 def bury(connection: Connection, dialect: Dialect, burials: Sequence[Burial], now: datetime) -> int:
-    """Moves them to the dead letters, in the caller's transaction, which holds their installations. Returns how many it moved:
-    one with more events than its request knew of stays, for those have not been announced yet.
+    """Moves the deliveries to the dead letters, in the caller's transaction, which has locked their installations.
+
+    Returns the number moved. A delivery with more events than its request covered stays: those have not been announced yet.
     """
     if not burials:
         return 0
@@ -48,11 +51,11 @@ def bury(connection: Connection, dialect: Dialect, burials: Sequence[Burial], no
 
 @cache
 def _insert(dialect: Dialect) -> Executable:
-    told = ("died_at", "reason", "attempts", "last_status", "last_error")
-    rows = dialect.rows(*(delivery.c[name] for name in VERSION), *(dead_letter.c[name] for name in told))
+    given = ("died_at", "reason", "attempts", "last_status", "last_error")
+    rows = dialect.rows(*(delivery.c[name] for name in VERSION), *(dead_letter.c[name] for name in given))
     same = sa.and_(*(delivery.c[name] == rows.c[name] for name in VERSION))
-    values = sa.select(*(rows.c[name] for name in told), *(delivery.c[name] for name in ANNOUNCED))
-    return sa.insert(dead_letter).from_select([*told, *ANNOUNCED], values.select_from(rows.join(delivery, same)))
+    values = sa.select(*(rows.c[name] for name in given), *(delivery.c[name] for name in ANNOUNCED))
+    return sa.insert(dead_letter).from_select([*given, *ANNOUNCED], values.select_from(rows.join(delivery, same)))
 
 
 @cache

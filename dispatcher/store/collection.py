@@ -1,4 +1,4 @@
-"""collect: committed events become one delivery a subject, and their installations due, in one transaction."""
+"""collect: merges committed events into one delivery per subject and makes their installations due, in one transaction."""
 
 import uuid
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ from dispatcher.store.outbox_rows import Changes, Malformed, group
 from dispatcher.store.records import Collected
 
 LOWEST_ID = -(2**63)
-CLOCK_SKEW = timedelta(minutes=1)
-"""How far a time of what has happened may lie ahead, such as one of another node. One further ahead was written before the database's
-clock was set back."""
-SETTLE_CAP = 10
-"""A busy subject is announced at the latest after so many settle delays, and once more when its last event is visible."""
+MAX_CLOCK_SKEW = timedelta(minutes=1)
+"""How far in the future the time of a past event may lie, for example because another node wrote it. A time further ahead was written
+before the database's clock was set back."""
+MAX_SETTLE_DELAYS = 10
+"""A busy subject is announced after at most this many settle delays, and again when its last event is visible."""
 
 
 def collect(database: Database, limit: int, floor: int = LOWEST_ID, settle_delay: timedelta = timedelta()) -> Collected:
-    """Moves up to `limit` committed events whose id is above `floor`. Moves none while another dispatcher is collecting.
+    """Moves at most `limit` committed events with an id above `floor`. Moves none while another dispatcher is collecting.
 
-    Leaves those whose installation somebody keeps locked.
+    Events of installations whose row stays locked by another session are left in the outbox.
     """
-    # Should it be undone, the events are in the outbox again.
+    # Not durable: if a crash loses this transaction, the events are still in the outbox.
     return database.transact_around_locks(
         lambda connection, skip_locked: _collect(
             connection, database.dialect, limit, floor, settle_delay, skip_locked=skip_locked
@@ -45,7 +45,7 @@ def collect(database: Database, limit: int, floor: int = LOWEST_ID, settle_delay
 
 
 def collect_installation(database: Database, installation_id: str, limit: int) -> Collected:
-    """Moves up to `limit` committed events of one installation, once no other dispatcher is collecting."""
+    """Moves at most `limit` committed events of one installation. Waits until no other dispatcher is collecting."""
 
     def step(connection: Connection) -> Collected:
         connection.execute(sa.select(collector).with_for_update())
@@ -94,7 +94,7 @@ def _collect(
 
 
 def _exclude_others(connection: Connection, dialect: Dialect) -> datetime | None:
-    """The database's clock once the collector's row is ours; None while it is another's."""
+    """Locks the collector's row and returns the database's time; None if another dispatcher has it locked."""
     now: datetime | None = connection.execute(_lock_collector(dialect)).scalar()
     if now is None and connection.execute(sa.select(collector)).first() is None:
         connection.execute(sa.insert(collector).values(id=1))  # the partner's own migrations created an empty table
@@ -109,7 +109,7 @@ def _lock_collector(dialect: Dialect) -> Executable:
 
 @cache
 def committed(dialect: Dialect) -> Select[Any]:
-    """The first `:limit` rows of the outbox above `:floor`, read such that no value in them makes the statement fail."""
+    """Selects the first `:limit` outbox rows above `:floor`, in a form in which no malformed value can make the statement fail."""
     return (
         sa.select(
             outbox.c.id,
@@ -128,14 +128,12 @@ def committed(dialect: Dialect) -> Select[Any]:
 
 
 def _leave_locked(connection: Connection, dialect: Dialect, rows: Sequence[Row[Any]], now: datetime) -> list[Row[Any]]:
-    """Locks the rows of the events' installations; the events remain for which that is possible, or whose installation is new."""
+    """Locks the events' installations without waiting. Returns the events whose installation was locked here or is new."""
     ids = sorted({change.subject.installation_id for change in group(rows, now)[0]})
-    asked = dialect.encode([{"installation_id": id_} for id_ in ids])
-    locked = set(
-        connection.execute(_known(dialect).with_for_update(of=installation, skip_locked=True), asked).scalars()
-    )
-    others = set(connection.execute(_known(dialect), asked).scalars()) - locked if len(locked) < len(ids) else set()
-    left = others | {id_.encode() for id_ in others}  # as a dialect may have read them
+    keys = dialect.encode([{"installation_id": id_} for id_ in ids])
+    locked = set(connection.execute(_known(dialect).with_for_update(of=installation, skip_locked=True), keys).scalars())
+    others = set(connection.execute(_known(dialect), keys).scalars()) - locked if len(locked) < len(ids) else set()
+    left = others | {id_.encode() for id_ in others}  # some dialects read ids as bytes
     return [row for row in rows if row.installation_id not in left]
 
 
@@ -154,10 +152,12 @@ def _known(dialect: Dialect) -> Select[Any]:
 def _mark_due(
     connection: Connection, dialect: Dialect, changes: Sequence[Changes], now: datetime, settle_delay: timedelta
 ) -> None:
-    """First the installations: whoever gives a lease back waits here, and then sees the deliveries."""
+    """Makes the installations due. This must come before the deliveries are written: a settlement that gives back a lease waits for
+    this lock, and then sees the deliveries.
+    """
     ids = sorted({change.subject.installation_id for change in changes})
     rows = [{"installation_id": id_, "due_at": now + settle_delay} for id_ in ids]
-    connection.execute(_upsert_installations(dialect), {**dialect.encode(rows), "latest": now + CLOCK_SKEW})
+    connection.execute(_upsert_installations(dialect), {**dialect.encode(rows), "latest": now + MAX_CLOCK_SKEW})
 
 
 @cache
@@ -167,7 +167,7 @@ def _upsert_installations(dialect: Dialect) -> Executable:
 
     def mark(new: Any) -> dict[str, ColumnElement[Any]]:
         clock_was_set_back = old.last_delivered_at > sa.bindparam("latest", type_=Timestamp())
-        # Not before its pause or its next slot in the rate window, or each event would wake a claim that can do nothing.
+        # Not before the pause ends or the rate window has a free slot, or each event would wake a claim that can do nothing.
         allowed = dialect.latest(
             new.due_at,
             sa.func.coalesce(old.paused_until, new.due_at),
@@ -180,7 +180,7 @@ def _upsert_installations(dialect: Dialect) -> Executable:
 
 
 def draw_version() -> str:
-    """Returns the version of the rows that one collection touches: at random, because nothing else is new after a failover."""
+    """Returns the version for the rows that one collection touches. It is random because after a failover counts and ids repeat."""
     return str(uuid.uuid4())
 
 
@@ -209,7 +209,7 @@ def _add_to_deliveries(
     ]
     rows.sort(key=lambda row: str(row["subject_key"]))
     connection.execute(
-        _upsert_deliveries(dialect), {**dialect.encode(rows), "settled_before": now - SETTLE_CAP * settle_delay}
+        _upsert_deliveries(dialect), {**dialect.encode(rows), "settled_before": now - MAX_SETTLE_DELAYS * settle_delay}
     )
 
 
@@ -233,7 +233,7 @@ def _upsert_deliveries(dialect: Dialect) -> Executable:
             "product_id": sa.func.coalesce(new.product_id, old.product_id),
             "billing_plan_id": sa.func.coalesce(new.billing_plan_id, old.billing_plan_id),
             "traceparent": sa.func.coalesce(new.traceparent, old.traceparent),
-            # Backoff belongs to the subject, so a new event does not jump the queue. Else the settle delay begins anew, up to its cap.
+            # Backoff belongs to the subject, so a new event does not end it. Without backoff the settle delay restarts, up to its limit.
             "due_at": sa.case((keeps_its_time, old.due_at), else_=new.due_at),
         }
 

@@ -1,4 +1,4 @@
-"""Replay and discard: the dead letters that an operator resolves, in short transactions of one chunk each."""
+"""Replay and discard: resolve dead letters for an operator, in short transactions of one chunk each."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,30 +19,31 @@ from dispatcher.store.records import CHUNK_ROWS, Progress
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which dead letters: those that meet every condition that is given. `since`: died then or later."""
+    """Selects the dead letters that meet every given condition."""
 
     ids: Sequence[int] = ()
     installation_id: str | None = None
     resource_id: str | None = None
     reason: DeadLetterReason | None = None
     since: datetime | None = None
+    """Died at this time or later."""
 
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
-        """The same in SQL."""
+        """The conditions in SQL."""
         columns = dead_letter.c
-        found: list[ColumnElement[bool]] = []
+        conditions: list[ColumnElement[bool]] = []
         if self.ids:
-            found.append(columns.id.in_(self.ids))
+            conditions.append(columns.id.in_(self.ids))
         if self.installation_id is not None:
-            found.append(is_exactly(columns.installation_id, self.installation_id))
+            conditions.append(is_exactly(columns.installation_id, self.installation_id))
         if self.resource_id is not None:
-            found.append(is_exactly(columns.resource_id, self.resource_id))
+            conditions.append(is_exactly(columns.resource_id, self.resource_id))
         if self.reason is not None:
-            found.append(columns.reason == self.reason)
+            conditions.append(columns.reason == self.reason)
         if self.since is not None:
-            found.append(columns.died_at >= self.since)
-        return found
+            conditions.append(columns.died_at >= self.since)
+        return conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +55,16 @@ class Signature:
 
 
 def is_unresolved() -> ColumnElement[bool]:
-    """Whether a dead letter still waits for a person, in SQL."""
+    """Returns the SQL condition for unresolved dead letters."""
     return dead_letter.c.resolved_at.is_(None)
 
 
 def replay(
     database: Database, wanted: Filter, until: int, signature: Signature, progress: Progress, chunk: int = CHUNK_ROWS
 ) -> int:
-    """Publishes their subjects again and resolves them, up to the id `until`; returns how many. Malformed ones stay.
+    """Publishes the subjects of the dead letters up to the id `until` again and resolves these; returns their number.
 
-    Any number of these at once replay a dead letter once. `progress` is told how many are done so far.
+    Malformed ones stay. Concurrent replays publish each dead letter only once. `progress` gets the number done so far.
     """
     step = partial(_replay, wanted=wanted, until=until, signature=signature, chunk=chunk)
     return _in_chunks(database, step, progress)
@@ -72,7 +73,7 @@ def replay(
 def discard(
     database: Database, wanted: Filter, until: int, signature: Signature, progress: Progress, chunk: int = CHUNK_ROWS
 ) -> int:
-    """Resolves them without sending anything; otherwise as `replay`, and malformed ones too."""
+    """Resolves the dead letters, malformed ones included, without sending anything. Otherwise works like `replay`."""
     step = partial(_discard, wanted=wanted, until=until, signature=signature, chunk=chunk)
     return _in_chunks(database, step, progress)
 
@@ -121,7 +122,7 @@ def _lock(wanted: Filter, after: int, until: int, chunk: int) -> Select[Any]:
 
 
 def _events(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, str | None]]:
-    """What is to be announced again, without the values that newer ones have overtaken: an old one must not come last."""
+    """Returns the outbox rows to write, without values that a newer event has overtaken: an old value must not arrive last."""
     overtaken = {name: _overtaken(connection, rows, name) for name in _CARRIED}
     return [
         {name: None if row.id in overtaken.get(name, ()) else getattr(row, name) for name in _EVENT} for row in rows
@@ -129,7 +130,7 @@ def _events(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, 
 
 
 def _overtaken(connection: Connection, rows: Sequence[Row[Any]], name: str) -> set[int]:
-    """Those whose value in this column a newer one has overtaken that still waits, or died too."""
+    """Returns the ids of the dead letters whose value in this column is superseded by a newer one that is waiting or dead too."""
     carrying = [row for row in rows if getattr(row, name) is not None]
     if not carrying:
         return set()
@@ -149,18 +150,18 @@ def _overtaken(connection: Connection, rows: Sequence[Row[Any]], name: str) -> s
 
 
 def _waiting(connection: Connection, rows: Sequence[Row[Any]], name: str) -> set[tuple[str, str | None]]:
-    """The installations and resources of these rows for which an event with a value in this column waits."""
+    """Returns those (installation, resource) pairs of the rows for which an event with a value in this column is waiting."""
     ids, resources = {row.installation_id for row in rows}, {row.resource_id for row in rows} - {None}
-    found: set[tuple[str, str | None]] = set()
-    for table in (outbox, delivery):  # in the order of an event's way
+    waiting: set[tuple[str, str | None]] = set()
+    for table in (outbox, delivery):  # in this order an event that is collected in between is not missed
         columns = table.c
         same_resource = sa.or_(columns.resource_id.is_(None), columns.resource_id.in_(resources))
         carrying = (columns.installation_id.in_(ids), same_resource, columns[name].is_not(None))
-        found |= {
+        waiting |= {
             (row[0], row[1])
             for row in connection.execute(sa.select(columns.installation_id, columns.resource_id).where(*carrying))
         }
-    return found
+    return waiting
 
 
 def _resolve(
@@ -170,7 +171,7 @@ def _resolve(
         return []
     now = connection.execute(sa.select(dialect.clock())).scalar_one()
     columns = dead_letter.c
-    told = {"resolved_at": now, "resolution": resolution, "resolved_by": signature.by, "note": signature.note}
-    update = dialect.update(dead_letter, [columns.id], [columns[name] for name in told])
-    connection.execute(update, dialect.encode([{"id": row.id, **told} for row in rows]))
+    fields = {"resolved_at": now, "resolution": resolution, "resolved_by": signature.by, "note": signature.note}
+    update = dialect.update(dead_letter, [columns.id], [columns[name] for name in fields])
+    connection.execute(update, dialect.encode([{"id": row.id, **fields} for row in rows]))
     return [row.id for row in rows]

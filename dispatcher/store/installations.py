@@ -1,4 +1,4 @@
-"""Pause, resume and purge: an installation that an operator stops, lets go on, or empties."""
+"""Pause, resume and purge: stop, restart or empty one installation for an operator."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -17,13 +17,13 @@ from dispatcher.store.collection import collect_installation
 from dispatcher.store.records import CHUNK_ROWS, READ, Delivery, Progress
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
-"""How long an operator's pause lasts, unless it is ended."""
+"""The end of an operator's pause, which lasts until `resume`."""
 
 
 def pause(database: Database, installation_id: str) -> bool:
-    """Sends nothing for it until `resume`; its events are kept. Whoever holds its lease stops at its next settlement.
+    """Pauses the installation until `resume`; its events are kept. The worker that holds its lease stops at the next settlement.
 
-    False if nothing is known of the installation, not even an event.
+    Returns False if the installation is unknown and has no event.
     """
 
     def step(connection: Connection) -> bool:
@@ -37,7 +37,10 @@ def pause(database: Database, installation_id: str) -> bool:
 
 
 def resume(database: Database, installation_id: str) -> bool:
-    """Ends its pause, whatever the reason: what waits is due at once. False if nothing is known of the installation."""
+    """Ends the installation's pause, whatever its reason: its waiting deliveries may be sent again.
+
+    Returns False if the installation is unknown and has no event.
+    """
 
     def step(connection: Connection) -> bool:
         row = _lock(connection, database.dialect, installation_id)
@@ -52,15 +55,15 @@ _NO_PAUSE = {"pause_reason": None, "paused_since": None, "paused_until": None}
 
 
 def _lock(connection: Connection, dialect: Dialect, installation_id: str) -> Row[Any] | None:
-    """Its row, which from now on is ours; made, if there are events of it that nobody has collected yet."""
-    found = connection.execute(_locked(dialect, installation_id)).one_or_none()
-    if found is None and _has_events(connection, installation_id):
+    """Locks and returns the installation's row; inserts it first if the installation only has events that are not collected yet."""
+    row = connection.execute(_locked(dialect, installation_id)).one_or_none()
+    if row is None and _has_events(connection, installation_id):
         rows = dialect.rows(installation.c.installation_id)
-        # A collector may be inserting the same.
-        made = dialect.upsert(installation, sa.select(rows), lambda _: {"due_at": installation.c.due_at})
-        connection.execute(made, dialect.encode([{"installation_id": installation_id}]))
-        found = connection.execute(_locked(dialect, installation_id)).one()
-    return found
+        # An upsert, because a collector may be inserting the same row.
+        insert = dialect.upsert(installation, sa.select(rows), lambda _: {"due_at": installation.c.due_at})
+        connection.execute(insert, dialect.encode([{"installation_id": installation_id}]))
+        row = connection.execute(_locked(dialect, installation_id)).one()
+    return row
 
 
 def _locked(dialect: Dialect, installation_id: str) -> Select[Any]:
@@ -87,11 +90,11 @@ def _next_look(connection: Connection, row: Row[Any]) -> datetime | None:
 
 
 def purge(database: Database, installation_id: str, progress: Progress, chunk: int = CHUNK_ROWS) -> int:
-    """Buries everything that waits for it, also in the outbox, as `purged`; returns how many dead letters that made.
+    """Buries all waiting events and deliveries of the installation as `purged`; returns the number of dead letters created.
 
-    A pause that is not an operator's ends: there is nothing to probe any more. Requests that are in flight meanwhile end as they
-    would, and supersede nothing: a dead letter may hold a change that was committed after they began. `progress` is told how many
-    are buried so far.
+    A pause that no operator ordered ends, because there is nothing left to probe with. Requests in flight finish as usual but do not
+    supersede the new dead letters, which may hold changes committed after those requests began. `progress` gets the number buried
+    so far.
     """
     while collect_installation(database, installation_id, chunk).full:
         pass
@@ -104,16 +107,16 @@ def purge(database: Database, installation_id: str, progress: Progress, chunk: i
 
 
 def _bury(connection: Connection, dialect: Dialect, installation_id: str, chunk: int) -> int:
-    """The next chunk; once there is none, the installation is idle."""
+    """Buries the next chunk. If no delivery is left, makes the installation idle."""
     row = _lock(connection, dialect, installation_id)
     if row is None:
         return 0
     of_it = delivery.c.installation_id == installation_id
     columns = (delivery.c[name] for name in (*READ, "last_status", "last_error"))
-    found = connection.execute(sa.select(*columns).where(of_it).order_by(delivery.c.due_at).limit(chunk)).all()
+    waiting = connection.execute(sa.select(*columns).where(of_it).order_by(delivery.c.due_at).limit(chunk)).all()
     burials = [
         Burial(Delivery.of(one, row.now), DeadLetterReason.PURGED, one.attempts, one.last_status, one.last_error)
-        for one in found
+        for one in waiting
     ]
     if burials:
         return bury(connection, dialect, burials, row.now)

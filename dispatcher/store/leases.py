@@ -1,4 +1,4 @@
-"""claim: the installations that have waited longest come under our lease, and with them their deliveries that are due."""
+"""claim: leases the installations that have waited longest and reads their due deliveries; pull and renew keep the leases."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from dispatcher.store.records import READ, Claimed, Delivery, Leased, Pulled
 from dispatcher.store.work import is_free_and_due
 
 LONG_AGO = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-LOCKED = (
+LOCKED_COLUMNS = (
     "installation_id",
     "due_at",
     "lease_token",
@@ -26,8 +26,8 @@ LOCKED = (
     "paused_since",
     "last_delivered_at",
 )
-"""What is read of an installation that is ours, besides the time."""
-CLAIMED = (
+"""Columns read when an installation under our lease is locked; the database's time comes with them."""
+CLAIMED_COLUMNS = (
     "installation_id",
     "lease_token",
     "rate_window",
@@ -37,9 +37,9 @@ CLAIMED = (
     "pause_reason",
     "paused_since",
 )
-"""What a claim reads of an installation, besides the time."""
-FEWEST = 8
-"""Deliveries of each installation that a claim reads at least, however many installations there are."""
+"""Columns that a claim reads of an installation; the database's time comes with them."""
+MIN_DELIVERIES = 8
+"""A claim reads at least this many deliveries per installation, however many installations there are."""
 
 
 def claim(
@@ -52,10 +52,11 @@ def claim(
     suspects: int,
     due_floor: datetime = LONG_AGO,
 ) -> Claimed:
-    """Leases up to `installations` that are due and free, with about `deliveries` of their deliveries altogether.
+    """Leases at most `installations` that are due and free, and reads about `deliveries` of their deliveries in total.
 
-    A lease that has expired is taken over with none of its deliveries: one of them may have ended its worker. So the next `suspects`
-    of that installation, as many as may have been in flight, are read one at a time: see `pull_suspects`.
+    A claim that takes over an expired lease reads none of its deliveries, because one of them may have crashed the previous worker.
+    The next `suspects` deliveries of that installation (as many as may have been in flight) are read one at a time: see
+    `pull_suspects`.
     """
     token = str(uuid.uuid4())
 
@@ -67,22 +68,22 @@ def claim(
         under_suspicion = {row.installation_id: row.suspects if row.lease_token is None else suspects for row in rows}
         _lease(connection, dialect, rows, token, lease, leased_by, under_suspicion)
         ids = [installation_id for installation_id, number in under_suspicion.items() if not number]
-        found = first_due(connection, dialect, ids, fair_share(deliveries, len(rows)), rows[0].now)
-        leased = (_leased(row, token, found, under_suspicion[row.installation_id]) for row in rows)
+        due = first_due(connection, dialect, ids, fair_share(deliveries, len(rows)), rows[0].now)
+        leased = (_leased(row, token, due, under_suspicion[row.installation_id]) for row in rows)
         return Claimed(rows[0].now, tuple(leased), len(rows) == installations)
 
-    return database.transact(step, durable=False)  # undone, it is as if the lease had expired
+    return database.transact(step, durable=False)  # losing this write in a crash is the same as the lease expiring
 
 
 def fair_share(deliveries: int, installations: int) -> int:
-    """How many deliveries of each installation are read, when so many are wanted altogether."""
-    return max(FEWEST, deliveries // max(1, installations))
+    """Returns how many deliveries to read per installation when `deliveries` are wanted in total."""
+    return max(MIN_DELIVERIES, deliveries // max(1, installations))
 
 
-def pull(database: Database, leases: dict[str, str], most: int, lease: timedelta) -> Pulled:
-    """Renews the leases (installation → token) and reads up to `most` due deliveries of each.
+def pull(database: Database, leases: dict[str, str], limit: int, lease: timedelta) -> Pulled:
+    """Renews the leases (installation → token) and reads at most `limit` due deliveries of each installation.
 
-    An installation that the answer does not name is no longer ours.
+    An installation that is missing from the result is no longer under our lease.
     """
 
     def step(connection: Connection, skip_locked: bool) -> Pulled:
@@ -90,26 +91,26 @@ def pull(database: Database, leases: dict[str, str], most: int, lease: timedelta
         if not ours:
             return Pulled({}, locked)
         ids = [row.installation_id for row in ours]
-        found = first_due(connection, database.dialect, ids, most, ours[0].now)
-        return Pulled({installation_id: found.get(installation_id, []) for installation_id in ids}, locked)
+        due = first_due(connection, database.dialect, ids, limit, ours[0].now)
+        return Pulled({installation_id: due.get(installation_id, []) for installation_id in ids}, locked)
 
-    return database.transact_around_locks(step, durable=False)  # undone, it is as if the lease had expired
+    return database.transact_around_locks(step, durable=False)  # losing it in a crash is the same as the lease expiring
 
 
 def renew(database: Database, leases: dict[str, str], lease: timedelta) -> Pulled:
-    """Renews the leases (installation → token), and reads no delivery."""
+    """Renews the leases (installation → token) and reads no deliveries."""
 
     def step(connection: Connection, skip_locked: bool) -> Pulled:
         ours, locked = renew_ours(connection, database.dialect, leases, lease, skip_locked=skip_locked)
         return Pulled({row.installation_id: [] for row in ours}, locked)
 
-    return database.transact_around_locks(step, durable=False)  # undone, it is as if the lease had expired
+    return database.transact_around_locks(step, durable=False)  # losing it in a crash is the same as the lease expiring
 
 
 def renew_ours(
     connection: Connection, dialect: Dialect, leases: dict[str, str], lease: timedelta, *, skip_locked: bool
 ) -> tuple[Sequence[Row[Any]], frozenset[str]]:
-    """Renews the leases that are still ours, in the caller's transaction. Returns what `lock_ours` does."""
+    """Renews the leases that are still ours, in the caller's transaction. Returns the same values as `lock_ours`."""
     ours, locked = lock_ours(connection, dialect, leases, skip_locked=skip_locked)
     if ours:
         renewed = [{"installation_id": row.installation_id, "leased_until": row.now + lease} for row in ours]
@@ -120,7 +121,7 @@ def renew_ours(
 @cache
 def _lock(dialect: Dialect) -> Executable:
     return (
-        sa.select(*(installation.c[name] for name in CLAIMED), dialect.clock().label("now"))
+        sa.select(*(installation.c[name] for name in CLAIMED_COLUMNS), dialect.clock().label("now"))
         .where(*is_free_and_due(dialect))
         .order_by(installation.c.due_at)
         .limit(sa.bindparam("limit"))
@@ -133,15 +134,16 @@ def lock_ours(
 ) -> tuple[Sequence[Row[Any]], frozenset[str]]:
     """Locks, in key order, the installations that are still under these leases (installation → token), and returns their rows.
 
-    `skip_locked`: without waiting for another's lock; the installations that are ours all the same are returned too.
+    With `skip_locked` it does not wait for locked rows; the second value then holds the installations that are still under our lease
+    but locked by another session.
     """
     tokens = [{"installation_id": id_, "lease_token": token} for id_, token in sorted(leases.items())]
-    asked = dialect.encode(tokens)  # MySQL locks in this order, whatever ORDER BY says
-    ours = connection.execute(_locking(_ours(dialect), skip_locked), asked).all()
+    keys = dialect.encode(tokens)  # MySQL locks in the order of these keys, regardless of ORDER BY
+    ours = connection.execute(_locking(_ours(dialect), skip_locked), keys).all()
     if not skip_locked or len(ours) == len(tokens):
         return ours, frozenset()
-    found = {row.installation_id for row in connection.execute(_ours(dialect), asked)}
-    return ours, frozenset(found - {row.installation_id for row in ours})
+    still_ours = {row.installation_id for row in connection.execute(_ours(dialect), keys)}
+    return ours, frozenset(still_ours - {row.installation_id for row in ours})
 
 
 @cache
@@ -156,7 +158,7 @@ def _ours(dialect: Dialect) -> Select[Any]:
         installation.c.installation_id == rows.c.installation_id, installation.c.lease_token == rows.c.lease_token
     )
     return (
-        sa.select(*(installation.c[name] for name in LOCKED), dialect.clock().label("now"))
+        sa.select(*(installation.c[name] for name in LOCKED_COLUMNS), dialect.clock().label("now"))
         .select_from(rows.join(installation, ours))
         .order_by(installation.c.installation_id)
         .prefix_with("STRAIGHT_JOIN", dialect="mysql")
@@ -198,22 +200,22 @@ def _renew(dialect: Dialect) -> Executable:
 
 
 def first_due(
-    connection: Connection, dialect: Dialect, ids: Sequence[str], most: int, now: datetime
+    connection: Connection, dialect: Dialect, ids: Sequence[str], limit: int, now: datetime
 ) -> dict[str, list[Delivery]]:
-    """Returns up to `most` deliveries of each of these installations, those that have been due longest."""
-    found: dict[str, list[Delivery]] = {}
+    """Returns the deliveries of these installations that have been due longest, at most `limit` per installation."""
+    due: dict[str, list[Delivery]] = {}
     if ids:
         statement = dialect.first_due(delivery, READ, len(ids))
-        for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "limit": most}).all():
-            found.setdefault(row.installation_id, []).append(Delivery.of(row, now))
-    return found
+        for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "limit": limit}).all():
+            due.setdefault(row.installation_id, []).append(Delivery.of(row, now))
+    return due
 
 
-def _leased(row: Row[Any], token: str, found: dict[str, list[Delivery]], suspects: int) -> Leased:
+def _leased(row: Row[Any], token: str, due: dict[str, list[Delivery]], suspects: int) -> Leased:
     return Leased(
         row.installation_id,
         token,
-        tuple(found.get(row.installation_id, ())),
+        tuple(due.get(row.installation_id, ())),
         row.rate_window,
         row.failures,
         row.faults,

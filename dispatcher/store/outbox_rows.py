@@ -1,4 +1,4 @@
-"""Decodes outbox rows, which partners write by any means, one by one: a bad one is bad alone."""
+"""Decodes outbox rows one at a time: partners write them by any means, and one malformed row must not fail the batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dispatcher.outbox.events import (
     subject_of,
 )
 
-LENGTHS = {
+MAX_LENGTHS = {
     "installation_id": INSTALLATION_ID_LENGTH,
     "type": 32,
     "resource_id": PARTNER_ID_LENGTH,
@@ -24,9 +24,9 @@ LENGTHS = {
     "billing_plan_id": PARTNER_ID_LENGTH,
 }
 Raw = str | bytes | None
-"""What a dialect's `raw` gives for any value."""
-LONGEST = 4 * PARTNER_ID_LENGTH
-"""Bytes of the longest text that any column may hold; what is longer was cut, maybe within a character."""
+"""A value as the dialect's `raw` reads it."""
+MAX_TEXT_BYTES = 4 * PARTNER_ID_LENGTH
+"""Bytes of the longest text that any column may hold. The database cuts longer values, possibly within a character."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Changes:
     traceparent: str | None = None
 
     def add(self, event_id: int, product_id: str | None, billing_plan_id: str | None, traceparent: str | None) -> None:
-        """One more event; they come in the order of their ids, so the newest value is the last that is given."""
+        """Adds one event. Events must be added in the order of their ids, because the last given value wins."""
         self.events += 1
         self.last_event_id = event_id
         self.product_id = product_id or self.product_id
@@ -54,24 +54,24 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """An outbox row that can never be a request."""
+    """An outbox row that can never become a request."""
 
     event_id: int
     values: dict[str, str | None]
-    """The row as far as it can be shown: printable, and cut to the columns' lengths."""
+    """The row's values in printable form, cut to the lengths of their columns."""
     created_at: datetime
     why: str
 
 
 def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malformed]]:
-    """The rows, which come in the order of their ids, by subject; and those that can never be a request."""
+    """Groups the rows, which must be in the order of their ids, by subject. Returns the malformed rows separately."""
     changes: dict[str, Changes] = {}
     known: dict[tuple[Raw, ...], tuple[Changes, str | None, str | None]] = {}
     malformed = []
     for row in rows:
         raw = tuple(row[1:6])
-        found = known.get(raw)
-        if found is None:
+        entry = known.get(raw)
+        if entry is None:
             try:
                 texts = [_text(value) for value in raw]
                 subject = subject_of(parse_event(*texts))
@@ -80,8 +80,8 @@ def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malfo
                 continue
             key = subject.key
             change = changes.setdefault(key, Changes(key, subject, row.id, instant(row.created_at, now)))
-            known[raw] = found = change, texts[3], texts[4]
-        change, product_id, billing_plan_id = found
+            known[raw] = entry = change, texts[3], texts[4]
+        change, product_id, billing_plan_id = entry
         change.add(row.id, product_id, billing_plan_id, _traceparent(row.traceparent))
     return list(changes.values()), malformed
 
@@ -89,7 +89,7 @@ def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malfo
 def _text(value: Raw) -> str | None:
     if not isinstance(value, bytes):
         return value
-    if len(value) > LONGEST:
+    if len(value) > MAX_TEXT_BYTES:
         raise ValueError(f"a text of at most {PARTNER_ID_LENGTH} characters was expected")
     return value.decode()
 
@@ -103,7 +103,7 @@ def _traceparent(value: Raw) -> str | None:
 
 
 def instant(value: Raw, now: datetime) -> datetime:
-    """When the event was written by the database's clock; now, where the row says nothing that can be believed."""
+    """Returns the time at which the event was written, by the database's clock; `now` if the value is malformed or in the future."""
     try:
         parsed = datetime.fromisoformat(_text(value) or "")
         return min(parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC), now)
@@ -112,7 +112,7 @@ def instant(value: Raw, now: datetime) -> datetime:
 
 
 def _malformed(event_id: int, raw: tuple[Raw, ...], created_at: datetime, error: ValueError) -> Malformed:
-    values = {name: _shown(value, length) for (name, length), value in zip(LENGTHS.items(), raw, strict=True)}
+    values = {name: _shown(value, length) for (name, length), value in zip(MAX_LENGTHS.items(), raw, strict=True)}
     return Malformed(event_id, values, created_at, _why(error))
 
 

@@ -1,4 +1,4 @@
-"""What the store and the worker hand to each other."""
+"""The values that the store and the worker pass to each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,15 +12,13 @@ from dispatcher.policy.decision import Action, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 
 CHUNK_ROWS = 500
-"""How many rows a step locks at most that works through a whole table: replay, purge, prune."""
+"""Replay, purge and prune, which may work through a whole table, lock at most this many rows at a time."""
 Progress = Callable[[int], None]
 """Called after each chunk with the number of rows done so far."""
 VERSION = ("subject_key", "version")
-"""What a settlement must still find: the row as the last collection left it. Each collection draws a version of its own, because
-counts, ids and times repeat once an asynchronous replica has been promoted.
+"""A settlement only changes a row that still has these values, that is, one that no collection has changed since. Each collection draws
+a new random version, because counts, ids and times repeat after an asynchronous replica has been promoted.
 """
-
-
 ANNOUNCED = (
     "subject_key",
     "installation_id",
@@ -33,9 +31,9 @@ ANNOUNCED = (
     "last_event_id",
     "first_created_at",
 )
-"""The columns of `vercel_delivery` that say what is announced."""
+"""The columns of `vercel_delivery` that identify what to announce; a dead letter copies them."""
 READ = (*ANNOUNCED, "version", "attempts", "traceparent", "gone", "visible_at")
-"""Those that a request is planned with, in the order in which `Delivery.of` expects them."""
+"""The columns read to plan a request, in the order that `Delivery.of` expects."""
 
 
 class Delivery(NamedTuple):
@@ -53,43 +51,45 @@ class Delivery(NamedTuple):
     attempts: int
     traceparent: str | None
     gone: int = 0
-    """Answers 404 or 410, of the attempts."""
+    """How many of the attempts were answered with 404 or 410."""
     early: bool = False
-    """Whether its request may begin before its newest event is visible everywhere: then another one must follow."""
+    """Whether its request may begin before its newest event is visible everywhere. If so, another request must follow."""
 
     @classmethod
     def of(cls, row: Row[Any], now: datetime) -> "Delivery":
-        """From a row that begins with the columns of `READ`; `now` is no later than when it was read."""
+        """Creates it from a row that begins with the columns of `READ`. `now` must not be later than the time of reading."""
         key, installation_id, type_, resource_id, *others, visible_at = row[: len(READ)]
         values = (*others, visible_at > now)
         return cls(key, Subject(installation_id, type_, resource_id), *values)
 
     @property
     def guard(self) -> dict[str, str]:
-        """The values of `VERSION`."""
+        """The values of the `VERSION` columns."""
         return {"subject_key": self.subject_key, "version": self.version}
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What one collection moved. `full`: more may wait. `last_event_id`: of what it read, 0 if that was nothing. `left`: events that
-    stay in the outbox while somebody keeps their installation locked. `skipped`: another dispatcher was collecting, so this one has
-    seen nothing of the outbox.
-    """
+    """The result of one collection."""
 
     events: int = 0
+    """Events moved, malformed ones included."""
     subject_keys: frozenset[str] = frozenset()
     installation_ids: frozenset[str] = frozenset()
     malformed: int = 0
     last_event_id: int = 0
+    """Id of the last event read; 0 if none was read."""
     left: int = 0
+    """Events left in the outbox because another session has their installation locked."""
     full: bool = False
+    """Whether the limit was reached, so more events may be waiting."""
     skipped: bool = False
+    """Whether another dispatcher was collecting, so the outbox was not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """An installation under our lease, as its row was at the claim."""
+    """An installation under our lease, with the values of its row at the claim."""
 
     installation_id: str
     token: str
@@ -98,40 +98,46 @@ class Leased:
     failures: int
     faults: int
     suspects: int
-    """Deliveries that are still to be read one at a time, because one of them may have ended a worker."""
+    """How many deliveries must still be read one at a time, because one of them may have crashed a worker."""
     pause_reason: str | None
     paused_for: timedelta | None
-    """How long it has been paused for this reason; None if it isn't."""
+    """How long the installation has been paused for this reason; None if it is not paused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What one claim leased. `at` is the database's clock. `full`: more may be due."""
+    """The result of one claim."""
 
     at: datetime
+    """The database's time."""
     leased: tuple[Leased, ...] = ()
     full: bool = False
+    """Whether the limit was reached, so more installations may be due."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """Deliveries that may end their worker, at most one of an installation; in the database each has used up an attempt more than it
-    says itself. `ours`: the installations whose lease was renewed; `due`: those of them for which anything was due. `locked`: somebody
-    keeps their rows locked, so nothing was done. `buried`: deliveries that ended their worker each time, and are dead letters now.
-    """
+    """The result of `pull_suspects`."""
 
     ours: frozenset[str] = frozenset()
+    """Installations whose lease was renewed."""
     locked: frozenset[str] = frozenset()
+    """Installations skipped because another session has their rows locked."""
     due: frozenset[str] = frozenset()
+    """Those of `ours` that had a due delivery."""
     deliveries: tuple[Delivery, ...] = ()
+    """At most one per installation; any of them may crash its worker. Their rows already count one attempt more than `attempts`."""
     buried: int = 0
+    """Deliveries that repeatedly crashed their worker and are now dead letters."""
 
 
 class Pulled(NamedTuple):
-    """What a pull read of each installation whose lease it renewed. `locked`: somebody keeps their rows locked, so nothing was done."""
+    """The result of a pull."""
 
     deliveries: dict[str, list[Delivery]]
+    """The deliveries read of each installation whose lease was renewed."""
     locked: frozenset[str] = frozenset()
+    """Installations skipped because another session has their rows locked."""
 
 
 _USES_UP = frozenset({Action.RETRY, Action.BURY})
@@ -139,44 +145,41 @@ _USES_UP = frozenset({Action.RETRY, Action.BURY})
 
 @dataclass(slots=True)
 class Answer:
-    """A request that came to an outcome, and what was decided. `answered_at`: when, by the worker's monotonic clock;
-    `age`: how many seconds ago that is, which whoever settles it says."""
+    """The outcome of a request and the decision on it."""
 
     delivery: Delivery
     token: str
     outcome: Outcome
     decision: Decision
     age: float = 0.0
+    """Seconds from the answer to its settlement; set when it is settled."""
     answered_at: float = 0.0
+    """Time of the answer by the worker's monotonic clock."""
 
     @property
     def attempts_after(self) -> int:
-        """Attempts used up once this answer is settled; waiting for the rate or a credential uses up none."""
+        """Attempts used up once this answer is settled; waiting for the rate limit or a credential uses up none."""
         uses_one_up = self.decision.action in _USES_UP and not self.decision.spares_attempt
         return self.delivery.attempts + uses_one_up
 
     @property
     def gone_after(self) -> int:
-        """Answers 404 or 410 once this one is settled."""
+        """How many attempts were answered with 404 or 410 once this answer is settled."""
         return self.delivery.gone + (self.outcome.kind is OutcomeKind.GONE)
 
     def began_at(self, now: datetime) -> datetime:
-        """When its request began, about."""
+        """Returns the approximate time at which the request began."""
         return now - timedelta(seconds=self.age + self.outcome.duration)
 
     def due_after(self, now: datetime) -> datetime:
-        """When the delivery is due again, should it stay. Where its installation waits, the delivery itself needn't."""
+        """Returns when the delivery is due again if it is not removed. Throttles and pauses delay the installation, not the delivery."""
         delay = self.decision.delay if self.decision.action is Action.RETRY else 0.0
         return now + timedelta(seconds=delay)
 
 
 @dataclass(slots=True)
 class InstallationState:
-    """What an installation's row shall say after a settlement. `throttled_for` in seconds; `release`: give the lease back.
-
-    `as_written`: the row says all this already, and its lease has long to go. Then it is left alone, its time of the last delivery
-    too: each version of a row that is written makes every look for it slower until the database has cleaned up.
-    """
+    """The state to write to an installation's row at a settlement."""
 
     installation_id: str
     token: str
@@ -185,20 +188,23 @@ class InstallationState:
     faults: int = 0
     suspects: int = 0
     throttled_for: float = 0.0
+    """In seconds."""
     release: bool = False
+    """Whether to give the lease back."""
     as_written: bool = field(default=False, compare=False)
+    """Whether the row already has these values and its lease is still long. Then the row is not written, not even the time of the last
+    delivery: each new row version slows down every look-up of the row until the database has cleaned up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a settlement changed. `lost`: installations whose lease was no longer ours, so that nothing of theirs was written.
-
-    `paused`: those that an operator has paused meanwhile: nothing more may be sent for them. `locked`: those whose row somebody keeps
-    locked, so that nothing of theirs was written yet.
-    """
+    """The result of a settlement."""
 
     lost: frozenset[str] = frozenset()
+    """Installations that are no longer under our lease; nothing was written for them."""
     buried: int = 0
     superseded: int = 0
     paused: frozenset[str] = frozenset()
+    """Installations that an operator has paused in the meantime; nothing more may be sent for them."""
     locked: frozenset[str] = frozenset()
+    """Installations whose row is locked by another session; nothing was written for them yet."""

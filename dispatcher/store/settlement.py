@@ -1,9 +1,9 @@
-"""settle: what the answers mean for the deliveries, and what remains to be done for their installations, in one transaction.
+"""settle: writes the effect of the answers on their deliveries and installations, in one transaction.
 
-Three guards make it safe. Nothing is written under a lease that is no longer ours (the token). A delivery is deleted only if no
-event was collected since its request started (the version). Whether an installation is still due is read only after its
-row is locked, in a statement of its own (the lock). With a settle delay, a request that began before its newest event was visible
-everywhere (early) is followed by another.
+Three guards make it safe. The token: nothing is written under a lease that is no longer ours. The version: a delivery is deleted only if
+no event was collected since its request started. The lock: whether an installation is still due is read in a separate statement, after
+its row has been locked. With a settle delay, a request that began before its newest event was visible everywhere (`early`) is followed
+by another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from dispatcher.store.leases import lock_ours
 from dispatcher.store.records import VERSION, Answer, InstallationState, Settled
 
 Rows = Mapping[str, Row[Any]]
-# Not REFRESH: another answer for the same delivery follows it.
+# REFRESH is missing because another answer for the same delivery follows it.
 _PUT_OFF = {Action.RETRY, Action.THROTTLE, Action.PAUSE, Action.BURY}
 
 
@@ -36,9 +36,9 @@ def settle(
     *,
     failures_only: bool = False,
 ) -> Settled:
-    """Writes what became of the answers' deliveries and the state of their installations: the lease is renewed or given back.
+    """Writes the results of the answers to their deliveries, and the states of the installations; renews or gives back their leases.
 
-    `states` names every installation of the answers. `failures_only`: leave requests that succeeded out of the log of attempts.
+    `states` must cover every installation of the answers. With `failures_only`, requests that succeeded are not logged as attempts.
     """
 
     def step(connection: Connection, skip_locked: bool) -> Settled:
@@ -77,12 +77,12 @@ def _delete_delivered(
     connection: Connection, dialect: Dialect, delivered: Sequence[Answer], versions: Mapping[str, str], now: datetime
 ) -> None:
     if delivered and connection.execute(_delete(dialect), versions).rowcount < len(delivered):
-        _begin_anew(connection, dialect, delivered, now)
+        _start_over(connection, dialect, delivered, now)
 
 
-def _begin_anew(connection: Connection, dialect: Dialect, concluded: Sequence[Answer], now: datetime) -> None:
-    """What a request concluded and is still there: more events were collected while it was in flight, or it was early. That has a
-    clean record, and is due when its newest event is visible.
+def _start_over(connection: Connection, dialect: Dialect, concluded: Sequence[Answer], now: datetime) -> None:
+    """Resets the deliveries that are still there although their request concluded: more events were collected while it was in flight,
+    or the request was early. Such a delivery starts over without attempts and is due when its newest event is visible.
     """
     clean = {"attempts": 0, "gone": 0, "last_status": None, "last_error": None}
     rows = [
@@ -124,7 +124,8 @@ def _put_off(connection: Connection, dialect: Dialect, failed: Sequence[Answer],
 @cache
 def _update(dialect: Dialect) -> Executable:
     names = ("attempts", "gone", "due_at", "last_status", "last_error")
-    # Not the version: a failure puts off the events that were collected during the request as well. But not those after a purge.
+    # Not by version: a failure also puts off the events that were collected during the request. By the first event's id, because events
+    # that came after a purge are not put off.
     on = [delivery.c.subject_key, delivery.c.first_event_id]
     return dialect.update(delivery, on, [delivery.c[name] for name in names])
 
@@ -139,15 +140,15 @@ def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now:
     ]
     buried = bury(connection, dialect, burials, now)
     if buried < len(burials):
-        _begin_anew(connection, dialect, dead, now)
+        _start_over(connection, dialect, dead, now)
     return buried
 
 
 def _supersede(connection: Connection, dialect: Dialect, delivered: Mapping[str, str], now: datetime) -> int:
-    """A dead letter of a subject that Vercel has now been told about matters no more.
+    """Resolves the dead letters of subjects that Vercel has now read; returns their number.
 
-    Only that of a delivery which is still as its request found it: else the dead letter may hold an event that was committed later,
-    as after a purge.
+    Only if the delivery is unchanged since its request was planned. Otherwise the dead letter may hold an event that was committed
+    later, for example after a purge.
     """
     ids = connection.execute(_unresolved(dialect), delivered).scalars().all()
     if ids:
@@ -165,7 +166,7 @@ def _unresolved(dialect: Dialect) -> Executable:
         sa.select(dead_letter.c.id)
         .where(dead_letter.c.subject_key.in_(keys), dead_letter.c.resolved_at.is_(None))
         .order_by(dead_letter.c.id)
-        .with_for_update(of=dead_letter)  # an operator may be resolving it
+        .with_for_update(of=dead_letter)  # an operator may be resolving the same dead letter
     )
 
 
@@ -193,24 +194,24 @@ def _write_states(
         id_, row = state.installation_id, ours[state.installation_id]
         if state.as_written and _goes_on(row):
             continue
-        said = _state(state, row, of_each.get(id_, []), first_due.get(id_))
+        fields = _fields(state, row, of_each.get(id_, []), first_due.get(id_))
         until = None if state.release else row.now + lease
         delivered_at = row.now if id_ in succeeded else row.last_delivered_at
-        rows.append({"installation_id": id_, **said, "leased_until": until, "last_delivered_at": delivered_at})
+        rows.append({"installation_id": id_, **fields, "leased_until": until, "last_delivered_at": delivered_at})
     if rows:
         connection.execute(_write(dialect), dialect.encode(rows))
 
 
-def _state(
+def _fields(
     state: InstallationState, row: Row[Any], answers: Sequence[Answer], first_due: datetime | None
 ) -> dict[str, Any]:
-    """What the installation's row shall say, besides the times of its lease and of the last delivery."""
+    """Returns the values to write to the installation's row, except the end of the lease and the time of the last delivery."""
     now = row.now
     reason, paused_until, paused_since = _pause(row, answers)
     throttled_until = now + timedelta(seconds=state.throttled_for) if state.throttled_for else None
-    # Should a lease that is kept expire, whoever takes it over keeps to the pause and the rate as well, but not to what an earlier
-    # settlement said of them: its row's due_at may stand for a pause that is over. Else it stays, and so does the index on it.
-    # One that is given back comes after those that have waited longer.
+    # If a kept lease expires, the next holder must respect the present pause and rate limit, but not those of an earlier settlement: the
+    # row's due_at may stem from a pause that is over, so it is capped at now. Otherwise it stays the same, so that the index on it need
+    # not change. A lease that is given back queues behind installations that have waited longer.
     first, earliest = (first_due, now) if state.release else (min(row.due_at or now, now), None)
     return {
         "due_at": _next_look(first, earliest, paused_until, throttled_until),
@@ -228,19 +229,19 @@ def _state(
 
 
 def _goes_on(row: Row[Any]) -> bool:
-    """Whether it is neither paused nor, should its lease expire, to be left alone."""
+    """Whether the installation is not paused and can be claimed at once if its lease expires."""
     return row.pause_reason is None and row.due_at is not None and row.due_at <= row.now
 
 
 @cache
 def _write(dialect: Dialect) -> Executable:
-    # Not `collections`: a collection that another node of a cluster makes at the same time must not go unnoticed.
+    # Not `collections`: writing it would hide a concurrent collection on another node of a cluster.
     key, *others = (column for column in installation.c if column.name != "collections")
     return dialect.update(installation, [key], others)
 
 
 def _pause(row: Row[Any], answers: Sequence[Answer]) -> tuple[str | None, datetime | None, datetime | None]:
-    """Reason, end and beginning of the pause after these answers. One that an operator ordered is the operator's to end."""
+    """Returns the reason, end and start of the pause after these answers. Only an operator ends an operator's pause."""
     reason, until, since = row.pause_reason, row.paused_until, row.paused_since
     if reason == PauseReason.OPERATOR:
         return reason, until, since
@@ -252,20 +253,20 @@ def _pause(row: Row[Any], answers: Sequence[Answer]) -> tuple[str | None, dateti
                 since = since if reason == answer.decision.reason else row.now
                 reason, until = answer.decision.reason, row.now + timedelta(seconds=answer.decision.delay)
             case _:
-                pass  # says nothing about the pause
+                pass  # does not affect the pause
     return reason, until, since
 
 
 def _next_look(first: datetime | None, *others: datetime | None) -> datetime | None:
-    """When to look at the installation again: at the last of these times. None: nothing waits."""
+    """Returns when to look at the installation again, which is the latest of these times; None if nothing is waiting."""
     return None if first is None else max(filter(None, (first, *others)))
 
 
 def _read_first_due(connection: Connection, dialect: Dialect, ids: Sequence[str]) -> dict[str, datetime | None]:
     if not ids:
         return {}
-    found = connection.execute(_first_due(dialect), dialect.encode([{"installation_id": id_} for id_ in ids]))
-    return {row.installation_id: row.first_due for row in found}
+    rows = connection.execute(_first_due(dialect), dialect.encode([{"installation_id": id_} for id_ in ids]))
+    return {row.installation_id: row.first_due for row in rows}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""mend, prune and check_writes: what runs now and then, in bounded chunks."""
+"""repair, prune and check_writes: periodic housekeeping, in bounded chunks."""
 
 from datetime import datetime, timedelta
 from functools import partial
@@ -13,13 +13,13 @@ from dispatcher.outbox.tables import attempt, collector, dead_letter, delivery, 
 from dispatcher.store.records import CHUNK_ROWS
 
 OVERDUE = timedelta(minutes=1)
-"""After this time a due delivery should long have been claimed."""
+"""A delivery that has been due for this long should have been claimed."""
 
 
-def mend(database: Database) -> int:
-    """Makes installations due whose deliveries are overdue although the installation says that nothing is. Returns how many.
+def repair(database: Database) -> int:
+    """Finds installations that have overdue deliveries but are not due themselves, and makes them due. Returns their number.
 
-    A net under the protocol: the count must stay 0.
+    This is a safety net under the protocol: the number must stay 0.
     """
     with database.read() as connection:
         now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
@@ -29,8 +29,8 @@ def mend(database: Database) -> int:
             .all()
         )
         orphans = connection.execute(_without_installation().limit(CHUNK_ROWS)).scalars().all()
-    mended = sum(database.transact(partial(_mend, installation_id=id_, now=now)) for id_ in sorted(ids))
-    return mended + sum(database.transact(partial(_adopt, database.dialect, id_, now)) for id_ in sorted(orphans))
+    repaired = sum(database.transact(partial(_make_due, installation_id=id_, now=now)) for id_ in sorted(ids))
+    return repaired + sum(database.transact(partial(_adopt, database.dialect, id_, now)) for id_ in sorted(orphans))
 
 
 def _stranded(now: datetime) -> tuple[ColumnElement[bool], ...]:
@@ -52,24 +52,25 @@ def _without_installation() -> sa.Select[Any]:
     return sa.select(delivery.c.installation_id).where(~known).distinct()
 
 
-def _mend(connection: Connection, installation_id: str, now: datetime) -> int:
+def _make_due(connection: Connection, installation_id: str, now: datetime) -> int:
     row = installation.c.installation_id == installation_id
     connection.execute(sa.select(installation.c.due_at).where(row).with_for_update())
     return connection.execute(sa.update(installation).where(row, *_stranded(now)).values(due_at=now)).rowcount
 
 
 def _adopt(dialect: Dialect, installation_id: str, now: datetime, connection: Connection) -> int:
-    """A collector or another sweep may be inserting the same row."""
+    """Inserts the row of an installation that is missing although it has deliveries."""
     rows = dialect.rows(installation.c.installation_id, installation.c.due_at)
+    # An upsert, because a collector or another sweep may be inserting the same row.
     adopted = dialect.upsert(installation, sa.select(rows), lambda new: {"due_at": new.due_at})
     connection.execute(adopted, dialect.encode([{"installation_id": installation_id, "due_at": now}]))
     return 1
 
 
 def prune(database: Database, attempts_for: timedelta, resolved_for: timedelta, chunk: int = CHUNK_ROWS) -> int:
-    """Deletes attempts and resolved dead letters that are older than these times, by the database's clock: at most `chunk` of each.
+    """Deletes attempts and resolved dead letters older than these times by the database's clock: at most `chunk` of each.
 
-    Returns how many; 0: none are left. Unresolved dead letters stay for ever.
+    Returns the number deleted; 0 if none are left. Unresolved dead letters stay forever.
     """
     old = ((attempt, attempt.c.at, attempts_for), (dead_letter, dead_letter.c.resolved_at, resolved_for))
     step = partial(_prune, dialect=database.dialect, chunk=chunk)
@@ -79,7 +80,7 @@ def prune(database: Database, attempts_for: timedelta, resolved_for: timedelta, 
 
 
 def check_writes(database: Database) -> None:
-    """Raises the database's error unless it takes writes. Writes nothing: a server that takes none refuses the statement as such."""
+    """Raises the database's error if it refuses writes. Changes no row: a read-only server refuses the statement itself."""
     nothing = sa.update(collector).where(sa.false()).values(id=collector.c.id)
     database.transact(lambda connection: connection.execute(nothing))
 

@@ -1,4 +1,4 @@
-"""look: is there anything to do? One statement that locks nothing; all that an idle dispatcher asks of its database."""
+"""look: checks whether there is work, in one statement that locks nothing. An idle dispatcher executes no other statement."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,14 +15,16 @@ from dispatcher.outbox.tables import installation, outbox
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Whether committed events wait in the outbox, and whether an installation is due and free."""
+    """The work that a look has found."""
 
     to_collect: bool
+    """Whether committed events are waiting in the outbox."""
     to_claim: bool
+    """Whether an installation is due and not under a lease."""
 
 
 def look(database: Database, floor: int, due_floor: datetime) -> Work:
-    """Looks above the floors only: an id of the outbox, a due time of an installation."""
+    """Looks for outbox events with an id above `floor` and for installations due at `due_floor` or later."""
     with database.peek() as connection:
         row = connection.execute(_look(database.dialect), {"floor": floor, "due_floor": due_floor}).one()
     return Work(row.event is not None, row.due is not None)
@@ -41,7 +43,7 @@ def _look(dialect: Dialect) -> Executable:
 
 
 def is_free_and_due(dialect: Dialect) -> tuple[ColumnElement[bool], ...]:
-    """Due, above `:due_floor`, and under nobody's lease, or under one that has expired."""
+    """Returns the conditions for installations that are due (at `:due_floor` or later) and under no lease or an expired one."""
     now = dialect.clock()
     return (
         installation.c.due_at <= now,

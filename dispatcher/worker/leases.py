@@ -167,7 +167,7 @@ class Leases:
             store.pull_suspects,
             tokens,
             self._lease_time,
-            at_once=concurrency,
+            limit=concurrency,
             under_way=under_way,
             max_attempts=self._settings.max_attempts,
         )

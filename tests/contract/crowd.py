@@ -1,4 +1,4 @@
-"""A crowded database: a million deliveries wait, almost all for paused installations, and the log of attempts is long."""
+"""Fills a database: a million deliveries wait, almost all for paused installations, and the log of attempts is long."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,15 +15,15 @@ from dispatcher.policy.decision import DeadLetterReason, PauseReason
 
 DELIVERIES = 10**6
 OF_ONE = DELIVERIES // 2
-"""Half of them belong to one installation, `icfg_0`; the others are spread evenly."""
+"""Half of the deliveries belong to one installation, `icfg_0`; the others are spread evenly."""
 INSTALLATIONS = 10**5
 NOT_PAUSED = 1_000
-"""`icfg_0` and so on: their deliveries wait for a retry."""
+"""Installations from `icfg_0` on that are not paused: their deliveries wait for a retry."""
 ATTEMPTS = 10**6
 DEAD_LETTERS = 10**5
 EVENTS = 10**5
 EVENTS_OF_ONE = 4
-"""Events in a row of the same installation, none of which is paused."""
+"""Number of consecutive events for the same installation. None of these installations is paused."""
 
 _KEYS = {
     "postgresql": "md5(n::text) || md5('+' || n)",
@@ -33,7 +33,7 @@ _KEYS = {
 
 
 def crowd(database: Database) -> None:
-    """A million deliveries that cannot be sent now, all that goes with them, and events that can."""
+    """Writes a million deliveries that cannot be sent now, their installations and history, and events that can be sent."""
     with unlimited(database) as connection:
         now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
         key: ColumnElement[str] = sa.literal_column(_KEYS[database.dialect.name], sa.String)
@@ -45,14 +45,14 @@ def crowd(database: Database) -> None:
 
 
 def write_events(database: Database, events: int) -> None:
-    """The first of the same events, and nothing else."""
+    """Writes the first `events` of the events that `crowd` writes, and nothing else."""
     with unlimited(database) as connection:
         _fill(connection, outbox, events, _event())
 
 
 @contextmanager
 def unlimited(database: Database) -> Iterator[Connection]:
-    """A transaction without the dispatcher's limits of time."""
+    """Opens a transaction without the dispatcher's timeouts."""
     engine = sa.create_engine(database.engine.url)
     with engine.execution_options(schema_translate_map={None: database.schema}).begin() as connection:
         yield connection
@@ -60,7 +60,7 @@ def unlimited(database: Database) -> Iterator[Connection]:
 
 
 def analyze(database: Database) -> None:
-    """Brings the planner's statistics up to date."""
+    """Updates the planner's statistics."""
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if database.dialect.name == "sqlite":
             connection.exec_driver_sql("ANALYZE")
@@ -106,12 +106,12 @@ def _delivery(now: datetime, key: ColumnElement[str]) -> Mapping[str, Any]:
 
 
 def _attempt(now: datetime, key: ColumnElement[str]) -> Mapping[str, Any]:
-    told = {"attempt": 1, "outcome": "delivered", "duration_ms": 12, "decision": "delivered"}
+    fields = {"attempt": 1, "outcome": "delivered", "duration_ms": 12, "decision": "delivered"}
     return {
         **_subject(key),
         "first_created_at": _time(now),
         "at": _time(now),
-        **{name: sa.literal(value) for name, value in told.items()},
+        **{name: sa.literal(value) for name, value in fields.items()},
     }
 
 
@@ -130,7 +130,7 @@ def _event() -> Mapping[str, Any]:
 
 
 def _fill(connection: Connection, table: sa.Table, rows: int, values: Mapping[str, Any]) -> None:
-    """In the order of the keys and with indexes made afterwards, which takes a third of the time."""
+    """Inserts the rows in key order and creates the indexes afterwards, which takes a third of the time."""
     for index in table.indexes:
         index.drop(connection)
     selected = sa.select(*(value.label(name) for name, value in values.items())).select_from(numbers(rows))
@@ -141,7 +141,7 @@ def _fill(connection: Connection, table: sa.Table, rows: int, values: Mapping[st
 
 
 def numbers(rows: int) -> FromClause:
-    """`n` from 0 on; `rows` is a power of ten."""
+    """Returns a subquery with the numbers `n` from 0 up to `rows`, which must be a power of ten."""
     digit = " UNION ALL ".join(f"SELECT {value} AS d" for value in range(10))
     places = range(len(str(rows)) - 1)
     number = " + ".join(f"{10**place} * t{place}.d" for place in places)

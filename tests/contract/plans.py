@@ -1,4 +1,4 @@
-"""The plans of statements as they are executed: with their real parameters, in their real transaction."""
+"""Gets the plans of statements when they are executed, with their real parameters and in their real transaction."""
 
 import itertools
 import json
@@ -15,24 +15,25 @@ from sqlalchemy import Connection, event
 from dispatcher.database.transactions import Database
 
 _ONE_ROW = "vercel_collector"
-_ENDLESS = 100_000
+_MAX_HUNDREDS = 100_000
+"""A SQLite statement is interrupted after this many hundreds of instructions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one statement was executed."""
+    """The plan of one executed statement."""
 
     statement: str
     scans: list[str]
-    """Tables of the dispatcher that it read from one end to the other."""
+    """Tables of the dispatcher that it read completely."""
     rows_read: int
-    """By all its steps together. SQLite does not count them: so many hundreds of its instructions."""
+    """The rows read by all its steps. For SQLite, which does not count rows, hundreds of its instructions."""
     text: str
 
 
 @contextmanager
 def explaining(database: Database) -> Iterator[list[Plan]]:
-    """Gathers the plan of every statement on the dispatcher's tables, at the moment before it is executed."""
+    """Records the plan of every statement on the dispatcher's tables, just before it is executed."""
     explain = {"postgresql": _explain_on_postgresql, "mysql": _explain_on_mysql, "sqlite": _explain_on_sqlite}
     plans: list[Plan] = []
 
@@ -47,7 +48,7 @@ def explaining(database: Database) -> Iterator[list[Plan]]:
 
 
 def _explain_on_postgresql(raw: Any, statement: str, parameters: dict[str, Any]) -> Iterator[Plan]:
-    """Planned for these parameters, and as a prepared statement is after its first executions: for any parameters."""
+    """Yields the plan for these parameters, and the generic plan that a prepared statement may get after its first executions."""
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
     numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement).replace("%%", "%")
     analyze = "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "
@@ -65,7 +66,7 @@ def _explain_on_postgresql(raw: Any, statement: str, parameters: dict[str, Any])
 
 @contextmanager
 def _transaction(raw: Any) -> Iterator[None]:
-    """For a statement that is executed without one."""
+    """Opens a transaction unless the statement is already executed in one."""
     alone = raw.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
     if alone:
         raw.execute("BEGIN")
@@ -74,8 +75,8 @@ def _transaction(raw: Any) -> Iterator[None]:
         raw.execute("ROLLBACK")
 
 
-def _plan_of_postgresql(statement: str, found: Any) -> Plan:
-    steps = list(_nodes(found, "Node Type"))
+def _plan_of_postgresql(statement: str, plan: Any) -> Plan:
+    steps = list(_nodes(plan, "Node Type"))
     scans = [step["Relation Name"] for step in steps if step["Node Type"] == "Seq Scan"]
     read = sum(
         (step["Actual Rows"] + step.get("Rows Removed by Filter", 0) + step.get("Rows Removed by Index Recheck", 0))
@@ -83,7 +84,7 @@ def _plan_of_postgresql(statement: str, found: Any) -> Plan:
         for step in steps
         if "Scan" in step["Node Type"]
     )
-    return Plan(statement, [name for name in scans if name != _ONE_ROW], round(read), json.dumps(found, indent=1))
+    return Plan(statement, [name for name in scans if name != _ONE_ROW], round(read), json.dumps(plan, indent=1))
 
 
 def _explain_on_mysql(raw: Any, statement: str, parameters: dict[str, Any]) -> Iterator[Plan]:
@@ -107,7 +108,7 @@ def _explain_on_sqlite(raw: Any, statement: str, parameters: Any) -> Iterator[Pl
     ]
     hundreds = itertools.count()
     raw.execute("SAVEPOINT explained")
-    raw.set_progress_handler(lambda: next(hundreds) > _ENDLESS, 100)
+    raw.set_progress_handler(lambda: next(hundreds) > _MAX_HUNDREDS, 100)
     with suppress(sqlite3.OperationalError):  # interrupted
         raw.execute(statement, parameters).fetchall()
     raw.set_progress_handler(None, 100)
@@ -116,7 +117,7 @@ def _explain_on_sqlite(raw: Any, statement: str, parameters: Any) -> Iterator[Pl
 
 
 def _nodes(tree: Any, mark: str) -> Iterator[dict[str, Any]]:
-    """The objects anywhere in the tree that have such an entry."""
+    """Yields all objects in the tree that have the key `mark`."""
     if isinstance(tree, dict):
         if mark in tree:
             yield tree

@@ -1,4 +1,4 @@
-"""Row locks for SQLite, which has none: its statements still say which rows a server is to lock, and whether to wait for them."""
+"""Simulated row locks for SQLite, which has none. Its statements still contain which rows a server would lock, and whether to wait."""
 
 import re
 from collections.abc import Iterator
@@ -18,25 +18,24 @@ _EXEMPT = "does_not_lock"
 
 
 class LockTimeout(Exception):
-    """As a server says it."""
+    """The error of a server whose lock timeout has expired."""
 
 
 class WithRowLocks(Sqlite):
-    """Knows what is said where a row stays locked."""
+    """The SQLite dialect, which also recognizes the simulated lock timeout."""
 
     def is_lock_timeout(self, error: BaseException) -> bool:
-        """Whether `locked_by_another` has said so."""
         return isinstance(error, DBAPIError) and isinstance(error.orig, LockTimeout)
 
 
 def with_row_locks(database: Database) -> Database:
-    """The same SQLite database; its steps give up waiting for a locked row at once."""
+    """Returns the same SQLite database with steps that give up waiting for a locked row at once."""
     return Database(database.engine, WithRowLocks())
 
 
 @contextmanager
 def locked_by_another(database: Database, key: sa.Column[Any], value: object) -> Iterator[None]:
-    """Another session holds the row with this key: who waits for it gives up, and who skips locked rows does not see it."""
+    """Simulates another session that has this row locked: a statement that waits for it times out; `SKIP LOCKED` does not see it."""
     table, row = key.table, key == value
 
     def before(connection: Connection, statement: Any, several: Any, one: Any, options: Any) -> Any:
@@ -61,7 +60,7 @@ def locked_by_another(database: Database, key: sa.Column[Any], value: object) ->
 
 @contextmanager
 def locking(database: Database) -> Iterator[list[str]]:
-    """Gathers what is locked, in this order: the tables, and whether it waits for them."""
+    """Records the locks in their order: the locked tables, and whether the statement waits or skips."""
     locks: list[str] = []
 
     def before(_connection: Connection, statement: Any, *_: Any) -> None:
@@ -76,7 +75,7 @@ def locking(database: Database) -> Iterator[list[str]]:
 
 
 def _lock_of(statement: Any) -> str | None:
-    """Such as `vercel_installation SKIP LOCKED`; None if it locks nothing."""
+    """Returns the lock in a form such as `vercel_installation SKIP LOCKED`; None if the statement locks nothing."""
     if not isinstance(statement, Select):
         return None
     server = postgresql.dialect()  # type: ignore[no-untyped-call]  # untyped

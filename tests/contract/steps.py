@@ -1,4 +1,4 @@
-"""Steps of the protocol as the contract tests take them, one at a time."""
+"""The steps of the protocol, which the contract tests take one at a time."""
 
 import re
 import time
@@ -22,12 +22,12 @@ ID = "icfg_1"
 DELIVERED = Decision(Action.DELIVERED)
 REJECTED = Decision(Action.BURY, DeadLetterReason.REJECTED)
 LONGEST = 60.0
-"""Seconds until something that an idle machine does at once must have happened on a busy one."""
+"""Timeout in seconds for something that happens at once on an idle machine."""
 Result = TypeVar("Result")
 
 
 def write(partner: Connection, *resources: str, installation_id: str = ID) -> None:
-    """The partner's plain INSERT, in the transaction that its connection is in."""
+    """Executes the partner's plain INSERT in the connection's current transaction."""
     schema = partner.get_execution_options().get("schema_translate_map", {}).get(None)
     table = f"{schema}.vercel_outbox" if schema else "vercel_outbox"
     for resource in resources:
@@ -36,29 +36,28 @@ def write(partner: Connection, *resources: str, installation_id: str = ID) -> No
 
 
 def collect(database: Database, partner: Engine, *resources: str, installation_id: str = ID) -> None:
-    """Changes of these resources, committed and collected."""
+    """Commits and collects one change of each of these resources."""
     with partner.begin() as connection:
         write(connection, *resources, installation_id=installation_id)
     store.collect(database, 500)
 
 
 def claim(database: Database, installations: int = 9, suspects: int = 0) -> tuple[store.Leased, ...]:
-    """What one claim leased; of a lease that it takes over, so many deliveries are to be read one at a time."""
+    """Returns the leases of one claim. In an expired lease that it takes over, `suspects` deliveries are to be read one at a time."""
     return store.claim(
         database, installations=installations, deliveries=500, lease=LEASE, leased_by="test", suspects=suspects
     ).leased
 
 
 def pull_suspects(
-    database: Database, *leased: store.Leased, at_once: int = 64, under_way: int = 0, max_attempts: int = 20
+    database: Database, *leased: store.Leased, limit: int = 64, under_way: int = 0, max_attempts: int = 20
 ) -> store.Suspects:
-    """One delivery of each."""
     tokens = {one.installation_id: one.token for one in leased}
-    return store.pull_suspects(database, tokens, LEASE, at_once=at_once, under_way=under_way, max_attempts=max_attempts)
+    return store.pull_suspects(database, tokens, LEASE, limit=limit, under_way=under_way, max_attempts=max_attempts)
 
 
 def settle(database: Database, *leased: store.Leased, decision: Decision = DELIVERED) -> store.Settled:
-    """The same answer to everything that was claimed; the leases are given back."""
+    """Settles the same answer for every claimed delivery and gives the leases back."""
     kind = OutcomeKind.DELIVERED if decision.action is Action.DELIVERED else OutcomeKind.FAILED
     answers = [store.Answer(one, lease.token, Outcome(kind), decision) for lease in leased for one in lease.deliveries]
     states = [store.InstallationState(lease.installation_id, lease.token, release=True) for lease in leased]
@@ -66,7 +65,7 @@ def settle(database: Database, *leased: store.Leased, decision: Decision = DELIV
 
 
 def deliver(database: Database) -> list[str | None]:
-    """The resources that one round of collect, claim and settle delivers."""
+    """Runs one round of collect, claim and settle; returns the delivered resources."""
     store.collect(database, 500)
     leased = claim(database)
     settle(database, *leased)
@@ -77,7 +76,7 @@ STANDING = {"sqlite": "'{}'", "postgresql": "timestamptz '{}+00'", "mysql": "tim
 
 
 def standing(database: Database) -> Database:
-    """The same database, whose clock stands still from now on."""
+    """Returns the same database with a clock that stands still from now on."""
     dialect = type(database.dialect)()
     dialect.now = STANDING[dialect.name].format(dialect.instant(database.now()))
     return Database(database.engine, dialect, database.schema)
@@ -88,7 +87,7 @@ DURABILITY = {"postgresql": "SHOW synchronous_commit", "sqlite": "PRAGMA synchro
 
 @contextmanager
 def commits(database: Database) -> Iterator[list[bool]]:
-    """Of each commit, whether it waits for the disk."""
+    """Records for each commit whether it waits for the disk."""
     waits: list[bool] = []
 
     def note(connection: Connection) -> None:
@@ -100,37 +99,34 @@ def commits(database: Database) -> Iterator[list[bool]]:
 
 
 def expire_leases(database: Database) -> None:
-    """As if their time had passed."""
     with database.engine.begin() as connection:
         held = installation.c.leased_until.is_not(None)
         connection.execute(sa.update(installation).where(held).values(leased_until=store.LONG_AGO))
 
 
 def count(database: Database, table: sa.Table) -> int:
-    """Rows of the table."""
     with database.read() as connection:
         return int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
 
 
 @contextmanager
 def in_background(step: Callable[[], Result]) -> Iterator[Future[Result]]:
-    """Runs the step in a thread of its own; the end of the block waits for it."""
+    """Runs the step in its own thread. The end of the block waits for it."""
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(step)
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Waits for it."""
     deadline = time.monotonic() + LONGEST
     while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
+        assert time.monotonic() < deadline, "the condition has not become true in time"
         time.sleep(0.01)
 
 
 def stays_blocked(future: Future[Result], database: Database) -> bool:
-    """Whether it waits for a lock, by what the database itself says, instead of coming to an end.
+    """Whether the step is waiting for a lock, according to the database itself, and has not ended.
 
-    SQLite cannot be asked: there it must not end for a while.
+    SQLite does not report locks. There, the step must not end within 0.4 s.
     """
     if database.dialect.name == "sqlite":
         return not wait([future], timeout=0.4).done
@@ -139,12 +135,12 @@ def stays_blocked(future: Future[Result], database: Database) -> bool:
 
 
 def is_waited_for_a_lock(database: Database) -> bool:
-    """Whether any session of this database, not of the whole server, waits for a lock at this moment."""
+    """Whether any session of this database, not of the whole server, is waiting for a lock now."""
     with database.read() as connection:
         if database.dialect.name == "postgresql":
             waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             return connection.exec_driver_sql(waiting).first() is not None
-        # Not innodb_trx: that is brought up to date only if nobody has read it for a while.
+        # Not innodb_trx: it is only refreshed if it has not been read for a while.
         status = str(connection.exec_driver_sql("SHOW ENGINE INNODB STATUS").one()[2])
         transactions = status.partition("\nTRANSACTIONS\n")[2].split("---TRANSACTION ")
         for_rows = [re.findall(r"thread id (\d+)", one) for one in transactions if "\nLOCK WAIT " in one]
@@ -155,4 +151,4 @@ def is_waited_for_a_lock(database: Database) -> bool:
 
 
 WAITING = {"User lock", "Waiting for table metadata lock"}
-"""How MySQL and MariaDB say that a session waits for what is no row."""
+"""The states in which MySQL and MariaDB report that a session waits for a lock other than a row lock."""

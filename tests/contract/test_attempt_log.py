@@ -1,4 +1,4 @@
-"""The log of attempts, as it is written and as it is read."""
+"""How the log of attempts is written and read."""
 
 from datetime import timedelta
 from typing import Any
@@ -26,14 +26,14 @@ NEXT = [
 
 
 def logged(database: Database) -> sa.Row[Any]:
-    """The last of them."""
+    """Returns the last row of the log."""
     with database.read() as connection:
         return connection.execute(sa.select(attempt).order_by(attempt.c.id.desc()).limit(1)).one()
 
 
 @pytest.mark.varies
 @pytest.mark.parametrize(("decision", "next_due"), NEXT, ids=[str(decision.action) for decision, _ in NEXT])
-def test_a_row_says_when_the_answer_came_how_long_it_took_and_when_the_next_is_due(
+def test_a_row_holds_the_time_of_the_answer_its_duration_and_when_the_next_request_is_due(
     database: Database, partner: Engine, decision: Decision, next_due: timedelta | None
 ) -> None:
     collect(database, partner, "db_1")
@@ -50,7 +50,7 @@ def test_a_row_says_when_the_answer_came_how_long_it_took_and_when_the_next_is_d
     assert row.next_due_at == (None if next_due is None else still.now() + next_due)
 
 
-def test_the_attempts_of_a_subject_are_its_own_and_the_newest(database: Database, partner: Engine) -> None:
+def test_the_newest_attempts_of_a_subject_are_only_its_own(database: Database, partner: Engine) -> None:
     for number in range(3):
         for installation_id, resource in ((ID, "db_1"), (ID, "db_2"), ("icfg_2", "db_1")):
             collect(database, partner, resource, installation_id=installation_id)
@@ -68,9 +68,9 @@ def test_the_attempts_of_a_subject_are_its_own_and_the_newest(database: Database
     with database.read() as connection:
         for subject in subjects:
             conditions = is_of_subject(subject.key, subject.installation_id, subject.resource_id)
-            found = latest_attempts(connection, 2, *conditions)
-            assert {(one.installation_id, one.resource_id, one.type) for one in found} == {
+            attempts = latest_attempts(connection, 2, *conditions)
+            assert {(one.installation_id, one.resource_id, one.type) for one in attempts} == {
                 (subject.installation_id, subject.resource_id, subject.type)
             }
-            assert [one.first_event_id for one in found] == sorted(one.first_event_id for one in found)
-            assert len({one.id for one in found}) == 2
+            assert [one.first_event_id for one in attempts] == sorted(one.first_event_id for one in attempts)
+            assert len({one.id for one in attempts}) == 2

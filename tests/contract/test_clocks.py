@@ -1,4 +1,4 @@
-"""Clocks that lie: the database's is set an hour back or forward, a worker's own is a day off."""
+"""Wrong clocks: the database's clock is set an hour back or forward, and a worker's own clock is a day off."""
 
 import ast
 import asyncio
@@ -36,7 +36,7 @@ either_way = pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
 
 
 def moved(database: Database, hours: int) -> Database:
-    """The same database after its clock was moved."""
+    """Returns the same database after its clock was moved by `hours`."""
     dialect = type(database.dialect)()
     dialect.now = CLOCK[dialect.name].format(hours)
     return Database(database.engine, dialect, database.schema)
@@ -56,12 +56,12 @@ def test_the_clock_moves_between_claim_and_settle(database: Database, partner: E
     after = moved(database, hours)
     assert settle(after, *leased).lost == frozenset()
     assert sorted(map(str, deliver(after))) == ["db_1", "db_2"]
-    assert store.mend(after) == 0
+    assert store.repair(after) == 0
     assert [count(database, table) for table in (outbox, delivery)] == [0, 0]
 
 
 @either_way
-def test_a_lease_that_was_taken_before_is_kept_or_taken_over_with_a_duplicate_at_worst(
+def test_a_lease_taken_before_the_move_is_kept_or_taken_over_with_at_worst_a_duplicate(
     database: Database, partner: Engine, hours: int
 ) -> None:
     collect(database, partner, "db_1")
@@ -74,17 +74,17 @@ def test_a_lease_that_was_taken_before_is_kept_or_taken_over_with_a_duplicate_at
     assert count(database, delivery) == 0
 
 
-def test_what_was_due_before_the_clock_was_set_back_waits_until_it_has_caught_up_or_something_new_happens(
+def test_deliveries_due_before_the_clock_was_set_back_wait_until_it_has_caught_up_or_a_new_event_comes(
     database: Database, partner: Engine
 ) -> None:
-    """Nothing is stranded: the row of the installation says the same as its deliveries."""
+    """Nothing is stranded: the installation is due at the same time as its deliveries."""
     collect(database, partner, "db_1")
     leased = claim(database)
     collect(database, partner, "db_2")
     after = moved(database, -1)
     settle(after, *leased)
     assert claim(after) == ()
-    assert store.mend(after) == 0
+    assert store.repair(after) == 0
     collect(after, partner, "db_3")
     again = claim(after)
     assert resources(again) == ["db_3"]
@@ -96,7 +96,7 @@ def test_what_was_due_before_the_clock_was_set_back_waits_until_it_has_caught_up
     assert resources(claim(database)) == ["db_2"]
 
 
-def test_a_used_up_rate_window_keeps_no_new_event_waiting_until_the_clock_has_caught_up(
+def test_a_full_rate_window_does_not_delay_new_events_until_the_clock_has_caught_up(
     database: Database, partner: Engine
 ) -> None:
     collect(database, partner, "db_1", "db_2")
@@ -106,7 +106,7 @@ def test_a_used_up_rate_window_keeps_no_new_event_waiting_until_the_clock_has_ca
     state = store.InstallationState(ID, leased.token, rate_window=used_up, throttled_for=60, release=True)
     store.settle(database, [answer], [state], LEASE)
     collect(database, partner, "db_3")
-    assert claim(database) == ()  # the slot lies ahead
+    assert claim(database) == ()  # the next slot is in the future
     after = moved(database, -1)
     collect(after, partner, "db_4")
     ((rate_window, deliveries),) = [(lease.rate_window, lease.deliveries) for lease in claim(after)]
@@ -115,10 +115,10 @@ def test_a_used_up_rate_window_keeps_no_new_event_waiting_until_the_clock_has_ca
 
 
 @either_way
-async def test_a_running_worker_delivers_what_is_committed_after_the_clock_moved(
+async def test_a_running_worker_delivers_events_committed_after_the_clock_moved(
     database: Database, partner: Engine, hours: int
 ) -> None:
-    """Its floors, which follow the database's clock, hide nothing for long. What it has leased may be sent twice."""
+    """Its floors, which follow the database's clock, do not hide events for long. Leased deliveries may be sent twice."""
     received: set[str] = set()
 
     async def receive(request: httpx.Request) -> httpx.Response:
@@ -139,7 +139,7 @@ async def test_a_running_worker_delivers_what_is_committed_after_the_clock_moved
 
 
 def hire(database: Database, transport: Transport, skew: float = 0.0) -> Worker:
-    """A worker whose own clock is `skew` seconds off."""
+    """Returns a worker whose own clock is `skew` seconds off."""
     settings = Settings(vercel_token=SecretStr("t0ken"), poll_interval=0.02)
     vercel = Vercel("https://vercel.test", transport, settings.request_timeout)
     token = StaticCredentials(SecretStr("t0ken"))
@@ -155,11 +155,11 @@ def hire(database: Database, transport: Transport, skew: float = 0.0) -> Worker:
 
 
 @pytest.mark.parametrize("skew", [-86_400.0, 86_400.0])
-async def test_a_worker_whose_own_clock_is_a_day_off_leases_by_the_clock_of_the_database(
+async def test_a_worker_whose_own_clock_is_a_day_off_leases_by_the_databases_clock(
     database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, skew: float
 ) -> None:
-    right = time.time
-    monkeypatch.setattr(time, "time", lambda: right() + skew)
+    real_time = time.time
+    monkeypatch.setattr(time, "time", lambda: real_time() + skew)
     leases: list[object] = []
 
     async def receive(_request: httpx.Request) -> httpx.Response:
@@ -184,19 +184,19 @@ MAY_READ_IT = (
     "cli",
     "inspection/checks",  # compares it with the database's
     "sandbox",
-    "service/scheduler.py",  # its library uses the wall clock; it undoes jumps
+    "service/scheduler.py",  # its library uses the wall clock; the module corrects jumps
     "telemetry",
-    "vercel/client.py",  # for a Retry-After that is a date, in an answer without a Date
+    "vercel/client.py",  # for a Retry-After date in an answer without a Date header
 )
 
 
 def test_no_decision_reads_the_wall_clock_of_this_machine() -> None:
     package = Path(str(dispatcher.__file__)).parent
-    found = {
+    uses = {
         f"{path.relative_to(package)}:{node.lineno}"
         for path in package.rglob("*.py")
         if not any(path.relative_to(package).is_relative_to(allowed) for allowed in MAY_READ_IT)
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in WALL_CLOCK
     }
-    assert found == set()
+    assert uses == set()

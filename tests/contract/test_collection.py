@@ -1,4 +1,4 @@
-"""What a collection makes of committed events: deliveries, and installations that are due."""
+"""A collection turns committed events into deliveries and makes their installations due."""
 
 import json
 from datetime import timedelta
@@ -13,7 +13,7 @@ from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import collector, delivery, installation, outbox
 from dispatcher.policy.decision import Action, Decision
-from dispatcher.store.collection import CLOCK_SKEW, SETTLE_CAP
+from dispatcher.store.collection import MAX_CLOCK_SKEW, MAX_SETTLE_DELAYS
 from tests.contract.databases import on_durable, on_sqlite
 from tests.contract.row_locks import locked_by_another, locking, with_row_locks
 from tests.contract.steps import ID, claim, collect, commits, count, deliver, settle, standing, write
@@ -23,7 +23,6 @@ TICK = timedelta(milliseconds=1)
 
 
 def only(database: Database, table: sa.Table) -> sa.Row[Any]:
-    """The only row."""
     with database.read() as connection:
         return connection.execute(sa.select(table)).one()
 
@@ -43,12 +42,14 @@ def test_an_event_is_due_and_visible_after_the_settle_delay(database: Database, 
     still = standing(database)
     commit(partner, "db_1")
     store.collect(still, 9, settle_delay=DELAY)
-    found = only(database, delivery)
-    assert found.due_at == found.visible_at == only(database, installation).due_at == still.now() + DELAY
+    row = only(database, delivery)
+    assert row.due_at == row.visible_at == only(database, installation).due_at == still.now() + DELAY
 
 
-@pytest.mark.parametrize("waited", [SETTLE_CAP * DELAY - TICK, SETTLE_CAP * DELAY], ids=["not yet", "long enough"])
-def test_a_new_event_puts_its_subject_off_until_that_has_waited_for_ten_delays(
+@pytest.mark.parametrize(
+    "waited", [MAX_SETTLE_DELAYS * DELAY - TICK, MAX_SETTLE_DELAYS * DELAY], ids=["not yet", "long enough"]
+)
+def test_new_events_put_their_subject_off_until_it_has_waited_for_ten_delays(
     database: Database, partner: Engine, waited: timedelta
 ) -> None:
     still = standing(database)
@@ -56,7 +57,7 @@ def test_a_new_event_puts_its_subject_off_until_that_has_waited_for_ten_delays(
     change(database, delivery, first_created_at=still.now() - waited)
     commit(partner, "db_1")
     store.collect(still, 9, settle_delay=DELAY)
-    put_off = waited < SETTLE_CAP * DELAY
+    put_off = waited < MAX_SETTLE_DELAYS * DELAY
     assert only(database, delivery).due_at == still.now() + (DELAY if put_off else timedelta())
     assert only(database, delivery).visible_at == still.now() + DELAY
 
@@ -66,24 +67,24 @@ def test_a_new_event_does_not_end_the_backoff_of_its_subject(database: Database,
     settle(database, *claim(database), decision=Decision(Action.RETRY, delay=3_600.0))
     due = only(database, delivery).due_at
     collect(database, partner, "db_1")
-    found = only(database, delivery)
-    assert (found.due_at, found.events, found.attempts) == (due, 2, 1)
+    row = only(database, delivery)
+    assert (row.due_at, row.events, row.attempts) == (due, 2, 1)
 
 
-def test_a_batch_says_what_it_moved_how_far_it_read_and_whether_more_may_wait(
+def test_a_batch_reports_what_it_moved_how_far_it_read_and_whether_more_may_wait(
     database: Database, partner: Engine
 ) -> None:
     commit(partner, "db_1", "db_2", "db_1")
     with database.read() as connection:
         ids = list(connection.execute(sa.select(outbox.c.id).order_by(outbox.c.id)).scalars())
-    seen = [store.collect(database, 2) for _ in range(3)]
-    assert [(one.events, one.left, one.full, one.last_event_id) for one in seen] == [
+    batches = [store.collect(database, 2) for _ in range(3)]
+    assert [(one.events, one.left, one.full, one.last_event_id) for one in batches] == [
         (2, 0, True, ids[1]),
         (1, 0, False, ids[2]),
         (0, 0, False, 0),
     ]
-    assert [len(one.subject_keys) for one in seen] == [2, 1, 0]
-    assert [one.skipped for one in seen] == [False] * 3
+    assert [len(one.subject_keys) for one in batches] == [2, 1, 0]
+    assert [one.skipped for one in batches] == [False] * 3
 
 
 def test_only_events_above_the_floor_are_moved(database: Database, partner: Engine) -> None:
@@ -96,17 +97,17 @@ def test_only_events_above_the_floor_are_moved(database: Database, partner: Engi
 
 
 def test_the_newest_event_is_the_one_with_the_highest_id(database: Database, partner: Engine) -> None:
-    """The ids of two collections may come in any order: who began first may commit last."""
+    """Two collections may see the ids in any order: the transaction that began first may commit last."""
     commit(partner, "db_1", "db_1")
     with database.read() as connection:
         first, second = connection.execute(sa.select(outbox.c.id).order_by(outbox.c.id)).scalars()
     store.collect(database, 9, first)
     store.collect(database, 9)
-    found = only(database, delivery)
-    assert (found.events, found.last_event_id) == (2, second)
+    row = only(database, delivery)
+    assert (row.events, row.last_event_id) == (2, second)
 
 
-def test_an_installation_that_is_due_already_stays_as_long_due(database: Database, partner: Engine) -> None:
+def test_an_installation_that_is_already_due_keeps_its_due_time(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     for due_at in (store.LONG_AGO, database.now() - TICK):
         change(database, installation, due_at=due_at)
@@ -114,7 +115,7 @@ def test_an_installation_that_is_due_already_stays_as_long_due(database: Databas
         assert only(database, installation).due_at == due_at
 
 
-def test_events_make_an_installation_due_that_was_to_wait_for_a_retry(database: Database, partner: Engine) -> None:
+def test_new_events_make_an_installation_due_that_waits_for_a_retry(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     still = standing(database)
     change(database, installation, due_at=still.now() + DELAY)
@@ -123,10 +124,10 @@ def test_events_make_an_installation_due_that_was_to_wait_for_a_retry(database: 
 
 
 @pytest.mark.parametrize(
-    ("ahead", "heeded"), [(CLOCK_SKEW, True), (CLOCK_SKEW + TICK, False)], ids=["of another node", "set back"]
+    ("ahead", "applies"), [(MAX_CLOCK_SKEW, True), (MAX_CLOCK_SKEW + TICK, False)], ids=["of another node", "set back"]
 )
-def test_a_rate_window_from_before_the_clock_was_set_back_keeps_nothing_waiting(
-    database: Database, partner: Engine, ahead: timedelta, heeded: bool
+def test_a_rate_window_from_before_the_clock_was_set_back_delays_nothing(
+    database: Database, partner: Engine, ahead: timedelta, applies: bool
 ) -> None:
     collect(database, partner, "db_1")
     settle(database, *claim(database))
@@ -134,11 +135,11 @@ def test_a_rate_window_from_before_the_clock_was_set_back_keeps_nothing_waiting(
     later = still.now() + timedelta(hours=1)
     change(database, installation, last_delivered_at=still.now() + ahead, throttled_until=later)
     collect(still, partner, "db_1")
-    assert only(database, installation).due_at == (later if heeded else still.now())
+    assert only(database, installation).due_at == (later if applies else still.now())
 
 
-def test_a_collector_table_that_came_empty_is_no_obstacle(database: Database, partner: Engine) -> None:
-    """A partner's own migrations create the tables, and no row."""
+def test_an_empty_collector_table_is_no_obstacle(database: Database, partner: Engine) -> None:
+    """A partner's own migrations create the tables but insert no row."""
     with database.engine.begin() as connection:
         connection.execute(sa.delete(collector))
     with partner.begin() as connection:
@@ -148,7 +149,9 @@ def test_a_collector_table_that_came_empty_is_no_obstacle(database: Database, pa
 
 
 @on_sqlite
-def test_while_another_collects_nothing_is_moved_and_it_says_so(database: Database, partner: Engine) -> None:
+def test_while_another_dispatcher_collects_nothing_is_moved_and_the_result_is_skipped(
+    database: Database, partner: Engine
+) -> None:
     commit(partner, "db_1")
     with locked_by_another(database, collector.c.id, 1), locking(database) as locks:
         assert store.collect(database, 9) == store.Collected(skipped=True)
@@ -157,7 +160,7 @@ def test_while_another_collects_nothing_is_moved_and_it_says_so(database: Databa
 
 
 @on_sqlite
-def test_a_collection_waits_for_an_installation_before_it_leaves_its_events(
+def test_a_collection_first_waits_for_a_locked_installation_and_then_leaves_its_events(
     database: Database, partner: Engine
 ) -> None:
     collect(database, partner, "db_1")
@@ -165,7 +168,7 @@ def test_a_collection_waits_for_an_installation_before_it_leaves_its_events(
     patient = with_row_locks(database)
     with locking(database) as locks:
         store.collect(patient, 9)
-    assert locks == ["vercel_collector SKIP LOCKED"]  # and what marks the installations waits for them
+    assert locks == ["vercel_collector SKIP LOCKED"]  # the statement that marks the installations waits for them
     commit(partner, "db_3")
     with locked_by_another(database, installation.c.installation_id, ID), locking(database) as locks:
         assert store.collect(patient, 9).left == 1
@@ -174,7 +177,7 @@ def test_a_collection_waits_for_an_installation_before_it_leaves_its_events(
 
 
 @on_sqlite
-def test_a_collection_for_one_installation_waits_for_the_others_end(database: Database, partner: Engine) -> None:
+def test_a_collection_for_one_installation_waits_for_the_other_collector(database: Database, partner: Engine) -> None:
     commit(partner, "db_1")
     with locking(database) as locks:
         assert store.collect_installation(database, ID, 9).events == 1
@@ -182,7 +185,7 @@ def test_a_collection_for_one_installation_waits_for_the_others_end(database: Da
     assert "vercel_installation SKIP LOCKED" not in locks
 
 
-def test_a_collection_for_one_installation_moves_its_events_alone(database: Database, partner: Engine) -> None:
+def test_a_collection_for_one_installation_moves_only_its_events(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1", "db_2")
         write(connection, "db_1", installation_id="icfg_2")
@@ -193,7 +196,7 @@ def test_a_collection_for_one_installation_moves_its_events_alone(database: Data
 
 @on_durable
 def test_a_collection_need_not_wait_for_the_disk(database: Database, partner: Engine) -> None:
-    """What a crash of the database undoes is in the outbox again."""
+    """If the database crashes and loses the collection, the events are still in the outbox."""
     commit(partner, "db_1")
     with commits(database) as waits:
         store.collect(database, 9)
@@ -201,31 +204,31 @@ def test_a_collection_need_not_wait_for_the_disk(database: Database, partner: En
 
 
 @on_sqlite
-def test_rows_are_named_in_the_order_of_their_keys(database: Database, partner: Engine) -> None:
-    """MySQL locks them in this order, which must be the same for all who lock several."""
+def test_rows_are_passed_in_the_order_of_their_keys(database: Database, partner: Engine) -> None:
+    """MySQL locks them in this order, which must be the same for all transactions that lock several rows."""
     commit(partner, *(f"db_{number}" for number in range(9)))
-    named: list[list[str]] = []
+    passed: list[list[str]] = []
 
     def before(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
         if "INSERT INTO vercel_delivery" in statement:
             (rows,) = (json.loads(one) for one in parameters if str(one).startswith("[{"))
-            named.append([row["subject_key"] for row in rows])
+            passed.append([row["subject_key"] for row in rows])
 
     sa.event.listen(database.engine, "before_cursor_execute", before)
     store.collect(database, 9)
-    assert len(named[0]) == 9
-    assert named == [sorted(named[0])]
+    assert len(passed[0]) == 9
+    assert passed == [sorted(passed[0])]
 
 
 @on_sqlite
 @pytest.mark.parametrize("writes", [True, False], ids=["a cluster", "one server"])
-def test_only_where_a_lock_is_local_to_a_node_each_collection_writes_the_row_that_it_locks(
+def test_only_where_locks_are_local_to_a_node_each_collection_writes_the_row_that_it_locks(
     database: Database, partner: Engine, writes: bool
 ) -> None:
     dialect = type("Node", (Sqlite,), {"writes_what_it_locks": writes})()
     node = Database(database.engine, dialect)
-    seen = []
+    collections = []
     for _ in range(3):
         collect(node, partner, "db_1")
-        seen.append(only(database, installation).collections)
-    assert seen == ([0, 1, 2] if writes else [0, 0, 0])
+        collections.append(only(database, installation).collections)
+    assert collections == ([0, 1, 2] if writes else [0, 0, 0])

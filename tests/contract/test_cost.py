@@ -1,4 +1,4 @@
-"""What the dispatcher does costs the same however much waits: the plans of its statements, the rows they read, the time they take."""
+"""The dispatcher's steps cost the same however many deliveries wait: the plans of the statements, the rows they read, their time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.backlog import measure
 from dispatcher.policy.decision import Action, Decision, PauseReason
 from dispatcher.policy.outcome import Outcome, OutcomeKind
-from tests.contract.crowd import INSTALLATIONS as INSTALLATIONS_THERE
+from tests.contract.crowd import INSTALLATIONS as INSTALLATIONS_IN_CROWD
 from tests.contract.crowd import analyze, crowd, write_events
 from tests.contract.plans import explaining
 from tests.contract.steps import DELIVERED, LEASE, REJECTED, claim
@@ -22,12 +22,12 @@ from tests.contract.steps import DELIVERED, LEASE, REJECTED, claim
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 
 EVENTS, INSTALLATIONS = 400, 100
-ROUNDS, ENOUGH = 15, 10_000
-MOST_READ = 2_000
-"""Rows that all the steps of a plan may read: a small multiple of the batch, and nothing beside a million."""
-AT_MOST = {"claim": 4, "pull": 4, "collect": 6, "settle": 6}
-"""Times as long, on a busy machine too: reading everything would take a hundred times as long. The last two write to pages all over the
-tables, which the servers of the tests hold in small caches.
+ROUNDS, ENOUGH_EVENTS = 15, 10_000
+MAX_ROWS_READ = 2_000
+"""Rows that all steps of a plan together may read: a small multiple of the batch, and very little compared with a million."""
+MAX_RATIOS = {"claim": 4, "pull": 4, "collect": 6, "settle": 6}
+"""How many times as long each step may take, even on a busy machine; reading everything would take a hundred times as long. The last
+two write to pages all over the tables, which the test servers hold in small caches.
 """
 DECISIONS = (DELIVERED, DELIVERED, REJECTED, Decision(Action.RETRY, delay=86_400))
 KIND = {
@@ -38,7 +38,7 @@ KIND = {
 
 
 class Stopwatch:
-    """Seconds since the last lap."""
+    """Measures laps in seconds."""
 
     def __init__(self) -> None:
         self._at = time.perf_counter()
@@ -53,13 +53,13 @@ class Stopwatch:
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Database]]:
-    """Opens a database of this name, with fresh tables, at the server of the tests; it is gone afterwards."""
+    """Opens databases by name on the test server, with fresh tables, and drops them afterwards."""
     opened: list[Database] = []
 
     def fresh(name: str) -> Database:
         database = _open(request, tmp_path_factory, name)
         schema.migrate(database)
-        schema.downgrade(database)  # of what an interrupted run left
+        schema.downgrade(database)  # removes the tables that an interrupted run has left
         schema.migrate(database)
         opened.append(database)
         return database
@@ -82,7 +82,9 @@ def _open(request: pytest.FixtureRequest, directory: pytest.TempPathFactory, nam
             return open_database(url, name)
         case "mysql":
             url = str(request.getfixturevalue("mysql_url"))
-            own = make_url(url).set(database=f"{make_url(url).database}_{name}")  # a server may serve other tests too
+            own = make_url(url).set(
+                database=f"{make_url(url).database}_{name}"
+            )  # the server may be in use by other tests
             _execute(url, f"CREATE DATABASE IF NOT EXISTS {own.database}")
             return open_database(own.render_as_string(hide_password=False))
         case _:
@@ -109,7 +111,7 @@ def empty(place: Callable[[str], Database]) -> Database:
 
 
 @pytest.mark.parametrize("analyzed", [False, True], ids=["old statistics", "fresh statistics"])
-def test_a_statement_reads_the_rows_that_it_needs_by_an_index(crowded: Database, analyzed: bool) -> None:
+def test_each_statement_reads_the_rows_that_it_needs_through_an_index(crowded: Database, analyzed: bool) -> None:
     if analyzed:
         analyze(crowded)
     with explaining(crowded) as plans:
@@ -118,11 +120,11 @@ def test_a_statement_reads_the_rows_that_it_needs_by_an_index(crowded: Database,
             pass
         store.prune(crowded, timedelta(days=7), timedelta(days=7))
     assert len(plans) >= 20
-    assert [plan for plan in plans if plan.scans or plan.rows_read > MOST_READ] == []
+    assert [plan for plan in plans if plan.scans or plan.rows_read > MAX_ROWS_READ] == []
 
 
 def test_a_step_takes_no_longer_where_a_million_deliveries_wait(crowded: Database, empty: Database) -> None:
-    write_events(empty, ENOUGH)
+    write_events(empty, ENOUGH_EVENTS)
     analyze(crowded)
     analyze(empty)
     taken: dict[str, list[list[float]]] = {}
@@ -130,13 +132,13 @@ def test_a_step_takes_no_longer_where_a_million_deliveries_wait(crowded: Databas
         for database in (crowded, empty):
             for step, seconds in journey(database):
                 taken.setdefault(step, [[], []])[database is empty].append(seconds)
-    # The quickest of each: what else goes on at this machine makes single rounds slower, and none quicker.
+    # Compares the fastest rounds: other processes on this machine make single rounds slower, never faster.
     ratios = {step: min(full) / min(bare) for step, (full, bare) in taken.items()}
-    assert all(ratio <= AT_MOST[step] for step, ratio in ratios.items()), ratios
+    assert all(ratio <= MAX_RATIOS[step] for step, ratio in ratios.items()), ratios
 
 
 def journey(database: Database) -> Iterator[tuple[str, float]]:
-    """Each step of the protocol on the same events, with every decision, and how many seconds it took."""
+    """Takes each step of the protocol on the same events, with every decision; yields each step and its seconds."""
     clock = Stopwatch()
     assert store.collect(database, EVENTS).events == EVENTS
     yield "collect", clock.lap()
@@ -156,18 +158,20 @@ def journey(database: Database) -> Iterator[tuple[str, float]]:
     yield "settle", clock.lap()
 
 
-def test_the_gauges_read_no_more_than_so_many_deliveries(crowded: Database) -> None:
+def test_the_gauges_read_a_limited_number_of_deliveries(crowded: Database) -> None:
     with explaining(crowded) as plans:
         backlog = measure(crowded, limit=1_000)
     assert not backlog.complete
-    beyond = 1.2 * INSTALLATIONS_THERE
-    assert [plan for plan in plans if plan.rows_read > beyond] == []
+    max_rows = 1.2 * INSTALLATIONS_IN_CROWD
+    assert [plan for plan in plans if plan.rows_read > max_rows] == []
 
 
-def test_pauses_and_breakers_are_counted_in_an_index(crowded: Database) -> None:
+def test_pauses_and_breakers_are_counted_through_an_index(crowded: Database) -> None:
     analyze(crowded)
     with explaining(crowded) as plans:
         assert measure(crowded, limit=1_000).paused_installations == {PauseReason.UNAUTHORIZED: 1_000}
     counting = [plan for plan in plans if "delivery" not in plan.statement and "vercel_installation" in plan.statement]
     assert {"pause_reason" in plan.statement for plan in counting} == {True, False}
-    assert [plan for plan in counting if "vercel_installation" in str(plan.scans) or plan.rows_read > MOST_READ] == []
+    assert [
+        plan for plan in counting if "vercel_installation" in str(plan.scans) or plan.rows_read > MAX_ROWS_READ
+    ] == []

@@ -1,4 +1,4 @@
-"""Eight dispatchers at once over 100,000 events, in threads with connections of their own."""
+"""Eight concurrent dispatchers deliver 100,000 events, in threads with their own connections."""
 
 import threading
 from collections.abc import Iterator
@@ -25,11 +25,11 @@ RESOURCES = 20
 DISPATCHERS = 8
 LEASE = timedelta(minutes=10)
 COLUMNS = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES "
-ROWS_A_STATEMENT = 1_000
+ROWS_PER_STATEMENT = 1_000
 
 
 class Leases:
-    """Who holds what, as the dispatchers themselves see it."""
+    """The leases that the dispatchers themselves believe they hold."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class Leases:
 
     @contextmanager
     def hold(self, leased: tuple[store.Leased, ...]) -> Iterator[None]:
-        """From the claim's return to the beginning of the settlement."""
+        """Holds the leases from the end of the claim to the start of the settlement."""
         ids = {lease.installation_id for lease in leased}
         with self._lock:
             self.held_twice += self._held & ids
@@ -51,13 +51,13 @@ class Leases:
 def write_all(partner: Engine) -> None:
     subjects = ((n % INSTALLATIONS, n // INSTALLATIONS % RESOURCES) for n in range(EVENTS))
     rows = [f"('icfg_{one}', 'resource.updated', 'db_{other}')" for one, other in subjects]
-    for start in range(0, EVENTS, ROWS_A_STATEMENT):
+    for start in range(0, EVENTS, ROWS_PER_STATEMENT):
         with partner.begin() as connection:
-            connection.exec_driver_sql(COLUMNS + ", ".join(rows[start : start + ROWS_A_STATEMENT]))
+            connection.exec_driver_sql(COLUMNS + ", ".join(rows[start : start + ROWS_PER_STATEMENT]))
 
 
 def dispatch(url: str, schema: str | None, leases: Leases, failed: threading.Event) -> int:
-    """Collects, claims and settles until nothing is left; returns how many deliveries it settled."""
+    """Collects, claims and settles until nothing is left; returns the number of deliveries that it settled."""
     database, delivered = open_database(url, schema), 0
     try:
         while not failed.is_set() and count(database, outbox) + count(database, delivery):
@@ -84,11 +84,11 @@ def dispatch(url: str, schema: str | None, leases: Leases, failed: threading.Eve
 
 
 def newest(database: Database, table: sa.Table, event_id: sa.Column[int]) -> dict[tuple[str, str], int]:
-    """The last event of each subject."""
+    """Returns the last event of each subject."""
     subject = table.c.installation_id, table.c.resource_id
     with database.read() as connection:
-        found = connection.execute(sa.select(*subject, sa.func.max(event_id)).group_by(*subject))
-        return {(row[0], row[1]): row[2] for row in found}
+        rows = connection.execute(sa.select(*subject, sa.func.max(event_id)).group_by(*subject))
+        return {(row[0], row[1]): row[2] for row in rows}
 
 
 @pytest.mark.parametrize("server", ["sqlite", "postgresql", "mysql"], indirect=True)
@@ -107,4 +107,4 @@ def test_no_subject_is_ever_under_two_leases_and_the_last_event_of_each_is_deliv
     assert len(written) == INSTALLATIONS * RESOURCES
     assert count(database, attempt) == delivered
     assert [count(database, table) for table in (outbox, delivery, dead_letter)] == [0, 0, 0]
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0

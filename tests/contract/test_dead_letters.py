@@ -1,4 +1,4 @@
-"""What operators do with dead letters, on every database."""
+"""Operators list, replay and discard dead letters, on every database."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +33,7 @@ ANN = Signature("ann", "the id is right now")
 
 
 def die(database: Database, partner: Engine, *resources: str, installation_id: str = ID) -> None:
-    """Each of them a dead letter."""
+    """Makes a dead letter for each resource."""
     with partner.begin() as connection:
         write(connection, *resources, installation_id=installation_id)
     store.collect(database, 500)
@@ -69,7 +69,7 @@ def die_with_plan(database: Database, partner: Engine, plan: str) -> None:
 
 
 def bury_malformed(database: Database) -> None:
-    """As a collection does with a row that can never be a request."""
+    """Inserts the dead letter that a collection makes of a malformed row."""
     now = database.now()
     with database.engine.begin() as connection:
         connection.execute(
@@ -101,7 +101,7 @@ def discard(database: Database, wanted: Filter | None = None) -> int:
 
 
 def resolutions(database: Database) -> list[str | None]:
-    """Of every dead letter, in the order of their deaths."""
+    """Returns the resolution of every dead letter, oldest first."""
     with database.read() as connection:
         return list(connection.execute(sa.select(dead_letter.c.resolution).order_by(dead_letter.c.id)).scalars())
 
@@ -112,7 +112,7 @@ def in_outbox(database: Database, column: sa.Column[str]) -> list[str | None]:
 
 
 @pytest.mark.varies
-def test_a_replay_goes_through_the_outbox_and_says_who_and_why(database: Database, partner: Engine) -> None:
+def test_a_replay_goes_through_the_outbox_and_records_by_whom_and_why(database: Database, partner: Engine) -> None:
     die(database, partner, "db_1", "db_2")
     assert replay(database) == 2
     for letter in list_dead_letters(database, Filter(), 9, resolved=True):
@@ -131,7 +131,7 @@ def test_replaying_twice_replays_once(database: Database, partner: Engine) -> No
 
 @pytest.mark.varies
 @on_servers
-def test_of_two_replays_at_once_one_waits_and_then_finds_nothing(database: Database, partner: Engine) -> None:
+def test_of_two_concurrent_replays_one_waits_and_then_finds_nothing(database: Database, partner: Engine) -> None:
     die(database, partner, "db_1")
     (letter,) = list_dead_letters(database, Filter(), 9)
     with database.engine.connect() as first, first.begin() as transaction:
@@ -146,7 +146,7 @@ def test_of_two_replays_at_once_one_waits_and_then_finds_nothing(database: Datab
     assert count(database, outbox) == 1
 
 
-def test_what_a_replay_sends_keeps_its_subject_and_product(database: Database, partner: Engine) -> None:
+def test_a_replay_keeps_the_subject_and_the_product(database: Database, partner: Engine) -> None:
     die_with_product(database, partner, "pg")
     (letter,) = list_dead_letters(database, Filter(), 9)
     replay(database)
@@ -158,7 +158,7 @@ def test_what_a_replay_sends_keeps_its_subject_and_product(database: Database, p
 
 @pytest.mark.parametrize("collected", [False, True])
 @pytest.mark.parametrize(("product", "sent"), [("new", "new"), (None, "old")])
-def test_an_old_product_does_not_overtake_a_newer_one_that_waits(
+def test_an_old_product_does_not_overtake_a_newer_one_that_is_waiting(
     database: Database, partner: Engine, collected: bool, product: str | None, sent: str
 ) -> None:
     die_with_product(database, partner, "old")
@@ -170,13 +170,13 @@ def test_an_old_product_does_not_overtake_a_newer_one_that_waits(
     assert [(one.product_id, one.events) for lease in claim(database) for one in lease.deliveries] == [(sent, 2)]
 
 
-def test_the_product_of_another_resource_that_waits_overtakes_nothing(database: Database, partner: Engine) -> None:
+def test_a_waiting_product_of_another_resource_overtakes_nothing(database: Database, partner: Engine) -> None:
     die_with_product(database, partner, "old")
     announce_product(database, partner, "new", "db_é")
     replay(database)
     store.collect(database, 500)
-    found = {one.subject.resource_id: one.product_id for lease in claim(database) for one in lease.deliveries}
-    assert found == {"db_é ": "old", "db_é": "new"}
+    products = {one.subject.resource_id: one.product_id for lease in claim(database) for one in lease.deliveries}
+    assert products == {"db_é ": "old", "db_é": "new"}
 
 
 def test_an_old_product_does_not_overtake_a_newer_one_that_died_too(database: Database, partner: Engine) -> None:
@@ -196,7 +196,7 @@ def test_a_replay_carries_the_billing_plan(database: Database, partner: Engine) 
 
 
 @pytest.mark.parametrize("collected", [False, True])
-def test_an_old_plan_does_not_overtake_a_newer_one_that_waits(
+def test_an_old_plan_does_not_overtake_a_newer_one_that_is_waiting(
     database: Database, partner: Engine, collected: bool
 ) -> None:
     die_with_plan(database, partner, "old")
@@ -217,7 +217,7 @@ def test_an_old_plan_does_not_overtake_a_newer_one_that_died_too(database: Datab
     assert in_outbox(database, outbox.c.billing_plan_id) == [None, "new"]
 
 
-def test_a_malformed_dead_letter_cannot_be_replayed_but_discarded(database: Database, partner: Engine) -> None:
+def test_a_malformed_dead_letter_can_be_discarded_but_not_replayed(database: Database, partner: Engine) -> None:
     bury_malformed(database)
     die(database, partner, "db_1")
     planned = plan(database, Filter())
@@ -228,7 +228,9 @@ def test_a_malformed_dead_letter_cannot_be_replayed_but_discarded(database: Data
     assert resolutions(database) == ["discarded", "replayed"]
 
 
-def test_a_success_after_a_replay_supersedes_what_else_died_of_the_subject(database: Database, partner: Engine) -> None:
+def test_a_success_after_a_replay_supersedes_the_subjects_other_dead_letters(
+    database: Database, partner: Engine
+) -> None:
     die(database, partner, "db_1")
     die(database, partner, "db_1", "db_2")
     replay(database, Filter(ids=[list_dead_letters(database, Filter(resource_id="db_1"), 9)[-1].id]))
@@ -256,9 +258,7 @@ def test_a_discarded_dead_letter_is_never_sent(database: Database, partner: Engi
 
 
 @on_servers
-def test_a_success_that_waits_for_a_replay_does_not_change_what_was_recorded(
-    database: Database, partner: Engine
-) -> None:
+def test_a_success_that_waits_for_a_replay_does_not_change_its_resolution(database: Database, partner: Engine) -> None:
     die(database, partner, "db_1")
     with partner.begin() as connection:
         write(connection, "db_1")
@@ -279,7 +279,7 @@ CHOICES: list[tuple[Callable[[list[DeadLetter]], Filter], set[str]]] = [
     (lambda letters: Filter(ids=[letters[0].id]), {"db_1"}),
     (lambda letters: Filter(ids=[letters[0].id, letters[2].id]), {"db_1", "db_3"}),
     (lambda _: Filter(installation_id="icfg_2"), {"db_3", "db_1 "}),
-    (lambda _: Filter(resource_id="db_1"), {"db_1"}),  # byte for byte
+    (lambda _: Filter(resource_id="db_1"), {"db_1"}),  # compared byte by byte
     (lambda _: Filter(resource_id="DB_1"), set()),
     (lambda _: Filter(reason=DeadLetterReason.REJECTED), {"db_1", "db_2", "db_3", "db_1 "}),
     (lambda _: Filter(reason=DeadLetterReason.GONE), set()),
@@ -288,41 +288,40 @@ CHOICES: list[tuple[Callable[[list[DeadLetter]], Filter], set[str]]] = [
 ]
 
 
-def test_a_filter_chooses_what_meets_all_its_conditions(database: Database, partner: Engine) -> None:
+def test_a_filter_selects_the_dead_letters_that_meet_all_its_conditions(database: Database, partner: Engine) -> None:
     for resources, installation_id in ((["db_1"], ID), (["db_2"], ID), (["db_3", "db_1 "], "icfg_2")):
         die(database, partner, *resources, installation_id=installation_id)
     letters = list_dead_letters(database, Filter(), 9)[::-1]
     letters.sort(key=lambda letter: (letter.died_at, letter.resource_id == "db_1 "))
     for choose, chosen in CHOICES:
         wanted = choose(letters)
-        found = list_dead_letters(database, wanted, 9)
-        assert {letter.resource_id for letter in found} == chosen, wanted
+        listed = list_dead_letters(database, wanted, 9)
+        assert {letter.resource_id for letter in listed} == chosen, wanted
         assert plan(database, wanted).dead_letters == len(chosen), wanted
     assert discard(database, Filter(resource_id="db_1")) == 1
     assert resolutions(database).count("discarded") == 1
 
 
-def test_a_list_holds_the_newest_and_no_more_than_asked_for(database: Database, partner: Engine) -> None:
+def test_a_list_holds_the_newest_up_to_its_limit(database: Database, partner: Engine) -> None:
     for resource in ("db_1", "db_2", "db_3"):
         die(database, partner, resource)
     discard(database, Filter(resource_id="db_3"))
-    found = list_dead_letters(database, Filter(), 1)
-    assert [letter.resource_id for letter in found] == ["db_2"]
+    assert [letter.resource_id for letter in list_dead_letters(database, Filter(), 1)] == ["db_2"]
     assert len(list_dead_letters(database, Filter(), 9, resolved=True)) == 3
 
 
 @pytest.mark.parametrize("dead", [2, 3])
-def test_chunks_leave_nothing_out_and_report_how_far_they_are(database: Database, partner: Engine, dead: int) -> None:
+def test_chunks_leave_nothing_out_and_report_their_progress(database: Database, partner: Engine, dead: int) -> None:
     die(database, partner, *(f"db_{number}" for number in range(dead)))
-    said: list[int] = []
+    progress: list[int] = []
     until = plan(database, Filter()).last_id
-    assert dead_letters.replay(database, Filter(), until, ANN, said.append, chunk=2) == dead
-    assert said[-1] == dead
-    assert len(said) == (dead + 1) // 2
+    assert dead_letters.replay(database, Filter(), until, ANN, progress.append, chunk=2) == dead
+    assert progress[-1] == dead
+    assert len(progress) == (dead + 1) // 2
     assert len(deliver(database)) == dead
 
 
-def test_what_dies_after_the_plan_was_made_is_left_to_the_next(database: Database, partner: Engine) -> None:
+def test_a_dead_letter_made_after_the_plan_is_left_alone(database: Database, partner: Engine) -> None:
     die(database, partner, "db_1")
     planned = plan(database, Filter())
     die(database, partner, "db_2")
@@ -335,8 +334,8 @@ def test_a_plan_counts_rows_requests_and_the_busiest_installation(database: Data
     die(database, partner, "db_1", "db_2")
     die(database, partner, "db_1")
     die(database, partner, "db_1", installation_id="icfg_2")
-    found = plan(database, Filter())
-    assert replace(found, last_id=0) == Plan(4, 0, 3, 2, 0)
+    planned = plan(database, Filter())
+    assert replace(planned, last_id=0) == Plan(4, 0, 3, 2, 0)
 
 
 PACES = [(0, 0.0), (1, 0.0), (60, 0.0), (61, 60.0), (120, 60.0), (121, 120.0)]
@@ -345,9 +344,9 @@ PACES = [(0, 0.0), (1, 0.0), (60, 0.0), (61, 60.0), (120, 60.0), (121, 120.0)]
 @pytest.mark.parametrize(("requests", "seconds"), PACES)
 def test_the_time_of_a_replay_is_that_of_its_busiest_installation(requests: int, seconds: float) -> None:
     minute = RateLimit(60, 60.0)
-    found = Plan(500, 0, requests, requests, 1)
-    assert found.seconds(minute, None) == found.seconds(None, minute) == seconds
-    assert found.seconds(None, None) == 0.0
+    planned = Plan(500, 0, requests, requests, 1)
+    assert planned.seconds(minute, None) == planned.seconds(None, minute) == seconds
+    assert planned.seconds(None, None) == 0.0
 
 
 def test_a_dead_letter_is_shown_with_the_attempts_that_led_to_it(database: Database, partner: Engine) -> None:
@@ -378,9 +377,9 @@ def test_a_malformed_dead_letter_is_shown_without_attempts(database: Database) -
 def test_a_dead_letter_of_an_installation_itself_shows_its_attempts(database: Database, partner: Engine) -> None:
     die_with_plan(database, partner, "pro")
     (letter,) = list_dead_letters(database, Filter(), 9)
-    found = find_dead_letter(database, letter.id)
-    assert found is not None
-    assert [one.type for one in found[1]] == ["installation.updated"]
+    shown = find_dead_letter(database, letter.id)
+    assert shown is not None
+    assert [one.type for one in shown[1]] == ["installation.updated"]
 
 
 def test_there_is_advice_for_every_reason() -> None:

@@ -1,10 +1,9 @@
-"""An asynchronous replica is promoted while a request is in flight: it lacks the event that the request is about, so ids repeat."""
+"""An asynchronous replica is promoted while a request is in flight. It lacks the event that the request is about, so ids repeat."""
 
 import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib import import_module
 from typing import Any
 
 import httpx
@@ -17,6 +16,7 @@ from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database import schema
 from dispatcher.database.transactions import open_database
 from dispatcher.settings.settings import Settings
+from dispatcher.store import collection
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.gate
 
 
 class Pair:
-    """A primary and its replica, and a proxy that leads to the one that is the primary."""
+    """A primary, its replica, and a proxy that leads to the current primary."""
 
     def __init__(self, primary: URL, replica: URL) -> None:
         self.primary = sa.create_engine(primary.set(drivername="mysql+pymysql"))
@@ -46,7 +46,7 @@ class Pair:
                 connection.exec_driver_sql(statement)
 
     def catch_up(self) -> None:
-        """Returns when the replica has what the primary has."""
+        """Waits until the replica has all the primary's transactions."""
         with self.primary.connect() as connection:
             position = connection.exec_driver_sql("SELECT @@gtid_binlog_pos").scalar_one()
         with self.replica.connect() as connection:
@@ -70,7 +70,7 @@ def pair() -> Iterator[Pair]:
 
 
 class Receiver:
-    """Takes down what arrives, and answers a resource when the test lets it."""
+    """Records the requests and answers those of each resource when the test sets its event."""
 
     def __init__(self, *resources: str) -> None:
         self.arrived: list[str] = []
@@ -98,7 +98,7 @@ def ids_of(partner: Engine) -> list[Any]:
 
 
 async def deliver_through_a_failover(pair: Pair) -> Receiver:
-    """The lease is kept by a slow request of another resource, so that the replica has it."""
+    """Promotes the replica during a request. A slow request of another resource keeps the lease, so that the replica has it."""
     database = open_database(pair.url)
     await asyncio.to_thread(schema.migrate, database)
     receiver = Receiver("db_0", "db_1")
@@ -125,7 +125,7 @@ async def deliver_through_a_failover(pair: Pair) -> Receiver:
     pair.promote_replica()
     commit(pair.replica, "db_1")
     await until(lambda: bool(ids_of(pair.replica)))
-    assert ids_of(pair.replica) == lost  # the same id again
+    assert ids_of(pair.replica) == lost  # the id repeats
     receiver.answers["db_1"].set()
     receiver.answers["db_0"].set()
     await until(lambda: worker.idle and not ids_of(pair.replica))
@@ -135,13 +135,12 @@ async def deliver_through_a_failover(pair: Pair) -> Receiver:
     return receiver
 
 
-async def test_what_the_new_primary_has_is_delivered(pair: Pair) -> None:
+async def test_changes_on_the_new_primary_are_delivered(pair: Pair) -> None:
     receiver = await deliver_through_a_failover(pair)
     assert receiver.arrived == ["db_0", "db_1", "db_1"]
 
 
-async def test_with_a_version_that_repeats_it_would_be_lost(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    collecting = import_module("dispatcher.store.collection")  # its function of the same name hides it from `import`
-    monkeypatch.setattr(collecting, "draw_version", lambda: "the same for ever")
+async def test_with_a_repeating_version_the_change_would_be_lost(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collection, "draw_version", lambda: "always the same")
     receiver = await deliver_through_a_failover(pair)
     assert receiver.arrived == ["db_0", "db_1"]

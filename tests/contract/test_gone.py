@@ -1,4 +1,4 @@
-"""How often a resource was said to be gone is counted apart from the other attempts."""
+"""Answers that a resource is gone are counted separately from the other attempts."""
 
 import sqlalchemy as sa
 from sqlalchemy import Engine
@@ -20,7 +20,7 @@ def counts(database: Database) -> tuple[int, int]:
     return row.attempts, row.gone
 
 
-def test_each_answer_that_it_is_gone_counts_until_the_delivery_begins_anew(database: Database, partner: Engine) -> None:
+def test_each_gone_answer_counts_until_the_delivery_starts_over(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     (leased,) = claim(database)
     seen = []

@@ -1,9 +1,8 @@
-"""Each guard of the protocol, and what goes wrong without it: the scenario that the guard is for, with and without."""
+"""Each guard of the protocol: the scenario that it protects against, with the guard and without it."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +16,7 @@ from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import delivery, installation
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
+from dispatcher.store import collection, leases, settlement
 from dispatcher.store.collection import _collect
 from dispatcher.store.installations import purge
 from tests.contract.databases import on_mysql, on_postgresql, on_servers
@@ -24,10 +24,7 @@ from tests.contract.steps import ID, LEASE, claim, count, expire_leases, in_back
 
 pytestmark = pytest.mark.varies
 
-# Their functions of the same names hide them from `import`.
-CLAIMING = import_module("dispatcher.store.leases")
-SETTLING = import_module("dispatcher.store.settlement")
-COLLECTING = import_module("dispatcher.store.collection")
+CLAIMING, SETTLING, COLLECTING = leases, settlement, collection
 
 
 def _without_token(dialect: Dialect) -> Select[Any]:
@@ -42,7 +39,7 @@ def _without_version(dialect: Dialect) -> Executable:
 
 
 def _zombie_settles(database: Database, partner: Engine) -> bool:
-    """Whether the delivery survives the answer of a worker that slept past its lease."""
+    """Whether the delivery survives the late answer of a worker whose lease has expired."""
     with partner.begin() as connection:
         write(connection, "db_1")
     store.collect(database, 500)
@@ -67,9 +64,9 @@ def _change_in_flight(database: Database, partner: Engine) -> bool:
 
 
 def _failed_over_in_flight(database: Database, partner: Engine) -> bool:
-    """Whether a change is still to be delivered that came after a failover, while a request from before it was in flight.
+    """Whether a change that came after a failover, while a request from before it was in flight, is still to be delivered.
 
-    The replica knew the lease, but neither the event nor its delivery. So the partner's next event gets the same id.
+    The replica had the lease, but neither the event nor its delivery. So the partner's next event gets the same id.
     """
     with partner.begin() as connection:
         write(connection, "db_1")
@@ -94,7 +91,7 @@ def _failed_over_in_flight(database: Database, partner: Engine) -> bool:
 
 
 def _purged_in_flight(database: Database, partner: Engine) -> bool:
-    """Whether a change is still to be delivered that came after a purge, while a request from before it was in flight."""
+    """Whether a change that came after a purge, while a request from before it was in flight, is still to be delivered."""
     with partner.begin() as connection:
         write(connection, "db_1")
     store.collect(database, 500)
@@ -108,7 +105,7 @@ def _purged_in_flight(database: Database, partner: Engine) -> bool:
 
 
 def _drawn_once() -> str:
-    return "the same for ever"
+    return "always the same"
 
 
 GUARDED: list[Any] = [
@@ -147,8 +144,8 @@ def test_without_the_guard_the_change_is_lost(
     assert not scenario(database, partner)
 
 
-def _give_back_at_once(database: Database) -> None:
-    """The tempting way: whether anything is due is looked up by the statement that waits for the lock."""
+def _give_back_in_one_statement(database: Database) -> None:
+    """Gives the lease back in the tempting way: the statement that waits for the lock also looks up whether anything is due."""
     first_due = (
         sa.select(sa.func.min(delivery.c.due_at))
         .where(delivery.c.installation_id == installation.c.installation_id)
@@ -160,7 +157,7 @@ def _give_back_at_once(database: Database) -> None:
 
 
 def _released_while_collecting(database: Database, partner: Engine, give_back: Callable[[], object]) -> bool:
-    """Whether a delivery, collected while its installation's lease was given back, can be claimed."""
+    """Whether a delivery collected while its installation's lease was given back can be claimed."""
     with partner.begin() as connection:
         write(connection, "db_2")
     with database.engine.connect() as collecting, collecting.begin() as transaction:
@@ -182,21 +179,21 @@ def _leased_and_delivered(database: Database, partner: Engine) -> tuple[store.Le
 
 
 @on_servers
-def test_lock_before_look_keeps_the_delivery_claimable(database: Database, partner: Engine) -> None:
+def test_locking_before_looking_keeps_the_delivery_claimable(database: Database, partner: Engine) -> None:
     leased = _leased_and_delivered(database, partner)
     assert _released_while_collecting(database, partner, lambda: settle(database, *leased))
 
 
 @on_postgresql
-def test_a_look_in_the_statement_that_waits_strands_the_delivery(database: Database, partner: Engine) -> None:
+def test_looking_in_the_statement_that_waits_strands_the_delivery(database: Database, partner: Engine) -> None:
     _leased_and_delivered(database, partner)
     with database.engine.begin() as connection:
         connection.execute(sa.delete(delivery))
-    assert not _released_while_collecting(database, partner, lambda: _give_back_at_once(database))
+    assert not _released_while_collecting(database, partner, lambda: _give_back_in_one_statement(database))
 
 
 def _claim_lets_new_installations_in(database: Database, partner: Engine, isolation: str) -> bool:
-    """Whether a collector can add an installation while a claim holds those that are due."""
+    """Whether a collector can add an installation while a claim has the due ones locked."""
     with partner.begin() as connection:
         write(connection, "db_1", installation_id="b")
     store.collect(database, 500)
@@ -220,13 +217,13 @@ def test_read_committed_takes_no_gap_locks(database: Database, partner: Engine, 
 
 
 @on_servers
-def test_the_dispatcher_is_at_read_committed_whatever_the_default_is(database: Database) -> None:
+def test_the_dispatcher_uses_read_committed_whatever_the_default_is(database: Database) -> None:
     with database.read() as connection:
         assert connection.get_isolation_level() == "READ COMMITTED"
         assert database.dialect.check_isolation(connection) is None
 
 
-def test_a_lease_that_expires_leaves_the_pause_as_it_is(database: Database, partner: Engine) -> None:
+def test_an_expired_lease_does_not_end_the_pause(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1")
     store.collect(database, 500)
@@ -239,20 +236,20 @@ def test_a_lease_that_expires_leaves_the_pause_as_it_is(database: Database, part
 
 
 @on_mysql
-def test_a_collection_writes_each_row_whose_lock_it_relies_on_and_a_settlement_leaves_that_alone(
+def test_a_collection_writes_each_row_whose_lock_it_relies_on_and_a_settlement_keeps_that_value(
     database: Database, partner: Engine
 ) -> None:
-    """On Galera a lock holds on one node. What both write is certified; a row that is due already must be written all the same."""
+    """On Galera a lock only holds on one node; rows that both write are certified. So a row that is already due is written too."""
 
     def collections() -> int:
         with database.read() as connection:
             return int(connection.execute(sa.select(installation.c.collections)).scalar_one())
 
-    seen = []
+    counts = []
     for number in range(3):
         with partner.begin() as connection:
             write(connection, f"db_{number}")
         store.collect(database, 500)
-        seen.append(collections())
+        counts.append(collections())
     settle(database, *claim(database))
-    assert [*seen, collections()] == [0, 1, 2, 2]
+    assert [*counts, collections()] == [0, 1, 2, 2]

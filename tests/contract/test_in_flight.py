@@ -1,4 +1,4 @@
-"""A change that is committed while a request is in flight, before or after the receiver reads, with the real worker on every database."""
+"""A change committed while a request is in flight, before or after the receiver reads, with the real worker on every database."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.varies
 
 
 class Receiver:
-    """Reads the partner's state when it is told of a change, as Vercel does. `meanwhile` happens during the first request."""
+    """Reads the partner's state when it is notified of a change, like Vercel. Commits another change during the first request."""
 
     def __init__(self, database: Database, partner: Engine, *, reads_first: bool, wait_for_collection: bool) -> None:
         self._database = database
@@ -33,13 +33,13 @@ class Receiver:
         self.seen: list[int] = []
 
     def commit(self) -> None:
-        """One more version of the resource."""
+        """Commits another version of the resource."""
         with self._partner.begin() as connection:
             write(connection, "db_1")
         self.committed += 1
 
     async def receive(self, request: httpx.Request) -> httpx.Response:
-        """Answers 201 whatever it has read."""
+        """Answers 201, whichever version it has read."""
         assert json.loads(request.content)["event"]["resourceId"] == "db_1"
         if self._reads_first or self.seen:
             self.seen.append(self.committed)

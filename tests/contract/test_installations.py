@@ -1,4 +1,4 @@
-"""What operators do with installations, on every database; also under a dispatcher that holds the lease."""
+"""Operators pause, resume, purge and list installations, on every database, also while a dispatcher holds the lease."""
 
 from datetime import timedelta
 from typing import Any
@@ -52,10 +52,10 @@ def purge(database: Database, installation_id: str = ID) -> int:
 
 
 def purged(database: Database) -> list[str]:
-    """The resources of the dead letters, all of which must be purged ones."""
-    found = list_dead_letters(database, Filter(), 999)
-    assert {letter.reason for letter in found} <= {"purged"}
-    return sorted(letter.resource_id or "" for letter in found)
+    """Returns the resources of the dead letters, all of which must be purged ones."""
+    letters = list_dead_letters(database, Filter(), 999)
+    assert {letter.reason for letter in letters} <= {"purged"}
+    return sorted(letter.resource_id or "" for letter in letters)
 
 
 # pause and resume
@@ -67,7 +67,7 @@ def test_a_paused_installation_is_not_claimed_and_loses_nothing(database: Databa
     assert installations.pause(database, ID)
     collect(database, partner, "db_2")
     assert claim(database) == ()
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
     assert count(database, delivery) == 2
     assert installations.resume(database, ID)
     assert sorted(map(str, deliver(database))) == ["db_1", "db_2"]
@@ -83,9 +83,7 @@ def test_an_idle_installation_stays_paused_when_events_come(database: Database, 
     assert claim(database) == ()
 
 
-def test_an_installation_whose_events_nobody_has_collected_yet_can_be_paused(
-    database: Database, partner: Engine
-) -> None:
+def test_an_installation_whose_events_are_not_collected_yet_can_be_paused(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1")
     assert installations.pause(database, ID)
@@ -95,7 +93,7 @@ def test_an_installation_whose_events_nobody_has_collected_yet_can_be_paused(
     assert deliver(database) == ["db_1"]
 
 
-def test_an_unknown_installation_is_neither_paused_nor_resumed_nor_made(database: Database) -> None:
+def test_an_unknown_installation_is_neither_paused_nor_resumed_nor_created(database: Database) -> None:
     assert not installations.pause(database, ID)
     assert not installations.resume(database, ID)
     assert count(database, installation) == 0
@@ -115,19 +113,20 @@ def test_an_operator_takes_over_a_pause_and_ends_it(database: Database, partner:
     installations.pause(database, ID)
     assert row(database).pause_reason == "operator"
     installations.resume(database, ID)
-    found = row(database)
-    assert (found.pause_reason, found.paused_since, found.paused_until, found.failures) == (None, None, None, 0)
+    resumed = row(database)
+    assert (resumed.pause_reason, resumed.paused_since, resumed.paused_until) == (None, None, None)
+    assert resumed.failures == 0
     assert deliver(database) == ["db_1"]
 
 
-def test_resuming_what_is_not_paused_changes_nothing(database: Database, partner: Engine) -> None:
+def test_resuming_an_installation_that_is_not_paused_changes_nothing(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     before = row(database)
     assert installations.resume(database, ID)
     assert row(database) == before
 
 
-def test_resuming_does_not_jump_the_rate_limit_or_a_backoff(database: Database, partner: Engine) -> None:
+def test_resuming_does_not_bypass_the_rate_limit_or_a_backoff(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     later = database.now() + timedelta(hours=1)
     with database.engine.begin() as connection:
@@ -144,7 +143,7 @@ def test_resuming_does_not_jump_the_rate_limit_or_a_backoff(database: Database, 
 
 
 @pytest.mark.parametrize("decision", [Decision(Action.DELIVERED), UNAUTHORIZED, None])
-def test_a_settlement_does_not_end_the_pause_of_an_operator(
+def test_a_settlement_does_not_end_an_operators_pause(
     database: Database, partner: Engine, decision: Decision | None
 ) -> None:
     collect(database, partner, "db_1", "db_2")
@@ -161,7 +160,7 @@ def test_a_settlement_does_not_end_the_pause_of_an_operator(
 
 
 @on_servers
-def test_a_pause_waits_for_a_settlement_and_outlives_it(database: Database, partner: Engine) -> None:
+def test_a_pause_waits_for_a_settlement_and_persists_after_it(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
     (leased,) = claim(database)
     with database.engine.connect() as settling, settling.begin() as transaction:
@@ -196,7 +195,7 @@ def test_after_a_resume_the_lease_of_a_dead_dispatcher_is_taken_over(database: D
 # purge
 
 
-def test_a_purge_buries_deliveries_and_uncollected_events_of_this_installation_alone(
+def test_a_purge_buries_deliveries_and_uncollected_events_of_this_installation_only(
     database: Database, partner: Engine
 ) -> None:
     collect(database, partner, "db_1", "db_2")
@@ -217,13 +216,13 @@ def test_a_purge_buries_deliveries_and_uncollected_events_of_this_installation_a
 def test_a_purge_goes_chunk_by_chunk(database: Database, partner: Engine, waiting: int) -> None:
     with partner.begin() as connection:
         write(connection, *(f"db_{number}" for number in range(waiting)))
-    said: list[int] = []
-    assert installations.purge(database, ID, said.append, chunk=2) == waiting
-    assert (said[-1], len(said)) == (waiting, (waiting + 1) // 2)
+    progress: list[int] = []
+    assert installations.purge(database, ID, progress.append, chunk=2) == waiting
+    assert (progress[-1], len(progress)) == (waiting, (waiting + 1) // 2)
     assert len(purged(database)) == waiting
 
 
-def test_what_is_purged_by_mistake_can_be_replayed(database: Database, partner: Engine) -> None:
+def test_deliveries_purged_by_mistake_can_be_replayed(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     purge(database)
     until = plan(database, Filter()).last_id
@@ -242,26 +241,28 @@ def test_a_purge_ends_a_pause_but_not_an_operators(database: Database, partner: 
     assert row(database, "icfg_2").pause_reason == "operator"
 
 
-def test_what_comes_after_a_purge_is_delivered(database: Database, partner: Engine) -> None:
+def test_a_change_after_a_purge_is_delivered(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     purge(database)
     collect(database, partner, "db_1")
     assert deliver(database) == ["db_1"]
 
 
-def test_what_nobody_has_collected_yet_waits_too(database: Database, partner: Engine) -> None:
+def test_events_that_are_not_collected_yet_count_as_waiting_too(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1", "db_2")
     assert count_waiting(database, ID) == Waiting(events=2, deliveries=0)
     assert purge(database) == 2
 
 
-def test_a_purge_of_the_unknown_finds_nothing(database: Database) -> None:
+def test_a_purge_of_an_unknown_installation_finds_nothing(database: Database) -> None:
     assert count_waiting(database, ID) is None
     assert purge(database) == 0
 
 
-def test_a_success_in_flight_during_a_purge_leaves_its_dead_letter(database: Database, partner: Engine) -> None:
+def test_a_success_in_flight_during_a_purge_does_not_supersede_its_dead_letter(
+    database: Database, partner: Engine
+) -> None:
     """The dead letter may hold a change that was committed after the request had started."""
     collect(database, partner, "db_1")
     leased = claim(database)
@@ -304,12 +305,12 @@ def test_a_purge_waits_for_a_settlement_that_holds_the_installation(database: Da
 
 
 @on_servers
-def test_a_purge_waits_for_a_collection_and_buries_what_it_brought(database: Database, partner: Engine) -> None:
+def test_a_purge_waits_for_a_collection_and_buries_its_deliveries(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     with partner.begin() as connection:
         write(connection, "db_2")
     with database.engine.connect() as collecting, collecting.begin() as transaction:
-        collecting.execute(sa.select(collector).with_for_update())  # and has not come to this installation yet
+        collecting.execute(sa.select(collector).with_for_update())  # but has not reached this installation yet
         with in_background(lambda: purge(database)) as purging:
             try:
                 assert stays_blocked(purging, database)
@@ -320,7 +321,7 @@ def test_a_purge_waits_for_a_collection_and_buries_what_it_brought(database: Dat
 
 
 @on_servers
-def test_two_purges_at_once_bury_everything_once(database: Database, partner: Engine) -> None:
+def test_two_concurrent_purges_bury_everything_once(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
     with database.engine.connect() as first, first.begin() as transaction:
         assert installations._bury(first, database.dialect, ID, 500) == 2
@@ -334,9 +335,7 @@ def test_two_purges_at_once_bury_everything_once(database: Database, partner: En
 
 
 @on_sqlite
-def test_a_row_that_can_never_be_a_request_is_buried_as_malformed_by_a_purge(
-    database: Database, partner: Engine
-) -> None:
+def test_a_purge_buries_a_malformed_row_as_malformed(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         connection.exec_driver_sql("PRAGMA ignore_check_constraints = 1")
         connection.exec_driver_sql("INSERT INTO vercel_outbox (installation_id, type) VALUES ('icfg_1', 'nonsense')")
@@ -346,7 +345,7 @@ def test_a_row_that_can_never_be_a_request_is_buried_as_malformed_by_a_purge(
 
 
 @on_mysql
-def test_an_id_with_a_blank_behind_it_is_another_on_databases_that_pad(database: Database, partner: Engine) -> None:
+def test_an_id_with_a_trailing_blank_is_another_id_on_databases_that_pad(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     assert count_waiting(database, "icfg_1 ") is None
 
@@ -363,7 +362,7 @@ def test_a_purge_needs_no_row_in_the_collectors_table(database: Database, partne
 
 
 @pytest.mark.varies
-def test_a_list_says_what_each_installation_is_doing(database: Database, partner: Engine) -> None:
+def test_a_list_shows_the_state_of_each_installation(database: Database, partner: Engine) -> None:
     for state in ("sending", "throttled", "waiting", "paused", "idle", "due"):
         collect(database, partner, f"db_of_{state}", installation_id=state)
     later = database.now() + timedelta(hours=1)
@@ -377,10 +376,10 @@ def test_a_list_says_what_each_installation_is_doing(database: Database, partner
             connection.execute(sa.update(installation).where(installation.c.installation_id == id_).values(**values))
     purge(database, "idle")
     installations.pause(database, "paused")
-    found = list_installations(database, 9)
-    assert [(one.installation_id, one.state) for one in found] == [
+    listed = list_installations(database, 9)
+    assert [(one.installation_id, one.state) for one in listed] == [
         (state, state) for state in ("due", "idle", "paused", "sending", "throttled", "waiting")
     ]
-    assert [one.deliveries for one in found] == [1, 0, 1, 1, 1, 1]
+    assert [one.deliveries for one in listed] == [1, 0, 1, 1, 1, 1]
     assert [one.installation_id for one in list_installations(database, 2)] == ["due", "idle"]
     assert [one.installation_id for one in list_installations(database, 9, paused=True)] == ["paused"]

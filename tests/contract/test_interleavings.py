@@ -1,4 +1,4 @@
-"""The law under nasty interleavings, with connections really held open at the nasty moment."""
+"""No change is lost under nasty interleavings, with real connections held open at the nasty moment."""
 
 import pytest
 import sqlalchemy as sa
@@ -68,7 +68,7 @@ def test_a_change_collected_while_the_request_is_in_flight_is_due_at_once(databa
     assert (again.events, again.attempts) == (2, 0)
 
 
-def test_what_is_rolled_back_is_never_collected(database: Database, partner: Engine) -> None:
+def test_events_that_are_rolled_back_are_never_collected(database: Database, partner: Engine) -> None:
     with partner.connect() as connection:
         with connection.begin() as transaction:
             write(connection, "whole")
@@ -91,9 +91,9 @@ PREPARE = {
 @pytest.mark.varies
 @pytest.mark.parametrize("server", [pytest.param("postgresql-18", marks=pytest.mark.variant), "mysql"], indirect=True)
 def test_a_prepared_transaction_that_was_left_behind_blocks_nothing(database: Database, partner: Engine) -> None:
-    name = f"'left behind in {database.engine.url.database}'"  # it is known to the whole server
+    name = f"'left behind in {database.engine.url.database}'"  # the name is visible on the whole server
     begin, prepare, commit = (statement.format(name) for statement in PREPARE[database.dialect.name])
-    alone = partner.execution_options(isolation_level="AUTOCOMMIT")  # such transactions are begun and ended by hand
+    alone = partner.execution_options(isolation_level="AUTOCOMMIT")  # such transactions are begun and ended explicitly
     with alone.connect() as connection:
         connection.exec_driver_sql(begin)
         write(connection, "prepared")
@@ -104,7 +104,7 @@ def test_a_prepared_transaction_that_was_left_behind_blocks_nothing(database: Da
         with partner.begin() as other:
             write(other, "db_1")
         assert deliver(database) == ["db_1"]
-        assert store.mend(database) == 0
+        assert store.repair(database) == 0
     finally:
         with alone.connect() as connection:
             connection.exec_driver_sql(commit)
@@ -126,7 +126,9 @@ def test_a_settlement_after_the_lease_was_taken_over_changes_nothing(database: D
     assert count(database, delivery) == 0
 
 
-def test_events_of_a_subject_in_backoff_join_it_and_do_not_jump_the_queue(database: Database, partner: Engine) -> None:
+def test_new_events_of_a_subject_in_backoff_join_its_delivery_and_do_not_end_the_backoff(
+    database: Database, partner: Engine
+) -> None:
     for _ in range(2):
         with partner.begin() as connection:
             write(connection, "db_1")
@@ -155,7 +157,7 @@ def test_a_lease_given_back_while_a_collector_holds_the_row_strands_nothing(
         finally:
             collecting.commit()
     assert [one.subject.resource_id for lease in claim(database) for one in lease.deliveries] == ["db_2"]
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
 
 
 def _collect_and_hold(database: Database) -> sa.Connection:
@@ -189,7 +191,7 @@ def test_a_collector_that_waits_for_a_lease_being_given_back_strands_nothing(
 
 @pytest.mark.varies
 @on_servers
-def test_a_second_collector_leaves_at_once(database: Database, partner: Engine) -> None:
+def test_a_second_collector_gives_up_at_once(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1")
     with database.engine.begin() as first:
@@ -204,7 +206,7 @@ def test_a_second_collector_leaves_at_once(database: Database, partner: Engine) 
 @on_servers
 @pytest.mark.parametrize("decision", [None, Decision(Action.RETRY, delay=5)])
 def test_installations_are_locked_in_key_order(database: Database, partner: Engine, decision: Decision | None) -> None:
-    """Else two dispatchers could each hold what the other waits for."""
+    """Otherwise two dispatchers could each hold a lock that the other waits for."""
     with partner.begin() as connection:
         for id_ in ("b", "a"):
             write(connection, "db_1", installation_id=id_)
@@ -232,7 +234,7 @@ def test_installations_are_locked_in_key_order(database: Database, partner: Engi
 
 
 @on_servers
-def test_a_sweep_meets_an_installation_that_is_just_being_inserted(database: Database, partner: Engine) -> None:
+def test_a_sweep_waits_for_an_installation_that_is_just_being_inserted(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, "db_1")
     store.collect(database, 500)
@@ -240,10 +242,10 @@ def test_a_sweep_meets_an_installation_that_is_just_being_inserted(database: Dat
         connection.execute(sa.delete(installation))
     with database.engine.connect() as other, other.begin() as transaction:
         other.execute(sa.insert(installation).values(installation_id=ID))
-        with in_background(lambda: store.mend(database)) as mending:
+        with in_background(lambda: store.repair(database)) as repairing:
             try:
-                assert stays_blocked(mending, database)
+                assert stays_blocked(repairing, database)
             finally:
                 transaction.commit()
-    assert mending.result() == 1
+    assert repairing.result() == 1
     assert deliver(database) == ["db_1"]

@@ -1,4 +1,4 @@
-"""One event's way through the store on every database: collect, claim, settle, and the guards that it rests on."""
+"""One event's journey through the store on every database: collect, claim, settle, and the guards that protect it."""
 
 from datetime import timedelta
 
@@ -51,7 +51,7 @@ def renamed(resource_id: str) -> ResourceUpdated:
     return ResourceUpdated(installation_id="icfg_1", resource_id=resource_id)
 
 
-def test_events_of_one_subject_are_one_delivery_which_a_success_settles(database: Database) -> None:
+def test_events_of_one_subject_become_one_delivery_which_a_success_removes(database: Database) -> None:
     commit(database, renamed("db_1"), renamed("db_1"), renamed("DB_1"), renamed("db_1 "))
     assert len(store.collect(database, 100).subject_keys) == 3
     (leased,) = claim(database).leased
@@ -99,5 +99,5 @@ def test_a_rejected_delivery_is_a_dead_letter_until_a_later_success(database: Da
             database, answers, [store.InstallationState("icfg_1", leased.token, release=True)], LEASE
         )
         assert (settled.buried, settled.superseded) == ((1, 0) if kind is OutcomeKind.REJECTED else (0, 1))
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
     assert store.prune(database, timedelta(0), timedelta(0)) == 3

@@ -1,4 +1,4 @@
-"""A claim and the lease that it takes: whose it is, how long, and what it reads."""
+"""A claim and the lease that it takes: its holder, its duration, and the deliveries read."""
 
 from datetime import timedelta
 from typing import Any
@@ -16,36 +16,35 @@ from tests.contract.steps import ID, LEASE, claim, collect, commits, expire_leas
 
 
 def row(database: Database) -> sa.Row[Any]:
-    """The only installation."""
     with database.read() as connection:
         return connection.execute(sa.select(installation)).one()
 
 
 def claim_one(database: Database, lease: timedelta = LEASE, **others: Any) -> store.Claimed:
-    """One installation at most."""
+    """Claims at most one installation."""
     return store.claim(database, installations=1, deliveries=9, lease=lease, leased_by="one", suspects=0, **others)
 
 
 @pytest.mark.varies
-def test_a_lease_begins_now_and_says_who_holds_it(database: Database, partner: Engine) -> None:
+def test_a_lease_begins_now_and_names_its_holder(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     still = standing(database)
     claimed = claim_one(still)
-    found = row(database)
-    assert (found.leased_by, found.leased_until, claimed.at) == ("one", still.now() + LEASE, still.now())
-    assert found.lease_token == claimed.leased[0].token
-    store.renew(still, {ID: found.lease_token}, 2 * LEASE)
+    leased = row(database)
+    assert (leased.leased_by, leased.leased_until, claimed.at) == ("one", still.now() + LEASE, still.now())
+    assert leased.lease_token == claimed.leased[0].token
+    store.renew(still, {ID: leased.lease_token}, 2 * LEASE)
     assert row(database).leased_until == still.now() + 2 * LEASE
     assert claim(still) == ()
 
 
-def test_a_lease_is_over_at_the_moment_when_it_ends(database: Database, partner: Engine) -> None:
+def test_a_lease_has_expired_at_the_moment_when_it_ends(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     still = standing(database)
     assert [len(claim_one(still, lease).leased) for lease in (timedelta(), LEASE, LEASE)] == [1, 1, 0]
 
 
-def test_what_is_due_at_this_moment_is_claimed(database: Database, partner: Engine) -> None:
+def test_an_installation_due_at_this_moment_is_claimed(database: Database, partner: Engine) -> None:
     still = standing(database)
     collect(still, partner, "db_1")
     assert store.look(still, store.LOWEST_ID, still.now()) == store.Work(to_collect=False, to_claim=True)
@@ -53,7 +52,7 @@ def test_what_is_due_at_this_moment_is_claimed(database: Database, partner: Engi
     assert [one.subject.resource_id for one in leased.deliveries] == ["db_1"]
 
 
-def test_what_is_due_below_the_floor_or_later_is_not_looked_at(database: Database, partner: Engine) -> None:
+def test_an_installation_due_below_the_floor_or_later_is_ignored(database: Database, partner: Engine) -> None:
     still = standing(database)
     collect(still, partner, "db_1")
     tick = timedelta(milliseconds=1)
@@ -65,7 +64,7 @@ def test_what_is_due_below_the_floor_or_later_is_not_looked_at(database: Databas
     assert claim_one(still).leased == ()
 
 
-def test_a_look_sees_the_events_above_its_floor_only(database: Database, partner: Engine) -> None:
+def test_a_look_sees_only_the_events_above_its_floor(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     (leased,) = claim(database)
     last = leased.deliveries[0].last_event_id
@@ -78,7 +77,7 @@ def test_a_look_sees_the_events_above_its_floor_only(database: Database, partner
     assert not store.look(database, last + 1, store.LONG_AGO).to_collect
 
 
-def test_a_claim_says_whether_more_may_be_due(database: Database, partner: Engine) -> None:
+def test_a_claim_reports_whether_more_may_be_due(database: Database, partner: Engine) -> None:
     for installation_id in ("icfg_1", "icfg_2"):
         collect(database, partner, "db_1", installation_id=installation_id)
     assert [claim_one(database).full for _ in range(3)] == [True, True, False]
@@ -87,7 +86,7 @@ def test_a_claim_says_whether_more_may_be_due(database: Database, partner: Engin
     assert (len(more.leased), more.full) == (2, False)
 
 
-def test_what_is_paused_says_since_how_long(database: Database, partner: Engine) -> None:
+def test_a_claim_returns_how_long_a_paused_installation_has_been_paused(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     still = standing(database)
     day = timedelta(days=1)
@@ -98,7 +97,9 @@ def test_what_is_paused_says_since_how_long(database: Database, partner: Engine)
 
 
 @on_sqlite
-def test_what_another_is_claiming_is_left_to_it_without_waiting(database: Database, partner: Engine) -> None:
+def test_an_installation_that_another_dispatcher_is_claiming_is_skipped_without_waiting(
+    database: Database, partner: Engine
+) -> None:
     for installation_id in ("icfg_1", "icfg_2"):
         collect(database, partner, "db_1", installation_id=installation_id)
     with locked_by_another(database, installation.c.installation_id, "icfg_1"), locking(database) as locks:
@@ -108,7 +109,7 @@ def test_what_another_is_claiming_is_left_to_it_without_waiting(database: Databa
 
 @on_durable
 def test_a_lease_need_not_wait_for_the_disk(database: Database, partner: Engine) -> None:
-    """If a crash of the database undoes it, it is as if the lease had expired."""
+    """Losing a lease in a crash of the database is the same as the lease expiring."""
     collect(database, partner, "db_1")
     with commits(database) as waits:
         (leased,) = claim(database)
@@ -118,9 +119,7 @@ def test_a_lease_need_not_wait_for_the_disk(database: Database, partner: Engine)
 
 
 @on_sqlite
-def test_a_lease_whose_row_somebody_keeps_locked_is_told_from_one_that_is_lost(
-    database: Database, partner: Engine
-) -> None:
+def test_a_lease_whose_row_is_locked_is_distinguished_from_a_lost_one(database: Database, partner: Engine) -> None:
     for installation_id in ("icfg_free", "icfg_locked", "icfg_lost"):
         collect(database, partner, "db_1", installation_id=installation_id)
     tokens = {one.installation_id: one.token for one in claim(database)} | {"icfg_lost": "another"}

@@ -1,4 +1,4 @@
-"""Somebody keeps one installation's row locked, such as a support session: that installation waits, and nobody else does."""
+"""Another session, such as a support session, keeps one installation's row locked: only that installation waits."""
 
 import asyncio
 import json
@@ -31,8 +31,8 @@ OTHERS = [f"icfg_{number}" for number in range(20)]
 
 
 @pytest.fixture
-def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    """Waits for a lock for one second only. On SQLite, row locks are made up: what becomes of the steps is the same."""
+def impatient(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """A database that waits for a lock for only one second. On SQLite, row locks are simulated; the steps behave the same."""
     if database.dialect.name == "sqlite":
         yield with_row_locks(database)
         return
@@ -43,10 +43,10 @@ def hasty(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datab
 
 
 @contextmanager
-def locked(partner: Engine, hasty: Database) -> Iterator[None]:
-    """A session holds the row for the length of the block."""
-    if hasty.dialect.name == "sqlite":
-        with locked_by_another(hasty, installation.c.installation_id, LOCKED):
+def locked(partner: Engine, impatient: Database) -> Iterator[None]:
+    """Another session has the row locked during the block."""
+    if impatient.dialect.name == "sqlite":
+        with locked_by_another(impatient, installation.c.installation_id, LOCKED):
             yield
         return
     statement = f"SELECT 1 FROM vercel_installation WHERE installation_id = '{LOCKED}' FOR UPDATE"
@@ -56,13 +56,13 @@ def locked(partner: Engine, hasty: Database) -> Iterator[None]:
 
 
 def ids(database: Database, table: sa.Table) -> list[str]:
-    """Whose rows the table holds."""
+    """Returns the installation ids of the table's rows."""
     with database.read() as connection:
         return sorted(connection.execute(sa.select(table.c.installation_id)).scalars())
 
 
 def known(database: Database, partner: Engine, *installation_ids: str) -> None:
-    """These installations, with nothing to do."""
+    """Makes these installations known, with nothing to do."""
     for installation_id in installation_ids:
         collect(database, partner, "db_0", installation_id=installation_id)
     settle(database, *claim(database, len(installation_ids)))
@@ -71,61 +71,61 @@ def known(database: Database, partner: Engine, *installation_ids: str) -> None:
 # the steps ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_collection_leaves_the_events_of_that_installation(
-    hasty: Database, database: Database, partner: Engine
+def test_a_collection_leaves_the_events_of_the_locked_installation(
+    impatient: Database, database: Database, partner: Engine
 ) -> None:
     known(database, partner, LOCKED, "icfg_1")
     with partner.begin() as connection:
         for installation_id in (LOCKED, "icfg_1", "icfg_new", LOCKED):
             write(connection, "db_1", installation_id=installation_id)
-    with locked(partner, hasty):
+    with locked(partner, impatient):
         for installation_ids, left in ((frozenset({"icfg_1", "icfg_new"}), 2), (frozenset(), 2)):
-            collected = store.collect(hasty, 500)
+            collected = store.collect(impatient, 500)
             assert (collected.installation_ids, collected.left, collected.full) == (installation_ids, left, False)
         assert ids(database, outbox) == [LOCKED, LOCKED]
         assert ids(database, delivery) == ["icfg_1", "icfg_new"]
-    assert (store.collect(hasty, 500).events, count(database, outbox)) == (2, 0)
+    assert (store.collect(impatient, 500).events, count(database, outbox)) == (2, 0)
     assert {one.installation_id for one in claim(database)} == {LOCKED, "icfg_1", "icfg_new"}
 
 
-def test_a_collection_says_how_far_it_has_read_beyond_what_it_left(
-    hasty: Database, database: Database, partner: Engine
+def test_a_collection_reports_how_far_it_has_read_including_the_events_that_it_left(
+    impatient: Database, database: Database, partner: Engine
 ) -> None:
     known(database, partner, LOCKED)
     with partner.begin() as connection:
         write(connection, "db_1", "db_2", installation_id=LOCKED)
         write(connection, "db_1", installation_id="icfg_1")
-    with locked(partner, hasty):
-        first = store.collect(hasty, 2)
+    with locked(partner, impatient):
+        first = store.collect(impatient, 2)
         assert (first.events, first.left, first.full) == (0, 2, True)
-        assert store.collect(hasty, 2, first.last_event_id).installation_ids == {"icfg_1"}
+        assert store.collect(impatient, 2, first.last_event_id).installation_ids == {"icfg_1"}
 
 
-def test_settle_and_pull_tell_a_locked_installation_from_a_lost_one(
-    hasty: Database, database: Database, partner: Engine
+def test_settle_and_pull_distinguish_a_locked_installation_from_a_lost_one(
+    impatient: Database, database: Database, partner: Engine
 ) -> None:
     for installation_id in (LOCKED, "icfg_1", "icfg_lost"):
         collect(database, partner, "db_1", installation_id=installation_id)
     tokens = {one.installation_id: one.token for one in claim(database)} | {"icfg_lost": "another"}
     with database.read() as connection:
-        now = connection.execute(sa.select(hasty.dialect.clock())).scalar_one()
+        now = connection.execute(sa.select(impatient.dialect.clock())).scalar_one()
         rows = connection.execute(sa.select(*(delivery.c[name] for name in store.READ)))
-        found = [store.Delivery.of(row, now) for row in rows]
+        deliveries = [store.Delivery.of(row, now) for row in rows]
     answers = [
         store.Answer(one, tokens[one.subject.installation_id], Outcome(OutcomeKind.DELIVERED), DELIVERED)
-        for one in found
+        for one in deliveries
     ]
     states = [store.InstallationState(id_, token, release=True) for id_, token in sorted(tokens.items())]
-    with locked(partner, hasty):
-        pulled = store.pull(hasty, tokens, 9, LEASE)
+    with locked(partner, impatient):
+        pulled = store.pull(impatient, tokens, 9, LEASE)
         assert (list(pulled.deliveries), set(pulled.locked)) == (["icfg_1"], {LOCKED})
-        settled = store.settle(hasty, answers, states, LEASE)
+        settled = store.settle(impatient, answers, states, LEASE)
         assert (set(settled.lost), set(settled.locked)) == ({"icfg_lost"}, {LOCKED})
         assert ids(database, delivery) == [LOCKED, "icfg_lost"]
         only = [state for state in states if state.installation_id == LOCKED]
-        assert store.settle(hasty, [], only, LEASE) == store.Settled(locked=frozenset({LOCKED}))
-        assert store.pull(hasty, {LOCKED: tokens[LOCKED]}, 9, LEASE) == store.Pulled({}, frozenset({LOCKED}))
-    assert store.settle(hasty, answers, states, LEASE).locked == frozenset()
+        assert store.settle(impatient, [], only, LEASE) == store.Settled(locked=frozenset({LOCKED}))
+        assert store.pull(impatient, {LOCKED: tokens[LOCKED]}, 9, LEASE) == store.Pulled({}, frozenset({LOCKED}))
+    assert store.settle(impatient, answers, states, LEASE).locked == frozenset()
     assert ids(database, delivery) == ["icfg_lost"]
 
 
@@ -133,7 +133,7 @@ def test_settle_and_pull_tell_a_locked_installation_from_a_lost_one(
 
 
 class Rig:
-    """A worker, and a destination that answers one installation's requests when it is told to."""
+    """A worker, and a destination that answers the requests of `LOCKED` only while the gate is open."""
 
     def __init__(self, database: Database) -> None:
         self.reports: list[Report] = []
@@ -153,7 +153,7 @@ class Rig:
         return httpx.Response(201, content=json.dumps({}))
 
     async def until(self, condition: Callable[[], object]) -> int:
-        """Ticks until the condition holds, and says how often."""
+        """Ticks until the condition holds; returns the number of ticks."""
         ticks = 0
         async with asyncio.timeout(LONGEST):
             while not condition():
@@ -164,8 +164,8 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(hasty: Database) -> AsyncIterator[Rig]:
-    made = Rig(hasty)
+async def rig(impatient: Database) -> AsyncIterator[Rig]:
+    made = Rig(impatient)
     yield made
     await made.worker.stop(0)
     made.worker.close()
@@ -177,11 +177,11 @@ def commit(partner: Engine, *installation_ids: str) -> None:
             write(connection, "db_1", installation_id=installation_id)
 
 
-async def test_the_events_of_all_others_are_delivered_meanwhile(
-    rig: Rig, hasty: Database, database: Database, partner: Engine
+async def test_the_events_of_all_other_installations_are_delivered_meanwhile(
+    rig: Rig, impatient: Database, database: Database, partner: Engine
 ) -> None:
     known(database, partner, LOCKED, *OTHERS[:10])
-    with locked(partner, hasty):
+    with locked(partner, impatient):
         commit(partner, LOCKED, *OTHERS)
         await rig.until(lambda: len(rig.requested) == 20)
         await rig.until(lambda: count(database, delivery) == 0)
@@ -192,13 +192,13 @@ async def test_the_events_of_all_others_are_delivered_meanwhile(
     assert [count(database, table) for table in (outbox, delivery)] == [0, 0]
 
 
-async def test_an_answer_that_comes_meanwhile_is_settled_afterwards_and_those_of_others_at_once(
-    rig: Rig, hasty: Database, database: Database, partner: Engine
+async def test_an_answer_that_comes_meanwhile_is_settled_afterwards_and_answers_of_others_at_once(
+    rig: Rig, impatient: Database, database: Database, partner: Engine
 ) -> None:
     rig.gate.clear()
     commit(partner, LOCKED)
     await rig.until(lambda: rig.requested)
-    with locked(partner, hasty):
+    with locked(partner, impatient):
         rig.gate.set()
         await rig.until(lambda: not rig.worker.in_flight)
         commit(partner, *OTHERS)
@@ -213,13 +213,13 @@ async def test_an_answer_that_comes_meanwhile_is_settled_afterwards_and_those_of
         assert set(connection.execute(sa.select(installation.c.lease_token)).scalars()) == {None}
 
 
-async def test_a_lease_that_is_to_be_renewed_meanwhile_is_renewed_afterwards(
-    rig: Rig, hasty: Database, database: Database, partner: Engine
+async def test_a_lease_that_should_be_renewed_meanwhile_is_renewed_afterwards(
+    rig: Rig, impatient: Database, database: Database, partner: Engine
 ) -> None:
     rig.gate.clear()
     commit(partner, LOCKED)
     await rig.until(lambda: rig.requested)
-    with locked(partner, hasty):
+    with locked(partner, impatient):
         (lease,) = rig.worker._leases.held.values()
         lease.until = short = lease.until - 40
         await rig.until(lambda: rig.worker._leases.locked.has(LOCKED, 0.0))
@@ -231,12 +231,12 @@ async def test_a_lease_that_is_to_be_renewed_meanwhile_is_renewed_afterwards(
 
 
 async def test_a_worker_that_stops_meanwhile_tries_once_more(
-    rig: Rig, hasty: Database, database: Database, partner: Engine
+    rig: Rig, impatient: Database, database: Database, partner: Engine
 ) -> None:
     rig.gate.clear()
     commit(partner, LOCKED)
     await rig.until(lambda: rig.requested)
-    with locked(partner, hasty):
+    with locked(partner, impatient):
         rig.gate.set()
         await rig.until(lambda: rig.worker._leases.locked.has(LOCKED, 0.0))
     await rig.worker.stop(LONGEST)
@@ -244,8 +244,10 @@ async def test_a_worker_that_stops_meanwhile_tries_once_more(
     assert count(database, delivery) == 0
 
 
-async def test_what_was_left_makes_no_hot_loop(rig: Rig, hasty: Database, database: Database, partner: Engine) -> None:
-    """However many ticks there are, the outbox is read again only after a polling interval."""
+async def test_events_that_were_left_cause_no_hot_loop(
+    rig: Rig, impatient: Database, database: Database, partner: Engine
+) -> None:
+    """However many ticks there are, the outbox is only read again after a polling interval."""
     known(database, partner, LOCKED)
     rig.worker._outbox._retry = 3_600.0
     collections = 0
@@ -254,13 +256,13 @@ async def test_what_was_left_makes_no_hot_loop(rig: Rig, hasty: Database, databa
         nonlocal collections
         collections += "vercel_collector" in statement
 
-    with locked(partner, hasty):
+    with locked(partner, impatient):
         commit(partner, LOCKED)
         await rig.until(lambda: store.look(database, store.LOWEST_ID, store.LONG_AGO).to_collect)
         await rig.worker.tick()
-        sa.event.listen(hasty.engine, "before_cursor_execute", count_collections)
+        sa.event.listen(impatient.engine, "before_cursor_execute", count_collections)
         for _ in range(20):
             await rig.worker.tick()
     assert collections == 0
-    rig.worker._outbox._not_before = 0.0  # as if it were over
+    rig.worker._outbox._not_before = 0.0  # as if the interval were over
     await rig.until(lambda: rig.requested == [LOCKED])

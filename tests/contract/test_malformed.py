@@ -1,4 +1,4 @@
-"""What slips past the constraints is buried alone, and its neighbours go on."""
+"""A malformed row that slips past the constraints is buried alone; its neighbours are delivered."""
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ ANCIENT = ["0001-01-01 00:00:00", "0044-03-15 12:00:00", "0999-12-31 23:59:59"]
 
 
 def drop_constraints(connection: Connection) -> None:
-    """As in a database whose tables the partner made without them."""
+    """Drops the constraints, as in a database whose tables the partner created without them."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
         return
@@ -31,7 +31,7 @@ def insert(connection: Connection, installation_id: str, type_: str, resource_id
 
 
 def collected(database: Database) -> tuple[list[str], list[str]]:
-    """The resources with a delivery, and the explanations of the malformed."""
+    """Returns the resources with a delivery, and the explanations of the malformed rows."""
     with database.read() as connection:
         resources = connection.execute(sa.select(delivery.c.resource_id).order_by(delivery.c.first_event_id))
         reasons = connection.execute(sa.select(dead_letter.c.last_error).where(dead_letter.c.reason == "malformed"))
@@ -45,13 +45,15 @@ BAD = [
     pytest.param(("icfg_1", TYPE, None), "resource_id", id="no resource id"),
     pytest.param(("icfg_1", TYPE, ""), "resource_id", id="empty resource id"),
     pytest.param(("icfg_1", TYPE, "a\nb"), "control characters", id="line break"),
-    pytest.param(("icfg_1", "installation.updated", "db"), "go with resource.updated only", id="resource id too many"),
+    pytest.param(
+        ("icfg_1", "installation.updated", "db"), "go with resource.updated only", id="superfluous resource id"
+    ),
 ]
 
 
-@pytest.mark.parametrize(("row", "says"), BAD)
+@pytest.mark.parametrize(("row", "message"), BAD)
 def test_a_malformed_row_is_buried_alone(
-    database: Database, partner: Engine, row: tuple[str, str, object], says: str
+    database: Database, partner: Engine, row: tuple[str, str, object], message: str
 ) -> None:
     with partner.begin() as connection:
         drop_constraints(connection)
@@ -61,7 +63,7 @@ def test_a_malformed_row_is_buried_alone(
     assert store.collect(database, 100).malformed == 1
     resources, (reason,) = collected(database)
     assert resources == ["before", "after"]
-    assert says in reason
+    assert message in reason
 
 
 ODD = [
@@ -74,9 +76,9 @@ ODD = [
 
 
 @on_sqlite
-@pytest.mark.parametrize(("value", "says"), ODD)
-def test_sqlite_stores_anything_and_nothing_of_it_stops_the_batch(
-    database: Database, partner: Engine, value: object, says: str
+@pytest.mark.parametrize(("value", "message"), ODD)
+def test_no_value_that_sqlite_stores_stops_the_batch(
+    database: Database, partner: Engine, value: object, message: str
 ) -> None:
     with partner.begin() as connection:
         drop_constraints(connection)
@@ -86,11 +88,11 @@ def test_sqlite_stores_anything_and_nothing_of_it_stops_the_batch(
     assert store.collect(database, 100).malformed == 1
     resources, (reason,) = collected(database)
     assert resources == ["before", "after"]
-    assert says in reason
+    assert message in reason
 
 
 @pytest.mark.parametrize("created_at", ANCIENT)
-def test_an_ancient_created_at_is_stored_as_it_is(database: Database, partner: Engine, created_at: str) -> None:
+def test_an_ancient_created_at_is_stored_unchanged(database: Database, partner: Engine, created_at: str) -> None:
     if database.dialect.name == "postgresql":
         created_at += "+00"
     with partner.begin() as connection:
@@ -102,7 +104,7 @@ def test_an_ancient_created_at_is_stored_as_it_is(database: Database, partner: E
     assert first.year == int(created_at[:4])
 
 
-SENSELESS: dict[str, list[object]] = {
+INVALID_TIMES: dict[str, list[object]] = {
     "sqlite": ["", "yesterday", b"\xff", 12, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"],
     "postgresql": ["infinity", "-infinity", "290000-01-01+00", "4713-01-01+00 BC"],
     "mysql": ["0000-00-00", "2026-00-00"],
@@ -110,8 +112,8 @@ SENSELESS: dict[str, list[object]] = {
 
 
 @pytest.mark.varies
-def test_a_senseless_created_at_stops_nothing(database: Database, partner: Engine) -> None:
-    values = SENSELESS[database.dialect.name]
+def test_an_invalid_created_at_stops_nothing(database: Database, partner: Engine) -> None:
+    values = INVALID_TIMES[database.dialect.name]
     with partner.begin() as connection:
         if database.dialect.name == "mysql":
             connection.exec_driver_sql("SET SESSION sql_mode = ''")
@@ -122,7 +124,7 @@ def test_a_senseless_created_at_stops_nothing(database: Database, partner: Engin
 
 
 @on_sqlite
-def test_a_senseless_traceparent_is_left_out(database: Database, partner: Engine) -> None:
+def test_an_invalid_traceparent_is_left_out(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         drop_constraints(connection)
         insert(connection, "icfg_1", TYPE, "db_1", traceparent=b"\xff")
@@ -130,7 +132,7 @@ def test_a_senseless_traceparent_is_left_out(database: Database, partner: Engine
     assert collected(database) == (["db_1"], [])
 
 
-def test_a_collection_of_nothing_but_malformed_rows_leaves_no_delivery(database: Database, partner: Engine) -> None:
+def test_a_collection_of_malformed_rows_only_makes_no_delivery(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         drop_constraints(connection)
         insert(connection, "icfg_1", "resource.deleted", "db_1")
@@ -152,9 +154,9 @@ WIDE = [
 
 @pytest.mark.varies
 @on_servers
-@pytest.mark.parametrize(("value", "says"), WIDE)
+@pytest.mark.parametrize(("value", "message"), WIDE)
 def test_columns_that_a_partner_made_wider_stop_nothing(
-    database: Database, partner: Engine, value: object, says: str
+    database: Database, partner: Engine, value: object, message: str
 ) -> None:
     with partner.begin() as connection:
         drop_constraints(connection)
@@ -165,7 +167,7 @@ def test_columns_that_a_partner_made_wider_stop_nothing(
     assert store.collect(database, 100).malformed == 1
     resources, (reason,) = collected(database)
     assert resources == ["before", "after"]
-    assert says in reason
+    assert message in reason
 
 
 @on_mysql
@@ -181,7 +183,7 @@ def test_a_nul_byte_that_mysql_can_hold_is_buried_alone(database: Database, part
 
 
 @on_mysql
-def test_bytes_that_are_no_utf_8_are_refused_or_cut_by_mysql_itself(database: Database, partner: Engine) -> None:
+def test_mysql_itself_refuses_or_cuts_bytes_that_are_not_utf_8(database: Database, partner: Engine) -> None:
     values = "(installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', 0x64625FFF31)"
     with pytest.raises(DBAPIError, match="Incorrect string value"), partner.begin() as connection:
         connection.exec_driver_sql(f"INSERT INTO vercel_outbox {values}")
@@ -195,7 +197,7 @@ def test_bytes_that_are_no_utf_8_are_refused_or_cut_by_mysql_itself(database: Da
 
 @pytest.mark.varies
 @on_postgresql
-def test_postgresql_takes_neither_nul_nor_bytes_that_are_no_utf_8(database: Database, partner: Engine) -> None:
+def test_postgresql_refuses_nul_and_bytes_that_are_not_utf_8(database: Database, partner: Engine) -> None:
     for value in ("convert_from('\\x6100', 'UTF8')", "convert_from('\\x61ff', 'UTF8')"):
         with pytest.raises(DBAPIError, match="invalid byte sequence"), partner.begin() as connection:
             connection.exec_driver_sql(

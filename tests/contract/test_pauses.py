@@ -1,4 +1,4 @@
-"""A pause in the installation's row: what begins it, what ends it, and since when it counts."""
+"""A pause in the installation's row: which answers begin and end it, and when its time starts."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -23,7 +23,7 @@ BURY = Decision(Action.BURY, DeadLetterReason.REJECTED)
 
 
 def settle(database: Database, leased: store.Leased, decisions: Sequence[Decision]) -> None:
-    """One answer for each of the lease's deliveries, in this order."""
+    """Settles one decision for each of the lease's deliveries, in this order."""
     answers = [
         store.Answer(one, leased.token, Outcome(OutcomeKind.FAILED), decision)
         for one, decision in zip(leased.deliveries, decisions, strict=True)
@@ -32,7 +32,7 @@ def settle(database: Database, leased: store.Leased, decisions: Sequence[Decisio
 
 
 def pause(database: Database) -> tuple[str | None, bool]:
-    """Its reason, and whether the installation is due only after it."""
+    """Returns the reason of the pause, and whether the installation is due only when the pause ends."""
     with database.read() as connection:
         row = connection.execute(sa.select(installation)).one()
         return row.pause_reason, row.paused_until is not None and row.due_at == row.paused_until
@@ -43,7 +43,7 @@ def pause(database: Database) -> tuple[str | None, bool]:
     [([RETRY], True), ([REFRESH], True), ([BURY], True), ([DELIVERED], False), ([DELIVERED, PAUSE], True)],
     ids=["retry", "refresh", "burial", "delivery", "delivery and pause"],
 )
-def test_what_follows_a_pause_in_the_same_settlement_ends_it_only_if_it_is_a_delivery(
+def test_only_a_delivery_ends_a_pause_that_began_earlier_in_the_same_settlement(
     database: Database, partner: Engine, after: list[Decision], paused: bool
 ) -> None:
     collect(database, partner, *(f"db_{number}" for number in range(1 + len(after))))
@@ -53,7 +53,7 @@ def test_what_follows_a_pause_in_the_same_settlement_ends_it_only_if_it_is_a_del
 
 
 @pytest.mark.parametrize(("decision", "goes_on"), [(PAUSE, False), (DISABLED, True)], ids=["another", "the same"])
-def test_a_pause_counts_from_when_it_began_for_its_reason(
+def test_the_time_of_a_pause_starts_again_only_if_its_reason_changes(
     database: Database, partner: Engine, decision: Decision, goes_on: bool
 ) -> None:
     collect(database, partner, "db_1")

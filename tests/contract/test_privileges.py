@@ -121,7 +121,7 @@ def test_the_dispatcher_can_do_all_its_work(users: Users, application: Engine) -
     commit(application, "db_1")
     store.collect(dispatcher, 500)
     assert settle(dispatcher, *claim(dispatcher), decision=DELIVERED).superseded == 1
-    store.mend(dispatcher)
+    store.repair(dispatcher)
     assert store.prune(dispatcher, timedelta(days=-1), timedelta(days=-1)) == 10
     assert measure(dispatcher).dead_letters == {"rejected": 3}
 
@@ -138,7 +138,7 @@ def test_the_dispatcher_can_also_bury_suspects_and_sweep(users: Users, applicati
     commit(application, "db_2")
     store.collect(dispatcher, 500)
     users.execute("DELETE FROM vercel_installation")
-    assert store.mend(dispatcher) == 1
+    assert store.repair(dispatcher) == 1
 
 
 def test_operators_do_their_work_as_the_dispatchers_user(users: Users, application: Engine) -> None:

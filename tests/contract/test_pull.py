@@ -1,4 +1,4 @@
-"""A lease that lasts: pull renews it and reads what has fallen due meanwhile, a settlement renews it when it must write anyway."""
+"""A lease that lasts: a pull renews it and reads newly due deliveries; a settlement renews it if it has to write the row anyway."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -16,30 +16,30 @@ from tests.contract.steps import DELIVERED, ID, LEASE, claim, collect, count, ex
 
 
 def leased_until(database: Database) -> datetime:
-    """When the only lease ends."""
+    """Returns when the only lease ends."""
     with database.read() as connection:
-        found: datetime = connection.execute(sa.select(installation.c.leased_until)).scalar_one()
-    return found
+        until: datetime = connection.execute(sa.select(installation.c.leased_until)).scalar_one()
+    return until
 
 
 @pytest.mark.varies
-def test_it_renews_the_lease_and_reads_what_fell_due_meanwhile(database: Database, partner: Engine) -> None:
+def test_a_pull_renews_the_lease_and_reads_newly_due_deliveries(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     (leased,) = claim(database)
     until = leased_until(database)
     collect(database, partner, "db_2", "db_3")
-    found = store.pull(database, {ID: leased.token}, 9, 2 * LEASE).deliveries
-    assert sorted(str(one.subject.resource_id) for one in found[ID]) == ["db_1", "db_2", "db_3"]
+    pulled = store.pull(database, {ID: leased.token}, 9, 2 * LEASE).deliveries
+    assert sorted(str(one.subject.resource_id) for one in pulled[ID]) == ["db_1", "db_2", "db_3"]
     assert leased_until(database) >= until + LEASE
 
 
-def test_it_reads_no_more_than_is_asked_for(database: Database, partner: Engine) -> None:
+def test_a_pull_reads_no_more_than_its_limit(database: Database, partner: Engine) -> None:
     collect(database, partner, *(f"db_{number}" for number in range(5)))
     (leased,) = claim(database)
     assert len(store.pull(database, {ID: leased.token}, 2, LEASE).deliveries[ID]) == 2
 
 
-def test_an_installation_with_nothing_due_is_ours_all_the_same(database: Database, partner: Engine) -> None:
+def test_an_installation_with_nothing_due_is_still_ours(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     (leased,) = claim(database)
     with database.engine.begin() as connection:
@@ -51,11 +51,11 @@ def test_an_installation_under_another_token_is_left_out(database: Database, par
     collect(database, partner, "db_1", installation_id="a")
     collect(database, partner, "db_1", installation_id="b")
     tokens = {lease.installation_id: lease.token for lease in claim(database)}
-    found = store.pull(database, {"a": tokens["a"], "b": "another"}, 9, LEASE)
-    assert (list(found.deliveries), found.locked) == (["a"], frozenset())
+    pulled = store.pull(database, {"a": tokens["a"], "b": "another"}, 9, LEASE)
+    assert (list(pulled.deliveries), pulled.locked) == (["a"], frozenset())
 
 
-def test_what_is_only_renewed_lasts_longer_unless_it_is_no_longer_ours(database: Database, partner: Engine) -> None:
+def test_renewing_extends_a_lease_only_if_it_is_still_ours(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     (leased,) = claim(database)
     until = leased_until(database)
@@ -65,7 +65,7 @@ def test_what_is_only_renewed_lasts_longer_unless_it_is_no_longer_ours(database:
     assert leased_until(database) >= until + LEASE
 
 
-def test_the_heir_of_a_lease_does_not_wait_for_a_pause_that_its_holder_saw_end(
+def test_the_next_holder_does_not_wait_for_a_throttle_that_the_previous_one_saw_end(
     database: Database, partner: Engine
 ) -> None:
     collect(database, partner, "db_1")
@@ -74,29 +74,29 @@ def test_the_heir_of_a_lease_does_not_wait_for_a_pause_that_its_holder_saw_end(
         kept = store.InstallationState(ID, leased.token, throttled_for=throttled_for, release=False)
         store.settle(database, [], [kept], LEASE)
         expire_leases(database)
-        heirs = claim(database)
-        assert bool(heirs) == (not throttled_for)
+        assert bool(claim(database)) == (not throttled_for)
 
 
-def as_row(database: Database) -> sa.Row[Any]:
-    """The only installation, as it stands."""
+def row(database: Database) -> sa.Row[Any]:
     with database.read() as connection:
         return connection.execute(sa.select(installation)).one()
 
 
-def test_a_settlement_leaves_a_row_alone_that_says_so_already(database: Database, partner: Engine) -> None:
+def test_a_settlement_does_not_write_a_row_that_already_has_these_values(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
     (leased,) = claim(database)
     for delivered, as_written in zip(leased.deliveries, (True, False), strict=True):
-        before = as_row(database)
+        before = row(database)
         answer = store.Answer(delivered, leased.token, Outcome(OutcomeKind.DELIVERED), DELIVERED)
         state = store.InstallationState(ID, leased.token, as_written=as_written)
         assert store.settle(database, [answer], [state], LEASE) == store.Settled()
-        assert (as_row(database) == before) == as_written
+        assert (row(database) == before) == as_written
     assert count(database, delivery) == 0
 
 
-def test_it_leaves_no_row_alone_whose_heir_would_not_find_it(database: Database, partner: Engine) -> None:
+def test_a_settlement_writes_a_row_that_the_next_holder_would_not_find_otherwise(
+    database: Database, partner: Engine
+) -> None:
     collect(database, partner, "db_1")
     (leased,) = claim(database)
     for due_at in (None, datetime.max.replace(tzinfo=UTC)):
@@ -104,16 +104,15 @@ def test_it_leaves_no_row_alone_whose_heir_would_not_find_it(database: Database,
             connection.execute(sa.update(installation).values(due_at=due_at))
         store.settle(database, [], [store.InstallationState(ID, leased.token, as_written=True)], LEASE)
         expire_leases(database)
-        heirs = claim(database)
-        assert [heir.installation_id for heir in heirs] == [ID]
-        (leased,) = heirs
+        (leased,) = claim(database)
+        assert leased.installation_id == ID
 
 
-def test_it_leaves_no_row_alone_whose_pause_was_probed(database: Database, partner: Engine) -> None:
+def test_a_settlement_writes_a_row_whose_pause_was_probed(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     settle(database, *claim(database), decision=Decision(Action.PAUSE, PauseReason.UNAUTHORIZED, delay=-1))
     (leased,) = claim(database)
-    assert as_row(database).pause_reason == PauseReason.UNAUTHORIZED
+    assert row(database).pause_reason == PauseReason.UNAUTHORIZED
     answers = [store.Answer(one, leased.token, Outcome(OutcomeKind.DELIVERED), DELIVERED) for one in leased.deliveries]
     store.settle(database, answers, [store.InstallationState(ID, leased.token, as_written=True)], LEASE)
-    assert as_row(database).pause_reason is None
+    assert row(database).pause_reason is None

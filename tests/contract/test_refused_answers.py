@@ -1,4 +1,4 @@
-"""An answer that the database cannot hold concerns its own delivery alone."""
+"""An answer that the database cannot hold affects only its own delivery."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ WITH_A_DASH = httpx.Response(400, json={"error": {"code": "bad_request", "messag
 
 @pytest.fixture
 def narrow(postgresql_url: str) -> Iterator[Database]:
-    """A PostgreSQL database that can hold no more than Latin-1."""
+    """A PostgreSQL database that can only hold Latin-1."""
     with narrow_database(postgresql_url, "LATIN1") as url:
         database = open_database(url)
         schema.migrate(database)
@@ -38,7 +38,7 @@ def narrow(postgresql_url: str) -> Iterator[Database]:
 
 
 def worker_on(database: Database) -> Worker:
-    """Its destination refuses one resource with a dash that is not in Latin-1."""
+    """Returns a worker whose destination refuses one resource with a message containing a dash that Latin-1 lacks."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         bad = json.loads(request.content)["event"]["resourceId"] == BAD
@@ -51,7 +51,7 @@ def worker_on(database: Database) -> Worker:
 
 
 async def deliver(database: Database, done: Callable[[], bool]) -> int:
-    """Ticks until it is done; how many of them raised."""
+    """Ticks until `done`; returns how many ticks raised."""
     with database.engine.begin() as connection:
         write(connection, "db_1", BAD, "db_2")
         write(connection, "db_3", installation_id="icfg_2")
@@ -73,7 +73,7 @@ def rows(database: Database, statement: Any) -> list[Any]:
         return list(connection.execute(statement).scalars())
 
 
-async def test_a_text_that_the_databases_encoding_lacks_is_left_out(narrow: Database) -> None:
+async def test_a_text_that_the_databases_encoding_cannot_hold_is_left_out(narrow: Database) -> None:
     errors = sa.select(attempt.c.error).where(attempt.c.resource_id == BAD)
     raised = await deliver(
         narrow, lambda: not rows(narrow, sa.select(delivery.c.resource_id)) and bool(rows(narrow, errors))
@@ -83,10 +83,10 @@ async def test_a_text_that_the_databases_encoding_lacks_is_left_out(narrow: Data
 
 
 @on_sqlite
-async def test_an_answer_that_is_refused_even_so_is_given_up_and_the_others_are_settled(
+async def test_an_answer_that_is_refused_without_its_text_too_is_given_up_and_the_others_are_settled(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settling = import_module("dispatcher.store.settlement")  # its function of the same name hides it from `import`
+    settling = import_module("dispatcher.store.settlement")  # not `import`: mypy would not allow its imported `record`
     record = settling.record
 
     def refuse(connection: Any, dialect: Any, answers: Any, now: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is deleted in time, in bounded chunks by the database's clock; and what never is."""
+"""Which rows are pruned, in bounded chunks by the database's clock, and which are never pruned."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -32,7 +32,7 @@ def discard(database: Database) -> None:
 
 
 def make_older(database: Database, column: sa.Column[object], ages: Sequence[timedelta]) -> None:
-    """So old, in the order of the ids."""
+    """Sets the rows to these ages, in the order of their ids."""
     now, table = database.now(), column.table
     with database.engine.begin() as connection:
         ids = connection.execute(sa.select(table.c.id).order_by(table.c.id)).scalars().all()
@@ -41,7 +41,7 @@ def make_older(database: Database, column: sa.Column[object], ages: Sequence[tim
 
 
 def prune_all(database: Database, attempts_for: timedelta, resolved_for: timedelta) -> int:
-    """Chunk by chunk, as the service does."""
+    """Prunes chunk by chunk, like the service; returns the number of rows."""
     pruned = 0
     while chunk := store.prune(database, attempts_for, resolved_for, chunk=2):
         pruned += chunk
@@ -49,7 +49,9 @@ def prune_all(database: Database, attempts_for: timedelta, resolved_for: timedel
 
 
 @pytest.mark.parametrize("old", [2, 3])
-def test_old_attempts_go_chunk_by_chunk_and_young_ones_stay(database: Database, partner: Engine, old: int) -> None:
+def test_old_attempts_are_pruned_chunk_by_chunk_and_recent_ones_stay(
+    database: Database, partner: Engine, old: int
+) -> None:
     with partner.begin() as connection:
         write(connection, *(f"db_{number}" for number in range(old + 1)))
     store.collect(database, 500)
@@ -61,7 +63,9 @@ def test_old_attempts_go_chunk_by_chunk_and_young_ones_stay(database: Database, 
 
 
 @pytest.mark.parametrize("old", [2, 3])
-def test_resolved_dead_letters_go_by_the_time_they_were_resolved(database: Database, partner: Engine, old: int) -> None:
+def test_resolved_dead_letters_are_pruned_by_the_time_of_their_resolution(
+    database: Database, partner: Engine, old: int
+) -> None:
     die(database, partner, *(f"db_{number}" for number in range(old + 1)))
     discard(database)
     make_older(database, dead_letter.c.died_at, [NEVER] * (old + 1))
@@ -70,7 +74,7 @@ def test_resolved_dead_letters_go_by_the_time_they_were_resolved(database: Datab
     assert count(database, dead_letter) == 1
 
 
-def test_an_unresolved_dead_letter_stays_for_ever(database: Database, partner: Engine) -> None:
+def test_an_unresolved_dead_letter_stays_forever(database: Database, partner: Engine) -> None:
     die(database, partner, "db_1")
     make_older(database, dead_letter.c.died_at, [NEVER])
     assert store.prune(database, NEVER, timedelta(0)) == 0
@@ -89,7 +93,7 @@ def test_each_table_is_kept_for_its_own_time(database: Database, partner: Engine
     assert count(database, attempt) == 0
 
 
-def test_this_machines_clock_is_of_no_matter(
+def test_the_clock_of_this_machine_does_not_matter(
     database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.time", lambda: 0.0)

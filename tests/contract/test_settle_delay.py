@@ -1,4 +1,4 @@
-"""SETTLE_DELAY: a request that began before the newest event could be seen everywhere is followed by another one."""
+"""SETTLE_DELAY: a request that began before the newest event was visible everywhere is followed by another."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +18,6 @@ RETRY = Decision(Action.RETRY, delay=-1)
 
 
 def row(database: Database) -> sa.Row[Any]:
-    """The only delivery."""
     with database.read() as connection:
         return connection.execute(sa.select(delivery)).one()
 
@@ -35,21 +34,21 @@ def commit(database: Database, partner: Engine, settle_delay: timedelta = DELAY)
 
 
 def make_visible(database: Database) -> None:
-    """As if the delay had passed."""
+    """Makes the delivery due and visible, as if the delay had passed."""
     change(database, due_at=store.LONG_AGO, visible_at=store.LONG_AGO)
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(due_at=store.LONG_AGO))
 
 
 def long_waiting(database: Database, partner: Engine) -> None:
-    """A delivery that has waited for so long that a new event no longer puts it off."""
+    """Makes a delivery that has waited for so long that a new event no longer puts it off."""
     collect(database, partner, "db_1")
     change(database, first_created_at=store.LONG_AGO)
     commit(database, partner)
 
 
 def in_backoff(database: Database, partner: Engine) -> None:
-    """One whose new event joined it."""
+    """Makes a delivery in backoff that a new event has joined."""
     collect(database, partner, "db_1")
     settle(database, *claim(database), decision=RETRY)
     commit(database, partner)
@@ -88,7 +87,7 @@ def test_a_change_during_a_request_is_announced_after_its_own_delay(database: Da
     assert (left.events, left.first_created_at > began - timedelta(minutes=1)) == (3, True)
 
 
-def test_without_a_delay_no_request_is_early_and_what_changed_meanwhile_is_due_at_once(
+def test_without_a_delay_no_request_is_early_and_a_change_in_flight_is_due_at_once(
     database: Database, partner: Engine
 ) -> None:
     collect(database, partner, "db_1")

@@ -1,4 +1,4 @@
-"""What a settlement makes of an answer: the delivery, the installation and its lease."""
+"""How a settlement applies an answer to the delivery, the installation and its lease."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -23,13 +23,12 @@ FAILED = Outcome(OutcomeKind.FAILED, 503, error="over capacity", duration=2.0)
 
 
 def only(database: Database, table: sa.Table) -> sa.Row[Any]:
-    """The only row."""
     with database.read() as connection:
         return connection.execute(sa.select(table)).one()
 
 
 def lease_on(database: Database) -> store.Leased:
-    """The only one that can be claimed."""
+    """Claims the only installation."""
     (leased,) = claim(database)
     return leased
 
@@ -43,43 +42,43 @@ def settle(
     age: float = 0.0,
     **state: Any,
 ) -> store.Settled:
-    """The same answer for each delivery; the lease is kept unless the state says otherwise."""
+    """Settles the same answer for each delivery; keeps the lease unless `state` releases it."""
     answers = [store.Answer(one, leased.token, outcome, decision, age) for one in leased.deliveries]
     states = [store.InstallationState(leased.installation_id, leased.token, **state)]
     return store.settle(database, answers, states, LEASE)
 
 
-def test_a_lease_that_is_kept_begins_anew(database: Database, partner: Engine) -> None:
+def test_a_lease_that_is_kept_is_renewed(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
     (leased,) = claim(database)
     still = standing(database)
     settle(still, replace(leased, deliveries=leased.deliveries[:1]), DELIVERED)
-    found = only(database, installation)
-    assert (found.leased_until, found.lease_token) == (still.now() + LEASE, leased.token)
-    assert (found.leased_by, claim(still)) == ("test", ())
+    row = only(database, installation)
+    assert (row.leased_until, row.lease_token) == (still.now() + LEASE, leased.token)
+    assert (row.leased_by, claim(still)) == ("test", ())
 
 
 def test_a_lease_that_is_given_back_leaves_no_trace(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     (leased,) = claim(database)
     settle(database, leased, DELIVERED, release=True)
-    found = only(database, installation)
-    assert (found.lease_token, found.leased_until, found.leased_by, found.due_at) == (None, None, None, None)
+    row = only(database, installation)
+    assert (row.lease_token, row.leased_until, row.leased_by, row.due_at) == (None, None, None, None)
 
 
 @pytest.mark.varies
-def test_a_retry_is_due_after_its_delay_and_remembers_the_answer(database: Database, partner: Engine) -> None:
+def test_a_retry_is_due_after_its_delay_and_keeps_the_last_answer(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     (leased,) = claim(database)
     still = standing(database)
     settle(still, leased, RETRY, release=True)
-    found, later = only(database, delivery), still.now() + timedelta(seconds=90)
-    assert (found.due_at, found.attempts, found.last_status, found.last_error) == (later, 1, 503, "over capacity")
+    row, later = only(database, delivery), still.now() + timedelta(seconds=90)
+    assert (row.due_at, row.attempts, row.last_status, row.last_error) == (later, 1, 503, "over capacity")
     assert only(database, installation).due_at == later
 
 
 @pytest.mark.parametrize("decision", [PAUSE, THROTTLE])
-def test_what_waits_with_its_installation_uses_up_no_attempt_and_is_due_when_that_is(
+def test_a_delivery_that_waits_with_its_installation_uses_up_no_attempt_and_has_no_delay_of_its_own(
     database: Database, partner: Engine, decision: Decision
 ) -> None:
     collect(database, partner, "db_1")
@@ -91,7 +90,9 @@ def test_what_waits_with_its_installation_uses_up_no_attempt_and_is_due_when_tha
     assert only(database, installation).due_at == still.now() + timedelta(seconds=90)
 
 
-def test_a_throttled_installation_waits_as_long_as_it_says_and_no_other(database: Database, partner: Engine) -> None:
+def test_only_the_throttled_installation_waits_and_for_as_long_as_its_state_says(
+    database: Database, partner: Engine
+) -> None:
     for installation_id in (ID, "icfg_2"):
         collect(database, partner, "db_1", installation_id=installation_id)
     still = standing(database)
@@ -106,7 +107,7 @@ def test_a_throttled_installation_waits_as_long_as_it_says_and_no_other(database
 
 
 @pytest.mark.parametrize("delivered", [True, False])
-def test_the_time_of_the_last_delivery_is_that_of_an_answer_that_was_one(
+def test_only_a_delivery_sets_the_time_of_the_last_delivery(
     database: Database, partner: Engine, delivered: bool
 ) -> None:
     collect(database, partner, "db_1")
@@ -119,7 +120,7 @@ def test_the_time_of_the_last_delivery_is_that_of_an_answer_that_was_one(
 
 
 @pytest.mark.parametrize("decision", [DELIVERED, REJECTED], ids=["delivery", "burial"])
-def test_what_changed_during_a_request_that_is_over_begins_anew(
+def test_a_delivery_changed_during_a_request_that_concluded_starts_over(
     database: Database, partner: Engine, decision: Decision
 ) -> None:
     collect(database, partner, "db_1")
@@ -147,7 +148,7 @@ def test_a_burial_keeps_the_answer_and_counts_its_attempt(database: Database, pa
     assert (letter.last_status, letter.last_error) == (410, "no such resource")
 
 
-def test_a_delivery_settles_dead_letters_of_its_own_subject_and_says_how_many(
+def test_a_delivery_supersedes_the_dead_letters_of_its_subject_and_reports_their_number(
     database: Database, partner: Engine
 ) -> None:
     for decision in (REJECTED, REJECTED, DELIVERED):
@@ -161,7 +162,7 @@ def test_a_delivery_settles_dead_letters_of_its_own_subject_and_says_how_many(
 
 
 @pytest.mark.parametrize("failures_only", [True, False])
-def test_the_log_holds_successes_unless_it_is_for_failures_only(
+def test_the_log_contains_successes_unless_it_is_for_failures_only(
     database: Database, partner: Engine, failures_only: bool
 ) -> None:
     collect(database, partner, "db_1", "db_2")
@@ -177,7 +178,7 @@ def test_the_log_holds_successes_unless_it_is_for_failures_only(
     assert sorted(logged) == (["retry"] if failures_only else ["delivered", "retry"])
 
 
-def test_a_lease_that_is_lost_is_told_from_one_that_is_ours(database: Database, partner: Engine) -> None:
+def test_a_lost_lease_is_distinguished_from_one_that_is_ours(database: Database, partner: Engine) -> None:
     for installation_id in (ID, "icfg_2"):
         collect(database, partner, "db_1", installation_id=installation_id)
     ours, lost = sorted(claim(database), key=lambda lease: lease.installation_id)
@@ -188,17 +189,17 @@ def test_a_lease_that_is_lost_is_told_from_one_that_is_ours(database: Database, 
     assert only(database, attempt).installation_id == ID
 
 
-def test_a_pause_lasts_as_long_as_was_decided(database: Database, partner: Engine) -> None:
+def test_a_pause_lasts_as_long_as_decided(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     still = standing(database)
     settle(still, lease_on(database), PAUSE, release=True)
-    found = only(database, installation)
-    assert (found.pause_reason, found.paused_since) == ("unauthorized", still.now())
-    assert found.paused_until == found.due_at == still.now() + timedelta(seconds=90)
+    row = only(database, installation)
+    assert (row.pause_reason, row.paused_since) == ("unauthorized", still.now())
+    assert row.paused_until == row.due_at == still.now() + timedelta(seconds=90)
 
 
-def test_a_kept_lease_leaves_the_place_in_the_queue_as_it_is(database: Database, partner: Engine) -> None:
-    """Else its row would move in the index with each settlement."""
+def test_a_kept_lease_keeps_its_place_in_the_queue(database: Database, partner: Engine) -> None:
+    """Otherwise its row would move in the index with each settlement."""
     collect(database, partner, "db_1", "db_2")
     (leased,) = claim(database)
     due: datetime = only(database, installation).due_at
@@ -206,7 +207,7 @@ def test_a_kept_lease_leaves_the_place_in_the_queue_as_it_is(database: Database,
     assert only(database, installation).due_at == due
 
 
-def test_only_the_deliveries_of_an_installation_say_when_it_is_due(database: Database, partner: Engine) -> None:
+def test_only_an_installations_own_deliveries_determine_when_it_is_due(database: Database, partner: Engine) -> None:
     for installation_id in (ID, "icfg_2"):
         collect(database, partner, "db_1", installation_id=installation_id)
     for leased in claim(database):
@@ -216,7 +217,7 @@ def test_only_the_deliveries_of_an_installation_say_when_it_is_due(database: Dat
         assert [time is None for time in due.scalars()] == [False, True]
 
 
-def test_a_row_that_says_so_already_is_left_alone_from_the_moment_on_when_it_is_due(
+def test_a_row_with_the_same_values_is_not_written_from_the_moment_it_is_due(
     database: Database, partner: Engine
 ) -> None:
     still = standing(database)
@@ -230,7 +231,7 @@ def test_a_row_that_says_so_already_is_left_alone_from_the_moment_on_when_it_is_
 
 @on_durable
 def test_a_settlement_waits_for_the_disk(database: Database, partner: Engine) -> None:
-    """Else a request might be made once more that has been answered."""
+    """Otherwise a crash could cause an answered request to be sent again."""
     collect(database, partner, "db_1")
     leased = lease_on(database)
     with commits(database) as waits:

@@ -1,4 +1,4 @@
-"""A crash counts for what was about to be sent, not for all that was leased: a delivery that ends its worker each time ends alone."""
+"""A crash uses up attempts of the deliveries about to be sent, not of all leased ones. Only the deadly delivery is buried."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ MAX_ATTEMPTS = 5
 
 
 def take_over(database: Database) -> store.Leased:
-    """The only lease, whose holder has died."""
+    """Takes over the only lease, as after the death of its holder."""
     expire_leases(database)
     (leased,) = claim(database, suspects=2)
     return leased
@@ -52,26 +52,26 @@ def attempts(database: Database) -> list[int]:
 
 
 @pytest.mark.varies
-def test_a_suspect_uses_up_its_attempt_before_it_is_sent_and_its_answer_puts_that_right(
+def test_a_suspect_uses_up_an_attempt_before_it_is_sent_and_its_answer_corrects_that(
     database: Database, partner: Engine
 ) -> None:
     collect(database, partner, "db_1", "db_2")
     claim(database)
     leased = take_over(database)
     assert (leased.deliveries, leased.suspects, attempts(database)) == ((), 2, [0, 0])
-    found = pull_suspects(database, leased)
-    assert (found.ours, found.due, found.buried) == (frozenset({ID}), frozenset({ID}), 0)
-    assert [one.attempts for one in found.deliveries] == [0]
+    pulled = pull_suspects(database, leased)
+    assert (pulled.ours, pulled.due, pulled.buried) == (frozenset({ID}), frozenset({ID}), 0)
+    assert [one.attempts for one in pulled.deliveries] == [0]
     assert attempts(database) == [0, 1]
     settle(
         database,
-        replace(leased, deliveries=found.deliveries),
+        replace(leased, deliveries=pulled.deliveries),
         decision=Decision(Action.THROTTLE, ThrottleReason.RATE_LIMITED),
     )
     assert attempts(database) == [0, 0]
 
 
-def test_a_lease_that_is_given_back_leaves_the_suspects_to_the_next(database: Database, partner: Engine) -> None:
+def test_a_lease_that_is_given_back_leaves_the_suspects_to_the_next_holder(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
     claim(database)
     for left in (1, 0):
@@ -82,7 +82,7 @@ def test_a_lease_that_is_given_back_leaves_the_suspects_to_the_next(database: Da
     assert (leased.suspects, len(leased.deliveries)) == (0, 2)
 
 
-def test_under_a_lease_that_is_lost_nothing_is_read_or_counted(database: Database, partner: Engine) -> None:
+def test_under_a_lost_lease_nothing_is_read_or_counted(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     claim(database)
     dead = take_over(database)
@@ -91,7 +91,7 @@ def test_under_a_lease_that_is_lost_nothing_is_read_or_counted(database: Databas
     assert attempts(database) == [0]
 
 
-def test_what_has_used_up_all_attempts_is_a_dead_letter_and_nothing_due_is_said(
+def test_a_delivery_that_has_used_up_all_attempts_becomes_a_dead_letter_and_nothing_is_due(
     database: Database, partner: Engine
 ) -> None:
     collect(database, partner, "db_1")
@@ -107,7 +107,7 @@ def test_what_has_used_up_all_attempts_is_a_dead_letter_and_nothing_due_is_said(
 
 
 @on_durable
-def test_what_is_read_of_suspects_need_not_wait_for_the_disk(database: Database, partner: Engine) -> None:
+def test_reading_suspects_need_not_wait_for_the_disk(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     claim(database)
     leased = take_over(database)
@@ -117,7 +117,7 @@ def test_what_is_read_of_suspects_need_not_wait_for_the_disk(database: Database,
 
 
 class Lives:
-    """One dispatcher after the other on a database; a request about the poison ends it, whatever else it has in flight."""
+    """Runs one dispatcher after another. A request about the poison kills the dispatcher, whatever else it has in flight."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -144,7 +144,7 @@ class Lives:
         return worker
 
     async def run(self) -> None:
-        """Until everything is delivered or buried."""
+        """Runs dispatchers until everything is delivered or buried."""
         async with asyncio.timeout(2 * LONGEST):
             while count(self._database, delivery):
                 self._dead, worker = False, self._hire()
@@ -163,7 +163,7 @@ class Lives:
 
 
 def in_order(database: Database, *resources: str) -> None:
-    """They have been due longest in this order."""
+    """Makes the resources due in this order, the first one longest ago."""
     now = database.now()
     with database.engine.begin() as connection:
         for number, resource in enumerate(resources):
@@ -193,7 +193,7 @@ async def test_twenty_deaths_right_after_a_claim_bury_nothing(database: Database
 
 
 @pytest.mark.parametrize("place", [0, 29])
-async def test_a_delivery_that_ends_its_worker_each_time_ends_alone(
+async def test_a_delivery_that_kills_its_worker_each_time_is_the_only_one_buried(
     database: Database, partner: Engine, place: int
 ) -> None:
     resources = [f"db_{number}" for number in range(100)]
@@ -204,10 +204,10 @@ async def test_a_delivery_that_ends_its_worker_each_time_ends_alone(
     await lives.run()
     assert buried(database) == [("exhausted", POISON, MAX_ATTEMPTS)]
     assert set(lives.delivered) == set(resources) - {POISON}
-    assert lives.deaths == MAX_ATTEMPTS + 1  # in the first, it was one of many
+    assert lives.deaths == MAX_ATTEMPTS + 1  # at the first death it was one of many in flight
 
 
-async def test_nor_does_it_take_other_installations_with_it(database: Database, partner: Engine) -> None:
+async def test_a_deadly_delivery_does_not_affect_other_installations(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         write(connection, POISON)
         for number in range(8):

@@ -1,4 +1,4 @@
-"""What runs now and then: the net under the protocol, and the pruning."""
+"""Periodic housekeeping: the safety net under the protocol, and pruning."""
 
 from datetime import timedelta
 from typing import Any
@@ -20,7 +20,7 @@ TICK = timedelta(milliseconds=1)
 
 
 def strand(database: Database, partner: Engine, *, due_at: object) -> None:
-    """A delivery that is long overdue, and an installation that says nothing, or something later, is due."""
+    """Makes a delivery that is long overdue although its installation is not due, or only due later."""
     with partner.begin() as connection:
         write(connection, "db_1")
     store.collect(database, 500)
@@ -33,19 +33,19 @@ def strand(database: Database, partner: Engine, *, due_at: object) -> None:
 
 @pytest.mark.varies
 @pytest.mark.parametrize("due_at", [None, "later"])
-def test_a_stranded_delivery_is_found_mended_and_counted(database: Database, partner: Engine, due_at: object) -> None:
+def test_a_stranded_delivery_is_found_repaired_and_counted(database: Database, partner: Engine, due_at: object) -> None:
     strand(database, partner, due_at=due_at)
     assert claim(database) == ()
-    assert store.mend(database) == 1
-    assert store.mend(database) == 0
+    assert store.repair(database) == 1
+    assert store.repair(database) == 0
     assert deliver(database) == ["db_1"]
 
 
-def test_what_waits_for_a_reason_is_not_stranded(database: Database, partner: Engine) -> None:
+def test_a_delivery_that_waits_for_a_reason_is_not_stranded(database: Database, partner: Engine) -> None:
     strand(database, partner, due_at="later")
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(throttled_until=installation.c.due_at))
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
 
 
 def test_old_attempts_are_pruned_a_chunk_at_a_time(database: Database, partner: Engine) -> None:
@@ -66,39 +66,39 @@ def test_an_answer_that_is_settled_twice_is_counted_as_lost(database: Database, 
     assert settle(database, *leased).lost == {leased[0].installation_id}
 
 
-def test_a_delivery_whose_installation_is_gone_gets_it_back(database: Database, partner: Engine) -> None:
-    """As after a row that somebody deleted by hand."""
+def test_a_missing_installation_row_that_has_a_delivery_is_inserted_again(database: Database, partner: Engine) -> None:
+    """For example after an operator deleted the row by hand."""
     for installation_id in ("icfg_1", "icfg_2"):
         collect(database, partner, "db_1", installation_id=installation_id)
     strand(database, partner, due_at=None)
     with database.engine.begin() as connection:
         connection.execute(sa.delete(installation).where(installation.c.installation_id == "icfg_2"))
-    assert store.mend(database) == 2  # one that is stranded, one that is gone
+    assert store.repair(database) == 2  # one is stranded, one is missing
     assert {one.installation_id for one in claim(database)} == {"icfg_1", "icfg_2"}
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
 
 
-def test_what_fell_due_just_now_is_not_overdue(database: Database, partner: Engine) -> None:
-    """Its installation may be about to be marked."""
+def test_a_delivery_that_has_just_become_due_is_not_overdue(database: Database, partner: Engine) -> None:
+    """Its installation may be about to be made due."""
     strand(database, partner, due_at="later")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(due_at=database.dialect.clock()))
-    assert store.mend(database) == 0
+    assert store.repair(database) == 0
 
 
-def test_only_the_installation_that_is_stranded_is_made_due(database: Database, partner: Engine) -> None:
+def test_only_the_stranded_installation_is_made_due(database: Database, partner: Engine) -> None:
     strand(database, partner, due_at="later")
     later = database.now() + timedelta(hours=1)
     with database.engine.begin() as connection:
         connection.execute(sa.insert(installation).values(installation_id="icfg_2", due_at=later))
-    assert store.mend(database) == 1
+    assert store.repair(database) == 1
     with database.read() as connection:
         due = dict(connection.execute(sa.select(installation.c.installation_id, installation.c.due_at)).all())
     assert due["icfg_1"] < due["icfg_2"] == later
 
 
 @pytest.mark.parametrize("column", [installation.c.paused_until, installation.c.throttled_until])
-def test_what_has_waited_for_its_reason_for_long_enough_is_stranded(
+def test_a_delivery_whose_reason_to_wait_is_over_is_stranded(
     database: Database, partner: Engine, column: sa.Column[Any]
 ) -> None:
     strand(database, partner, due_at="later")
@@ -108,38 +108,38 @@ def test_what_has_waited_for_its_reason_for_long_enough_is_stranded(
         values |= {installation.c.pause_reason: "unauthorized", installation.c.paused_since: over}
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(values))
-    assert store.mend(database) == 1
+    assert store.repair(database) == 1
 
 
-def test_what_somebody_holds_or_what_is_due_already_is_not_stranded(database: Database, partner: Engine) -> None:
+def test_an_installation_that_is_leased_or_already_due_is_not_stranded(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(due_at=store.LONG_AGO))
-    assert store.mend(database) == 0  # due
+    assert store.repair(database) == 0  # due
     claim(database)
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(due_at=None))
-    assert store.mend(database) == 0  # under a lease
+    assert store.repair(database) == 0  # under a lease
 
 
-def test_what_is_overdue_to_the_moment_is_stranded(database: Database, partner: Engine) -> None:
+def test_a_delivery_is_stranded_from_the_exact_moment_it_is_overdue(database: Database, partner: Engine) -> None:
     strand(database, partner, due_at="later")
     still = standing(database)
     for due_at, stranded in ((still.now() - OVERDUE + TICK, 0), (still.now() - OVERDUE, 1)):
         with database.engine.begin() as connection:
             connection.execute(sa.update(delivery).values(due_at=due_at))
-        assert store.mend(still) == stranded
+        assert store.repair(still) == stranded
 
 
-def test_what_is_to_be_looked_at_this_moment_is_not_stranded(database: Database, partner: Engine) -> None:
+def test_an_installation_due_at_this_moment_is_not_stranded(database: Database, partner: Engine) -> None:
     strand(database, partner, due_at="later")
     still = standing(database)
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(due_at=still.now()))
-    assert store.mend(still) == 0
+    assert store.repair(still) == 0
 
 
-def test_what_is_just_as_old_as_it_may_be_is_kept(database: Database, partner: Engine) -> None:
+def test_a_row_of_exactly_the_maximum_age_is_kept(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     settle(database, *claim(database))
     still = standing(database)
@@ -149,16 +149,16 @@ def test_what_is_just_as_old_as_it_may_be_is_kept(database: Database, partner: E
 
 
 @on_sqlite
-def test_an_installation_is_locked_before_it_is_seen_to_be_stranded(database: Database, partner: Engine) -> None:
-    """Its holder may have put it right meanwhile."""
+def test_an_installation_is_locked_before_it_is_checked_again_and_repaired(database: Database, partner: Engine) -> None:
+    """Its holder may have corrected it in the meantime."""
     strand(database, partner, due_at="later")
     with locking(database) as locks:
-        assert store.mend(database) == 1
+        assert store.repair(database) == 1
     assert locks == ["vercel_installation"]
 
 
 @on_sqlite
-def test_a_file_that_takes_no_writes_is_noticed(database: Database) -> None:
+def test_a_read_only_file_is_noticed(database: Database) -> None:
     store.check_writes(database)
     path = database.engine.url.database
     read_only = open_database(f"sqlite:///file:{path}?mode=ro&uri=true")

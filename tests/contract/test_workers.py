@@ -29,14 +29,14 @@ def hire(
     name: str,
     limit: RateLimit | None,
 ) -> Worker:
-    """A worker that delivers to the sandbox."""
+    """Returns a worker that delivers to the sandbox."""
     settings = Settings(vercel_token=SecretStr("t0ken"), rate_limit=limit, backoff_base=0.01, backoff_cap=0.05)
     vercel = Vercel(sandbox.url, transport, settings.request_timeout)
     return Worker(database, vercel, StaticCredentials(SecretStr("t0ken")), settings, reports.append, name=name)
 
 
 async def deliver(database: Database, sandbox: Sandbox, limit: RateLimit | None) -> list[Report]:
-    """Three workers until nothing is left."""
+    """Runs three workers until nothing is left."""
     reports: list[Report] = []
     transport = open_transport(64, Network())
     workers = [hire(database, sandbox, transport, reports, f"worker {n}", limit) for n in range(3)]

@@ -1,8 +1,8 @@
-"""One installation in a cluster whose row locks are local to a node, as Galera's: nobody on another node waits for them. Instead, of two
-transactions that overlap and write the same row, the one that commits second is undone, and begins anew.
+"""A model of one installation in a cluster such as Galera, where row locks are local to a node: no session on another node waits for
+them. Instead, if two overlapping transactions write the same row, the one that commits second is rolled back and starts again.
 
-Each writer changes a subject of its own. A settlement reads what is left for the installation, and later commits what it made of that:
-a collection on another node may commit in between.
+Each writer changes a subject of its own. A settlement reads which deliveries are left for the installation and commits its result
+later. A collection on another node may commit in between.
 """
 
 from collections.abc import Iterator
@@ -16,21 +16,21 @@ Subjects = frozenset[int]
 
 
 class Worker(NamedTuple):
-    """A worker: its token, what it claimed, what of that was answered, and what its settlement found left.
-
-    `overtaken`: since then, another has committed a row that the settlement writes.
-    """
+    """A worker and what it remembers."""
 
     step: Step = Step.IDLE
     token: int = NOBODY
     claimed: Subjects = frozenset()
     delivered: Subjects = frozenset()
+    """Those of `claimed` that were delivered."""
     left: Subjects = frozenset()
+    """The deliveries left, as its settlement has read them."""
     overtaken: bool = False
+    """Whether another transaction has since committed a row that the settlement writes."""
 
 
 class State(NamedTuple):
-    """Everything that matters. Subjects are named by their writers."""
+    """The state of the model. Each subject has the number of its writer."""
 
     writers: tuple[Writer, ...]
     workers: tuple[Worker, ...]
@@ -46,21 +46,23 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Whether locks are local to a node, whether each collection writes the installation's row, and how far the search goes."""
+    """The variant of the protocol and the limits of the search."""
 
     local: bool = True
+    """Whether locks are local to a node."""
     counted: bool = True
+    """Whether each collection writes the installation's row."""
     writers: int = 3
     workers: int = 2
     claims: int = 4
     zombies: int = 1
 
     def search(self) -> tuple[Verdict | None, int]:
-        """The first thing that goes wrong in any interleaving, and how many states were seen."""
+        """Returns the first fault found in any interleaving, and the number of states visited."""
         return search(State((Writer.IDLE,) * self.writers, (Worker(),) * self.workers), self.steps, judge)
 
     def steps(self, state: State) -> Iterator[State]:
-        """Every state that can come next."""
+        """Yields every possible next state."""
         yield from write(state)
         waits = not self.local and any(worker.step is Step.LOOKED for worker in state.workers)
         if state.outbox and not waits:
@@ -75,13 +77,13 @@ class Cluster:
                 yield state._replace(lease=NOBODY, zombies=state.zombies + alive)
 
     def collect(self, state: State) -> State:
-        """Moves the events; the installation's row is written if that changes it, or always, by the counter in it."""
+        """Moves the events. Writes the installation's row only if that changes it; with `counted`, always, because of its counter."""
         deliveries = state.deliveries | state.outbox
         collected = state._replace(outbox=frozenset(), deliveries=deliveries, due=True)
         return overtake(collected) if self.counted or not state.due else collected
 
     def work(self, state: State, place: int, worker: Worker) -> Iterator[State]:
-        """What this worker may do."""
+        """Yields the states that the worker's next step can lead to."""
         match worker.step:
             case Step.IDLE:
                 if state.due and state.lease == NOBODY and state.deliveries and state.claims < self.claims:
@@ -100,14 +102,14 @@ class Cluster:
 
 
 def overtake(state: State) -> State:
-    """The installation's row was committed: whoever has read it and is about to write it will be undone."""
+    """The installation's row was committed: a worker that has read it and is about to write it will be rolled back."""
     return state._replace(
         workers=tuple(worker._replace(overtaken=worker.step is Step.LOOKED) for worker in state.workers)
     )
 
 
 def write(state: State) -> Iterator[State]:
-    """What the partners' transactions may do."""
+    """Yields the states that the partners' next steps can lead to."""
     for place, writer in enumerate(state.writers):
         if writer is Writer.IDLE:
             ended = state._replace(writers=(*state.writers[:place], Writer.ENDED, *state.writers[place + 1 :]))
@@ -115,7 +117,7 @@ def write(state: State) -> Iterator[State]:
 
 
 def settle(state: State, place: int, worker: Worker) -> State:
-    """Commits what it made of what it read, and gives the lease back; begins anew if it was overtaken."""
+    """Commits the settlement based on its earlier read and gives the lease back; starts again if it was overtaken."""
     if worker.overtaken:
         return at(state, place, worker._replace(step=Step.ANSWERED, left=frozenset(), overtaken=False))
     settled = at(overtake(state), place, Worker())
@@ -124,7 +126,7 @@ def settle(state: State, place: int, worker: Worker) -> State:
 
 
 def judge(state: State) -> Verdict | None:
-    """Whether something is wrong now that nothing moves any more."""
+    """Returns the fault of a state in which all writers and workers are done; None if it is correct or they are not done."""
     if any(writer is not Writer.ENDED for writer in state.writers) or state.outbox:
         return None
     if any(worker.step is not Step.IDLE for worker in state.workers):
@@ -135,5 +137,5 @@ def judge(state: State) -> Verdict | None:
 
 
 def at(state: State, place: int, worker: Worker) -> State:
-    """The state with this worker in its place."""
+    """Returns the state with this worker at `place`."""
     return state._replace(workers=(*state.workers[:place], worker, *state.workers[place + 1 :]))

@@ -1,10 +1,11 @@
-"""The same protocol on a database that can fail over to an asynchronous replica: commits of any kind may vanish, ids and counts repeat.
+"""The same protocol on a database that can fail over to an asynchronous replica: any commit may vanish, and ids and counts repeat.
 
-A failover puts the database back to what the replica has: outbox, delivery, lease, and the partners' own changes. Workers are clients:
-they remember what they read before. What the database lost is lost; of what it kept, nothing may be.
+A failover resets the database to the state of the replica: outbox, delivery, lease, and the partners' own changes. Workers are clients
+and remember what they read before. Changes that the database itself lost are lost, but every change that it kept must be delivered.
 
-A worker pulls: under the lease that it holds, it reads the delivery anew. The version of a delivery is drawn by each collection, or
-counts the events that were collected into the row. An operator may purge: what waits becomes a dead letter, whatever is in flight.
+A worker pulls: it reads the delivery again under the lease that it holds. Each collection draws the version of a delivery at random; in
+the broken variant the version counts the events collected into the row. An operator may purge: everything waiting becomes a dead letter,
+even while a request is in flight.
 """
 
 from collections.abc import Hashable, Iterator
@@ -18,19 +19,21 @@ Version = Hashable
 
 
 class Data(NamedTuple):
-    """What the database holds. `outbox`, `kept` and `dead` name writers: whose events wait, whose changes are there, and of which of
-    these a dead letter tells that nobody has resolved."""
+    """The contents of the database; the sets hold numbers of writers."""
 
     outbox: frozenset[int] = frozenset()
+    """Writers whose events are waiting."""
     delivery: Version = None
     due: bool = False
     lease: int = NOBODY
     kept: frozenset[int] = frozenset()
+    """Writers whose changes are in the database."""
     dead: frozenset[int] = frozenset()
+    """Writers whose changes an unresolved dead letter reports."""
 
 
 class Worker(NamedTuple):
-    """A worker, and the token and version that it remembers."""
+    """A worker and the token and version that it remembers."""
 
     step: Step = Step.IDLE
     token: int = NOBODY
@@ -38,27 +41,30 @@ class Worker(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that matters. `covered`: the writers whose changes a request that succeeded came after."""
+    """The state of the model."""
 
     writers: tuple[Writer, ...]
     workers: tuple[Worker, ...]
     data: Data = Data()
     replica: Data = Data()
     covered: frozenset[int] = frozenset()
+    """Writers whose changes were followed by a successful request."""
     claims: int = 0
     zombies: int = 0
     failovers: int = 0
     purges: int = 0
     fresh: int = 1
-    """A number that nothing has yet."""
+    """The next unused token or version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failover:
-    """Whether versions are drawn, whether only a delivery that is as its request knew it supersedes, and how far the search goes."""
+    """The variant of the protocol and the limits of the search."""
 
     drawn: bool = True
+    """Whether versions are drawn at random."""
     supersedes_own: bool = True
+    """Whether a request supersedes dead letters only if its delivery has not changed since."""
     writers: int = 3
     workers: int = 2
     claims: int = 3
@@ -67,12 +73,12 @@ class Failover:
     purges: int = 0
 
     def search(self) -> tuple[Verdict | None, int]:
-        """The first thing that goes wrong in any interleaving, and how many states were seen."""
+        """Returns the first fault found in any interleaving, and the number of states visited."""
         start = State((Writer.IDLE,) * self.writers, (Worker(),) * self.workers)
         return search(start, lambda state: map(self.canonical, self.steps(state)), judge)
 
     def steps(self, state: State) -> Iterator[State]:
-        """Every state that can come next."""
+        """Yields every possible next state."""
         data = state.data
         yield from write(state)
         if data.outbox:
@@ -94,7 +100,7 @@ class Failover:
             yield state._replace(data=state.replica, writers=ended, failovers=state.failovers + 1)
 
     def work(self, state: State, place: int, worker: Worker) -> Iterator[State]:
-        """What this worker may do."""
+        """Yields the states that the worker's next step can lead to."""
         data = state.data
         match worker.step:
             case Step.IDLE:
@@ -111,7 +117,7 @@ class Failover:
                 yield self.settle(state, place, worker)
 
     def settle(self, state: State, place: int, worker: Worker) -> State:
-        """Deletes what was delivered if it is as the request knew it, and gives the lease back, if it is still ours."""
+        """If the lease is still ours, deletes the delivery if it was delivered and has not changed, and gives the lease back."""
         data, gone = state.data, at(state, place, Worker())
         if data.lease != worker.token:
             return gone
@@ -122,7 +128,7 @@ class Failover:
         return gone._replace(data=data._replace(delivery=delivery, due=delivery is not None, lease=NOBODY, dead=dead))
 
     def canonical(self, state: State) -> State:
-        """The same state with tokens and drawn versions renumbered: only whether two are equal matters."""
+        """Returns the same state with tokens and drawn versions renumbered, because only their equality matters."""
         names: dict[Version, int] = {NOBODY: NOBODY}
 
         def name(token: int) -> int:
@@ -140,12 +146,12 @@ class Failover:
 
 
 def count_of(delivery: Version) -> int:
-    """The events that a counted version stands for."""
+    """Returns the number of events in a counted version; 0 for others."""
     return delivery if isinstance(delivery, int) else 0
 
 
 def write(state: State) -> Iterator[State]:
-    """What the partners' transactions may do."""
+    """Yields the states that the partners' next steps can lead to."""
     for place, writer in enumerate(state.writers):
         before, after = state.writers[:place], state.writers[place + 1 :]
         if writer is Writer.IDLE:
@@ -158,7 +164,7 @@ def write(state: State) -> Iterator[State]:
 
 
 def purge(state: State) -> State:
-    """Buries what waits, collected or not, under whatever lease: a person has to look at the changes that no request came after."""
+    """Buries everything waiting, collected or not and under any lease: an operator must look at changes that no request followed."""
     data = state.data
     dead = data.dead | (data.kept - state.covered)
     empty = data._replace(outbox=frozenset(), delivery=None, due=False, dead=dead)
@@ -166,7 +172,7 @@ def purge(state: State) -> State:
 
 
 def judge(state: State) -> Verdict | None:
-    """Whether something is wrong now that nothing moves any more."""
+    """Returns the fault of a state in which all writers and workers are done; None if it is correct or they are not done."""
     if any(writer is not Writer.ENDED for writer in state.writers) or state.data.outbox:
         return None
     if any(worker.step is not Step.IDLE for worker in state.workers):
@@ -177,5 +183,5 @@ def judge(state: State) -> Verdict | None:
 
 
 def at(state: State, place: int, worker: Worker) -> State:
-    """The state with this worker in its place."""
+    """Returns the state with this worker at `place`."""
     return state._replace(workers=(*state.workers[:place], worker, *state.workers[place + 1 :]))

@@ -1,7 +1,7 @@
-"""Partners, workers and time take the real steps on a real database in any order; after each one the truth is checked.
+"""Partners, workers and time take the real steps on a real database in any order; the truth is checked after each step.
 
-Time passes by moving every time in the tables into the past. What is put off is put off so long that only a long wait brings it
-back, so the seconds that a run takes by itself are of no matter.
+To let time pass, every time in the tables is moved into the past. Deliveries are put off for so long that only a long wait makes them
+due again, so the real seconds that a run takes do not matter.
 """
 
 import sys
@@ -21,17 +21,17 @@ from dispatcher.outbox.tables import attempt, dead_letter, delivery, installatio
 from dispatcher.policy.decision import Action
 from dispatcher.store import dead_letters, installations
 from dispatcher.store.dead_letters import Filter, Signature
-from tests.protocol.players import LATER, REPLIES, Held, Reply, Writer
+from tests.protocol.players import LATER_SECONDS, REPLIES, Held, Reply, Writer
 from tests.protocol.truth import Snapshot, Truth
 
 LEASE = timedelta(seconds=60)
-A_WHILE = timedelta(seconds=70)
-"""Longer than a lease; all of a run's short waits together are shorter than `LATER`."""
-LONG = 2 * timedelta(seconds=LATER)
-MOST_WRITERS = 3
-MOST_HELD = 4
-ROUNDS = 2
-"""So many times a long wait and a round of deliveries leave nothing."""
+SHORT_WAIT = timedelta(seconds=70)
+"""Longer than a lease; all short waits of a run together are shorter than `LATER_SECONDS`."""
+LONG_WAIT = 2 * timedelta(seconds=LATER_SECONDS)
+MAX_WRITERS = 3
+MAX_HELD = 4
+FINAL_ROUNDS = 2
+"""After this many long waits, each followed by a round of deliveries, nothing may be left."""
 EVENTS: list[Event] = [
     ResourceUpdated(installation_id="icfg_1", resource_id="db_1"),
     ResourceUpdated(installation_id="icfg_1", resource_id="db_2"),
@@ -46,13 +46,12 @@ Choice = TypeVar("Choice")
 
 
 class Draw:
-    """Hypothesis' choices."""
+    """Lets Hypothesis choose."""
 
     def __init__(self, data: st.DataObject) -> None:
         self._data = data
 
     def __call__(self, choices: Sequence[Choice]) -> Choice:
-        """One of them."""
         return self._data.draw(st.sampled_from(choices))
 
 
@@ -62,7 +61,7 @@ STEPS: list[tuple[Step, Condition]] = []
 
 
 def step(*, when: Condition, shares: int = 1) -> Callable[[Step], Step]:
-    """A step that may be taken when the condition holds; with more shares it is taken more often."""
+    """Registers a step that may be taken while the condition holds; more shares make it more frequent."""
 
     def enlist(taken: Step) -> Step:
         STEPS.extend([(taken, when)] * shares)
@@ -72,11 +71,11 @@ def step(*, when: Condition, shares: int = 1) -> Callable[[Step], Step]:
 
 
 class Machine(RuleBasedStateMachine):
-    """The steps, and what they must leave behind.
+    """The steps, and the conditions that must hold after them.
 
-    They are choices of one rule. As rules of their own, Hypothesis would switch about half of them off in each run, and hardly any
-    run would come as far as a settlement. It prefers the first choices, so the steps stand in the reverse order of an event's journey:
-    what can go on goes on.
+    The steps are choices of one rule. If each were a rule, Hypothesis would switch off about half of them in each run, and hardly any
+    run would reach a settlement. It prefers the first choices, so the steps are in the reverse order of an event's journey: the step
+    that takes an event furthest comes first.
     """
 
     def __init__(self, database: Database, partner: Engine, events: Sequence[Event] = EVENTS) -> None:
@@ -111,42 +110,42 @@ class Machine(RuleBasedStateMachine):
         assert len(live) == len(set(live)), "an installation under two live leases"
 
     def teardown(self) -> None:
-        """Once the partners are done and Vercel answers, everything is delivered."""
+        """Checks that everything is delivered once the partners are done and Vercel answers."""
         for writer in self.writers:
             writer.roll_back()
         self.writers.clear()
-        if sys.exc_info()[1] is None:  # else the failure that was found is the one to report
+        if sys.exc_info()[1] is None:  # otherwise the run has already failed, and that failure is reported
             for installation_id in self.tables.installations:
                 installations.resume(self.database, installation_id)
-            for _ in range(ROUNDS):
+            for _ in range(FINAL_ROUNDS):
                 self.deliver_everything()
-            assert not self.tables.outbox, "events that nobody collects"
-            assert not self.tables.deliveries, "deliveries that nobody claims"
+            assert not self.tables.outbox, "events are left that no collection moves"
+            assert not self.tables.deliveries, "deliveries are left that no claim reads"
 
     # workers
 
     @step(when=lambda machine: any(held.planned for held in machine.held), shares=4)
     def send(self, draw: Draw) -> None:
-        """Even under a lease that has expired: the worst that a worker can do."""
+        """Sends even under an expired lease, which is the worst that a worker can do."""
         held = draw([held for held in self.held if held.planned])
         self.request(held, REPLIES[draw(list(REPLIES))])
 
     @step(when=lambda machine: machine.held and machine.may_write(), shares=3)
     def settle(self, draw: Draw) -> None:
-        """What one lease has to say, or one of each installation."""
+        """Settles the answers of one lease, or of one lease of each installation."""
         one = draw(self.held)
         several = {held.installation_id: held for held in [*self.held, one]}
         self.hand_in(draw([[one], list(several.values())]), release=draw([True, False]))
 
     @step(when=lambda machine: machine.tables.any_due() and machine.may_write(), shares=2)
     def claim(self, draw: Draw) -> None:
-        most, suspects = draw([9, 1]), draw([0, 2])
-        self.lease(9 if self.tables.tied() else most, suspects)
+        limit, suspects = draw([9, 1]), draw([0, 2])
+        self.lease(9 if self.tables.tied() else limit, suspects)
 
     @step(when=lambda machine: machine.tables.outbox and machine.may_write(), shares=2)
     def collect(self, draw: Draw) -> None:
-        """From the floor on, as between two sweeps, or from the lowest id on."""
-        floor, delay = draw([store.LOWEST_ID, self.floor]), timedelta(seconds=draw([0.0, LATER]))
+        """Collects from the floor on, as between two sweeps, or from the lowest id on."""
+        floor, delay = draw([store.LOWEST_ID, self.floor]), timedelta(seconds=draw([0.0, LATER_SECONDS]))
         collected = store.collect(self.database, draw([500, 1]), floor, delay)
         self.floor = max(self.floor, collected.last_event_id or self.floor)
 
@@ -155,23 +154,25 @@ class Machine(RuleBasedStateMachine):
         held = draw(self.held)
 
         def renew() -> set[str]:
-            found = store.pull(self.database, {held.installation_id: held.token}, 9, LEASE).deliveries
-            held.plan(found.get(held.installation_id, []))
-            return {held.installation_id} - found.keys()
+            deliveries = store.pull(self.database, {held.installation_id: held.token}, 9, LEASE).deliveries
+            held.plan(deliveries.get(held.installation_id, []))
+            return {held.installation_id} - deliveries.keys()
 
         if not self.write_under([held], renew):
             held.until = self.now + LEASE
 
     @step(when=lambda machine: machine.suspected() and machine.may_write(), shares=2)
     def pull_a_suspect(self, draw: Draw) -> None:
-        """The next delivery after a crash, once the one before it is settled."""
-        held, most = draw(self.suspected()), draw([20, 1])
+        """Reads the next delivery after a crash, once the one before it is settled."""
+        held, max_attempts = draw(self.suspected()), draw([20, 1])
 
         def read() -> set[str]:
             tokens = {held.installation_id: held.token}
-            found = store.pull_suspects(self.database, tokens, LEASE, at_once=9, under_way=0, max_attempts=most)
-            held.plan(found.deliveries)
-            return tokens.keys() - found.ours
+            suspects = store.pull_suspects(
+                self.database, tokens, LEASE, limit=9, under_way=0, max_attempts=max_attempts
+            )
+            held.plan(suspects.deliveries)
+            return tokens.keys() - suspects.ours
 
         if not self.write_under([held], read):
             held.until = self.now + LEASE
@@ -184,12 +185,12 @@ class Machine(RuleBasedStateMachine):
 
     @step(when=lambda machine: machine.may_write())
     def change(self, draw: Draw) -> None:
-        """As most partners do: a short transaction."""
+        """Commits one event in a short transaction, as most partners do."""
         writer = Writer(self.partner)
         writer.insert(draw(self.events))
         self.truth.commit(writer.commit())
 
-    @step(when=lambda machine: machine.may_write() and len(machine.writers) < MOST_WRITERS)
+    @step(when=lambda machine: machine.may_write() and len(machine.writers) < MAX_WRITERS)
     def open_a_transaction(self, draw: Draw) -> None:
         self.writers.append(Writer(self.partner))
         self.writers[-1].insert(draw(self.events))
@@ -220,8 +221,8 @@ class Machine(RuleBasedStateMachine):
 
     @step(when=lambda machine: machine.tables.installations and machine.may_write())
     def let_time_pass(self, draw: Draw) -> None:
-        """Every lease expires; after a long time nothing waits for its time any more."""
-        self.wait(draw([A_WHILE, LONG]))
+        """Lets every lease expire; after a long wait everything that was put off is due again."""
+        self.wait(draw([SHORT_WAIT, LONG_WAIT]))
 
     @step(when=lambda machine: machine.tables.attempts and machine.may_write())
     def prune(self, _draw: Draw) -> None:
@@ -247,7 +248,7 @@ class Machine(RuleBasedStateMachine):
 
     @step(when=lambda machine: machine.tables.unresolved() and machine.may_write())
     def replay(self, draw: Draw) -> None:
-        """A commit of ours."""
+        """Replays one dead letter. The truth counts that as a commit, like a partner's."""
         dead = draw([row.id for row in self.tables.unresolved()])
         assert self.resolve(dead_letters.replay, dead) == 1
         assert self.resolve(dead_letters.replay, dead) == 0, "replayed twice"
@@ -259,7 +260,7 @@ class Machine(RuleBasedStateMachine):
     def discard(self, draw: Draw) -> None:
         assert self.resolve(dead_letters.discard, draw([row.id for row in self.tables.unresolved()])) == 1
 
-    # how they are taken
+    # helpers of the steps
 
     def resolve(self, how: Callable[..., int], dead: int) -> int:
         return how(self.database, Filter(ids=[dead]), dead, Signature("test"), lambda _: None)
@@ -271,7 +272,7 @@ class Machine(RuleBasedStateMachine):
         return [writer for writer in self.writers if not writer.savepoint]
 
     def may_write(self) -> bool:
-        """SQLite has one writer at a time."""
+        """Whether a step may write: SQLite has only one writer at a time."""
         return not (self.writers and self.database.dialect.name == "sqlite")
 
     def wait(self, time: timedelta) -> None:
@@ -282,30 +283,32 @@ class Machine(RuleBasedStateMachine):
                 for row in connection.execute(sa.select(table)).mappings().all():
                     earlier = {name: _earlier(row[name], time) for name in names}
                     connection.execute(sa.update(table).where(key == row[key.name]).values(earlier))
-        assert store.mend(self.database) == 0, "the sweep found a delivery that was stranded"
+        assert store.repair(self.database) == 0, "the sweep found a stranded delivery"
 
-    def lease(self, most: int = 9, suspects: int = 0) -> None:
+    def lease(self, limit: int = 9, suspects: int = 0) -> None:
         before = Snapshot.of(self.database)
         claimed = store.claim(
-            self.database, installations=most, deliveries=100, lease=LEASE, leased_by="test", suspects=suspects
+            self.database, installations=limit, deliveries=100, lease=LEASE, leased_by="test", suspects=suspects
         )
         leased = {one.installation_id for one in claimed.leased}
-        assert not [one for one in leased if before.hindered(one)], "claimed against a lease, a pause or the rate"
-        assert len(leased) == most or before.claimable() <= leased, "what is due and free was not claimed"
+        assert not [one for one in leased if before.hindered(one)], "claimed in spite of a lease, a pause or the rate"
+        assert len(leased) == limit or before.claimable() <= leased, (
+            "an installation that is due and free is not claimed"
+        )
         for one in claimed.leased:
             self.held.append(Held(one.installation_id, one.token, self.now + LEASE, one.suspects))
             self.held[-1].plan(one.deliveries)
-        del self.held[:-MOST_HELD]
+        del self.held[:-MAX_HELD]
 
     def request(self, held: Held, reply: Reply) -> None:
-        """From its start to its end. That other steps come in between is what the number of commits at its start is for."""
+        """Makes a request from start to end. The number of commits at its start stands in for steps that happen in between."""
         commits = self.truth.commits
         key = held.send(reply, commits)
         if reply.looked:
             self.truth.look(key, commits)
 
     def hand_in(self, held: list[Held], *, release: bool) -> None:
-        """Settles their answers, and counts what was delivered."""
+        """Settles their answers and counts the delivered events."""
         answers = [answer for one in held for answer in one.answers()]
         states = [one.state(release=release, fresh=one.until == self.now + LEASE) for one in held]
         lost = self.write_under(held, lambda: set(store.settle(self.database, answers, states, LEASE).lost))
@@ -320,17 +323,17 @@ class Machine(RuleBasedStateMachine):
         self.held = [one for one in self.held if one not in held or not (release or one.installation_id in lost)]
 
     def write_under(self, held: list[Held], write: Callable[[], set[str]]) -> set[str]:
-        """Takes a step under these leases, which must lose exactly those that are no longer theirs, and write nothing there."""
+        """Takes a step under these leases. It must report exactly the stale leases as lost, and write nothing under them."""
         before = Snapshot.of(self.database)
         stale = {one.installation_id for one in held if before.token(one.installation_id) != one.token}
         lost = write()
-        assert Snapshot.of(self.database).only(stale) == before.only(stale), "written under a lease that was lost"
-        assert lost == stale, "a lease that was lost was honoured, or one that was not lost was not"
+        assert Snapshot.of(self.database).only(stale) == before.only(stale), "written under a lost lease"
+        assert lost == stale, "a lost lease was honoured, or a valid one was reported as lost"
         return lost
 
     def deliver_everything(self) -> None:
-        """A long wait, and one round in which every request succeeds."""
-        self.wait(LONG)
+        """Waits long, then delivers one round in which every request succeeds."""
+        self.wait(LONG_WAIT)
         store.collect(self.database, 500)
         self.held.clear()
         self.lease()
@@ -349,10 +352,10 @@ class Machine(RuleBasedStateMachine):
 
 
 def _earlier(moment: datetime | None, time: timedelta) -> datetime | None:
-    """An operator's pause lasts for ever."""
+    """Moves the time into the past, except the end of an operator's pause, which lasts forever."""
     return moment if moment in (None, installations.FOREVER) else moment - time
 
 
 def key_of(row: Row[Any]) -> str:
-    """Of the subject of an outbox row."""
+    """Returns the subject key of an outbox row."""
     return Subject(row.installation_id, row.type, row.resource_id).key

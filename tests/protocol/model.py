@@ -1,9 +1,9 @@
-"""A model of the protocol for one subject of one installation, and a search through every interleaving of it.
+"""A model of the protocol for one subject of one installation, and a search through all its interleavings.
 
 Writers insert events and commit or roll back. A collector moves committed events into one delivery (its version counts them) and makes
-the installation due. A worker leases the due installation, remembers the version, sends, settles and gives the lease back. Vercel
-reads the partner's state at the instant of the request: the worst case. Workers crash, answers get lost, and leases expire under
-workers that are still alive.
+the installation due. A worker leases the due installation, remembers the version, sends, settles and gives the lease back. Vercel reads
+the partner's state the moment the request starts, which is the worst case. Workers crash, answers get lost, and leases expire while
+their workers are still alive.
 """
 
 from collections.abc import Iterator
@@ -16,32 +16,35 @@ NOBODY = 0
 
 
 class Worker(NamedTuple):
-    """A worker, the token and version that it remembers, and, without the lock, whether it saw a delivery left."""
+    """A worker and what it remembers."""
 
     step: Step = Step.IDLE
     token: int = NOBODY
     version: int = 0
     saw_delivery: bool = False
+    """In the variant without the lock: whether a delivery was left when it looked."""
 
 
 class State(NamedTuple):
-    """Everything that matters. `delivery` is its version; `seen` is how many commits Vercel's last look covers."""
+    """The state of the model."""
 
     writers: tuple[Writer, ...]
     workers: tuple[Worker, ...]
     outbox: int = 0
     delivery: int | None = None
+    """The delivery's version."""
     due: bool = False
     lease: int = NOBODY
     committed: int = 0
     seen: int = 0
+    """How many commits Vercel's last read covers."""
     claims: int = 0
     zombies: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """Its guards, each of which can be taken away, and how far the search goes."""
+    """The guards, each of which can be removed, and the limits of the search."""
 
     token: bool = True
     version: bool = True
@@ -52,12 +55,12 @@ class Protocol:
     zombies: int = 2
 
     def search(self) -> tuple[Verdict | None, int]:
-        """The first thing that goes wrong in any interleaving, and how many states were seen."""
+        """Returns the first fault found in any interleaving, and the number of states visited."""
         start = State((Writer.IDLE,) * self.writers, (Worker(),) * self.workers)
         return search(start, lambda state: map(canonical, self.steps(state)), judge)
 
     def steps(self, state: State) -> Iterator[State]:
-        """Every state that can come next."""
+        """Yields every possible next state."""
         yield from write(state)
         for taken in range(1, state.outbox + 1):
             yield state._replace(outbox=state.outbox - taken, delivery=(state.delivery or 0) + taken, due=True)
@@ -71,7 +74,7 @@ class Protocol:
                 yield state._replace(lease=NOBODY, zombies=state.zombies + alive)
 
     def work(self, state: State, place: int, worker: Worker) -> Iterator[State]:
-        """What this worker may do."""
+        """Yields the states that the worker's next step can lead to."""
         match worker.step:
             case Step.IDLE:
                 yield from self.claim(state, place)
@@ -86,18 +89,18 @@ class Protocol:
                 yield gone._replace(due=worker.saw_delivery, lease=NOBODY) if state.lease == worker.token else gone
 
     def claim(self, state: State, place: int) -> Iterator[State]:
-        """Takes the lease of a due installation."""
+        """Takes the lease if the installation is due."""
         if state.due and state.lease == NOBODY and state.delivery is not None and state.claims < self.claims:
             token = 1 + max(state.lease, *(worker.token for worker in state.workers))
             claimed = at(state, place, Worker(Step.CLAIMED, token, state.delivery))
             yield claimed._replace(lease=token, claims=state.claims + 1)
 
     def settle(self, state: State, place: int, worker: Worker) -> State:
-        """Deletes what was delivered; with the lock, gives the lease back in the same transaction."""
+        """Deletes the delivery if it was delivered; with the lock, gives the lease back in the same transaction."""
         ours = state.lease == worker.token or not self.token
         same = state.delivery == worker.version or not self.version
         delivery = None if worker.step is Step.ANSWERED and ours and same else state.delivery
-        if not self.lock:  # it waits for the lock, then looks with the snapshot of before the wait
+        if not self.lock:  # it waits for the row, then reads with the snapshot taken before the wait
             looked = worker._replace(step=Step.LOOKED, saw_delivery=delivery is not None)
             return at(state, place, looked)._replace(delivery=delivery)
         settled = at(state, place, Worker())._replace(delivery=delivery)
@@ -105,7 +108,7 @@ class Protocol:
 
 
 def write(state: State) -> Iterator[State]:
-    """What the partners' transactions may do."""
+    """Yields the states that the partners' next steps can lead to."""
     for place, writer in enumerate(state.writers):
         before, after = state.writers[:place], state.writers[place + 1 :]
         if writer is Writer.IDLE:
@@ -117,7 +120,7 @@ def write(state: State) -> Iterator[State]:
 
 
 def judge(state: State) -> Verdict | None:
-    """Whether something is wrong now that nothing moves any more."""
+    """Returns the fault of a state in which all writers and workers are done; None if it is correct or they are not done."""
     if any(writer is not Writer.ENDED for writer in state.writers) or state.outbox:
         return None
     if any(worker.step is not Step.IDLE for worker in state.workers):
@@ -128,12 +131,12 @@ def judge(state: State) -> Verdict | None:
 
 
 def at(state: State, place: int, worker: Worker) -> State:
-    """The state with this worker in its place."""
+    """Returns the state with this worker at `place`."""
     return state._replace(workers=(*state.workers[:place], worker, *state.workers[place + 1 :]))
 
 
 def canonical(state: State) -> State:
-    """The same state with its tokens renumbered: only whether two are equal matters."""
+    """Returns the same state with its tokens renumbered, because only their equality matters."""
     names = {NOBODY: NOBODY}
     lease = names.setdefault(state.lease, len(names))
     workers = tuple(w._replace(token=names.setdefault(w.token, len(names))) for w in state.workers)

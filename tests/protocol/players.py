@@ -1,4 +1,4 @@
-"""A partner's open transaction, and a lease as its worker remembers it."""
+"""A partner's open transaction, and a worker's view of its lease."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,28 +15,29 @@ from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store import Answer, Delivery, InstallationState
 
-LATER = 10_000.0
+LATER_SECONDS = 10_000.0
 
 
 class Reply(NamedTuple):
-    """How a request ends: whether Vercel looked, and what the worker decides."""
+    """The end of a request."""
 
     looked: bool
+    """Whether Vercel read the partner's state."""
     decision: Decision
 
 
 REPLIES = {
     "delivered": Reply(True, Decision(Action.DELIVERED)),
     "the answer is lost": Reply(True, Decision(Action.RETRY)),
-    "failed": Reply(False, Decision(Action.RETRY, delay=LATER)),
-    "throttled": Reply(False, Decision(Action.THROTTLE, delay=LATER)),
-    "unauthorized": Reply(False, Decision(Action.PAUSE, DeadLetterReason.UNAUTHORIZED, LATER)),
+    "failed": Reply(False, Decision(Action.RETRY, delay=LATER_SECONDS)),
+    "throttled": Reply(False, Decision(Action.THROTTLE, delay=LATER_SECONDS)),
+    "unauthorized": Reply(False, Decision(Action.PAUSE, DeadLetterReason.UNAUTHORIZED, LATER_SECONDS)),
     "rejected": Reply(False, Decision(Action.BURY, DeadLetterReason.REJECTED)),
 }
 
 
 class Writer:
-    """A partner's open transaction, maybe with a savepoint; its events (id → key of the subject) before and after that."""
+    """A partner's open transaction, possibly with a savepoint, and its events (id → subject key) before and after the savepoint."""
 
     def __init__(self, partner: Engine) -> None:
         self.connection: Connection = partner.connect()
@@ -48,13 +49,12 @@ class Writer:
         return f"{[len(events) for events in self.events]} events"
 
     def insert(self, event: Event) -> None:
-        """One more event."""
         inserted = self.connection.execute(sa.insert(outbox).values(row_of(event))).inserted_primary_key
         assert inserted is not None
         self.events[-1][inserted.id] = subject_of(event).key
 
     def save(self) -> None:
-        """What is inserted from now on can be taken back."""
+        """Sets a savepoint: events inserted after it can be taken back."""
         self.savepoint = self.connection.begin_nested()
         self.events.append({})
 
@@ -66,34 +66,34 @@ class Writer:
             self.events.pop()
 
     def commit(self) -> dict[int, str]:
-        """Ends it; the events that are committed now."""
+        """Commits and returns the committed events."""
         self.transaction.commit()
         self.connection.close()
         return {event_id: key for events in self.events for event_id, key in events.items()}
 
     def roll_back(self) -> None:
-        """Ends it as if it had never been."""
         self.transaction.rollback()
         self.connection.close()
 
 
 class Request(NamedTuple):
-    """A request that was made: about what, how it ended, and how many commits there were when it started."""
+    """A request that has ended."""
 
     delivery: Delivery
     reply: Reply
     commits: int
+    """The number of commits when it started."""
 
 
 @dataclass(eq=False, repr=False)
 class Held:
-    """A lease as its worker remembers it; it may have expired, and been taken by another, without the worker's knowing."""
+    """A lease as its worker remembers it. It may have expired and been taken over without the worker noticing."""
 
     installation_id: str
     token: str
     until: timedelta
     suspects: int = 0
-    """Deliveries that are still to be read one at a time."""
+    """How many deliveries must still be read one at a time."""
     planned: dict[str, Delivery] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     stopped: bool = False
@@ -102,32 +102,31 @@ class Held:
         return f"{self.installation_id}: {len(self.planned)} planned, {len(self.requests)} requests, lease until {self.until}"
 
     def plan(self, deliveries: Iterable[Delivery]) -> None:
-        """What is due, except the subjects whose answer is not settled yet."""
+        """Plans the due deliveries, except those of subjects whose answer is not settled yet."""
         sent = {request.delivery.subject_key for request in self.requests}
         self.planned |= {one.subject_key: one for one in deliveries if one.subject_key not in sent}
 
     def send(self, reply: Reply, commits: int) -> str:
-        """Makes the next request; returns the key of its subject."""
+        """Makes the next request and returns its subject key."""
         key = next(iter(self.planned))
         self.requests.append(Request(self.planned.pop(key), reply, commits))
         self.suspects = max(0, self.suspects - 1)
         return key
 
     def state(self, *, release: bool, fresh: bool) -> InstallationState:
-        """What its row shall say; that it need not be written, if everything went well under a fresh lease."""
+        """Returns the state to write to the row; `as_written` if everything went well and the lease is fresh."""
         actions = {request.reply.decision.action for request in self.requests}
         self.stopped |= bool(actions - {Action.DELIVERED, Action.BURY})
         return InstallationState(
             self.installation_id,
             self.token,
             suspects=self.suspects,
-            throttled_for=LATER if Action.THROTTLE in actions else 0.0,
+            throttled_for=LATER_SECONDS if Action.THROTTLE in actions else 0.0,
             release=release,
             as_written=fresh and not release and not self.stopped and not self.suspects,
         )
 
     def answers(self) -> list[Answer]:
-        """As the worker hands them in."""
         return [
             Answer(delivery, self.token, Outcome(_outcome(reply.decision.action)), reply.decision)
             for delivery, reply, _ in self.requests

@@ -1,4 +1,4 @@
-"""A search through every interleaving of a model of the protocol, and what can be wrong with one."""
+"""A search through every interleaving of a model of the protocol, and the faults that it can find."""
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
@@ -9,14 +9,14 @@ S = TypeVar("S", bound=Hashable)
 
 
 class Verdict(StrEnum):
-    """What is wrong with a state."""
+    """A fault of a state."""
 
-    LOST = "all is quiet, but Vercel's last look is older than the last commit"
-    STRANDED = "a delivery waits under no lease, and nothing will look at it again"
+    LOST = "nothing is under way, but Vercel's last look is older than the last commit"
+    STRANDED = "a delivery waits under no lease, and no worker will look at it again"
 
 
 class Writer(StrEnum):
-    """How far a partner's transaction is."""
+    """The progress of a partner's transaction."""
 
     IDLE = "idle"
     INSERTED = "inserted"
@@ -24,7 +24,7 @@ class Writer(StrEnum):
 
 
 class Step(StrEnum):
-    """How far a worker is."""
+    """The progress of a worker."""
 
     IDLE = "idle"
     CLAIMED = "claimed"
@@ -36,14 +36,14 @@ class Step(StrEnum):
 def search(
     start: S, steps: Callable[[S], Iterable[S]], judge: Callable[[S], Verdict | None]
 ) -> tuple[Verdict | None, int]:
-    """The first thing that goes wrong in any state that `steps` leads to, and how many states were seen."""
-    found, waiting = {start}, deque([start])
+    """Returns the first fault in any state that `steps` leads to, and the number of states visited."""
+    visited, waiting = {start}, deque([start])
     while waiting:
         state = waiting.popleft()
-        if wrong := judge(state):
-            return wrong, len(found)
+        if verdict := judge(state):
+            return verdict, len(visited)
         for after in steps(state):
-            if after not in found:
-                found.add(after)
+            if after not in visited:
+                visited.add(after)
                 waiting.append(after)
-    return None, len(found)
+    return None, len(visited)

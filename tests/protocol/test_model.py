@@ -1,4 +1,4 @@
-"""Every interleaving of the protocol is safe; without any one of its guards some interleaving is not."""
+"""Every interleaving of the protocol is safe, and each guard is needed: without it, some interleaving is not."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.protocol.search import Verdict
 
 
 @pytest.mark.parametrize(
-    ("protocol", "most"),
+    ("protocol", "min_states"),
     [
         (Protocol(), 4_000),
         (Protocol(writers=3), 30_000),
@@ -17,10 +17,10 @@ from tests.protocol.search import Verdict
     ],
     ids=["two of each", "three writers", "three of each"],
 )
-def test_no_interleaving_loses_or_strands_anything(protocol: Protocol, most: int) -> None:
+def test_no_interleaving_loses_or_strands_anything(protocol: Protocol, min_states: int) -> None:
     verdict, states = protocol.search()
     assert verdict is None
-    assert states > most  # it did search
+    assert states > min_states  # the search did not end early
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_each_guard_is_needed(broken: Protocol, verdict: Verdict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failover", "most"),
+    ("failover", "min_states"),
     [
         (Failover(failovers=0), 15_000),
         pytest.param(Failover(workers=1, zombies=0, claims=2), 5_000, marks=pytest.mark.gate),
@@ -46,14 +46,16 @@ def test_each_guard_is_needed(broken: Protocol, verdict: Verdict) -> None:
     ],
     ids=["no failover", "one worker", "two workers"],
 )
-def test_with_a_drawn_version_nothing_is_lost_that_the_database_kept(failover: Failover, most: int) -> None:
+def test_with_random_versions_a_failover_loses_no_change_that_the_database_kept(
+    failover: Failover, min_states: int
+) -> None:
     verdict, states = failover.search()
     assert verdict is None
-    assert states > most  # it did search
+    assert states > min_states  # the search did not end early
 
 
 @pytest.mark.gate
-def test_with_a_version_that_counts_a_failover_loses_a_change() -> None:
+def test_with_versions_that_count_events_a_failover_loses_a_change() -> None:
     assert Failover(drawn=False, failovers=0).search()[0] is None
     assert Failover(drawn=False, workers=1, zombies=0, claims=2).search()[0] is Verdict.LOST
 
@@ -70,7 +72,7 @@ def test_with_a_version_that_counts_a_failover_loses_a_change() -> None:
 def test_a_purge_during_a_request_loses_nothing(failover: Failover) -> None:
     verdict, states = failover.search()
     assert verdict is None
-    assert states > 1_000  # it did search
+    assert states > 1_000  # the search did not end early
 
 
 def test_a_request_that_began_before_a_purge_must_not_supersede_its_dead_letter() -> None:
@@ -78,11 +80,11 @@ def test_a_request_that_began_before_a_purge_must_not_supersede_its_dead_letter(
 
 
 @pytest.mark.parametrize("cluster", [Cluster(), Cluster(local=False, counted=False)], ids=["local locks", "one server"])
-def test_where_a_lock_is_local_to_a_node_nothing_is_stranded(cluster: Cluster) -> None:
+def test_nothing_is_stranded_where_locks_are_local_to_a_node(cluster: Cluster) -> None:
     verdict, states = cluster.search()
     assert verdict is None
-    assert states > 1_000  # it did search
+    assert states > 1_000  # the search did not end early
 
 
-def test_where_a_lock_is_local_each_collection_must_write_the_row_that_it_relies_on() -> None:
+def test_where_locks_are_local_each_collection_must_write_the_row_that_it_relies_on() -> None:
     assert Cluster(counted=False).search()[0] is Verdict.STRANDED

@@ -1,4 +1,4 @@
-"""The real steps on real databases in any order, as Hypothesis thinks them up; and it does find what is wrong without a guard."""
+"""The real steps on real databases in any order that Hypothesis generates. Without a guard it finds the resulting fault."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -19,7 +19,7 @@ from tests.contract.test_guards import _without_token as without_token
 from tests.contract.test_guards import _without_version as without_version
 from tests.protocol.machine import EVENTS, Machine
 
-# The same examples in every run, so that none of them is a flake.
+# The same examples in every run, so that no run fails by chance.
 STEADY = settings(
     derandomize=True,
     database=None,
@@ -29,17 +29,17 @@ STEADY = settings(
     suppress_health_check=list(HealthCheck),
 )
 
-# So that what happens to one subject happens to the same one again: without it, a search for what is wrong may end before it finds it.
+# With only one subject, consecutive steps are about the same one; with several, the search may end before it finds the fault.
 ONE_SUBJECT = EVENTS[:1]
 
-# What this is about is not durability: no waiting for the disk.
+# These tests are not about durability, so commits do not wait for the disk.
 NO_WAITING = {"sqlite": "PRAGMA synchronous = OFF", "postgresql": "SET synchronous_commit = off"}
 
 
 def search(
     database: Database, partner: Engine, examples: int, events: Sequence[Event] = EVENTS, **options: Any
 ) -> None:
-    """Raises AssertionError for the first order of steps after which something is wrong, or what the database refuses it with."""
+    """Raises AssertionError for the first sequence of steps that ends in a fault, or the database's error if it refuses a step."""
 
     class OnThisDatabase(Machine):
         def __init__(self) -> None:
@@ -50,7 +50,7 @@ def search(
 
 @pytest.fixture(autouse=True)
 def quick_commits(database: Database, partner: Engine) -> None:
-    """On every connection that is opened from now on."""
+    """Makes commits quick on every connection opened from now on."""
     statement = NO_WAITING.get(database.dialect.name)
 
     def execute(opened: DBAPIConnection, _record: object) -> None:
@@ -94,10 +94,10 @@ def test_no_order_of_steps_loses_or_strands_anything(database: Database, partner
     [(SETTLING, "_delete", without_version), (CLAIMING, "_ours", without_token)],
     ids=["version", "token"],
 )
-def test_without_a_guard_it_finds_what_goes_wrong(
+def test_without_a_guard_the_search_finds_the_fault(
     database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, without: Any
 ) -> None:
     monkeypatch.setattr(module, name, cache(without))
-    found = r"last look is older|events appeared|under a lease|lease_is_whole"
-    with pytest.raises((AssertionError, sa.exc.DBAPIError), match=found):
+    fault = r"last look is older|events appeared|under a lost lease|lease_is_whole"
+    with pytest.raises((AssertionError, sa.exc.DBAPIError), match=fault):
         search(database, partner, 2_000, ONE_SUBJECT, phases=[Phase.generate])  # at most 406 were needed

@@ -1,6 +1,6 @@
-"""What no database knows, and what must therefore hold: a plain model beside the real tables.
+"""A plain model kept next to the real tables, for the invariants that no table can show.
 
-It counts the partners' commits, and remembers which of them Vercel's last successful look covers and which a dead letter explains.
+It counts the partners' commits and remembers which of them Vercel's last successful read covers and which a dead letter explains.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ EVERYTHING = [
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The tables at one moment, and the database's clock."""
+    """The contents of the tables at one moment, and the database's time."""
 
     now: datetime
     outbox: Rows
@@ -32,7 +32,6 @@ class Snapshot:
 
     @classmethod
     def of(cls, database: Database) -> "Snapshot":
-        """Reads them."""
         with database.read() as connection:
             now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
             events, deliveries, installations, dead_letters, attempts = (
@@ -42,45 +41,44 @@ class Snapshot:
         return cls(now, events, deliveries, by_id, dead_letters, attempts)
 
     def only(self, installation_ids: set[str]) -> tuple[Rows, ...]:
-        """Everything that the dispatcher knows about these installations."""
+        """Returns all rows about these installations in the dispatcher's tables."""
         tables = (self.deliveries, list(self.installations.values()), self.dead_letters, self.attempts)
         return tuple([row for row in rows if row.installation_id in installation_ids] for rows in tables)
 
     def keys(self) -> set[str]:
-        """The subjects that have a delivery."""
+        """Returns the keys of the subjects that have a delivery."""
         return {row.subject_key for row in self.deliveries}
 
     def token(self, installation_id: str) -> str | None:
-        """Whose lease the installation is under."""
+        """Returns the token of the installation's lease, if it has one."""
         row = self.installations.get(installation_id)
         return None if row is None else row.lease_token
 
     def any_due(self) -> bool:
-        """Whether a claim has anything to look at."""
+        """Whether any installation is due, so that a claim has something to do."""
         return any(row.due_at is not None and row.due_at <= self.now for row in self.installations.values())
 
     def tied(self) -> bool:
-        """Whether installations have been due equally long: a claim of one takes either, and a run could not be repeated."""
+        """Whether installations are due at the same time: a claim of one would take either, and the run could not be repeated."""
         dues = [row.due_at for row in self.installations.values() if row.due_at is not None]
         return len(set(dues)) < len(dues)
 
     def unresolved(self) -> Rows:
-        """The dead letters that a person must look at."""
         return [row for row in self.dead_letters if row.resolved_at is None]
 
     def claimable(self) -> set[str]:
-        """The installations that a claim may take: something is due, and neither a lease, a pause nor the rate is in the way."""
+        """Returns the installations that a claim may take: they have a due delivery, and no lease, pause or rate limit prevents it."""
         due = {row.installation_id for row in self.deliveries if row.due_at <= self.now}
         return {one for one in due if one in self.installations and not self.hindered(one)}
 
     def hindered(self, installation_id: str) -> bool:
-        """Whether somebody's lease, a pause or the rate is in the way."""
+        """Whether a lease, a pause or the rate limit prevents a claim of the installation."""
         row = self.installations[installation_id]
         times = (row.leased_until, row.paused_until, row.throttled_until)
         return any(time is not None and time > self.now for time in times)
 
     def next_look(self, installation_id: str) -> datetime:
-        """When the installation must be due at the latest, by what its deliveries and its own state say."""
+        """Returns the latest time at which the installation must be due, given its deliveries and its own state."""
         row = self.installations[installation_id]
         first = min(one.due_at for one in self.deliveries if one.installation_id == installation_id)
         return max(time for time in (first, self.now, row.paused_until, row.throttled_until) if time is not None)
@@ -88,34 +86,35 @@ class Snapshot:
 
 @dataclass
 class Truth:
-    """The commits, numbered in the order in which they came; and what became of them."""
+    """The commits, numbered in order, and what became of them."""
 
     commits: int = 0
     committed: dict[int, tuple[str, int]] = field(default_factory=dict)
-    """Of each event's id: the key of its subject, and the number of its commit."""
+    """Event id → its subject key and the number of its commit."""
     seen: dict[str, int] = field(default_factory=dict)
-    """Of each subject: how many commits there were when the last successful request about it started."""
+    """Subject key → the number of commits when the last successful request about the subject started."""
     explained: dict[str, int] = field(default_factory=dict)
-    """Of each subject: up to which commit a dead letter says why Vercel was not told."""
+    """Subject key → the number of the last commit that a dead letter accounts for."""
     delivered: int = 0
+    """The number of events delivered."""
     dead: dict[int, int] = field(default_factory=dict)
-    """Of each dead letter's id: its events."""
+    """Dead letter's id → the number of its events."""
 
     def commit(self, events: dict[int, str]) -> None:
-        """A transaction with these events (id → key of the subject) is committed."""
+        """Records a committed transaction with these events (id → subject key)."""
         self.commits += 1
         self.committed |= {event_id: (key, self.commits) for event_id, key in events.items()}
 
     def look(self, key: str, started: int) -> None:
-        """A request that started when there were so many commits has succeeded."""
+        """Records a successful request that started when there were `started` commits."""
         self.seen[key] = max(started, self.seen.get(key, 0))
 
     def last_commit(self, key: str) -> int:
-        """The number of the last commit that changed the subject."""
-        return max((number for found, number in self.committed.values() if found == key), default=0)
+        """Returns the number of the last commit that changed the subject."""
+        return max((number for changed, number in self.committed.values() if changed == key), default=0)
 
     def explain(self, tables: Snapshot) -> None:
-        """Takes note of new dead letters: each explains what was collected of its subject by then."""
+        """Records new dead letters: each accounts for the events of its subject that were collected by then."""
         waiting = {row.id for row in tables.outbox}
         for row in tables.dead_letters:
             if row.id not in self.dead:
@@ -126,19 +125,21 @@ class Truth:
                 self.explained[row.subject_key] = max(collected)
 
     def check(self, tables: Snapshot) -> None:
-        """Everything that must hold at every moment."""
+        """Checks the conditions that must hold at every moment."""
         self.explain(tables)
         waiting = {row.id for row in tables.outbox}
-        assert waiting <= self.committed.keys(), "nobody committed these events"
+        assert waiting <= self.committed.keys(), "the outbox holds events that were never committed"
         under_way = tables.keys() | {self.committed[id_][0] for id_ in waiting}
         for key in {key for key, _ in self.committed.values()} - under_way:
             known = max(self.seen.get(key, 0), self.explained.get(key, 0))
-            assert known >= self.last_commit(key), "all is quiet, but Vercel's last look is older than the last commit"
+            assert known >= self.last_commit(key), (
+                "nothing is under way, but Vercel's last look is older than the last commit"
+            )
         for row in tables.deliveries:
-            assert row.installation_id in tables.installations, "a delivery whose installation is not known"
+            assert row.installation_id in tables.installations, "a delivery has no installation row"
             due_at = tables.installations[row.installation_id].due_at
-            assert due_at is not None, "a delivery waits, and nothing will ever look at it again"
-            assert due_at <= tables.next_look(row.installation_id), "a delivery waits longer than there is a reason for"
+            assert due_at is not None, "a delivery waits, and no worker will ever look at it again"
+            assert due_at <= tables.next_look(row.installation_id), "a delivery waits longer than necessary"
         accounted = (
             len(waiting) + sum(row.events for row in tables.deliveries) + self.delivered + sum(self.dead.values())
         )

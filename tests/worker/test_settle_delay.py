@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from dispatcher.outbox.tables import delivery, outbox
 from dispatcher.settings.settings import Settings
-from dispatcher.store.collection import SETTLE_CAP
+from dispatcher.store.collection import MAX_SETTLE_DELAYS
 from tests.worker.conftest import Rig
 from tests.worker.simulation import IDLE_STEP_SECONDS, SETTINGS, Simulation
 
@@ -33,7 +33,7 @@ async def test_a_request_at_the_cap_of_the_delay_is_followed_by_one_after_the_de
         if not simulation.requests:
             simulation.change([1], 1)
 
-    await simulation.run_until(2 * SETTLE_CAP * DELAY_SECONDS, change)
+    await simulation.run_until(2 * MAX_SETTLE_DELAYS * DELAY_SECONDS, change)
     (first, _), (last, _) = simulation.requests
     assert first < simulation.changed_at["db_1"] + DELAY_SECONDS <= last
 
@@ -49,7 +49,7 @@ async def test_a_subject_that_changes_during_each_request_is_sent_after_the_dela
     async def answer(_request: httpx.Request) -> httpx.Response:
         nonlocal changed_at
         began.append(rig.database.now())
-        if len(began) <= SETTLE_CAP + 3:
+        if len(began) <= MAX_SETTLE_DELAYS + 3:
             changed_at = rig.database.now()
             rig.commit("db_1")
             while rig.rows(outbox):
@@ -59,5 +59,5 @@ async def test_a_subject_that_changes_during_each_request_is_sent_after_the_dela
     rig.answer = answer
     rig.commit("db_1")
     await rig.until(lambda: bool(began) and rig.worker.idle and not rig.rows(delivery) and not rig.rows(outbox))
-    assert len(began) == SETTLE_CAP + 4
+    assert len(began) == MAX_SETTLE_DELAYS + 4
     assert began[-1] >= changed_at + timedelta(seconds=rig.settings.settle_delay)
