@@ -194,6 +194,7 @@ def test_a_collection_for_one_installation_moves_only_its_events(database: Datab
     assert count(database, delivery) == 2
 
 
+@pytest.mark.varies
 @on_durable
 def test_a_collection_need_not_wait_for_the_disk(database: Database, partner: Engine) -> None:
     """If the database crashes and loses the collection, the events are still in the outbox."""

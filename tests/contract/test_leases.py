@@ -107,6 +107,7 @@ def test_an_installation_that_another_dispatcher_is_claiming_is_skipped_without_
     assert locks == ["vercel_installation SKIP LOCKED"]
 
 
+@pytest.mark.varies
 @on_durable
 def test_a_lease_need_not_wait_for_the_disk(database: Database, partner: Engine) -> None:
     """Losing a lease in a crash of the database is the same as the lease expiring."""

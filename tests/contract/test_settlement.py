@@ -229,6 +229,7 @@ def test_a_row_with_the_same_values_is_not_written_from_the_moment_it_is_due(
     assert only(database, installation) == before
 
 
+@pytest.mark.varies
 @on_durable
 def test_a_settlement_waits_for_the_disk(database: Database, partner: Engine) -> None:
     """Otherwise a crash could cause an answered request to be sent again."""

@@ -106,6 +106,7 @@ def test_a_delivery_that_has_used_up_all_attempts_becomes_a_dead_letter_and_noth
     assert (letter.reason, letter.attempts, letter.last_status) == ("exhausted", 2, None)
 
 
+@pytest.mark.varies
 @on_durable
 def test_reading_suspects_need_not_wait_for_the_disk(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")

@@ -1,5 +1,6 @@
 """Runs quick tests on a mutant, in a process that is forked from one that has loaded the libraries."""
 
+import contextlib
 import importlib
 import os
 import signal
@@ -41,14 +42,23 @@ def survives(mutant: Mutant, tests: Sequence[str], failed: Path) -> bool:
         finally:
             os._exit(1)
     deadline = time.monotonic() + MAX_TRIAL_SECONDS
+    passed = False
     while time.monotonic() < deadline:
         ended, status = os.waitpid(trial, os.WNOHANG)
         if ended:
-            return status == 0
+            passed = status == 0
+            break
         time.sleep(0.02)
-    os.killpg(trial, signal.SIGKILL)
-    os.waitpid(trial, 0)
-    return False
+    _kill(trial)
+    return passed
+
+
+def _kill(trial: int) -> None:
+    """Kills the trial if it hangs, and the processes that it left behind."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(trial, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(trial, 0)
 
 
 def _run(mutant: Mutant, tests: Sequence[str], failed: Path) -> int:

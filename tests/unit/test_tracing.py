@@ -93,6 +93,9 @@ def test_nothing_is_exported_unless_an_endpoint_is_named(monkeypatch: pytest.Mon
 
 def test_without_opentelemetry_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "_INSTALLED", False)
+    before = trace.get_tracer_provider()
     with tracing.delivery_spans()(SUBJECT, 1, TRACEPARENT) as conclude:
         conclude(Outcome(OutcomeKind.DELIVERED))
+        assert not trace.get_current_span().is_recording()
     tracing.export_traces()()
+    assert trace.get_tracer_provider() is before

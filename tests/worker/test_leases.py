@@ -216,8 +216,11 @@ async def test_a_paused_lease_continues_after_it_had_to_be_renewed(rig: Rig, wor
     async with asyncio.timeout(LONGEST):
         while worker.in_flight:
             await asyncio.sleep(0.001)
+    (before,) = rig.rows(installation)
     await worker.tick()
     await arrived(rig, 2)
+    (renewed,) = rig.rows(installation)
+    assert renewed.leased_until > before.leased_until
     await rig.until(lambda: worker.idle, worker)
 
 
@@ -238,13 +241,15 @@ async def test_a_pull_reads_beyond_the_deliveries_that_are_queued(rig: Rig, work
 async def test_with_enough_queued_other_installations_are_left_to_other_workers(
     rig: Rig, worker: Worker, changes: int, claimed: bool
 ) -> None:
-    Held(rig)
+    held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(changes)))
     await worker.tick()
     await arrived(rig, 1)
     rig.commit("db_0", installation_id="icfg_2")
     await worker.tick()
     assert ("icfg_2" in leased(rig)) == claimed
+    held.release(changes + 1)
+    await rig.until(lambda: len(rig.requests) == changes + 1 and worker.idle, worker)
 
 
 async def test_a_stopping_worker_immediately_gives_back_leases_without_requests_in_flight(

@@ -122,8 +122,11 @@ async def test_a_waiting_suspect_has_its_turn_as_soon_as_another_is_settled(rig:
     for _ in range(3):
         await worker.tick()
     await arrived(rig, 2)
+    assert len(rig.requests) == 2
+    began = rig.now
     held.release(3)
-    await rig.until(lambda: len(rig.requests) == 3, worker)  # no time has passed
+    await rig.until(lambda: len(rig.requests) == 3, worker)
+    assert rig.now == began  # no time has passed
     await rig.until(lambda: worker.idle, worker)
 
 
