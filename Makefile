@@ -31,7 +31,7 @@ $(READY): requirements-dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
-demo: $(READY) ## play the whole journey of some events on SQLite, against a stand-in for Vercel
+demo: $(READY) ## show events on their way from commit to delivery, on SQLite, against a stand-in for Vercel
 	@$(BIN)/dispatcher demo
 
 unit: $(READY) ## run the tests that need no database, in seconds

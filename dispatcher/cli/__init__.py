@@ -68,7 +68,8 @@ def _print_version(is_asked: bool) -> None:
 @app.callback()
 def dispatcher(
     _version: Annotated[
-        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and end.")
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Delivers Vercel Marketplace events from a transactional outbox.
@@ -127,7 +128,7 @@ def _refuse_database(error: DBAPIError) -> None:
             f"the database cannot be reached ({reason}): is it running, and does DISPATCHER_DATABASE_URL name it?",
             Exit.UNREACHABLE,
         )
-    _fail(f"the database refused ({reason}): `dispatcher check` looks for the cause", Exit.FAILED)
+    _fail(f"the database reported an error ({reason}): run `dispatcher check` to find the cause", Exit.FAILED)
 
 
 def _fail(why: str, code: Exit) -> None:

@@ -20,7 +20,7 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find what is wrong with the setup, and how to fix it.
+    """Find problems with the setup, and show how to fix them.
 
     Checks the settings, the database, the credentials and Vercel's address, and changes nothing. Prints every setting with its
     source; secrets are hidden. Looks up tokens for real; connects to Vercel, but sends nothing.

@@ -246,13 +246,11 @@ def _time(text: str, now: Callable[[], datetime]) -> datetime:
 def _plan(database: Database, wanted: Filter, *, all_: bool) -> Plan:
     if bool(wanted.conditions) == all_:
         raise CommandFailed(
-            "say which: --id, --installation, --resource, --reason, --since, or --all without them", Exit.USAGE
+            "choose which: give --id, --installation, --resource, --reason or --since, or else --all", Exit.USAGE
         )
     planned = plan(database, wanted)
     if not planned.dead_letters:
-        raise CommandFailed(
-            "there is no such dead letter that is unresolved: nothing was changed", Exit.NOTHING_MATCHED
-        )
+        raise CommandFailed("no unresolved dead letter matches: nothing was changed", Exit.NOTHING_MATCHED)
     return planned
 
 

@@ -29,7 +29,7 @@ def explain(
     ],
     installation: Annotated[
         str | None,
-        typer.Option(metavar="icfg_…", help="The resource's installation: quicker, and unambiguous."),
+        typer.Option(metavar="icfg_…", help="The resource's installation: makes the search faster and unambiguous."),
     ] = None,
     limit: Limit = 100,
     as_json: AsJson = False,
@@ -49,19 +49,19 @@ def explain(
     with checked(settings) as database:
         explanation = find_explanation(database, name, graces, limit, installation)
     if explanation is None:
-        raise CommandFailed(f"nothing is known of {shown(name)}", Exit.NOTHING_MATCHED)
+        raise CommandFailed(f"nothing is known about {shown(name)}", Exit.NOTHING_MATCHED)
     if as_json:
         for entry in (*explanation.happened, *explanation.next):
             print_json(asdict(entry))
         return
     if not explanation.complete:
-        typer.echo(f"the newest {limit:,} of what is known, older ones are left out: --limit", err=True)
+        typer.echo(f"only the newest {limit:,} entries are shown: raise --limit to see older ones", err=True)
     _print("at (UTC)", explanation.happened)
     typer.echo("")
     if explanation.next:
         _print("next (UTC)", explanation.next)
     else:
-        typer.echo("nothing waits: the next event is sent as it comes")
+        typer.echo("nothing is waiting: the next event is sent as soon as it arrives")
 
 
 def _print(time: str, entries: Sequence[Entry]) -> None:

@@ -29,7 +29,7 @@ def list_(
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List installations by id: their states, and what waits for them.
+    """List installations by id, with their states and pending work.
 
     The column "next" is when the dispatcher looks at an installation again. Exit code 3 if there are none.
     """
@@ -63,7 +63,7 @@ def _row(one: Installation) -> tuple[object, ...]:
 
 
 def _json(one: Installation) -> dict[str, object]:
-    """The table's columns. A pause until somebody ends it has no time at which it ends: null."""
+    """The table's columns. An operator's pause has no end, so its end is null."""
     endless = {name: None for name in ("paused_until", "due_at") if getattr(one, name) == FOREVER}
     return {"state": one.state, **asdict(one), **endless}
 
@@ -85,18 +85,18 @@ def pause_(installation_id: InstallationId) -> None:
 def resume_(installation_id: InstallationId) -> None:
     """End the pause of an installation, whatever its reason.
 
-    What waits for it is sent at once, within the rate limit. Exit code 3 if the installation is unknown.
+    Its waiting deliveries are sent at once, within the rate limit. Exit code 3 if the installation is unknown.
     """
     with checked(load_settings()) as database:
         known = resume(database, installation_id)
     if not known:
         raise _unknown(installation_id)
-    typer.echo(f"{shown(installation_id)} is not paused: what waits is sent within the rate limit")
+    typer.echo(f"{shown(installation_id)} is not paused: its waiting deliveries are sent within the rate limit")
 
 
 @app.command("purge")
 def purge_(installation_id: InstallationId, dry_run: DryRun = False, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Give up everything that waits for an uninstalled installation.
+    """Give up all events and deliveries of an uninstalled installation.
 
     Its deliveries and its events in the outbox become dead letters with the reason "purged". To undo this:
     `dispatcher dead-letters replay --installation ID --reason purged`. Exit code 3 if the installation is unknown.
@@ -112,7 +112,7 @@ def purge_(installation_id: InstallationId, dry_run: DryRun = False, yes: Yes = 
         account = {"installation_id": installation_id, **asdict(waiting), "buried": 0}
         what = f"{number(waiting.deliveries, 'delivery')} and {number(waiting.events, 'event')} of {shown(installation_id)}"
         if not dry_run:
-            confirm(f"Bury {what}?", yes=yes)
+            confirm(f"Purge {what}?", yes=yes)
             account["buried"] = purge(database, installation_id, progress(waiting.deliveries))
     if as_json:
         print_json(account)
@@ -123,4 +123,4 @@ def purge_(installation_id: InstallationId, dry_run: DryRun = False, yes: Yes = 
 
 
 def _unknown(installation_id: str) -> CommandFailed:
-    return CommandFailed(f"nothing is known of an installation {shown(installation_id)}", Exit.NOTHING_MATCHED)
+    return CommandFailed(f"nothing is known about an installation {shown(installation_id)}", Exit.NOTHING_MATCHED)

@@ -1,4 +1,4 @@
-"""`dispatcher run`, `drain` and `health`: start the service, deliver once, ask the service for its health."""
+"""`dispatcher run`, `drain` and `health`: start the service, deliver once, check the service's health."""
 
 import json
 import sys
@@ -87,7 +87,7 @@ def health() -> None:
     settings = load_settings()
     if settings.ops_port is None:
         raise CommandFailed(
-            "DISPATCHER_OPS_PORT is off, so the service cannot be asked: set a port, or remove the health check",
+            "DISPATCHER_OPS_PORT is off, so the service's health cannot be checked: set a port, or remove the health check",
             Exit.USAGE,
         )
     host = "127.0.0.1" if settings.ops_host in {"0.0.0.0", "::"} else settings.ops_host  # noqa: S104 (compared, not bound)

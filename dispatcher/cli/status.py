@@ -25,7 +25,7 @@ def status(
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --watch: the interval.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show on one screen what fails, what waits and what is sent.
+    """Show on one screen what is failing, waiting and being sent.
 
     Problems come first. It reads only the database, at a cost that does not grow with the backlog, and changes nothing. Rates and
     lag cover at most the last five minutes. A figure with a + is a lower bound.
@@ -69,7 +69,7 @@ def _show(reading: Status) -> None:
             ("due", f"{backlog.due:,}{more} deliveries ready to send"),
             ("waiting", f"{backlog.waiting:,}{more} for a retry or a slot of the rate limit"),
             ("paused", f"{backlog.paused:,}{more} deliveries (installation paused)"),
-            ("oldest event", age(backlog.oldest_event_age) if backlog.oldest_event_age else "none waits"),
+            ("oldest event", age(backlog.oldest_event_age) if backlog.oldest_event_age else "none waiting"),
             ("leases", f"{reading.leases.held:,} held, {reading.leases.expired:,} expired"),
             ("last request", _last(reading.last_request)),
             ("requests", _rates(recent)),

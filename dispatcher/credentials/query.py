@@ -57,7 +57,7 @@ class QueryCredentials:
             )
             raise SettingsError(
                 f"DISPATCHER_CREDENTIALS_QUERY uses {shown}, but only :installation_id is filled in: "
-                r"write \: for a colon that means itself"
+                r"write \: for a literal colon"
             )
 
     def is_at_hand(self, installation_id: str) -> bool:
@@ -77,7 +77,7 @@ class QueryCredentials:
 
     async def _find(self, installation_id: str) -> Found:
         value = await self._look_up(installation_id)
-        source = f"what DISPATCHER_CREDENTIALS_QUERY finds for {installation_id}"
+        source = f"the result of DISPATCHER_CREDENTIALS_QUERY for {installation_id}"
         match value:
             case str():
                 return Found(check_token(value, source), self._ttl)
@@ -101,7 +101,7 @@ class QueryCredentials:
         if late or query.cancelled():
             raise CredentialsUnavailable(
                 f"DISPATCHER_CREDENTIALS_QUERY gave no answer within {format_duration(self._deadline)},"
-                " which is DISPATCHER_REQUEST_TIMEOUT: look for an index that it lacks, or for a lock on its tables"
+                " which is DISPATCHER_REQUEST_TIMEOUT: look for a missing index or a lock on its tables"
             )
         return running.result()
 
@@ -148,5 +148,7 @@ def _only_value(rows: Sequence[sa.Row[Any]], installation_id: str) -> object:
             f"DISPATCHER_CREDENTIALS_QUERY gives {len(rows[0])} columns: select the token alone"
         )
     if len(rows) > 1:
-        raise NoCredential(f"DISPATCHER_CREDENTIALS_QUERY finds several rows for {installation_id}: it must give one")
+        raise NoCredential(
+            f"DISPATCHER_CREDENTIALS_QUERY returns several rows for {installation_id}: it must return one"
+        )
     return rows[0][0]

@@ -59,5 +59,5 @@ def open_credentials(settings: Settings, transport: Transport) -> Credentials:
         return OAuthCredentials(transport, grant, timeout=settings.request_timeout, ttl=settings.credentials_ttl)
     raise SettingsError(
         "no credentials are configured: set DISPATCHER_VERCEL_TOKEN, DISPATCHER_CREDENTIALS_DIR, "
-        "DISPATCHER_CREDENTIALS_QUERY or DISPATCHER_OAUTH_TOKEN_URL with its companions"
+        "DISPATCHER_CREDENTIALS_QUERY or DISPATCHER_OAUTH_TOKEN_URL with the other DISPATCHER_OAUTH_… settings"
     )

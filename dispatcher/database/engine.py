@@ -40,7 +40,7 @@ def dialect_of(url: str) -> Dialect:
     scheme = url.partition(":")[0].partition("+")[0].lower()
     if scheme not in _OF_SCHEME:
         known = ", ".join(f"{name}://" for name in _OF_SCHEME)
-        raise UnusableDatabaseUrl(f"the database URL begins with none of {known}")
+        raise UnusableDatabaseUrl(f"the database URL must begin with one of {known}")
     return _OF_SCHEME[scheme]()
 
 

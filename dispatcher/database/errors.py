@@ -56,7 +56,7 @@ def summarize(error: BaseException) -> str:
     if isinstance(error, DBAPIError) and is_read_only(error):
         return "the database takes no writes: it is a standby, or read-only for another reason"
     if isinstance(error, DBAPIError) and error.orig is not None:
-        return f"the database refused ({type(error.orig).__name__})"
+        return f"the database reported an error ({type(error.orig).__name__})"
     return type(error).__name__
 
 

@@ -2,7 +2,7 @@
 
 NOTIFY in every commit would serialize all writers on one lock of the server. So a dispatcher holds an advisory lock while it sleeps,
 and the trigger on the outbox tries to take the same lock until the end of its transaction. It notifies only if that fails, which means
-that a dispatcher is asleep. If the trigger gets the lock, nobody is asleep and nobody is notified. A dispatcher about to sleep may have
+that a dispatcher is asleep. If the trigger gets the lock, no dispatcher sleeps, and none is notified. A dispatcher about to sleep may have
 missed that commit, so it looks once more after taking the lock.
 """
 
@@ -39,7 +39,7 @@ _SQL = """\
 -- Not for applications that use PREPARE TRANSACTION: PostgreSQL refuses it to a transaction that notifies.
 CREATE OR REPLACE FUNCTION {prefix}{trigger}() RETURNS trigger LANGUAGE plpgsql AS $wakeup$
 BEGIN
-  -- A dispatcher that sleeps holds this lock. While none does, nobody is notified, which would make commits queue.
+  -- A dispatcher that sleeps holds this lock. If none does, no notification is sent: it would make commits queue.
   IF NOT pg_catalog.pg_try_advisory_xact_lock_shared({lock}, TG_RELID::pg_catalog.int4) THEN
     PERFORM pg_catalog.pg_notify('{channel}' || TG_RELID::pg_catalog.text, '');
   END IF;
@@ -94,7 +94,7 @@ class Notifier:
         backend, oid, has_trigger = await notifier._fetch(_LOOK, table, TRIGGER, table)
         if backend != connection.info.backend_pid:
             raise NotifierUnavailable(
-                "a pooler such as pgbouncer stands before the database, and notifications do not come through it: "
+                "a pooler such as pgbouncer is in front of the database, and does not pass notifications through: "
                 "connect directly, or set DISPATCHER_WAKEUP=poll"
             )
         if not has_trigger:
@@ -135,7 +135,7 @@ class Notifier:
         # A silently broken connection would stay silent forever; and the tables may have been recreated.
         (oid,) = await self._fetch(f"SELECT {_TABLE}", self._table)
         if oid != self._oid:
-            raise NotifierUnavailable("the outbox is not the table that it was")
+            raise NotifierUnavailable("the outbox table was dropped and created again")
         return False
 
     async def close(self) -> None:

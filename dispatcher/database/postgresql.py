@@ -148,7 +148,7 @@ class Postgresql(Dialect):
         if connection.info.encoding != "ascii":
             return None
         return (
-            f"the encoding of the database {connection.info.dbname} is SQL_ASCII, which does not say what its text means, so that"
+            f"the encoding of the database {connection.info.dbname} is SQL_ASCII, which does not define how its text is encoded, so"
             f" the driver cannot read it: {_NEW_DATABASE}, and correct DISPATCHER_DATABASE_URL"
         )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alembic.config import Config  # imported lazily: most commands do not need its memory
 
 _PACKAGE = Path(__file__).parents[1]
-_FOREIGN = "the tables are not of `dispatcher migrate`: what made them, such as your own migrations, must bring them up to date"
+_FOREIGN = "the tables were not created by `dispatcher migrate`: upgrade them by the means that created them, such as your own migrations"
 
 
 class UnusableSchema(Exception):
@@ -42,7 +42,7 @@ def migrate(database: Database) -> str:
     except MigrationUnderWay as under_way:
         holder = f" ({under_way.holder})" if under_way.holder else ""
         raise UnusableSchema(
-            f"another program is migrating this database, or holds the lock of migrations{holder}: wait until it has ended, or end it,"
+            f"another program is migrating this database, or holds the migration lock{holder}: wait until it has finished, or stop it,"
             " then try again"
         ) from None
     return newest()
@@ -85,7 +85,7 @@ def check(database: Database) -> None:
         was_interrupted = revision is None and not is_empty and _was_interrupted(connection, database)
     if was_interrupted:
         raise UnusableSchema(
-            "a migration of this database has broken off: run `dispatcher migrate` again, which completes it"
+            "a migration of this database was interrupted: run `dispatcher migrate` again, which completes it"
         )
     if revision == newest() or (revision is None and not missing):
         return

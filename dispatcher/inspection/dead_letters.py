@@ -22,14 +22,14 @@ ADVICE: Mapping[DeadLetterReason, str] = {
     DeadLetterReason.UNAUTHORIZED: "Vercel has not accepted the installation's token for longer than DISPATCHER_AUTH_GRACE:"
     " renew the token, then resume the installation and replay; if it was uninstalled, discard.",
     DeadLetterReason.DISABLED: "The integration has been disabled at Vercel for longer than DISPATCHER_DISABLED_GRACE:"
-    " have it enabled again, then resume the installation and replay; if it is over, discard.",
+    " have it enabled again, then resume the installation and replay; if the integration is no longer used, discard.",
     DeadLetterReason.NO_CREDENTIAL: "No token was known for the installation for longer than DISPATCHER_AUTH_GRACE:"
     " store it where the DISPATCHER_… settings look for it, then resume the installation and replay.",
     DeadLetterReason.GONE: "Vercel knows neither the resource nor the installation: if it should, import or link it, then replay;"
     " if it was deleted or uninstalled, discard, or purge the installation.",
     DeadLetterReason.EXHAUSTED: "Every attempt failed, up to DISPATCHER_MAX_ATTEMPTS: read the last error and the attempts,"
     " fix the cause or wait until Vercel has fixed it, then replay.",
-    DeadLetterReason.MALFORMED: "The outbox row can never be a request, so it cannot be replayed: correct what writes it,"
+    DeadLetterReason.MALFORMED: "The outbox row can never become a request, so it cannot be replayed: fix the code that writes it,"
     " announce the change with `dispatcher publish`, then discard.",
     DeadLetterReason.PURGED: "An operator purged the installation: discard; if that was a mistake, replay.",
 }

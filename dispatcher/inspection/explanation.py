@@ -156,7 +156,7 @@ def _happened(found: _Found) -> Iterator[Entry]:
     yield from map(_resolved, replayed)  # first, because the event that a replay writes may have the same time
     yield from _written(found)
     for malformed in found.malformed:
-        message = f"event {malformed.event_id} was written, and can never be a request: {malformed.why}"
+        message = f"event {malformed.event_id} was written, but can never become a request: {malformed.why}"
         yield Entry(malformed.created_at, "event", message, malformed.values["installation_id"])
     yield from map(_attempted, found.attempts)
     for installation in found.installations.values():

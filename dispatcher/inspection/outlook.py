@@ -43,7 +43,7 @@ def look_ahead(
         return delivery.due_at, f"{attempt}, after the backoff" if delivery.attempts else f"{attempt}"
     if delivery.due_at > now - OVERDUE:
         return delivery.due_at, f"{attempt}, as soon as a dispatcher claims it"
-    return delivery.due_at, f"{attempt} is overdue: does `dispatcher run` run?"
+    return delivery.due_at, f"{attempt} is overdue: is `dispatcher run` running?"
 
 
 def _paused(owner: Installation, graces: Graces) -> tuple[datetime | None, str]:

@@ -153,7 +153,7 @@ def _concerns(status: Status) -> Iterator[Concern]:
     if dead := sum(backlog.dead_letters.values()):
         yield Concern(True, f"dead letters: {dead:,} ({_by_size(backlog.dead_letters)})", "dead-letters list")
     if backlog.outbox + backlog.due and backlog.oldest_event_age > SILENCE_SECONDS and (why := _why_silent(status)):
-        yield Concern(True, f"events wait, and nothing is sent: {why}", "check")
+        yield Concern(True, f"events are waiting, and nothing is being sent: {why}", "check")
     if recent.requests and not recent.delivered:
         yield Concern(True, f"every recent request failed ({_by_size(recent.outcomes)})", "explain INSTALLATION")
     if backlog.oldest_event_age > OLD_EVENT_SECONDS:
@@ -179,9 +179,9 @@ def _why_silent(status: Status) -> str | None:
     if last is not None and last.age <= SILENCE_SECONDS:
         return None
     if last is None or last.outcome == OutcomeKind.DELIVERED:
-        return "does `dispatcher run` run?"
+        return "is `dispatcher run` running?"
     result = last.outcome if last.status is None else f"{last.outcome}, {last.status}"
-    return f"the last request failed ({result}), so Vercel may be down and the breaker open, or `dispatcher run` does not run"
+    return f"the last request failed ({result}), so Vercel may be down and the breaker open, or `dispatcher run` is not running"
 
 
 def _by_size(counts: dict[str, int]) -> str:

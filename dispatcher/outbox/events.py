@@ -99,7 +99,7 @@ class _Event(BaseModel):
         def __init__(self, *positional: object, **fields: Any) -> None:
             if positional:
                 names = ", ".join(f"{name}=…" for name in type(self).model_fields if name != "traceparent")
-                raise TypeError(f"the fields of an event are named: {type(self).__name__}({names})")
+                raise TypeError(f"pass the fields of an event by keyword: {type(self).__name__}({names})")
             super().__init__(**fields)
 
 

@@ -56,7 +56,9 @@ def connection_of(connection: object) -> Connection | None:
     from sqlalchemy.orm import Session, scoped_session
 
     if isinstance(connection, AsyncSession | AsyncConnection):
-        raise TypeError("this is an async session or connection: await apublish(…), or run_sync(…) what reads")
+        raise TypeError(
+            "this is an async session or connection: await apublish(…), or call run_sync(…) with the function that reads"
+        )
     if isinstance(connection, Session | scoped_session):
         return connection.connection(bind_arguments=_BIND)
     if not hasattr(connection, "cursor"):
@@ -88,7 +90,7 @@ def _check(events: Sequence[object]) -> None:
     for event in events:
         if isinstance(event, list | tuple):
             raise TypeError(
-                f"events are arguments of their own, not a {type(event).__name__}: publish(connection, *events)"
+                f"pass each event as a separate argument, not in a {type(event).__name__}: publish(connection, *events)"
             )
         if not isinstance(event, Event):
             raise TypeError(
@@ -112,7 +114,7 @@ def row_of(event: Event) -> dict[str, str]:
 
 
 def insert_and_identify(connection: Connection, event: Event) -> int:
-    """Inserts the event and returns its id, for which PostgreSQL wants SELECT."""
+    """Inserts the event and returns its id, which on PostgreSQL requires SELECT."""
     key = connection.execute(sa.insert(outbox).values(row_of(event))).inserted_primary_key
     return int(key[0]) if key else 0
 

@@ -36,7 +36,7 @@ class Watched:
     def __post_init__(self) -> None:
         parts = self.table.split(".")
         if len(parts) > 2:
-            raise UnusableName(f"{self.table!r} is no table: write NAME or SCHEMA.NAME")
+            raise UnusableName(f"{self.table!r} is not a table name: write NAME or SCHEMA.NAME")
         schema = [self.outbox_schema] if self.outbox_schema is not None else []
         for name in (*parts, self.installation_column, self.resource_column, *self.when_changed, *schema):
             _check(name)
@@ -64,7 +64,9 @@ def trigger_sql(dialect: str, watched: Watched) -> str:
 
 def _check(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise UnusableName(f"{name!r} is no usable name: letters, digits, _, - and spaces, as the database shows it")
+        raise UnusableName(
+            f"{name!r} is not a usable name: use letters, digits, _, - and spaces, as the database shows it"
+        )
     if len(name.encode()) > _MAX_NAME_BYTES:
         raise UnusableName(f"{name!r} is longer than {_MAX_NAME_BYTES} bytes")
 

@@ -1,4 +1,4 @@
-"""A stand-in for Vercel, and the demo that plays against it.
+"""A stand-in for Vercel, and the demo that runs against it.
 
 The stand-in is a real HTTP server for Vercel's "Create Event" endpoint, faithful to the reference, with scripted faults.
 """

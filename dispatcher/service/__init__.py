@@ -1,1 +1,1 @@
-"""Puts the parts together, runs them, and takes them apart in order."""
+"""Assembles the parts, runs them, and shuts them down in order."""

@@ -1,4 +1,4 @@
-"""The parts that `run` and `drain` share: puts them together, and takes them apart in order."""
+"""The parts that `run` and `drain` share: assembles them, and shuts them down in order."""
 
 import os
 import socket

@@ -12,7 +12,7 @@ READY_SECONDS = 30.0
 
 
 class Health:
-    """`clock` returns monotonic seconds; ticks are at most `poll_interval` seconds apart. Neither the database nor Vercel is asked."""
+    """`clock` returns monotonic seconds; ticks are at most `poll_interval` seconds apart. Queries neither the database nor Vercel."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The periodic work beside delivery: measures the backlog, probes for writes, fixes stranded installations, deletes old rows."""
+"""The periodic work besides delivery: measures the backlog, probes for writes, fixes stranded installations, deletes old rows."""
 
 from datetime import timedelta
 
@@ -86,5 +86,5 @@ class Housekeeping:
             pass
 
     def close(self) -> None:
-        """Ends its thread; a step that is running is broken off."""
+        """Ends its thread; a running step is interrupted."""
         self._thread.close()

@@ -64,7 +64,7 @@ async def _waking(parts: Parts, settings: Settings) -> AsyncIterator[Tick]:
         parts.database,
         parts.worker.tick_until_answer,
         parts.worker.sweep,
-        lambda why: logger.warning("no bell, polling only", reason=why),
+        lambda why: logger.warning("no notifier, polling only", reason=why),
     )
     try:
         yield sleeper.tick

@@ -1,1 +1,1 @@
-"""The settings, read from the environment and checked before the start."""
+"""The settings, read from the environment and checked at startup."""

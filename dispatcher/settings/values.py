@@ -108,7 +108,7 @@ def parse_token(value: object) -> SecretStr:
     if not _PRINTABLE.fullmatch(text):
         raise ValueError("holds white space, a line break or a character that is not ASCII: write the bare token")
     if len(text) > _MAX_TOKEN_LENGTH:
-        raise ValueError(f"is longer than {_MAX_TOKEN_LENGTH} characters, which no token of Vercel's is")
+        raise ValueError(f"is longer than {_MAX_TOKEN_LENGTH} characters, and no Vercel token is that long")
     return SecretStr(text)
 
 

@@ -19,7 +19,7 @@ from dispatcher.store.burial import Burial, bury
 from dispatcher.store.leases import first_due, renew_ours
 from dispatcher.store.records import Delivery, Suspects
 
-ERROR = "the dispatcher stopped without an answer each time this was due: see its logs at those times"
+ERROR = "the dispatcher stopped before the answer each time this was tried: see its logs from those times"
 
 
 def pull_suspects(

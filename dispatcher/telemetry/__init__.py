@@ -1,4 +1,4 @@
-"""What is reported, and who listens: metrics, log, traces."""
+"""The worker's reports and their listeners: metrics, log, traces."""
 
 from dispatcher.telemetry.log import Log
 from dispatcher.telemetry.log_format import configure_logging

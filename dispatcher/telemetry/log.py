@@ -51,7 +51,7 @@ class Log:
                 why = "lease expired each time"
                 self._write(logging.ERROR, "dead letter", reason="exhausted", deliveries=deliveries, why=why)
             case Stranded(installations):
-                self._write(logging.ERROR, "stranded installations mended", installations=installations)
+                self._write(logging.ERROR, "stranded installations fixed", installations=installations)
             case EventsCollected(_, malformed) if malformed:
                 self._write(logging.ERROR, "dead letter", reason="malformed", events=malformed)
             case InstallationPaused(installation_id, reason):

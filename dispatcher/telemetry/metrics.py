@@ -44,9 +44,9 @@ class Metrics:
         )
         self._backlog = gauge("backlog", "Events in the outbox, deliveries due, waiting and paused.", "state")
         self._oldest = gauge(
-            "oldest_event_age_seconds", "Age of the oldest event that is not delivered yet, paused installations aside."
+            "oldest_event_age_seconds", "Age of the oldest undelivered event, excluding paused installations."
         )
-        self._in_flight = gauge("in_flight", "Requests under way.")
+        self._in_flight = gauge("in_flight", "Requests in flight.")
         self._lost = total("lease_lost", "Installations whose lease was lost before an answer could be settled.")
         self._stranded = total("stranded", "Installations that the sweep had to fix: must stay 0.")
         self._dead = gauge("dead_letters", "Unresolved dead letters.", "reason")

@@ -28,7 +28,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 
 def delivery_spans() -> DeliverySpan:
-    """Returns what opens a span around each request. If no tracer provider is set by now, it opens none."""
+    """Returns a function that opens a span around each request. If no tracer provider is set by now, it opens none."""
     if not _INSTALLED or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return lambda _subject, _events, _traceparent: _NO_SPAN
     return _span

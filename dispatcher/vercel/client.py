@@ -90,9 +90,7 @@ class Vercel:
             error = f"{shown!r} is not an installation id: only 1 to {INSTALLATION_ID_LENGTH} of A-Z a-z 0-9 _ - can be sent"
             return Outcome(OutcomeKind.REJECTED, error=error)
         if not BEARER_TOKEN.fullmatch(secret):
-            error = (
-                f"the credential of {installation_id} is no bearer token: it must be 1 to 512 visible ASCII characters"
-            )
+            error = f"the credential of {installation_id} is not a bearer token: it must be 1 to 512 visible ASCII characters"
             return Outcome(OutcomeKind.NO_CREDENTIAL, error=error)
         url = f"{self._base_url}/v1/installations/{quote(installation_id, safe='')}/events"
         headers = {
@@ -132,13 +130,13 @@ class Vercel:
         if 300 <= reply.status < 400:
             location = clean(reply.headers.get("location", "nowhere"), secret, _MAX_LOCATION_LENGTH)
             return (
-                f"redirected to {location}; redirects are never followed, the credential would travel: "
+                f"redirected to {location}; redirects are never followed, because they would expose the credential: "
                 f"correct DISPATCHER_VERCEL_BASE_URL (now {self._base_url})"
             )
         if not 200 <= reply.status < 600:
-            return f"{self._host} answered with status {reply.status}, which is no answer to a request"
+            return f"{self._host} answered with status {reply.status}, which is not a valid final HTTP status"
         message = clean(body.message or "", secret)
-        return message or f"{_phrase(reply.status)} (the answer says nothing more)"
+        return message or f"{_phrase(reply.status)} (the answer has no further details)"
 
 
 def classify(status: int, error_code: str | None = None) -> OutcomeKind:

@@ -1,1 +1,1 @@
-"""The tick and its stages. `worker/X` decides when and how much, `store/X` does it in the database."""
+"""The tick and its stages: when and how much. The module of the same name in `store/` does it in the database."""

@@ -119,7 +119,7 @@ def test_a_replay_writes_who_and_why_and_is_done_once(dispatcher: Terminal, data
     assert (ended.code, ended.out, ended.err) == (0, "replayed 1 dead letter\n", "")
     again = dispatcher(*command)
     assert (again.code, again.out) == (3, "")
-    assert "unresolved: nothing was changed" in again.complaint
+    assert "no unresolved dead letter matches: nothing was changed" in again.complaint
     assert in_outbox(database) == ["db_1"]
     with database.read() as connection:
         row = connection.execute(sa.select(dead_letter).where(dead_letter.c.id == 1)).one()
@@ -183,7 +183,7 @@ def test_where_nothing_matches_the_exit_code_is_3(dispatcher: Terminal) -> None:
     for arguments in NOTHING:
         ended = dispatcher("dead-letters", *arguments)
         assert (ended.code, ended.out) == (3, ""), arguments
-        assert ended.complaint.startswith("dispatcher: there is no ")
+        assert ended.complaint.startswith(("dispatcher: there is no ", "dispatcher: no unresolved dead letter matches"))
 
 
 WRONG = [
@@ -195,8 +195,8 @@ WRONG = [
     (("list", "--limit", "0"), "--limit"),
     (("list", "--installation", os.fsdecode(b"\xff")), "not valid UTF-8"),
     (("show", "x"), "ID"),
-    (("replay",), "say which"),
-    (("discard", "--all", "--id", "1"), "say which"),
+    (("replay",), "choose which"),
+    (("discard", "--all", "--id", "1"), "choose which"),
     (("replay", "--all", "--note", "x" * 2_001), "--note"),
 ]
 

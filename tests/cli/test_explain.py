@@ -63,7 +63,7 @@ def test_a_cut_list_is_announced(dispatcher: Terminal, database: Database) -> No
     publish(database, "db_1", "db_2")
     ended = dispatcher("explain", "icfg_1", "--limit", "1")
     assert len(ended.out.splitlines()) == 5
-    assert "left out: --limit" in ended.complaint
+    assert "raise --limit to see older ones" in ended.complaint
 
 
 def test_when_everything_is_delivered_nothing_waits(dispatcher: Terminal, database: Database) -> None:
@@ -73,10 +73,10 @@ def test_when_everything_is_delivered_nothing_waits(dispatcher: Terminal, databa
     dispatcher("dead-letters", "discard", "--all", "--yes", "--note", "\x1b[2J")
     ended = dispatcher("explain", "db_1", "--installation", "icfg_1")
     assert r"\x1b[2J" in ended.out
-    assert ended.out.endswith("nothing waits: the next event is sent as it comes\n")
+    assert ended.out.endswith("nothing is waiting: the next event is sent as soon as it arrives\n")
 
 
 def test_an_unknown_id_is_exit_code_3(dispatcher: Terminal) -> None:
     ended = dispatcher("explain", "db_\x1b[2J")
     assert (ended.code, ended.out) == (3, "")
-    assert ended.complaint == r"dispatcher: nothing is known of db_\x1b[2J"
+    assert ended.complaint == r"dispatcher: nothing is known about db_\x1b[2J"

@@ -23,7 +23,7 @@ def test_the_worst_problem_comes_first_with_the_command_that_helps(dispatcher: T
         row = {"installation_id": "icfg_1", "type": "installation.updated"}
         connection.execute(sa.insert(outbox).values(row | {"created_at": sa.text("'2026-01-01 00:00:00.000000'")}))
     first, second, third, *_ = dispatcher("status").out.splitlines()
-    assert first == "PROBLEM  events wait, and nothing is sent: does `dispatcher run` run?"
+    assert first == "PROBLEM  events are waiting, and nothing is being sent: is `dispatcher run` running?"
     assert second == "         dispatcher check"
     assert third.startswith("warning  the oldest event has waited for ")
 

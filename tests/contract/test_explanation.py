@@ -149,7 +149,7 @@ def test_a_delivery_that_is_long_overdue_points_to_the_dispatcher(database: Data
     collect(database, partner, "db_1")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(due_at=database.now() - timedelta(hours=1)))
-    assert "does `dispatcher run` run?" in the_next(database).said
+    assert "is `dispatcher run` running?" in the_next(database).said
 
 
 @on_sqlite
@@ -241,7 +241,7 @@ def test_a_row_that_can_never_be_a_request_is_explained(database: Database, part
         insert = "INSERT INTO vercel_outbox (installation_id, type, resource_id, product_id) VALUES (?, ?, ?, ?)"
         connection.exec_driver_sql(insert, (ID, "resource.updated", "db_1", b"\xff"))
     found = explained(database, "db_1")
-    assert "can never be a request" in found.happened[0].said
+    assert "can never become a request" in found.happened[0].said
     assert "becomes a dead letter" in found.next[0].said
     store.collect(database, 500)
     assert "malformed" in explained(database, "db_1").happened[0].said

@@ -120,7 +120,9 @@ def test_his_migrations_may_own_our_tables(bare_database: Database, environment:
     with bare_database.engine.begin() as connection:
         write(connection, "db_1")
     assert deliver(bare_database) == ["db_1"]
-    with pytest.raises(schema.UnusableSchema, match="nothing is changed: the tables are not of `dispatcher migrate`"):
+    with pytest.raises(
+        schema.UnusableSchema, match="nothing is changed: the tables were not created by `dispatcher migrate`"
+    ):
         schema.migrate(bare_database)
     clear(config)
 
@@ -144,7 +146,7 @@ def test_tables_of_his_that_fell_behind_are_refused(bare_database: Database) -> 
         metadata.create_all(connection)
         connection.execute(sa.text("ALTER TABLE vercel_delivery DROP COLUMN last_error"))
     with pytest.raises(
-        schema.UnusableSchema, match=r"vercel_delivery.last_error is missing, and the tables are not of"
+        schema.UnusableSchema, match=r"vercel_delivery.last_error is missing, and the tables were not created by"
     ):
         schema.check(bare_database)
     with bare_database.engine.begin() as connection:

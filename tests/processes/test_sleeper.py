@@ -106,7 +106,7 @@ def test_a_commit_notifies_and_a_broken_connection_only_means_polling(stage: Sta
     wait_until(partial(sleepers, postgresql))
     service.terminate()
     assert service.wait(60) == 0
-    assert len([line for line in service.lines if line["event"] == "no bell, polling only"]) == 1
+    assert len([line for line in service.lines if line["event"] == "no notifier, polling only"]) == 1
     assert not [line for line in service.lines if line["level"] == "error"]
 
 

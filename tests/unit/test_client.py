@@ -65,9 +65,9 @@ async def test_a_disabled_installation() -> None:
         (b"<html><head><title>Down</title></head><body><p>Come &amp; go", None, "an HTML page: Down"),
         (b'{"error":{"message":"a\\u0000b\\nc\\ud800"}}', None, "ab c"),
         (b"plain words", None, "plain words"),
-        (b"\xff\xfe\x00\x80" * 9, None, "400 Bad Request (the answer says nothing more)"),
+        (b"\xff\xfe\x00\x80" * 9, None, "400 Bad Request (the answer has no further details)"),
         (b"[" * 8_000, None, "[" * 2_000),
-        (b"", None, "400 Bad Request (the answer says nothing more)"),
+        (b"", None, "400 Bad Request (the answer has no further details)"),
     ],
 )
 async def test_the_best_readable_message(body: bytes, code: str | None, error: str) -> None:
@@ -100,7 +100,7 @@ async def test_only_installation_ids_travel(installation_id: str) -> None:
     assert (outcome.kind, outcome.status) == (OutcomeKind.REJECTED, None)
 
 
-@pytest.mark.parametrize("token", ["", "a b", "a\n", "ä", "x" * 513])
+@pytest.mark.parametrize("token", ["", "q z", "a\n", "ä", "x" * 513])
 async def test_only_tokens_travel(token: str) -> None:
     outcome = await send(AssertionError("a request was made"), token=token)
     assert outcome.kind is OutcomeKind.NO_CREDENTIAL

@@ -13,7 +13,9 @@ from dispatcher.telemetry import (
     listen,
 )
 
-BROKEN = StepFailed("tick", "the database refused (DataError)", "the database refused (DataError): icfg_secret")
+BROKEN = StepFailed(
+    "tick", "the database reported an error (DataError)", "the database reported an error (DataError): icfg_secret"
+)
 
 
 class Ops:
@@ -53,7 +55,7 @@ async def test_it_is_ready_while_ticks_go_through_and_otherwise_gives_the_reason
     ops.report(Ticked(0))
     assert await readiness() == (200, None)
     ops.report(BROKEN)
-    assert await readiness() == (503, "tick: the database refused (DataError)")
+    assert await readiness() == (503, "tick: the database reported an error (DataError)")
     ops.report(Ticked(0))
     ops.report(StepFailed("gauges", "ValueError", "ValueError: no"))
     assert await readiness() == (200, None)

@@ -144,6 +144,6 @@ def test_other_types_are_refused(odd: Any) -> None:
 
 def test_fields_without_their_names_are_refused_in_words() -> None:
     with pytest.raises(
-        TypeError, match=r"are named: ResourceUpdated\(installation_id=…, resource_id=…, product_id=…\)"
+        TypeError, match=r"by keyword: ResourceUpdated\(installation_id=…, resource_id=…, product_id=…\)"
     ):
         ResourceUpdated("icfg_1", "db_1")  # type: ignore[call-arg] # under test

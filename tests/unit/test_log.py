@@ -70,7 +70,7 @@ def log() -> Iterator[LogUnderTest]:
         (EventsCollected(7, 2), "error", "dead letter"),
         (CrashBuried(2), "error", "dead letter"),
         (LeaseLost(1), "warning", "lease lost"),
-        (Stranded(1), "error", "stranded installations mended"),
+        (Stranded(1), "error", "stranded installations fixed"),
         (InstallationPaused("icfg_1", PauseReason.UNAUTHORIZED), "warning", "installation paused"),
         (InstallationResumed("icfg_1"), "info", "installation resumed"),
         (BreakerTurned(True), "warning", "breaker open"),

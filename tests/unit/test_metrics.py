@@ -20,7 +20,9 @@ from dispatcher.telemetry import (
 )
 
 SUBJECT = Subject("icfg_secret", "resource.updated", "db_secret")
-BROKEN = StepFailed("tick", "the database refused (DataError)", "the database refused (DataError): icfg_secret")
+BROKEN = StepFailed(
+    "tick", "the database reported an error (DataError)", "the database reported an error (DataError): icfg_secret"
+)
 
 
 @pytest.fixture

@@ -90,4 +90,4 @@ def _examine_database(database: Database, settings: Settings) -> Iterator[Findin
                 " name it, its user and its password?",
             )
         else:
-            yield problem("schema", f"the database refused ({first_line(error)})")
+            yield problem("schema", f"the database reported an error ({first_line(error)})")
