@@ -151,6 +151,15 @@ async def rig(database: Database, settings: Settings) -> AsyncIterator[Rig]:
 
 
 @pytest.fixture
+async def worker(rig: Rig) -> AsyncIterator[Worker]:
+    """A worker that uses the rig's clock."""
+    hired = rig.another(clock=lambda: rig.now)
+    yield hired
+    await hired.stop(0)
+    hired.close()
+
+
+@pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collects how many deliveries each claim and each pull has read, per installation."""
     sizes: list[int] = []

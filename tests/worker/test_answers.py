@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -22,15 +21,6 @@ from tests.worker.conftest import LONGEST, Held, Rig
 def settings() -> Settings:
     """Two requests at a time."""
     return Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None)
-
-
-@pytest.fixture
-async def worker(rig: Rig) -> AsyncIterator[Worker]:
-    """A worker that uses the rig's clock."""
-    hired = rig.another(clock=lambda: rig.now)
-    yield hired
-    await hired.stop(0)
-    hired.close()
 
 
 def refuse(database: Database, text: str) -> None:

@@ -1,7 +1,6 @@
 """Leases with requests in flight: renewed, lost, or with enough queued. One request at a time, unless a test sets more."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import httpx
@@ -29,15 +28,6 @@ probed_too = pytest.mark.parametrize("faults", [0, BREAKER_FAULTS], ids=["health
 def settings() -> Settings:
     """One request at a time: the other deliveries are queued."""
     return Settings(vercel_token=SecretStr("t0ken"), concurrency=1, rate_limit=None)
-
-
-@pytest.fixture
-async def worker(rig: Rig) -> AsyncIterator[Worker]:
-    """A worker that uses the rig's clock."""
-    hired = rig.another(clock=lambda: rig.now)
-    yield hired
-    await hired.stop(0)
-    hired.close()
 
 
 def take_over(rig: Rig) -> None:

@@ -4,7 +4,7 @@ SQLite has no row locks: here the dispatcher's statements skip the row that a te
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,15 +62,6 @@ def database(tmp_path: Path) -> Iterator[LockingDatabase]:
 def settings() -> Settings:
     """Two requests at a time; the next tick settles their answers."""
     return Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None)
-
-
-@pytest.fixture
-async def worker(rig: Rig) -> AsyncIterator[Worker]:
-    """A worker that uses the rig's clock."""
-    hired = rig.another(clock=lambda: rig.now)
-    yield hired
-    await hired.stop(0)
-    hired.close()
 
 
 def due(rig: Rig) -> list[str]:

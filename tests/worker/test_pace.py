@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -25,15 +24,6 @@ LONG_SECONDS = 3_600.0
 def settings() -> Settings:
     """A polling interval longer than any test."""
     return Settings(vercel_token=SecretStr("t0ken"), poll_interval=LONG_SECONDS)
-
-
-@pytest.fixture
-async def worker(rig: Rig) -> AsyncIterator[Worker]:
-    """A worker that uses the rig's clock."""
-    hired = rig.another(clock=lambda: rig.now)
-    yield hired
-    await hired.stop(0)
-    hired.close()
 
 
 @pytest.fixture

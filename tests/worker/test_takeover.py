@@ -1,6 +1,6 @@
 """A worker takes over the leases of a dead one: one delivery at a time, and no attempt is counted before it can be sent."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import httpx
 import pytest
@@ -79,15 +79,6 @@ async def test_after_the_death_of_many_leases_each_has_its_turn(rig: Rig, monkey
 
 
 TWO = Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None, poll_interval=60)
-
-
-@pytest.fixture
-async def worker(rig: Rig) -> AsyncIterator[Worker]:
-    """A worker that uses the rig's clock."""
-    hired = rig.another(clock=lambda: rig.now)
-    yield hired
-    await hired.stop(0)
-    hired.close()
 
 
 def orphan(rig: Rig, *installation_ids: str, resources: Sequence[str] = ("db_1",)) -> None:
