@@ -104,6 +104,8 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_truth_holds(self) -> None:
+        if self.may_write():
+            self.untie()
         self.tables = Snapshot.of(self.database)
         self.truth.check(self.tables)
         live = [held.installation_id for held in self.held if held.until > self.now]
@@ -285,6 +287,23 @@ class Machine(RuleBasedStateMachine):
                     connection.execute(sa.update(table).where(key == row[key.name]).values(earlier))
         assert store.repair(self.database) == 0, "the sweep found a stranded delivery"
 
+    def untie(self) -> None:
+        """Makes deliveries due one after the other. Of those due at the same time the database reads any first, and the run could not be
+        repeated.
+        """
+        moved: set[datetime] = set()
+        with self.database.engine.begin() as connection:
+            for row in connection.execute(
+                sa.select(delivery.c.subject_key, delivery.c.due_at).order_by(*delivery.primary_key)
+            ):
+                due_at = row.due_at
+                while due_at in moved:
+                    due_at += timedelta(microseconds=1)
+                moved.add(due_at)
+                if due_at != row.due_at:
+                    this = delivery.c.subject_key == row.subject_key
+                    connection.execute(sa.update(delivery).where(this).values(due_at=due_at))
+
     def lease(self, limit: int = 9, suspects: int = 0) -> None:
         before = Snapshot.of(self.database)
         claimed = store.claim(
@@ -295,7 +314,7 @@ class Machine(RuleBasedStateMachine):
         assert len(leased) == limit or before.claimable() <= leased, (
             "an installation that is due and free is not claimed"
         )
-        for one in claimed.leased:
+        for one in sorted(claimed.leased, key=lambda leased: leased.installation_id):
             self.held.append(Held(one.installation_id, one.token, self.now + LEASE, one.suspects))
             self.held[-1].plan(one.deliveries)
         del self.held[:-MAX_HELD]

@@ -104,7 +104,8 @@ class Held:
     def plan(self, deliveries: Iterable[Delivery]) -> None:
         """Plans the due deliveries, except those of subjects whose answer is not settled yet."""
         sent = {request.delivery.subject_key for request in self.requests}
-        self.planned |= {one.subject_key: one for one in deliveries if one.subject_key not in sent}
+        in_order = sorted(deliveries, key=lambda one: one.subject_key)
+        self.planned |= {one.subject_key: one for one in in_order if one.subject_key not in sent}
 
     def send(self, reply: Reply, commits: int) -> str:
         """Makes the next request and returns its subject key."""

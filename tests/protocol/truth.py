@@ -64,7 +64,9 @@ class Snapshot:
         return len(set(dues)) < len(dues)
 
     def unresolved(self) -> Rows:
-        return [row for row in self.dead_letters if row.resolved_at is None]
+        """In an order that the next run repeats: the ids of letters that one statement wrote may differ."""
+        unresolved = [row for row in self.dead_letters if row.resolved_at is None]
+        return sorted(unresolved, key=lambda row: (row.first_event_id, row.id))
 
     def claimable(self) -> set[str]:
         """Returns the installations that a claim may take: they have a due delivery, and no lease, pause or rate limit prevents it."""
