@@ -250,8 +250,8 @@ def test_fields_that_were_not_given_are_null(partner: Engine) -> None:
     ("events", "message"),
     [
         ((), "there is no event"),
-        ((list(EVENTS),), r"not a list: publish\(connection, \*events\)"),
-        ((EVENTS,), r"not a tuple: publish\(connection, \*events\)"),
+        ((list(EVENTS),), r"not in a list: publish\(connection, \*events\)"),
+        ((EVENTS,), r"not in a tuple: publish\(connection, \*events\)"),
         (({"installation_id": "icfg_1"},), r"an event is ResourceUpdated\(installation_id=….*, not dict"),
         (("icfg_1", "db_1"), r"an event is ResourceUpdated\(installation_id=….*, not str"),
         ((EVENTS[0], None), "not NoneType"),

@@ -95,4 +95,4 @@ def test_what_the_server_says_at_commit_is_an_answer(partner: Engine) -> None:
         connection.exec_driver_sql("INSERT INTO late VALUES (1)")
     assert failed.value.statement is None
     assert not is_unreachable(failed.value)
-    assert "refused (UniqueViolation)" in summarize(failed.value)
+    assert "reported an error (UniqueViolation)" in summarize(failed.value)

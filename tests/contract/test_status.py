@@ -126,7 +126,7 @@ def test_old_events_that_are_not_being_sent_are_urgent(
     collect(database, partner, "db_1")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(first_created_at=clock(database) - timedelta(minutes=minutes)))
-    assert any("nothing is sent" in what for _, what in read_concerns(database)) is expected
+    assert any("nothing is being sent" in what for _, what in read_concerns(database)) is expected
     assert any("the oldest event" in what for _, what in read_concerns(database)) is expected
 
 

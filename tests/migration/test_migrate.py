@@ -158,7 +158,7 @@ def test_who_holds_the_lock_of_migrations_is_named(
             schema.migrate(bare_database)
         connection.exec_driver_sql("SELECT pg_advisory_unlock_all()")
     holder = f"process {session[0]} of the user {session[1]}, application 'support of alice'"
-    assert f"({holder}): wait until it has ended, or end it" in str(refused.value)
+    assert f"({holder}): wait until it has finished, or stop it" in str(refused.value)
     assert schema.migrate(bare_database) == schema.newest()
     schema.downgrade(bare_database)
 

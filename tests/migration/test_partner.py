@@ -136,9 +136,12 @@ def test_create_all_makes_the_same_tables_also_for_a_url_that_begins_with_mariad
     url = bare_database.engine.url
     engine = sa.create_engine(url.set(drivername=re.sub("^mysql", "mariadb", url.drivername)))
     tables.create_all(engine)
-    engine.dispose()
-    assert definitions(bare_database) == ours
-    schema.check(bare_database)
+    try:
+        assert definitions(bare_database) == ours
+        schema.check(bare_database)
+    finally:
+        tables.drop_all(engine)
+        engine.dispose()
 
 
 def test_tables_of_his_that_fell_behind_are_refused(bare_database: Database) -> None:
