@@ -21,7 +21,6 @@ TRIGGER = "vercel_outbox_wakeup"
 _CHANNEL = "vercel_outbox_"
 """Prefix of the channel; the oid of the outbox follows."""
 ANSWER_SECONDS = 5.0
-"""Limit for one statement; after that the connection counts as broken."""
 
 # The lock has two keys: this, and the oid of the outbox, so that dispatchers of different schemas do not interfere.
 _LOCK = int.from_bytes(b"verc")
@@ -65,16 +64,20 @@ def trigger_sql(schema: str | None = None) -> str:
 class Notifier:
     """One connection that listens. After a method has raised NotifierUnavailable, it can only be closed."""
 
-    def __init__(self, connection: "AsyncConnection[Any]", table: str, oid: int) -> None:
+    def __init__(self, connection: "AsyncConnection[Any]", table: str, answer_seconds: float) -> None:
         self._connection = connection
+        self._answer_seconds = answer_seconds
         self._table = table
-        self._oid = oid
+        self._oid = 0
         self.armed = False
         """Whether we hold the lock, so that commits notify us."""
 
     @classmethod
-    async def connect(cls, database: Database) -> "Notifier":
-        """Connects and starts to listen. Raises NotifierUnavailable also if the trigger is missing, or if a pooler is in between."""
+    async def connect(cls, database: Database, answer_seconds: float = ANSWER_SECONDS) -> "Notifier":
+        """Connects and starts to listen. A connection that takes longer than `answer_seconds` for a statement counts as broken.
+
+        Raises NotifierUnavailable also if the trigger is missing, or if a pooler is in between.
+        """
         from psycopg import AsyncConnection
 
         _, arguments = database.engine.dialect.create_connect_args(database.engine.url)
@@ -83,14 +86,14 @@ class Notifier:
             connection = await AsyncConnection.connect(**{**arguments, **options})
         table = f'"{database.schema}".{outbox.name}' if database.schema else outbox.name
         try:
-            return await cls._listen(connection, table)
+            return await cls._listen(connection, table, answer_seconds)
         except BaseException:
             await connection.close()
             raise
 
     @classmethod
-    async def _listen(cls, connection: "AsyncConnection[Any]", table: str) -> "Notifier":
-        notifier = cls(connection, table, 0)
+    async def _listen(cls, connection: "AsyncConnection[Any]", table: str, answer_seconds: float) -> "Notifier":
+        notifier = cls(connection, table, answer_seconds)
         backend, oid, has_trigger = await notifier._fetch(_LOOK, table, TRIGGER, table)
         if backend != connection.info.backend_pid:
             raise NotifierUnavailable(
@@ -103,7 +106,7 @@ class Notifier:
             )
         notifier._oid = oid
         with _translated_errors():
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(answer_seconds):
                 await connection.execute(f"LISTEN {_CHANNEL}{oid}")
         return notifier
 
@@ -144,7 +147,7 @@ class Notifier:
 
     async def _fetch(self, statement: str, *parameters: object) -> tuple[Any, ...]:
         with _translated_errors():
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(self._answer_seconds):
                 # Encoded, because psycopg's types accept a str only if it is a literal, and ours are built from constants.
                 row = await (await self._connection.execute(statement.encode(), parameters)).fetchone()
         return row or ()

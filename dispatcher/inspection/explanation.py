@@ -60,6 +60,8 @@ class _Scope:
 
     installation_id: str | None = None
     resource_id: str | None = None
+    scan_limit: int = MAX_SCANNED_ROWS
+    """Rows read of a table that has no index for the scope."""
 
     def of(self, table: Table | Subquery) -> list[ColumnElement[bool]]:
         """Returns the conditions that select its rows of the table."""
@@ -89,13 +91,18 @@ class _Found:
 
 
 def explain(
-    database: Database, name: str, graces: Graces, limit: int, installation_id: str | None = None
+    database: Database,
+    name: str,
+    graces: Graces,
+    limit: int,
+    installation_id: str | None = None,
+    scan_limit: int = MAX_SCANNED_ROWS,
 ) -> Explanation | None:
     """Explains the installation `name`, or the resource `name` if no such installation is known; with `installation_id`, that
     installation's resource. Includes at most `limit` of the newest attempts, dead letters and entries. Returns None if nothing is known.
     """
-    of_resource = _Scope(installation_id, name)
-    scopes = [of_resource] if installation_id is not None else [_Scope(installation_id=name), of_resource]
+    of_resource = _Scope(installation_id, name, scan_limit)
+    scopes = [of_resource] if installation_id is not None else [_Scope(name, None, scan_limit), of_resource]
     with database.read() as connection:
         for scope in scopes:
             found = _find(connection, database.dialect, scope, limit)
@@ -129,9 +136,9 @@ def _find(connection: Connection, dialect: Dialect, scope: _Scope, limit: int) -
 
 def _events(connection: Connection, dialect: Dialect, scope: _Scope, limit: int) -> tuple[Sequence[Row[Any]], bool]:
     """Returns the events that are not collected yet, and whether these are all of them."""
-    beyond = connection.execute(sa.select(outbox.c.id).order_by(outbox.c.id).offset(MAX_SCANNED_ROWS).limit(1)).scalar()
+    beyond = connection.execute(sa.select(outbox.c.id).order_by(outbox.c.id).offset(scope.scan_limit).limit(1)).scalar()
     wanted = scope.of(outbox) if beyond is None else [outbox.c.id < beyond, *scope.of(outbox)]
-    rows = connection.execute(committed(dialect).where(*wanted), {"floor": LOWEST_ID, "limit": limit}).all()
+    rows = connection.execute(committed(dialect).where(*wanted), {"low_water": LOWEST_ID, "limit": limit}).all()
     return rows, beyond is None and len(rows) < limit
 
 
@@ -140,9 +147,9 @@ def _deliveries(connection: Connection, scope: _Scope, limit: int) -> tuple[Sequ
     scanned: Table | Subquery = delivery
     beyond = None
     if scope.installation_id is None:
-        scanned = sa.select(delivery).order_by(delivery.c.subject_key).limit(MAX_SCANNED_ROWS).subquery()
+        scanned = sa.select(delivery).order_by(delivery.c.subject_key).limit(scope.scan_limit).subquery()
         key = delivery.c.subject_key
-        beyond = connection.execute(sa.select(key).order_by(key).offset(MAX_SCANNED_ROWS).limit(1)).scalar()
+        beyond = connection.execute(sa.select(key).order_by(key).offset(scope.scan_limit).limit(1)).scalar()
     wanted = sa.select(scanned).where(*scope.of(scanned)).order_by(scanned.c.due_at).limit(limit)
     rows = connection.execute(wanted).all()
     return rows, beyond is None and len(rows) < limit

@@ -62,4 +62,4 @@ class Health:
         if self._succeeded_at is None:
             return "no tick has gone through yet"
         age = self._clock() - self._succeeded_at
-        return f"the last tick went through {age:.0f} s ago" if age >= self._ready_seconds else None
+        return f"the last tick succeeded {age:.0f} s ago" if age >= self._ready_seconds else None

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 
-from dispatcher.database.notifier import Notifier, NotifierUnavailable
+from dispatcher.database.notifier import ANSWER_SECONDS, Notifier, NotifierUnavailable
 from dispatcher.database.transactions import Database
 from dispatcher.worker.worker import BUSY_PAUSE_SECONDS
 
@@ -22,7 +22,7 @@ class Sleeper:
 
     `sweep` makes the next tick look at the whole outbox: before a sleep and after a notification, since a commit notifies whatever
     its ids are. `warn` is called once with the reason why there is no notifier; then the pauses are those of polling, and every 5 s
-    another connection is tried.
+    another connection is tried. `answer_seconds`: see `Notifier.connect`.
     """
 
     def __init__(
@@ -32,12 +32,14 @@ class Sleeper:
         sweep: Callable[[], None],
         warn: Callable[[str], None],
         *,
+        answer_seconds: float = ANSWER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._tick = tick
         self._sweep = sweep
         self._warn = warn
+        self._answer_seconds = answer_seconds
         self._clock = clock
         self._notifier: Notifier | None = None
         self._connect_at = self._awake_until = self._cooldown_until = 0.0
@@ -87,7 +89,7 @@ class Sleeper:
 
     async def _connected(self) -> Notifier | None:
         if self._notifier is None and self._clock() >= self._connect_at:
-            self._notifier = await Notifier.connect(self._database)
+            self._notifier = await Notifier.connect(self._database, self._answer_seconds)
             self._warned = False
         return self._notifier
 

@@ -30,15 +30,17 @@ MAX_SETTLE_DELAYS = 10
 """A busy subject is announced after at most this many settle delays, and again when its last event is visible."""
 
 
-def collect(database: Database, limit: int, floor: int = LOWEST_ID, settle_delay: timedelta = timedelta()) -> Collected:
-    """Moves at most `limit` committed events with an id above `floor`. Moves none while another dispatcher is collecting.
+def collect(
+    database: Database, limit: int, low_water: int = LOWEST_ID, settle_delay: timedelta = timedelta()
+) -> Collected:
+    """Moves at most `limit` committed events with an id above `low_water`. Moves none while another dispatcher is collecting.
 
     Events of installations whose row stays locked by another session are left in the outbox.
     """
     # Not durable: if a crash loses this transaction, the events are still in the outbox.
     return database.transact_around_locks(
         lambda connection, skip_locked: _collect(
-            connection, database.dialect, limit, floor, settle_delay, skip_locked=skip_locked
+            connection, database.dialect, limit, low_water, settle_delay, skip_locked=skip_locked
         ),
         durable=False,
     )
@@ -59,7 +61,7 @@ def _collect(
     connection: Connection,
     dialect: Dialect,
     limit: int,
-    floor: int,
+    low_water: int,
     settle_delay: timedelta,
     statement: Executable | None = None,
     *,
@@ -69,7 +71,7 @@ def _collect(
     if now is None:
         return Collected(skipped=True)
     read = connection.execute(
-        committed(dialect) if statement is None else statement, {"floor": floor, "limit": limit}
+        committed(dialect) if statement is None else statement, {"low_water": low_water, "limit": limit}
     ).all()
     if not read:
         return Collected()
@@ -109,7 +111,7 @@ def _lock_collector(dialect: Dialect) -> Executable:
 
 @cache
 def committed(dialect: Dialect) -> Select[Any]:
-    """Selects the first `:limit` outbox rows above `:floor`, in a form in which no malformed value can make the statement fail."""
+    """Selects the first `:limit` outbox rows above `:low_water`, in a form in which no malformed value can make the statement fail."""
     return (
         sa.select(
             outbox.c.id,
@@ -121,7 +123,7 @@ def committed(dialect: Dialect) -> Select[Any]:
             dialect.raw_time(outbox.c.created_at).label("created_at"),
             dialect.raw(outbox.c.traceparent, TRACEPARENT_LENGTH).label("traceparent"),
         )
-        .where(outbox.c.id > sa.bindparam("floor"))
+        .where(outbox.c.id > sa.bindparam("low_water"))
         .order_by(outbox.c.id)
         .limit(sa.bindparam("limit"))
     )

@@ -50,7 +50,7 @@ def claim(
     lease: timedelta,
     leased_by: str,
     suspects: int,
-    due_floor: datetime = LONG_AGO,
+    due_low_water: datetime = LONG_AGO,
 ) -> Claimed:
     """Leases at most `installations` that are due and free, and reads about `deliveries` of their deliveries in total.
 
@@ -62,7 +62,7 @@ def claim(
 
     def step(connection: Connection) -> Claimed:
         dialect = database.dialect
-        rows = connection.execute(_lock(dialect), {"due_floor": due_floor, "limit": installations}).all()
+        rows = connection.execute(_lock(dialect), {"due_low_water": due_low_water, "limit": installations}).all()
         if not rows:
             return Claimed(connection.execute(sa.select(dialect.clock())).scalar_one())
         under_suspicion = {row.installation_id: row.suspects if row.lease_token is None else suspects for row in rows}

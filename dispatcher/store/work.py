@@ -23,16 +23,18 @@ class Work:
     """Whether an installation is due and not under a lease."""
 
 
-def look(database: Database, floor: int, due_floor: datetime) -> Work:
-    """Looks for outbox events with an id above `floor` and for installations due at `due_floor` or later."""
+def look(database: Database, low_water: int, due_low_water: datetime) -> Work:
+    """Looks for outbox events with an id above `low_water` and for installations due at `due_low_water` or later."""
     with database.peek() as connection:
-        row = connection.execute(_look(database.dialect), {"floor": floor, "due_floor": due_floor}).one()
+        row = connection.execute(
+            _look(database.dialect), {"low_water": low_water, "due_low_water": due_low_water}
+        ).one()
     return Work(row.event is not None, row.due is not None)
 
 
 @cache
 def _look(dialect: Dialect) -> Executable:
-    event = sa.select(outbox.c.id).where(outbox.c.id > sa.bindparam("floor")).order_by(outbox.c.id).limit(1)
+    event = sa.select(outbox.c.id).where(outbox.c.id > sa.bindparam("low_water")).order_by(outbox.c.id).limit(1)
     due = (
         sa.select(installation.c.installation_id)
         .where(*is_free_and_due(dialect))
@@ -43,10 +45,10 @@ def _look(dialect: Dialect) -> Executable:
 
 
 def is_free_and_due(dialect: Dialect) -> tuple[ColumnElement[bool], ...]:
-    """Returns the conditions for installations that are due (at `:due_floor` or later) and under no lease or an expired one."""
+    """Returns the conditions for installations that are due (at `:due_low_water` or later) and under no lease or an expired one."""
     now = dialect.clock()
     return (
         installation.c.due_at <= now,
-        installation.c.due_at >= sa.bindparam("due_floor", type_=Timestamp()),
+        installation.c.due_at >= sa.bindparam("due_low_water", type_=Timestamp()),
         sa.or_(installation.c.leased_until.is_(None), installation.c.leased_until <= now),
     )

@@ -55,7 +55,7 @@ class Metrics:
         self._breaker = gauge(
             "breaker_open", "Open breakers: the host's as this replica sees it, and those of installations.", "scope"
         )
-        self._tick = gauge("tick_timestamp_seconds", "When the last tick went through (epoch seconds).")
+        self._tick = gauge("tick_timestamp_seconds", "When the last tick succeeded (epoch seconds).")
         gauge("build_info", "Always 1; the labels identify the build.", "version").labels(version).set(1)
         self._begin_at_zero()
 

@@ -76,7 +76,7 @@ class InstallationResumed:
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """A tick went through."""
+    """A tick succeeded."""
 
     in_flight: int
     """Requests under way at its end."""

@@ -59,9 +59,7 @@ class Network:
         self.further_authorities = () if ca_file is None else _read_ca_file(ca_file)
         """The certificates (DER) trusted in addition to those of the store."""
         if self.store is None:
-            from dispatcher.transport.portable import read_certifi
-
-            self.further_authorities += read_certifi()
+            self.further_authorities += _read_certifi()
 
     def tls_context(self) -> ssl.SSLContext:
         """Returns the context for clients that use Python's TLS. Raises UnusableNetwork if the store cannot be read or is empty."""
@@ -79,6 +77,13 @@ class Network:
         """Returns the end of a message about a request to this URL: ` through the proxy …`, without the password, or nothing."""
         proxy = self.proxies.proxy_of(url)
         return "" if proxy is None else f" through the proxy {_mask_proxy(proxy)}"
+
+
+def _read_certifi() -> tuple[bytes, ...]:
+    """Returns the certificates (DER) of the authorities that certifi, a dependency of httpx, contains."""
+    import httpx  # seldom needed here: most machines have a store
+
+    return tuple(httpx.create_ssl_context(trust_env=False).get_ca_certs(binary_form=True))
 
 
 def _find_store() -> TrustStore | None:

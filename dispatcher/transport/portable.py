@@ -88,11 +88,6 @@ class PortableTransport:
             await transport.aclose()
 
 
-def read_certifi() -> tuple[bytes, ...]:
-    """Returns the certificates (DER) of the authorities that certifi, a dependency of httpx, contains."""
-    return tuple(httpx.create_ssl_context(trust_env=False).get_ca_certs(binary_form=True))
-
-
 def _copy_headers(response: httpx.Response, names: tuple[str, ...]) -> dict[str, str]:
     raw = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.raw)
     return {name: value for name, value in raw if name in names}

@@ -4,19 +4,17 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dispatcher.store import Answer
 
-MAX_TEXT_LENGTH = 500_000
-"""Characters in the answers of one batch: MySQL refuses a statement longer than `max_allowed_packet`, often 4 MiB."""
-
 
 class Answers:
     """The waiting answers, oldest first.
 
     The database would refuse a refused batch forever, and with it every later answer. So the batch is retried without the answers' texts,
     which the database may not be able to store, and then one answer at a time. An answer that is refused even then is given up: its
-    delivery is sent again.
+    delivery is sent again. The texts of a batch have at most `max_characters`, unless a single answer's have more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_characters: int) -> None:
+        self._max_characters = max_characters
         self._waiting: list[Answer] = []
         self._refusals = 0
 
@@ -39,7 +37,7 @@ class Answers:
         limit, length = 1 if self._refusals > 1 else limit, 0
         for number, answer in enumerate(self._waiting[:limit]):
             length += len(answer.outcome.error or "")
-            if number and length > MAX_TEXT_LENGTH:
+            if number and length > self._max_characters:
                 return self._waiting[:number]
         return self._waiting[:limit]
 

@@ -12,9 +12,8 @@ from dispatcher.worker.answers import Answers
 from dispatcher.worker.database_thread import DatabaseThread
 from dispatcher.worker.leases import Leases
 from dispatcher.worker.outbox_scan import OutboxScan
+from dispatcher.worker.pace import Pace
 
-BURST_SAMPLE_EVENTS = 10_000
-"""The first events of a burst, which decide about the rest of it."""
 MAX_COLLECT_SECONDS = 20.0
 """After this time, or a quarter of the lease if that is shorter, an endless burst is interrupted for a claim: leases must be renewed."""
 MAX_WAITING_ANSWERS = 64
@@ -24,22 +23,24 @@ MAX_WAITING_ANSWERS = 64
 class Burst:
     """The events collected since the outbox was last empty.
 
-    If they share subjects, each request that waits for the rest of the burst saves others. If not, waiting saves nothing.
+    If they share subjects, each request that waits for the rest of the burst saves others. If not, waiting saves nothing. The first
+    `sample` events decide.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sample: int) -> None:
+        self._sample = sample
         self._events = 0
         self._subject_keys: set[str] = set()
 
     def add(self, collected: Collected) -> None:
-        if self._events < BURST_SAMPLE_EVENTS:
+        if self._events < self._sample:
             self._events += collected.events
             self._subject_keys |= collected.subject_keys
 
     @property
     def saves_no_requests(self) -> bool:
         """Whether most of the first events have different subjects."""
-        return self._events >= BURST_SAMPLE_EVENTS and 2 * len(self._subject_keys) > self._events
+        return self._events >= self._sample and 2 * len(self._subject_keys) > self._events
 
 
 class Collection:
@@ -52,6 +53,7 @@ class Collection:
         leases: Leases,
         answers: Answers,
         settings: Settings,
+        pace: Pace,
         report: Listener,
         clock: Callable[[], float],
         settle: Callable[[], Awaitable[None]],
@@ -61,17 +63,18 @@ class Collection:
         self._leases = leases
         self._answers = answers
         self._settings = settings
+        self._pace = pace
         self._report = report
         self._clock = clock
         self._settle = settle
-        self._burst = Burst()
+        self._burst = Burst(pace.burst_sample_events)
         self._stopping = False
         self.found_at = -math.inf
         """Start of the last collection that found events."""
 
     def end_burst(self) -> None:
         """Records that the outbox is empty."""
-        self._burst = Burst()
+        self._burst = Burst(self._pace.burst_sample_events)
 
     def stop(self) -> None:
         """Starts no further collection."""

@@ -12,6 +12,7 @@ from dispatcher.worker.database_thread import DatabaseThread
 from dispatcher.worker.lease import Clock, HeldLease
 from dispatcher.worker.locked_rows import LockedRows
 from dispatcher.worker.low_water import LowWaterMark
+from dispatcher.worker.pace import Pace
 from dispatcher.worker.sender import Sender
 
 PULL_SECONDS = 1.0
@@ -27,6 +28,7 @@ class Leases:
         thread: DatabaseThread,
         sender: Sender,
         settings: Settings,
+        pace: Pace,
         report: Listener,
         name: str,
         clock: Callable[[], float],
@@ -43,7 +45,7 @@ class Leases:
         self.locked = LockedRows()
         self.others_wait = False
         """Whether the last claim left installations that are due."""
-        self.due_low_water = LowWaterMark(store.LONG_AGO)
+        self.due_low_water = LowWaterMark(store.LONG_AGO, pace.sweep_seconds)
 
     def __len__(self) -> int:
         return len(self.held)
@@ -74,7 +76,7 @@ class Leases:
             lease=self._lease_time,
             leased_by=self._name,
             suspects=self._settings.concurrency,
-            due_floor=self.due_low_water.at(began),
+            due_low_water=self.due_low_water.at(began),
         )
         clock = Clock(claimed.at.timestamp() - self._clock(), claimed.at.timestamp() - began)
         limit = store.fair_share(self._buffer, len(claimed.leased))

@@ -18,18 +18,17 @@ class Ordered(Protocol):
 Position = TypeVar("Position", bound=Ordered)
 LAG_SECONDS = 2.0
 """The mark stays this far behind the head of its queue."""
-SWEEP_SECONDS = 5.0
-"""Time between two scans that begin at the bottom."""
 
 
 class LowWaterMark(Generic[Position]):
-    """Follows the head of a queue with a lag. From time to time a scan begins at the bottom: a sweep.
+    """Follows the head of a queue with a lag. Every `sweep_seconds` a scan begins at the bottom: a sweep.
 
     The sweep finds rows that appear below the mark, such as an id whose transaction committed late. Times are monotonic seconds.
     """
 
-    def __init__(self, bottom: Position) -> None:
+    def __init__(self, bottom: Position, sweep_seconds: float) -> None:
         self._bottom = bottom
+        self._sweep_seconds = sweep_seconds
         self._mark = bottom
         self._passed: deque[tuple[float, Position]] = deque()
         self._sweep_at = 0.0
@@ -45,7 +44,7 @@ class LowWaterMark(Generic[Position]):
     def swept(self, began: float) -> None:
         """Records that a scan which began at that time, at the position from `at`, has reached its end."""
         if began >= self._sweep_at:
-            self._sweep_at = began + SWEEP_SECONDS
+            self._sweep_at = began + self._sweep_seconds
 
     def passed(self, now: float, position: Position) -> None:
         """Records that everything up to this position is done, as far as could be seen now."""

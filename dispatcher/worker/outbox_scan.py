@@ -14,9 +14,9 @@ class OutboxScan:
     nothing, the next one begins `retry` seconds later.
     """
 
-    def __init__(self, retry: float) -> None:
+    def __init__(self, retry: float, sweep_seconds: float) -> None:
         self._retry = retry
-        self._low_water = LowWaterMark(store.LOWEST_ID)
+        self._low_water = LowWaterMark(store.LOWEST_ID, sweep_seconds)
         self._begin()
         self._began = 0.0
         self._not_before = -inf

@@ -11,11 +11,7 @@ from dispatcher.worker.answers import Answers
 from dispatcher.worker.database_thread import DatabaseThread
 from dispatcher.worker.lease import HeldLease
 from dispatcher.worker.leases import Leases
-
-MAX_ACCUMULATED_ANSWERS = 256
-"""While the sender is saturated, answers accumulate up to this number …"""
-MAX_WAIT_SECONDS = 0.25
-"""… and for this long."""
+from dispatcher.worker.pace import Pace
 
 
 class Settlement:
@@ -27,12 +23,14 @@ class Settlement:
         answers: Answers,
         leases: Leases,
         settings: Settings,
+        pace: Pace,
         clock: Callable[[], float],
     ) -> None:
         self._thread = thread
         self._answers = answers
         self._leases = leases
         self._settings = settings
+        self._pace = pace
         self._clock = clock
         self._lease_time = timedelta(seconds=settings.lease)
 
@@ -41,9 +39,9 @@ class Settlement:
         is `saturated`.
         """
         oldest = next(iter(self._answers), None)
-        if not saturated or oldest is None or len(self._answers) >= MAX_ACCUMULATED_ANSWERS:
+        if not saturated or oldest is None or len(self._answers) >= self._pace.max_waiting_answers:
             return True
-        return self._clock() - oldest.answered_at >= MAX_WAIT_SECONDS
+        return self._clock() - oldest.answered_at >= self._pace.answer_wait_seconds
 
     async def settle(self, *, release_all: bool = False) -> bool:
         """Writes the answers so far, and gives back the leases under which nothing remains to be sent. Returns whether there was an answer.

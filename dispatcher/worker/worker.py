@@ -21,6 +21,7 @@ from dispatcher.worker.collection import Collection
 from dispatcher.worker.database_thread import DatabaseThread
 from dispatcher.worker.leases import Leases
 from dispatcher.worker.outbox_scan import OutboxScan
+from dispatcher.worker.pace import STANDARD, Pace
 from dispatcher.worker.sender import Sender
 from dispatcher.worker.settlement import Settlement
 
@@ -30,8 +31,6 @@ BUSY_PAUSE_SECONDS = 0.003
 """The pause between two ticks while there is something to do."""
 ACTIVE_SECONDS = 1.0
 """Pauses stay short for this time after there was something to do."""
-MAX_HOLDING_PAUSE_SECONDS = 0.2
-"""The longest pause while leases are held, even if the polling interval is longer."""
 
 
 class Worker:
@@ -50,20 +49,22 @@ class Worker:
         report: Listener,
         *,
         name: str,
+        pace: Pace = STANDARD,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random,
     ) -> None:
         self._settings = settings
+        self._pace = pace
         self._report = report
         self._clock = clock
         self._thread = DatabaseThread(database)
-        self._answers = Answers()
+        self._answers = Answers(pace.max_batch_characters)
         self._sender = Sender(vercel, credentials, settings, report, self._answers, clock, random)
-        self._leases = Leases(self._thread, self._sender, settings, report, name, clock)
-        self._settlement = Settlement(self._thread, self._answers, self._leases, settings, clock)
-        self._outbox = OutboxScan(min(settings.poll_interval, MAX_HOLDING_PAUSE_SECONDS))
+        self._leases = Leases(self._thread, self._sender, settings, pace, report, name, clock)
+        self._settlement = Settlement(self._thread, self._answers, self._leases, settings, pace, clock)
+        self._outbox = OutboxScan(min(settings.poll_interval, pace.max_holding_pause_seconds), pace.sweep_seconds)
         self._collection = Collection(
-            self._thread, self._outbox, self._leases, self._answers, settings, report, clock, self._settle
+            self._thread, self._outbox, self._leases, self._answers, settings, pace, report, clock, self._settle
         )
         self._settled_at = -math.inf
         self._pause = BUSY_PAUSE_SECONDS
@@ -165,12 +166,12 @@ class Worker:
         """Returns the pause. It grows while there is nothing to do, even with requests in flight: the end of a request wakes the worker."""
         limit = self._settings.poll_interval
         if self._leases:
-            limit = min(limit, MAX_HOLDING_PAUSE_SECONDS)
+            limit = min(limit, self._pace.max_holding_pause_seconds)
         if self._sender.has_turns_left:
             limit = min(limit, max(self._sender.wait(), BUSY_PAUSE_SECONDS))
         active_until = max(self._collection.found_at, self._settled_at) + ACTIVE_SECONDS
         if more or self._answers or self._clock() < active_until:
             self._pause = BUSY_PAUSE_SECONDS
         else:
-            self._pause = min(self._pause * 1.5, self._settings.poll_interval)
+            self._pause = min(self._pause_seconds * 1.5, self._settings.poll_interval)
         return min(self._pause, limit)

@@ -39,7 +39,7 @@ class Place:
         self.database: Database = open_database(url, name)
         fresh(self.database)
         self._event_floor = store.LOWEST_ID
-        self._due_floor: datetime = store.LONG_AGO
+        self._due_low_water: datetime = store.LONG_AGO
 
     def journey(self, events: int, how: tuple[Outcome, Decision] = DELIVERED, prefix: str = "db_") -> dict[str, float]:
         """Takes this number of events through all steps; returns the milliseconds that each step took."""
@@ -54,13 +54,13 @@ class Place:
             lease=LEASE,
             leased_by="benchmark",
             suspects=0,
-            due_floor=self._due_floor,
+            due_low_water=self._due_low_water,
         )
         claiming = time.perf_counter()
         assert sum(len(lease.deliveries) for lease in claimed.leased) == events
         self._settle(claimed.leased, how)
         settling = time.perf_counter()
-        self._event_floor, self._due_floor = collected.last_event_id, claimed.at
+        self._event_floor, self._due_low_water = collected.last_event_id, claimed.at
         laps = (collecting - began, claiming - collecting, settling - claiming)
         return {step: lap * 1000 for step, lap in zip(("collect", "claim", "settle"), laps, strict=True)}
 

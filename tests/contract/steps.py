@@ -21,7 +21,7 @@ LEASE = timedelta(seconds=60)
 ID = "icfg_1"
 DELIVERED = Decision(Action.DELIVERED)
 REJECTED = Decision(Action.BURY, DeadLetterReason.REJECTED)
-LONGEST = 60.0
+DEADLINE_SECONDS = 60.0
 """Timeout in seconds for something that happens at once on an idle machine."""
 Result = TypeVar("Result")
 
@@ -117,7 +117,7 @@ def in_background(step: Callable[[], Result]) -> Iterator[Future[Result]]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LONGEST
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "the condition has not become true in time"
         time.sleep(0.01)

@@ -25,7 +25,7 @@ from dispatcher.transport import Transport
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
-from tests.contract.steps import DELIVERED, ID, LEASE, LONGEST, claim, collect, count, deliver, settle, write
+from tests.contract.steps import DEADLINE_SECONDS, DELIVERED, ID, LEASE, claim, collect, count, deliver, settle, write
 
 CLOCK = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now', '{:+d} hours')",
@@ -118,7 +118,7 @@ def test_a_full_rate_window_does_not_delay_new_events_until_the_clock_has_caught
 async def test_a_running_worker_delivers_events_committed_after_the_clock_moved(
     database: Database, partner: Engine, hours: int
 ) -> None:
-    """Its floors, which follow the database's clock, do not hide events for long. Leased deliveries may be sent twice."""
+    """Its low-water marks, which follow the database's clock, do not hide events for long. Leased deliveries may be sent twice."""
     received: set[str] = set()
 
     async def receive(request: httpx.Request) -> httpx.Response:
@@ -129,11 +129,11 @@ async def test_a_running_worker_delivers_events_committed_after_the_clock_moved(
     for number in range(3):
         with partner.begin() as connection:
             write(connection, f"db_{number}")
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while f"db_{number}" not in received:
                 await asyncio.sleep(min(await worker.tick(), 0.02))
         worker._thread.database = moved(database, hours)
-    await worker.stop(LONGEST)
+    await worker.stop(DEADLINE_SECONDS)
     worker.close()
     assert count(database, delivery) == 0
 
@@ -171,7 +171,7 @@ async def test_a_worker_whose_own_clock_is_a_day_off_leases_by_the_databases_clo
     worker = hire(database, HttpxTransport(httpx.MockTransport(receive)), skew)
     with partner.begin() as connection:
         write(connection, "db_1")
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not leases or not worker.idle:
             await asyncio.sleep(min(await worker.tick(), 0.02))
     worker.close()

@@ -15,7 +15,7 @@ from dispatcher.inspection.checks.finding import Level
 from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network
 from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
-from tests.contract.steps import LONGEST
+from tests.contract.steps import DEADLINE_SECONDS
 
 CANARY = "CANARYtok_9f8e7d6c5b4a"
 KEY = "CANARYkey_1a2b3c"
@@ -36,7 +36,7 @@ def partner(bare_database: Database) -> Iterator[Database]:
 async def refusal(database: Database, query: str) -> str:
     opened = open_database(database.engine.url.render_as_string(hide_password=False), database.schema)
     query = f"{query} FROM canary_partner WHERE id = :installation_id"
-    credentials = QueryCredentials(opened, query, 60.0, deadline=LONGEST)
+    credentials = QueryCredentials(opened, query, 60.0, deadline=DEADLINE_SECONDS)
     with pytest.raises(CredentialsUnavailable) as refused:
         await credentials.token("icfg_1")
     await credentials.aclose()

@@ -21,7 +21,7 @@ from dispatcher.telemetry import Report
 from dispatcher.worker.database_thread import DatabaseThread
 from tests.contract.databases import on_servers
 from tests.contract.proxy import proxy_before
-from tests.contract.steps import LONGEST, write
+from tests.contract.steps import DEADLINE_SECONDS, write
 
 LOCK = {"postgresql": "LOCK TABLE {}vercel_outbox", "mysql": "LOCK TABLES vercel_outbox WRITE"}
 SHORT = 0.5
@@ -36,10 +36,10 @@ async def test_behind_a_proxy_that_has_fallen_silent(database: Database, partner
         write(connection, "db_1")
     with proxy_before(database.engine.url) as (proxy, url):
         behind = open_database(url.render_as_string(hide_password=False), database.schema)
-        thread = DatabaseThread(behind, deadline=LONGEST)
+        thread = DatabaseThread(behind, deadline=DEADLINE_SECONDS)
         assert (await thread.run(store.look, store.LOWEST_ID, store.LONG_AGO)).to_collect
         proxy.fall_silent()
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             with pytest.raises(DBAPIError) as failed:
                 await thread.run_within(SHORT, store.collect, 500)
             assert is_unreachable(failed.value)
@@ -60,12 +60,12 @@ async def test_housekeeping_behind_a_proxy_that_has_fallen_silent(
         behind = open_database(url.render_as_string(hide_password=False), database.schema)
         reports: list[Report] = []
         patient, hasty = (
-            Housekeeping(behind, Settings(), reports.append, deadline=seconds) for seconds in (LONGEST, SHORT)
+            Housekeeping(behind, Settings(), reports.append, deadline=seconds) for seconds in (DEADLINE_SECONDS, SHORT)
         )
         await step(patient)
         proxy.fall_silent()
         told = reports.copy()
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             with pytest.raises(DBAPIError) as failed:
                 await step(hasty)
             assert is_unreachable(failed.value)
@@ -110,7 +110,7 @@ async def test_a_start_and_a_drain_end_with_an_error(
     monkeypatch.setattr("dispatcher.service.composition.DatabaseThread", partial(DatabaseThread, deadline=STARTED))
     with proxy_before(database.engine.url) as (proxy, url):
         proxy.fall_silent_at(last_word)
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             with pytest.raises(DBAPIError) as failed:
                 await main(settings_for(database, url))
         assert is_unreachable(failed.value)
@@ -123,11 +123,11 @@ async def test_a_step_that_waits_for_another_does_not_use_up_its_time(
     cut: list[int] = []
     monkeypatch.setattr(database, "cut_connections", cut.append)
     go_on, thread = threading.Event(), DatabaseThread(database)
-    first = asyncio.create_task(thread.run(lambda _: go_on.wait(LONGEST)))
+    first = asyncio.create_task(thread.run(lambda _: go_on.wait(DEADLINE_SECONDS)))
     second = asyncio.create_task(thread.run_within(SHORT, store.look, store.LOWEST_ID, store.LONG_AGO))
     await asyncio.wait([second], timeout=3 * SHORT)
     go_on.set()
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         assert await first
         assert not (await second).to_collect
     assert cut == []
@@ -139,7 +139,7 @@ async def test_while_somebody_keeps_the_outbox_locked(database: Database, partne
     """On PostgreSQL the server sets no limit for a look."""
     thread = DatabaseThread(database)
     schema = f"{database.schema}." if database.schema else ""
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         with partner.connect() as connection:
             connection.exec_driver_sql(LOCK[database.dialect.name].format(schema))
             with pytest.raises(DBAPIError):
@@ -169,7 +169,7 @@ async def test_on_sqlite_a_statement_is_interrupted(database: Database) -> None:
             return connection.exec_driver_sql(endless).scalar_one()
 
     thread = DatabaseThread(database)
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         with pytest.raises(DBAPIError, match="interrupted"):
             await thread.run_within(SHORT, count)
     thread.close()

@@ -221,15 +221,13 @@ def test_an_unresolved_dead_letter_comes_with_advice(database: Database, partner
     assert ADVICE[DeadLetterReason.REJECTED] in the_next(database).said
 
 
-def test_without_an_index_only_a_limited_number_of_rows_is_scanned(
-    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_an_index_only_a_limited_number_of_rows_is_scanned(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
     with partner.begin() as connection:
         write(connection, "db_1", "db_2", "db_2")
     assert explained(database, "db_1").complete
-    monkeypatch.setattr("dispatcher.inspection.explanation.MAX_SCANNED_ROWS", 1)
-    found = explained(database, "db_1")
+    found = explain(database, "db_1", GRACES, 99, scan_limit=1)
+    assert found is not None
     assert not found.complete
     assert "event 3 was written" in [entry.said for entry in found.happened]
 

@@ -23,7 +23,7 @@ from dispatcher.worker.worker import Worker
 from tests.conftest import not_tested
 from tests.contract.proxy import Proxy
 from tests.contract.servers import MARIADB, own_mariadb
-from tests.contract.steps import LONGEST, write
+from tests.contract.steps import DEADLINE_SECONDS, write
 
 pytestmark = pytest.mark.gate
 
@@ -50,7 +50,9 @@ class Pair:
         with self.primary.connect() as connection:
             position = connection.exec_driver_sql("SELECT @@gtid_binlog_pos").scalar_one()
         with self.replica.connect() as connection:
-            reached = connection.exec_driver_sql(f"SELECT MASTER_GTID_WAIT('{position}', {LONGEST})").scalar_one()
+            reached = connection.exec_driver_sql(
+                f"SELECT MASTER_GTID_WAIT('{position}', {DEADLINE_SECONDS})"
+            ).scalar_one()
         assert reached == 0
 
     def promote_replica(self) -> None:
@@ -107,7 +109,7 @@ async def deliver_through_a_failover(pair: Pair) -> Receiver:
     worker = Worker(database, vercel, StaticCredentials(SecretStr("t0ken")), settings, lambda _report: None, name="one")
 
     async def until(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while not condition():
                 try:
                     await worker.tick()
@@ -129,7 +131,7 @@ async def deliver_through_a_failover(pair: Pair) -> Receiver:
     receiver.answers["db_1"].set()
     receiver.answers["db_0"].set()
     await until(lambda: worker.idle and not ids_of(pair.replica))
-    await worker.stop(LONGEST)
+    await worker.stop(DEADLINE_SECONDS)
     worker.close()
     database.close()
     return receiver

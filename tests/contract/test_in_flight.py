@@ -16,7 +16,7 @@ from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
-from tests.contract.steps import LONGEST, count, write
+from tests.contract.steps import DEADLINE_SECONDS, count, write
 
 pytestmark = pytest.mark.varies
 
@@ -53,7 +53,7 @@ class Receiver:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not await condition():
             await asyncio.sleep(0.01)
 
@@ -77,7 +77,7 @@ async def test_a_commit_while_a_request_is_in_flight_is_followed_by_another_requ
         return worker.idle and count(database, delivery) + count(database, outbox) == 0
 
     await until(is_delivered)
-    await worker.stop(LONGEST)
+    await worker.stop(DEADLINE_SECONDS)
     worker.close()
     assert len(receiver.seen) == 2
     assert receiver.seen[-1] == receiver.committed == 2

@@ -48,23 +48,23 @@ def test_an_installation_due_at_this_moment_is_claimed(database: Database, partn
     still = standing(database)
     collect(still, partner, "db_1")
     assert store.look(still, store.LOWEST_ID, still.now()) == store.Work(to_collect=False, to_claim=True)
-    (leased,) = claim_one(still, due_floor=still.now()).leased
+    (leased,) = claim_one(still, due_low_water=still.now()).leased
     assert [one.subject.resource_id for one in leased.deliveries] == ["db_1"]
 
 
-def test_an_installation_due_below_the_floor_or_later_is_ignored(database: Database, partner: Engine) -> None:
+def test_an_installation_due_below_the_mark_or_later_is_ignored(database: Database, partner: Engine) -> None:
     still = standing(database)
     collect(still, partner, "db_1")
     tick = timedelta(milliseconds=1)
     assert not store.look(still, store.LOWEST_ID, still.now() + tick).to_claim
-    assert claim_one(still, due_floor=still.now() + tick).leased == ()
+    assert claim_one(still, due_low_water=still.now() + tick).leased == ()
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(due_at=still.now() + tick))
     assert not store.look(still, store.LOWEST_ID, store.LONG_AGO).to_claim
     assert claim_one(still).leased == ()
 
 
-def test_a_look_sees_only_the_events_above_its_floor(database: Database, partner: Engine) -> None:
+def test_a_look_sees_only_the_events_above_its_mark(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     (leased,) = claim(database)
     last = leased.deliveries[0].last_event_id

@@ -22,7 +22,7 @@ from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
 from tests.contract.row_locks import locked_by_another, with_row_locks
-from tests.contract.steps import DELIVERED, LEASE, LONGEST, claim, collect, count, settle, write
+from tests.contract.steps import DEADLINE_SECONDS, DELIVERED, LEASE, claim, collect, count, settle, write
 
 pytestmark = pytest.mark.varies
 
@@ -141,7 +141,7 @@ class Rig:
         self.gate = asyncio.Event()
         self.gate.set()
         settings = Settings(vercel_token=SecretStr("t0ken"), poll_interval=0.02)
-        vercel = Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), LONGEST)
+        vercel = Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), DEADLINE_SECONDS)
         token = StaticCredentials(SecretStr("t0ken"))
         self.worker = Worker(database, vercel, token, settings, self.reports.append, name="one")
 
@@ -155,7 +155,7 @@ class Rig:
     async def until(self, condition: Callable[[], object]) -> int:
         """Ticks until the condition holds; returns the number of ticks."""
         ticks = 0
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while not condition():
                 await self.worker.tick()
                 await asyncio.sleep(0.005)
@@ -239,7 +239,7 @@ async def test_a_worker_that_stops_meanwhile_tries_once_more(
     with locked(partner, impatient):
         rig.gate.set()
         await rig.until(lambda: rig.worker._leases.locked.has(LOCKED, 0.0))
-    await rig.worker.stop(LONGEST)
+    await rig.worker.stop(DEADLINE_SECONDS)
     assert rig.worker.idle
     assert count(database, delivery) == 0
 

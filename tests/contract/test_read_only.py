@@ -15,7 +15,7 @@ from dispatcher.service import service
 from dispatcher.service.housekeeping import Housekeeping
 from tests.conftest import not_tested
 from tests.contract.servers import MARIADB, own_mariadb
-from tests.contract.steps import LONGEST
+from tests.contract.steps import DEADLINE_SECONDS
 from tests.worker.test_service import answers, running
 
 USER = "CREATE USER dispatcher@'%%'; GRANT ALL ON test.* TO dispatcher@'%%'"
@@ -29,7 +29,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def gives(client: httpx.AsyncClient, reason: str) -> None:
     """Waits until the service gives this reason for not being ready."""
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
             answer = await client.get("/readyz")
             if reason in str(answer.json()["reason"]):

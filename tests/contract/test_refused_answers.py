@@ -21,7 +21,7 @@ from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_sqlite
 from tests.contract.servers import narrow_database
-from tests.contract.steps import LONGEST, write
+from tests.contract.steps import DEADLINE_SECONDS, write
 
 BAD = "db_bad"
 WITH_A_DASH = httpx.Response(400, json={"error": {"code": "bad_request", "message": "no – never"}})
@@ -56,7 +56,7 @@ async def deliver(database: Database, done: Callable[[], bool]) -> int:
         write(connection, "db_1", BAD, "db_2")
         write(connection, "db_3", installation_id="icfg_2")
     worker, raised = worker_on(database), 0
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not done():
             try:
                 await worker.tick()

@@ -19,14 +19,15 @@ from dispatcher.service.sleeper import (
     UNARMED_PAUSE_SECONDS,
     Sleeper,
 )
-from dispatcher.worker import low_water as floor
 from dispatcher.worker.low_water import LAG_SECONDS
+from dispatcher.worker.pace import Pace
 from dispatcher.worker.worker import BUSY_PAUSE_SECONDS
 from tests.contract.steps import write
-from tests.contract.test_floor import Moved
+from tests.contract.test_low_water import ClockedWorker
 
 LONG = 3_600.0
 SOON = 60.0
+"""A slow machine must not look like a broken connection."""
 RINGS = 300
 CHANNEL = "'vercel_outbox_' || CAST('{}' AS regclass)::oid"
 SERVERS = ["postgresql", pytest.param("postgresql-schema", marks=pytest.mark.variant)]
@@ -34,12 +35,6 @@ END_LISTENERS = """SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_databa
 WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"""
 
 pytestmark = [pytest.mark.parametrize("server", SERVERS, indirect=True), pytest.mark.varies]
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow machine must not look like a broken connection."""
-    monkeypatch.setattr("dispatcher.database.notifier.ANSWER_SECONDS", SOON)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +47,7 @@ def trigger(database: Database) -> None:
 @pytest.fixture
 async def notifiers(database: Database) -> AsyncIterator[tuple[Notifier, Notifier]]:
     """The notifiers of two dispatchers."""
-    both = await Notifier.connect(database), await Notifier.connect(database)
+    both = await Notifier.connect(database, SOON), await Notifier.connect(database, SOON)
     yield both
     for notifier in both:
         await notifier.close()
@@ -143,7 +138,9 @@ class Night:
         self.during_tick: Callable[[], None] = lambda: None
         self.warnings: list[str] = []
         self.sweeps = 0
-        self.sleeper = Sleeper(database, self._tick, self._sweep, self.warnings.append, clock=lambda: self.now)
+        self.sleeper = Sleeper(
+            database, self._tick, self._sweep, self.warnings.append, answer_seconds=SOON, clock=lambda: self.now
+        )
 
     async def _tick(self) -> float:
         self.ticks += 1
@@ -216,7 +213,9 @@ async def test_who_rings_for_nothing_is_answered_at_once_and_then_no_sooner_than
 async def test_an_event_is_found_in_a_storm_of_rings_that_costs_no_more_looks_than_polling(
     night: Night, database: Database, partner: Engine
 ) -> None:
-    night.sleeper = Sleeper(database, night._tick, night._sweep, night.warnings.append)  # with the real clock
+    night.sleeper = Sleeper(
+        database, night._tick, night._sweep, night.warnings.append, answer_seconds=SOON
+    )  # with the real clock
     found: list[int] = []
 
     def look() -> None:
@@ -296,9 +295,16 @@ class Sleepy:
     """A worker that sleeps until it is notified. The test moves its clock in leaps, and its regular sweep never happens."""
 
     def __init__(self, database: Database, partner: Engine, watch: Notifier) -> None:
-        self._moved = Moved(database, poll_interval=LONG)
+        self._moved = ClockedWorker(database, Pace(sweep_seconds=1e9), poll_interval=LONG)
         worker = self._moved.worker
-        self.sleeper = Sleeper(database, worker.tick, worker.sweep, lambda _why: None, clock=lambda: self._moved.now)
+        self.sleeper = Sleeper(
+            database,
+            worker.tick,
+            worker.sweep,
+            lambda _why: None,
+            answer_seconds=SOON,
+            clock=lambda: self._moved.now,
+        )
         self._partner = partner
         self._watch = watch
 
@@ -336,10 +342,7 @@ class Sleepy:
 
 
 @pytest.fixture
-async def sleepy(
-    database: Database, partner: Engine, notifiers: tuple[Notifier, Notifier], monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sleepy]:
-    monkeypatch.setattr(floor, "SWEEP_SECONDS", 1e9)
+async def sleepy(database: Database, partner: Engine, notifiers: tuple[Notifier, Notifier]) -> AsyncIterator[Sleepy]:
     made = Sleepy(database, partner, notifiers[0])
     yield made
     await made.close()

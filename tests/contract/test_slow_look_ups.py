@@ -18,7 +18,7 @@ from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_servers
-from tests.contract.steps import LONGEST, write
+from tests.contract.steps import DEADLINE_SECONDS, write
 
 FOREVER_SECONDS = 3_600
 """Longer than any test waits."""
@@ -50,7 +50,7 @@ async def hasty(database: Database) -> AsyncIterator[QueryCredentials]:
 
 @pytest.mark.varies
 async def test_a_look_up_ends_at_its_deadline_and_its_thread_is_free_for_the_next(hasty: QueryCredentials) -> None:
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         with pytest.raises(CredentialsUnavailable, match=r"gave no answer within 300ms, which is DISPATCHER_REQUEST_"):
             await hasty.token("icfg_slow_0")
         while not hasty.is_at_hand("icfg_quick_0"):  # on a busy machine connecting may take longer than SHORT_SECONDS
@@ -63,7 +63,7 @@ async def test_a_look_up_that_finds_no_thread_ends_at_its_deadline_too(hasty: Qu
     free = threading.Event()
     hasty._executor.submit(free.wait)
     try:
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             with pytest.raises(CredentialsUnavailable, match="gave no answer within"):
                 await hasty.token("icfg_quick_0")
     finally:
@@ -116,7 +116,7 @@ async def test_while_look_ups_hang_all_others_are_delivered(database: Database, 
 
 async def until(condition: Callable[[], object], worker: Worker) -> None:
     """Ticks until the condition holds."""
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not condition():
             await worker.tick()
             await asyncio.sleep(0.005)

@@ -22,7 +22,7 @@ from dispatcher.telemetry import Report
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
-from tests.contract.steps import LONGEST, count, write
+from tests.contract.steps import DEADLINE_SECONDS, count, write
 
 MAX_STATEMENTS_PER_SECOND = 10
 MEASURED_SECONDS = 2.0
@@ -38,8 +38,8 @@ class Slow:
         self.gate = asyncio.Event()
         self.statements = 0
         sa.event.listen(database.engine, "before_cursor_execute", self._count)
-        vercel = Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), LONGEST)
-        settings = Settings(vercel_token=SecretStr("t0ken"), request_timeout=LONGEST, lease=3_600)
+        vercel = Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), DEADLINE_SECONDS)
+        settings = Settings(vercel_token=SecretStr("t0ken"), request_timeout=DEADLINE_SECONDS, lease=3_600)
         token = StaticCredentials(SecretStr("t0ken"))
         self.reports: list[Report] = []
         self.worker = Worker(database, vercel, token, settings, self.reports.append, name="one")
@@ -62,19 +62,19 @@ class Slow:
             yield
         finally:
             self.gate.set()
-            await self.worker.stop(LONGEST)
+            await self.worker.stop(DEADLINE_SECONDS)
             scheduler.stop()
             self.worker.close()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while not condition():
                 await asyncio.sleep(0.02)
 
     async def until_it_is_quiet(self) -> None:
         """Waits until there are few statements for a while."""
         rate = float("inf")
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while rate > MAX_STATEMENTS_PER_SECOND:
                 began, before = time.monotonic(), self.statements
                 await asyncio.sleep(MEASURED_SECONDS)

@@ -22,9 +22,9 @@ from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_durable
 from tests.contract.steps import (
+    DEADLINE_SECONDS,
     ID,
     LEASE,
-    LONGEST,
     claim,
     collect,
     commits,
@@ -146,7 +146,7 @@ class Lives:
 
     async def run(self) -> None:
         """Runs dispatchers until everything is delivered or buried."""
-        async with asyncio.timeout(2 * LONGEST):
+        async with asyncio.timeout(2 * DEADLINE_SECONDS):
             while count(self._database, delivery):
                 self._dead, worker = False, self._hire()
                 while not self._dead and not (worker.idle and not count(self._database, delivery)):

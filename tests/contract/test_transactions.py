@@ -24,7 +24,7 @@ from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_mysql, on_postgresql, on_servers, on_sqlite
 from tests.contract.steps import (
-    LONGEST,
+    DEADLINE_SECONDS,
     claim,
     count,
     in_background,
@@ -97,7 +97,7 @@ def test_who_waits_for_a_row_gives_up(hasty: Database, database: Database, partn
             in_background(lambda: hasty.transact(lambda connection: touch(connection, "a"))) as waiting,
             pytest.raises(DBAPIError) as failed,
         ):
-            waiting.result(LONGEST)
+            waiting.result(DEADLINE_SECONDS)
     assert hasty.dialect.is_transient(failed.value)
 
 
@@ -230,10 +230,10 @@ def test_the_victim_of_a_deadlock_tries_its_whole_transaction_again(
         for id_ in "bcdefgh":  # MySQL cancels the transaction that has written less
             touch(other, id_)
         with in_background(lambda: database.transact(step)) as victim:
-            assert has_a.wait(LONGEST)
+            assert has_a.wait(DEADLINE_SECONDS)
             touch(other, "a")
             other.commit()
-            victim.result(LONGEST)
+            victim.result(DEADLINE_SECONDS)
     assert refused == ["40P01" if database.dialect.name == "postgresql" else 1213]
     assert (failures(database)["a"], failures(database)["b"]) == (2, 2)
 
@@ -253,7 +253,7 @@ def test_a_lock_that_came_too_late_is_waited_for_again_with_the_whole_transactio
         with in_background(lambda: hasty.transact(step)) as waiting:
             until(lambda: refused)
             holder.commit()
-            waiting.result(LONGEST)
+            waiting.result(DEADLINE_SECONDS)
     assert set(refused) == {"55P03" if database.dialect.name == "postgresql" else 1205}
     assert failures(database) == {"a": 1, "b": 2}
 
@@ -286,7 +286,7 @@ def test_a_busy_database_is_asked_again(hasty: Database, database: Database, ref
         with in_background(lambda: hasty.transact(lambda connection: touch(connection, "a"))) as waiting:
             until(lambda: refused)
             holder.commit()
-            waiting.result(LONGEST)
+            waiting.result(DEADLINE_SECONDS)
     assert set(refused) == {"SQLITE_BUSY"}
     assert failures(database) == {"a": 2}
 
@@ -335,10 +335,10 @@ async def test_no_request_is_made_inside_a_transaction(database: Database, partn
     token = StaticCredentials(SecretStr("t0ken"))
     worker = Worker(database, vercel, token, settings, lambda _report: None, name="one")
     await worker.tick()
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while len(alone) < 2:
             await asyncio.sleep(0.01)
-    await worker.stop(LONGEST)
+    await worker.stop(DEADLINE_SECONDS)
     worker.close()
     assert alone == [0, 0]
     assert [count(database, table) for table in (outbox, delivery)] == [0, 0]

@@ -16,7 +16,7 @@ from dispatcher.telemetry import Report, Stranded
 from dispatcher.transport import Network, Transport, open_transport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
-from tests.contract.steps import LONGEST, count, write
+from tests.contract.steps import DEADLINE_SECONDS, count, write
 
 LIMIT = RateLimit(20, 1.0)
 
@@ -44,10 +44,10 @@ async def deliver(database: Database, sandbox: Sandbox, limit: RateLimit | None)
     async def work(worker: Worker) -> None:
         while await asyncio.to_thread(lambda: count(database, delivery) + count(database, outbox)):
             await asyncio.sleep(min(await worker.tick(), 0.02))
-        await worker.stop(LONGEST)
+        await worker.stop(DEADLINE_SECONDS)
         worker.close()
 
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         await asyncio.gather(*map(work, workers))
     await transport.aclose()
     return reports

@@ -14,7 +14,17 @@ from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import VERSION_TABLE, attempt, dead_letter, delivery, installation, metadata, outbox
 from tests.contract.databases import on_mysql, on_servers
-from tests.contract.steps import ID, LONGEST, REJECTED, claim, deliver, in_background, settle, stays_blocked, write
+from tests.contract.steps import (
+    DEADLINE_SECONDS,
+    ID,
+    REJECTED,
+    claim,
+    deliver,
+    in_background,
+    settle,
+    stays_blocked,
+    write,
+)
 
 pytestmark = pytest.mark.varies
 
@@ -115,7 +125,7 @@ def test_the_next_waits_until_the_revision_is_committed(bare_database: Database,
 
 
 def test_one_that_opens_a_new_file_waits_for_whoever_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sqlite, "lock_seconds", LONGEST)
+    monkeypatch.setattr(Sqlite, "lock_seconds", DEADLINE_SECONDS)
     file = tmp_path / "new.db"
     first = sqlite3.connect(file, isolation_level=None)
     first.execute(

@@ -85,7 +85,7 @@ class Machine(RuleBasedStateMachine):
         self.events = events
         self.truth = Truth()
         self.now = timedelta(0)
-        self.floor = store.LOWEST_ID
+        self.low_water = store.LOWEST_ID
         self.writers: list[Writer] = []
         self.held: list[Held] = []
 
@@ -146,10 +146,10 @@ class Machine(RuleBasedStateMachine):
 
     @step(when=lambda machine: machine.tables.outbox and machine.may_write(), shares=2)
     def collect(self, draw: Draw) -> None:
-        """Collects from the floor on, as between two sweeps, or from the lowest id on."""
-        floor, delay = draw([store.LOWEST_ID, self.floor]), timedelta(seconds=draw([0.0, LATER_SECONDS]))
-        collected = store.collect(self.database, draw([500, 1]), floor, delay)
-        self.floor = max(self.floor, collected.last_event_id or self.floor)
+        """Collects from the low-water mark on, as between two sweeps, or from the lowest id on."""
+        low_water, delay = draw([store.LOWEST_ID, self.low_water]), timedelta(seconds=draw([0.0, LATER_SECONDS]))
+        collected = store.collect(self.database, draw([500, 1]), low_water, delay)
+        self.low_water = max(self.low_water, collected.last_event_id or self.low_water)
 
     @step(when=lambda machine: machine.held and machine.may_write())
     def pull(self, draw: Draw) -> None:

@@ -21,7 +21,7 @@ PROXY_CANARY = "s3cret-of-the-pr0xy"
 LOGIN = f"me:{PROXY_CANARY}/@"
 QUOTED_LOGIN = f"me:{PROXY_CANARY}%2F%40"
 DELIVERED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
-LONGEST = 60.0
+DEADLINE_SECONDS = 60.0
 """Seconds within which even a busy machine does what an idle one does at once."""
 Step = bytes | float
 
@@ -110,7 +110,7 @@ async def running(*answer: Step, keep_alive: bool = False, tls: ssl.SSLContext |
         yield server
 
 
-async def send(transport: Transport, url: str, timeout: float = LONGEST) -> Outcome:
+async def send(transport: Transport, url: str, timeout: float = DEADLINE_SECONDS) -> Outcome:
     return await Vercel(url, transport, timeout).send("icfg_1", BODY, SecretStr(CANARY))
 
 

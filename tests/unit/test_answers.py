@@ -11,6 +11,7 @@ from dispatcher.store import LONG_AGO, Answer, Delivery
 from dispatcher.worker.answers import Answers
 
 LIMIT = 3
+MAX_CHARACTERS = 10
 BURY = Decision(Action.BURY, DeadLetterReason.REJECTED)
 
 
@@ -18,7 +19,7 @@ def waiting(*errors: str | None) -> Answers:
     """Returns one waiting answer for each of these texts."""
     subject = Subject("icfg_1", "resource.updated", "db_1")
     delivery = Delivery("key", subject, None, None, 1, 1, 1, LONG_AGO, "version", 0, None)
-    answers = Answers()
+    answers = Answers(MAX_CHARACTERS)
     for error in errors:
         answers.add(Answer(delivery, "token", Outcome(OutcomeKind.REJECTED, error=error), BURY))
     return answers
@@ -28,7 +29,7 @@ def waiting(*errors: str | None) -> Answers:
     ("errors", "batch"),
     [
         ((None,) * 4, LIMIT),
-        (("four", "four", "four"), 2),  # ten characters at most
+        (("four", "four", "four"), 2),
         (("six ch", "four", "four"), 2),
         (("six ch", "five ", None), 1),
         ((None, "six ch", "five "), 2),
@@ -37,9 +38,8 @@ def waiting(*errors: str | None) -> Answers:
     ],
 )
 def test_a_batch_has_neither_too_many_answers_nor_too_much_text_but_at_least_one_answer(
-    monkeypatch: pytest.MonkeyPatch, errors: Sequence[str | None], batch: int
+    errors: Sequence[str | None], batch: int
 ) -> None:
-    monkeypatch.setattr("dispatcher.worker.answers.MAX_TEXT_LENGTH", 10)
     assert len(waiting(*errors).batch(LIMIT)) == batch
 
 

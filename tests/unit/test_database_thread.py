@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.worker.database_thread import DatabaseThread
 
-LONGEST = 30.0
+DEADLINE_SECONDS = 30.0
 """A busy machine must finish within this time what an idle one does immediately."""
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 
@@ -31,19 +31,19 @@ class Step:
 
     def __call__(self, _database: Database) -> str:
         self.begun.set()
-        self.go_on.wait(LONGEST)
+        self.go_on.wait(DEADLINE_SECONDS)
         self.ended.set()
         return "done"
 
     async def until_begun(self) -> None:
-        assert await asyncio.to_thread(self.begun.wait, LONGEST)
+        assert await asyncio.to_thread(self.begun.wait, DEADLINE_SECONDS)
 
 
 async def test_the_result_and_the_error_of_a_step_reach_the_caller(database: Database) -> None:
     thread = DatabaseThread(database)
     assert await thread.run(lambda argument, number: (argument is database, number), 7) == (True, 7)
     with pytest.raises(ZeroDivisionError):
-        await thread.run_within(LONGEST, lambda _database: 1 / 0)
+        await thread.run_within(DEADLINE_SECONDS, lambda _database: 1 / 0)
     thread.close()
 
 
@@ -55,10 +55,10 @@ async def test_closing_cuts_the_connection_that_a_step_waits_for(database: Datab
             begun.set()
             return connection.exec_driver_sql(ENDLESS).scalar_one()
 
-    thread = DatabaseThread(database, deadline=10 * LONGEST)
+    thread = DatabaseThread(database, deadline=10 * DEADLINE_SECONDS)
     counting = asyncio.create_task(thread.run(count))
-    assert await asyncio.to_thread(begun.wait, LONGEST)
-    async with asyncio.timeout(LONGEST):
+    assert await asyncio.to_thread(begun.wait, DEADLINE_SECONDS)
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not counting.done():  # a connection that is not in use yet cannot be cut
             thread.close()
             await asyncio.sleep(0.01)
@@ -99,6 +99,6 @@ async def test_closing_leaves_no_thread_behind(database: Database) -> None:
     used = await thread.run(lambda _database: threading.current_thread())
     assert used.is_alive()
     thread.close()
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while used.is_alive():
             await asyncio.sleep(0.001)

@@ -49,7 +49,7 @@ async def test_check_blames_the_proxy_that_does_not_connect(port: int, monkeypat
     assert PROXY_CANARY not in found.what
 
 
-async def test_check_tells_what_speaks_no_tls_and_what_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_check_tells_what_speaks_no_tls_and_what_does_not_answer() -> None:
     async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
         await close(writer)
@@ -59,10 +59,9 @@ async def test_check_tells_what_speaks_no_tls_and_what_does_not_answer(monkeypat
         settings = Settings(vercel_base_url=f"https://127.0.0.1:{port}")
         (found,) = await asyncio.to_thread(check_base_url, settings, Network())
     assert found.what.endswith("it does not speak TLS; DISPATCHER_VERCEL_BASE_URL may be wrong")
-    monkeypatch.setattr("dispatcher.inspection.checks.endpoint.TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = Settings(vercel_base_url=f"https://127.0.0.1:{silent.getsockname()[1]}")
-        (found,) = check_base_url(settings, Network())
+        (found,) = check_base_url(settings, Network(), timeout=0.1)
     assert found.level is Level.PROBLEM
     assert "no answer within 0.1 s" in found.what
     assert "DISPATCHER_TRUST_ENV_PROXY=true" in found.what

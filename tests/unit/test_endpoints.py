@@ -65,7 +65,7 @@ async def test_it_is_ready_while_ticks_go_through_and_otherwise_gives_the_reason
     ops.report(WritesAccepted())
     assert await readiness() == (200, None)
     ops.now = READY_SECONDS
-    assert await readiness() == (503, "the last tick went through 30 s ago")
+    assert await readiness() == (503, "the last tick succeeded 30 s ago")
     ops.health.stopping = True
     assert await readiness() == (503, "the service is stopping")
 

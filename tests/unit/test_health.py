@@ -12,4 +12,4 @@ def test_with_a_long_poll_interval_ticks_may_be_rare() -> None:
     health(Ticked(0))
     assert (health.live, health.why_not_ready) == (True, None)
     assert not health.live
-    assert "the last tick went through" in str(health.why_not_ready)
+    assert "the last tick succeeded" in str(health.why_not_ready)

@@ -2,21 +2,22 @@
 
 import pytest
 
-from dispatcher.worker.low_water import LAG_SECONDS, SWEEP_SECONDS, LowWaterMark
+from dispatcher.worker.low_water import LAG_SECONDS, LowWaterMark
 
+SWEEP_SECONDS = 5.0
 BOTTOM = -100
 
 
 @pytest.fixture
 def mark() -> LowWaterMark[int]:
     """A mark whose last sweep was at 0."""
-    made = LowWaterMark(BOTTOM)
+    made = LowWaterMark(BOTTOM, SWEEP_SECONDS)
     made.swept(0.0)
     return made
 
 
 def test_the_first_scan_begins_at_the_bottom() -> None:
-    assert LowWaterMark(BOTTOM).at(0.0) == BOTTOM
+    assert LowWaterMark(BOTTOM, SWEEP_SECONDS).at(0.0) == BOTTOM
 
 
 def test_it_follows_the_passed_positions_with_its_lag(mark: LowWaterMark[int]) -> None:

@@ -21,9 +21,9 @@ from dispatcher.transport.portable import PortableTransport
 from dispatcher.transport.reqwest import PyreqwestTransport
 from tests.conftest import not_tested
 from tests.unit.raw_server import (
+    DEADLINE_SECONDS,
     DELIVERED,
     LOGIN,
-    LONGEST,
     PROXY_CANARY,
     QUOTED_LOGIN,
     answer,
@@ -202,7 +202,7 @@ async def test_a_form_goes_through_the_proxy_and_its_password_to_the_proxy_alone
     ):
         monkeypatch.setenv("HTTPS_PROXY", f"http://{QUOTED_LOGIN}@127.0.0.1:{proxy.port}")
         async with opened(opening, Network(ca_file, trust_env_proxy=True)) as transport:
-            assert await post_form(transport, server.url, {}, timeout=LONGEST, limit=10) == (200, b"{}")
+            assert await post_form(transport, server.url, {}, timeout=DEADLINE_SECONDS, limit=10) == (200, b"{}")
     assert len(proxy.heads) == 1
     assert b"roxy" not in server.requests[0]
 

@@ -4,9 +4,10 @@ import pytest
 
 from dispatcher import store
 from dispatcher.store import Collected
-from dispatcher.worker.low_water import LAG_SECONDS, SWEEP_SECONDS
+from dispatcher.worker.low_water import LAG_SECONDS
 from dispatcher.worker.outbox_scan import OutboxScan
 
+SWEEP_SECONDS = 5.0
 RETRY = 0.2
 LEFT = Collected(last_event_id=500, left=500, full=True)
 MOVED = Collected(events=500, last_event_id=1_000, full=True)
@@ -16,7 +17,7 @@ NOTHING = Collected()
 @pytest.fixture
 def scan() -> OutboxScan:
     """A scan that reached its end at 0."""
-    made = OutboxScan(RETRY)
+    made = OutboxScan(RETRY, SWEEP_SECONDS)
     made.found_nothing(0.0)
     return made
 

@@ -9,7 +9,7 @@ from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCreden
 from dispatcher.credentials.query import QueryCredentials
 from dispatcher.database.transactions import open_database
 from dispatcher.settings.settings import SettingsError
-from tests.unit.raw_server import LONGEST
+from tests.unit.raw_server import DEADLINE_SECONDS
 
 
 async def test_a_query_is_kept_until_refreshed(tmp_path: Path) -> None:
@@ -18,7 +18,9 @@ async def test_a_query_is_kept_until_refreshed(tmp_path: Path) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE t (id TEXT, token TEXT)")
         connection.exec_driver_sql("INSERT INTO t VALUES ('a', 'one'), ('n', NULL), ('d', 'x'), ('d', 'y')")
-    credentials = QueryCredentials(database, "SELECT token FROM t WHERE id = :installation_id", 60.0, deadline=LONGEST)
+    credentials = QueryCredentials(
+        database, "SELECT token FROM t WHERE id = :installation_id", 60.0, deadline=DEADLINE_SECONDS
+    )
     assert not credentials.is_at_hand("a")
     assert (await credentials.token("a")).get_secret_value() == "one"
     assert credentials.is_at_hand("a")
@@ -33,7 +35,9 @@ async def test_a_query_is_kept_until_refreshed(tmp_path: Path) -> None:
     for installation in ("none", "n", "d"):
         with pytest.raises(NoCredential):
             await credentials.token(installation)
-    wrong = QueryCredentials(database, "SELECT x FROM nowhere WHERE id = :installation_id", 1.0, deadline=LONGEST)
+    wrong = QueryCredentials(
+        database, "SELECT x FROM nowhere WHERE id = :installation_id", 1.0, deadline=DEADLINE_SECONDS
+    )
     with pytest.raises(CredentialsUnavailable):
         await wrong.token("a")
     await wrong.aclose()

@@ -18,7 +18,7 @@ from dispatcher.transport import Network, Request, Transport, TransportFailed, o
 from dispatcher.transport.portable import PortableTransport
 from dispatcher.transport.reqwest import PyreqwestTransport
 from dispatcher.vercel.client import Vercel
-from tests.unit.raw_server import BODY, CANARY, DELIVERED, LONGEST, Step, answer, running, send
+from tests.unit.raw_server import BODY, CANARY, DEADLINE_SECONDS, DELIVERED, Step, answer, running, send
 
 MEGABYTE = 1_000_000
 ENDLESS = 3_600.0
@@ -93,7 +93,7 @@ async def test_headers_of_a_success_are_read(transport: Transport) -> None:
 async def test_only_the_headers_that_a_request_names_are_read(transport: Transport) -> None:
     async with running(answer("201 Created", b"", "X-One: 1", "X-Two: 2"), keep_alive=True) as server:
         for names, headers in (((), {}), (("x-two", "x-three"), {"x-two": "2"})):
-            request = Request(server.url, {}, b"", timeout=LONGEST, limit=0, read_headers=names)
+            request = Request(server.url, {}, b"", timeout=DEADLINE_SECONDS, limit=0, read_headers=names)
             assert (await transport.post(request)).headers == headers
 
 
@@ -136,8 +136,8 @@ TIMEOUTS = {"hang": 0.6, "drip head": 0.6, "refusal whose body hangs": 2.0, "ref
 async def test_every_fault_is_one_outcome_in_time(transport: Transport, fault: str) -> None:
     steps, kind, status = FAULTS[fault]
     async with running(*steps) as server:
-        async with asyncio.timeout(LONGEST):
-            outcome = await send(transport, server.url, timeout=TIMEOUTS.get(fault, 2 * LONGEST))
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            outcome = await send(transport, server.url, timeout=TIMEOUTS.get(fault, 2 * DEADLINE_SECONDS))
         assert (outcome.kind, outcome.status) == (kind, status), outcome
         assert (outcome.error is None) == (kind is OutcomeKind.DELIVERED)
         await check_usable(transport)
@@ -234,7 +234,7 @@ async def test_a_host_without_an_address(transport: Transport) -> None:
 
 async def test_500_sends_in_a_row_use_one_connection(transport: Transport) -> None:
     async with running(DELIVERED, keep_alive=True) as server:
-        vercel = Vercel(server.url, transport, LONGEST)
+        vercel = Vercel(server.url, transport, DEADLINE_SECONDS)
         kinds = {(await vercel.send("icfg_1", BODY, SecretStr(CANARY))).kind for _ in range(500)}
     assert kinds == {OutcomeKind.DELIVERED}
     assert (server.connections, len(server.requests)) == (1, 500)
@@ -267,7 +267,7 @@ async def test_a_line_that_the_server_closed_is_not_used_again(transport: Transp
 async def test_cancelling_passes_and_leaves_the_transport_usable(transport: Transport) -> None:
     async with running(ENDLESS) as server:
         sending = asyncio.create_task(send(transport, server.url))
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while not server.requests:
                 await asyncio.sleep(0.005)
         sending.cancel()
@@ -280,7 +280,7 @@ async def test_closing_it_under_a_request_is_an_outcome() -> None:
     transport = open_transport(4, Network())
     async with running(ENDLESS) as server:
         sending = asyncio.create_task(send(transport, server.url))
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while not server.requests:
                 await asyncio.sleep(0.005)
         await transport.aclose()
@@ -319,7 +319,9 @@ async def test_the_credential_turns_up_nowhere(
 
 async def test_a_form_is_posted(transport: Transport) -> None:
     async with running(answer("200 OK", b'{"access_token":"t"}')) as server:
-        got = await post_form(transport, f"{server.url}/token", {"a": "1 &", "ü": "2"}, timeout=LONGEST, limit=10)
+        got = await post_form(
+            transport, f"{server.url}/token", {"a": "1 &", "ü": "2"}, timeout=DEADLINE_SECONDS, limit=10
+        )
     assert got == (200, b'{"access_t')
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /token HTTP/1.1")
@@ -329,7 +331,7 @@ async def test_a_form_is_posted(transport: Transport) -> None:
 
 @pytest.mark.parametrize(
     ("steps", "timeout", "message"),
-    [([ENDLESS], 0.2, "no answer from 127.0.0.1 within 0.2 s"), ([], LONGEST, "127.0.0.1 broke")],
+    [([ENDLESS], 0.2, "no answer from 127.0.0.1 within 0.2 s"), ([], DEADLINE_SECONDS, "127.0.0.1 broke")],
 )
 async def test_a_form_without_an_answer(transport: Transport, steps: list[Step], timeout: float, message: str) -> None:
     async with running(*steps) as server:
@@ -387,7 +389,7 @@ async def test_a_client_that_forgets_its_deadline_is_reminded(
     transport = PyreqwestTransport(1, Network())
     with monkeypatch.context() as forgetful:
         forgetful.setattr(transport, "_client", Forgetful(forgets))
-        outcome = await asyncio.wait_for(send(transport, "http://127.0.0.1", timeout=0.05), LONGEST)
+        outcome = await asyncio.wait_for(send(transport, "http://127.0.0.1", timeout=0.05), DEADLINE_SECONDS)
     await transport.aclose()
     assert outcome.kind is kind
     assert error is None or outcome.error == error

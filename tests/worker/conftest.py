@@ -20,19 +20,21 @@ from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Attempted, Report
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
+from dispatcher.worker.pace import STANDARD, Pace
 from dispatcher.worker.worker import Worker
 
 Answer = Callable[[httpx.Request], Any]
-LONGEST = 60.0
+DEADLINE_SECONDS = 60.0
 """A busy machine must finish within this time what an idle one does immediately."""
 
 
 class Rig:
     """A worker, the requests that arrived, and its reports. `answer` may be replaced at any time."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, pace: Pace) -> None:
         self.database = database
         self.settings = settings
+        self.pace = pace
         self.reports: list[Report] = []
         self.requests: list[httpx.Request] = []
         self.answer: Answer = lambda _request: httpx.Response(201)
@@ -53,6 +55,7 @@ class Rig:
             self.settings,
             self.reports.append,
             name=name,
+            pace=self.pace,
             clock=clock,
             random=lambda: 0.999,
         )
@@ -70,7 +73,7 @@ class Rig:
 
     async def until(self, condition: Callable[[], bool], worker: Worker | None = None) -> None:
         """Ticks until the condition holds."""
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while not condition():
                 await (worker or self.worker).tick()
                 await asyncio.sleep(0.005)
@@ -111,14 +114,14 @@ class Held:
 
 async def arrived(rig: Rig, requests: int) -> None:
     """Waits until this many requests have arrived."""
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while len(rig.requests) < requests:
             await asyncio.sleep(0.001)
 
 
 async def answered(rig: Rig, requests: int) -> None:
     """Waits until this many requests have been answered."""
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while sum(isinstance(report, Attempted) for report in rig.reports) < requests:
             await asyncio.sleep(0.001)
 
@@ -135,6 +138,12 @@ def settings() -> Settings:
 
 
 @pytest.fixture
+def pace() -> Pace:
+    """That of the service."""
+    return STANDARD
+
+
+@pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     opened = open_database(f"sqlite:///{tmp_path}/test.db")
     schema.migrate(opened)
@@ -143,8 +152,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-async def rig(database: Database, settings: Settings) -> AsyncIterator[Rig]:
-    made = Rig(database, settings)
+async def rig(database: Database, settings: Settings, pace: Pace) -> AsyncIterator[Rig]:
+    made = Rig(database, settings, pace)
     yield made
     await made.worker.stop(0)
     made.worker.close()

@@ -14,7 +14,7 @@ from dispatcher.outbox.tables import attempt, delivery, outbox
 from dispatcher.settings.settings import Settings
 from dispatcher.worker import leases
 from dispatcher.worker.worker import Worker
-from tests.worker.conftest import LONGEST, Held, Rig
+from tests.worker.conftest import DEADLINE_SECONDS, Held, Rig
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def test_texts_that_the_database_cannot_store_never_cause_a_second_request
     rig.answer = lambda _request: httpx.Response(400, json={"error": {"code": "no", "message": "unspeakable"}})
     for resource in ("db_1", "db_2", "db_3"):
         rig.commit(resource)
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while not worker.idle or rig.rows(outbox):
                 await tick(worker)
     assert rig.bodies() == ["db_1", "db_2", "db_3"]
@@ -58,7 +58,7 @@ async def test_a_delivery_whose_answer_is_given_up_is_sent_again_under_the_same_
     slow = rig.answer
     rig.answer = lambda request: slow(request) if b"db_slow" in request.content else httpx.Response(201)
     rig.commit("db_slow", "db_bad", "db_good")
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while len(rig.rows(delivery)) != 2 or rig.rows(outbox):
             await tick(worker)
         rig.now += leases.PULL_SECONDS
@@ -66,6 +66,6 @@ async def test_a_delivery_whose_answer_is_given_up_is_sent_again_under_the_same_
             await tick(worker)
     assert (rig.bodies().count("db_good"), worker.in_flight) == (1, 1)
     held.release()
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while worker.in_flight or not worker.idle:
             await tick(worker)

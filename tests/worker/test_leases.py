@@ -16,9 +16,10 @@ from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import LeaseLost
-from dispatcher.worker import leases, settlement
+from dispatcher.worker import leases
+from dispatcher.worker.pace import Pace
 from dispatcher.worker.worker import BUSY_PAUSE_SECONDS, Worker
-from tests.worker.conftest import LONGEST, Held, Rig, answered, arrived, leased
+from tests.worker.conftest import DEADLINE_SECONDS, Held, Rig, answered, arrived, leased
 
 TWO = Settings(vercel_token=SecretStr("t0ken"), concurrency=2, rate_limit=None, poll_interval=60)
 probed_too = pytest.mark.parametrize("faults", [0, BREAKER_FAULTS], ids=["healthy", "probed"])
@@ -80,10 +81,8 @@ async def test_when_a_lease_cannot_be_renewed_its_queue_is_dropped(rig: Rig, wor
     assert len(rig.requests) == 1
 
 
-async def test_when_a_settlement_finds_the_lease_lost_its_queue_is_dropped(
-    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
+@pytest.mark.parametrize("pace", [Pace(answer_wait_seconds=0)])
+async def test_when_a_settlement_finds_the_lease_lost_its_queue_is_dropped(rig: Rig, worker: Worker) -> None:
     held = Held(rig)
     rig.commit("db_1", "db_2", "db_3")
     await worker.tick()
@@ -99,10 +98,8 @@ async def test_when_a_settlement_finds_the_lease_lost_its_queue_is_dropped(
     assert len(rig.requests) == 2
 
 
-async def test_a_settlement_renews_a_lease_only_once_a_quarter_of_it_has_passed(
-    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
+@pytest.mark.parametrize("pace", [Pace(answer_wait_seconds=0)])
+async def test_a_settlement_renews_a_lease_only_once_a_quarter_of_it_has_passed(rig: Rig, worker: Worker) -> None:
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(9)))
     await worker.tick()
@@ -119,10 +116,8 @@ async def test_a_settlement_renews_a_lease_only_once_a_quarter_of_it_has_passed(
     assert len(rig.requests) == 9
 
 
-async def test_a_lease_that_is_hardly_longer_than_a_request_is_renewed_by_every_settlement(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
+@pytest.mark.parametrize("pace", [Pace(answer_wait_seconds=0)])
+async def test_a_lease_that_is_hardly_longer_than_a_request_is_renewed_by_every_settlement(rig: Rig) -> None:
     rig.settings = rig.settings.model_copy(update={"lease": rig.settings.request_timeout + 3})
     worker, held = rig.another(clock=lambda: rig.now), Held(rig)
     rig.commit(*(f"db_{number}" for number in range(9)))
@@ -203,7 +198,7 @@ async def test_a_paused_lease_continues_after_it_had_to_be_renewed(rig: Rig, wor
     await arrived(rig, 1)
     rig.now = rig.settings.lease - 1
     held.release(2)
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while worker.in_flight:
             await asyncio.sleep(0.001)
     (before,) = rig.rows(installation)
@@ -252,7 +247,7 @@ async def test_a_stopping_worker_immediately_gives_back_leases_without_requests_
     rig.commit("db_2", "db_3", installation_id="icfg_2")
     await worker.tick()
     assert leased(rig) == ["icfg_1", "icfg_2"]
-    stopping = asyncio.create_task(worker.stop(LONGEST))
+    stopping = asyncio.create_task(worker.stop(DEADLINE_SECONDS))
     await rig.until(lambda: leased(rig) == ["icfg_1"], worker)
     held.release(3)
     await stopping
@@ -294,12 +289,12 @@ async def test_a_look_for_due_installations_begins_at_the_low_water_mark(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise each look steps over all rows that were due since the last vacuum."""
-    floors: list[datetime] = []
+    marks: list[datetime] = []
     look = store.look
 
-    def noting(database: Database, floor: int, due_floor: datetime) -> store.Work:
-        floors.append(due_floor)
-        return look(database, floor, due_floor)
+    def noting(database: Database, low_water: int, due_low_water: datetime) -> store.Work:
+        marks.append(due_low_water)
+        return look(database, low_water, due_low_water)
 
     monkeypatch.setattr(store, "look", noting)
     for number, rig.now in enumerate((0.0, 2.5, 3.0)):
@@ -307,7 +302,7 @@ async def test_a_look_for_due_installations_begins_at_the_low_water_mark(
         store.collect(rig.database, 9)
         await worker.tick()
     await rig.until(lambda: worker.idle, worker)
-    assert floors[0] == store.LONG_AGO < floors[2]
+    assert marks[0] == store.LONG_AGO < marks[2]
     assert len(rig.requests) == 3
 
 
@@ -355,10 +350,8 @@ async def test_while_others_wait_a_lease_is_given_back_when_its_deliveries_have_
     assert read == [1, 1]
 
 
-async def test_enough_answers_are_settled_although_the_sender_is_saturated(
-    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settlement, "MAX_ACCUMULATED_ANSWERS", 3)
+@pytest.mark.parametrize("pace", [Pace(max_waiting_answers=3)])
+async def test_enough_answers_are_settled_although_the_sender_is_saturated(rig: Rig, worker: Worker) -> None:
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(6)))
     await worker.tick()
@@ -372,13 +365,14 @@ async def test_enough_answers_are_settled_although_the_sender_is_saturated(
 
 
 async def test_an_answer_does_not_wait_long_for_others(rig: Rig, worker: Worker) -> None:
+    wait = rig.pace.answer_wait_seconds
     rig.now = 100.0
     held = Held(rig)
     rig.commit(*(f"db_{number}" for number in range(3)))
     await worker.tick()
     held.release()
     await arrived(rig, 2)
-    for rig.now, left in ((100.0, 3), (100.2, 3), (100.0 + settlement.MAX_WAIT_SECONDS, 2)):
+    for rig.now, left in ((100.0, 3), (100.2, 3), (100.0 + wait, 2)):
         await worker.tick()
         assert len(rig.rows(delivery)) == left
     held.release(9)

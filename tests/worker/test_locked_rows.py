@@ -22,7 +22,7 @@ from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import LeaseLost
 from dispatcher.worker.locked_rows import RETRY_SECONDS
 from dispatcher.worker.worker import Worker
-from tests.worker.conftest import LONGEST, Held, Rig, answered, arrived
+from tests.worker.conftest import DEADLINE_SECONDS, Held, Rig, answered, arrived
 from tests.worker.test_leases import fail
 from tests.worker.test_round_trips import counting_round_trips
 from tests.worker.test_takeover import orphan
@@ -150,7 +150,7 @@ async def test_a_worker_that_stops_tries_the_row_once_more(rig: Rig, database: L
     await answered(rig, 1)
     await worker.tick()
     database.locked = False
-    await worker.stop(LONGEST)
+    await worker.stop(DEADLINE_SECONDS)
     assert (due(rig), [row.lease_token for row in rig.rows(installation)]) == ([], [None])
 
 

@@ -14,10 +14,12 @@ from dispatcher.outbox.tables import delivery, outbox
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Attempted
-from dispatcher.worker.worker import BUSY_PAUSE_SECONDS, MAX_HOLDING_PAUSE_SECONDS, Worker
-from tests.worker.conftest import LONGEST, Rig
+from dispatcher.worker.pace import Pace
+from dispatcher.worker.worker import BUSY_PAUSE_SECONDS, Worker
+from tests.worker.conftest import DEADLINE_SECONDS, Held, Rig
 
 LONG_SECONDS = 3_600.0
+LONG_HOLDING_PAUSE = Pace(max_holding_pause_seconds=LONG_SECONDS)
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ async def send(rig: Rig, worker: Worker, *resources: str) -> None:
     requests = len(rig.requests) + len(resources)
     rig.commit(*resources)
     await worker.tick()
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while len(rig.requests) < requests:
             await asyncio.sleep(0.001)
 
@@ -57,15 +59,19 @@ async def longest_pause(rig: Rig, worker: Worker) -> float:
     return pause
 
 
-async def test_during_a_slow_request_the_pause_grows_and_an_answer_ends_it(
-    rig: Rig, worker: Worker, gate: asyncio.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_during_a_slow_request_the_pause_grows(rig: Rig, worker: Worker, gate: asyncio.Event) -> None:
     await send(rig, worker, "db_1")
     assert await worker.tick() == BUSY_PAUSE_SECONDS  # something has just happened
-    assert await longest_pause(rig, worker) == MAX_HOLDING_PAUSE_SECONDS
-    monkeypatch.setattr("dispatcher.worker.worker.MAX_HOLDING_PAUSE_SECONDS", LONG_SECONDS)
+    assert await longest_pause(rig, worker) == rig.pace.max_holding_pause_seconds
+    gate.set()
+
+
+@pytest.mark.parametrize("pace", [LONG_HOLDING_PAUSE])
+async def test_an_answer_ends_a_long_pause(rig: Rig, worker: Worker, gate: asyncio.Event) -> None:
+    await send(rig, worker, "db_1")
+    await longest_pause(rig, worker)
     waiting = asyncio.create_task(worker.tick_until_answer())
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not worker._sender.ended._waiters:  # it waits
             await asyncio.sleep(0.001)
         gate.set()
@@ -77,15 +83,15 @@ async def test_during_a_slow_request_the_pause_grows_and_an_answer_ends_it(
 async def test_a_pause_without_an_answer_lasts_to_its_end(rig: Rig, worker: Worker, gate: asyncio.Event) -> None:
     await send(rig, worker, "db_1")
     await longest_pause(rig, worker)
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         assert await worker.tick_until_answer() == 0.0
     assert worker.in_flight == 1
     gate.set()
 
 
 async def test_without_a_request_in_flight_the_pause_is_left_to_the_caller(rig: Rig, worker: Worker) -> None:
-    assert await longest_pause(rig, worker) > MAX_HOLDING_PAUSE_SECONDS
-    assert await worker.tick_until_answer() > MAX_HOLDING_PAUSE_SECONDS
+    assert await longest_pause(rig, worker) > rig.pace.max_holding_pause_seconds
+    assert await worker.tick_until_answer() > rig.pace.max_holding_pause_seconds
 
 
 async def test_a_new_event_of_an_installation_is_read_although_its_deliveries_were_read_just_now(
@@ -113,7 +119,7 @@ async def test_a_delivery_that_waits_for_the_global_rate_limit_is_sent_as_soon_a
     gate.set()
     rig.commit("db_1", "db_2")
     await worker.tick()
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not worker._answers:
             await asyncio.sleep(0.001)
     rig.now += 0.05
@@ -127,25 +133,17 @@ async def test_a_delivery_that_waits_for_the_global_rate_limit_is_sent_as_soon_a
     await rig.until(lambda: len(rig.requests) == 2, worker)
 
 
-async def test_after_an_answer_only_the_next_answer_ends_the_next_pause(
-    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dispatcher.worker.worker.MAX_HOLDING_PAUSE_SECONDS", LONG_SECONDS)
-    turns = asyncio.Semaphore(0)
-
-    async def answer(_request: httpx.Request) -> httpx.Response:
-        await turns.acquire()
-        return httpx.Response(201)
-
-    rig.answer = answer
+@pytest.mark.parametrize("pace", [LONG_HOLDING_PAUSE])
+async def test_after_an_answer_only_the_next_answer_ends_the_next_pause(rig: Rig, worker: Worker) -> None:
+    held = Held(rig)
     await send(rig, worker, "db_1", "db_2")
-    turns.release()
+    held.release()
     await rig.until(lambda: len(rig.rows(delivery)) == 1, worker)
     await longest_pause(rig, worker)
     waiting = asyncio.create_task(worker.tick_until_answer())
     assert not (await asyncio.wait([waiting], timeout=0.1))[0]
-    turns.release()
-    async with asyncio.timeout(LONGEST):
+    held.release()
+    async with asyncio.timeout(DEADLINE_SECONDS):
         assert await waiting == 0.0
 
 
@@ -162,7 +160,7 @@ async def test_ticks_are_quick_again_once_an_answer_was_settled(rig: Rig, worker
 
 async def answered(rig: Rig, requests: int) -> None:
     """Waits until this many answers have arrived, without settling them."""
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while sum(isinstance(report, Attempted) for report in rig.reports) < requests:
             await asyncio.sleep(0.001)
 
@@ -170,10 +168,8 @@ async def answered(rig: Rig, requests: int) -> None:
 @pytest.mark.parametrize(
     "settings", [Settings(vercel_token=SecretStr("t0ken"), poll_interval=LONG_SECONDS, concurrency=1, rate_limit=None)]
 )
-async def test_ticks_are_quick_while_answers_wait_to_be_settled(
-    rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dispatcher.worker.settlement.MAX_WAIT_SECONDS", 10 * LONG_SECONDS)
+@pytest.mark.parametrize("pace", [Pace(answer_wait_seconds=10 * LONG_SECONDS)])
+async def test_ticks_are_quick_while_answers_wait_to_be_settled(rig: Rig, worker: Worker) -> None:
     gate = asyncio.Event()
 
     async def answer(_request: httpx.Request) -> httpx.Response:
@@ -230,7 +226,7 @@ async def test_a_collection_that_moves_nothing_does_not_shorten_the_pause(
 ) -> None:
     monkeypatch.setattr(store, "look", lambda *_: store.Work(to_collect=True, to_claim=False))
     monkeypatch.setattr(store, "collect", lambda *_: collected)
-    assert await longest_pause(rig, worker) > MAX_HOLDING_PAUSE_SECONDS
+    assert await longest_pause(rig, worker) > rig.pace.max_holding_pause_seconds
 
 
 @pytest.mark.parametrize(
@@ -241,6 +237,7 @@ async def test_a_collection_that_moves_nothing_does_not_shorten_the_pause(
         )
     ],
 )
+@pytest.mark.parametrize("pace", [Pace(burst_sample_events=1)])
 async def test_the_rest_of_a_burst_is_collected_without_a_pause_even_if_that_is_slow(
     rig: Rig, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +252,6 @@ async def test_the_rest_of_a_burst_is_collected_without_a_pause_even_if_that_is_
         return collect(*arguments)
 
     monkeypatch.setattr(store, "collect", slowly)
-    monkeypatch.setattr("dispatcher.worker.collection.BURST_SAMPLE_EVENTS", 1)
     rig.commit(*(f"db_{number}" for number in range(rig.database.dialect.max_collected + 1)))
     assert await worker.tick() == 0.0  # it took longer than any pause
     assert len(rig.rows(outbox)) == 1
@@ -268,9 +264,9 @@ async def test_while_it_stops_pauses_grow_too_during_slow_requests(
     rig: Rig, worker: Worker, gate: asyncio.Event
 ) -> None:
     await send(rig, worker, "db_1")
-    stopping = asyncio.create_task(worker.stop(LONGEST))
+    stopping = asyncio.create_task(worker.stop(DEADLINE_SECONDS))
     await asyncio.sleep(0)  # it begins
-    assert await longest_pause(rig, worker) == MAX_HOLDING_PAUSE_SECONDS
+    assert await longest_pause(rig, worker) == rig.pace.max_holding_pause_seconds
     gate.set()
     await stopping
     assert rig.rows(delivery) == []

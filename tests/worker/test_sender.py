@@ -34,8 +34,9 @@ from dispatcher.transport import Reply, Request
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.answers import Answers
 from dispatcher.worker.lease import Clock, HeldLease
+from dispatcher.worker.pace import STANDARD
 from dispatcher.worker.sender import Sender
-from tests.worker.conftest import LONGEST
+from tests.worker.conftest import DEADLINE_SECONDS
 
 EPOCH_SECONDS = 1_700_000_000.0
 """The database's clock is this far ahead of the test's."""
@@ -66,7 +67,7 @@ class Bench:
         vercel = Vercel(
             "https://vercel.test", self, settings.request_timeout, wall_clock=lambda: EPOCH_SECONDS + self.now
         )
-        self.answers = Answers()
+        self.answers = Answers(STANDARD.max_batch_characters)
         self.sender = Sender(vercel, self, settings, self.reports.append, self.answers, lambda: self.now, lambda: 0.5)
 
     def is_at_hand(self, _installation_id: str) -> bool:
@@ -260,8 +261,8 @@ async def test_after_the_grace_late_requests_are_cancelled_and_answers_are_kept(
 
 async def test_without_requests_in_flight_it_ends_immediately(bench: Bench) -> None:
     bench.sender.begin_stop()
-    async with asyncio.timeout(LONGEST):
-        await bench.sender.finish(10 * LONGEST)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await bench.sender.finish(10 * DEADLINE_SECONDS)
 
 
 async def test_a_request_that_raises_is_reported_and_the_next_one_begins(bench: Bench) -> None:

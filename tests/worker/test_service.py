@@ -19,7 +19,7 @@ from dispatcher.service import service
 from dispatcher.service.health import Health
 from dispatcher.settings.settings import Settings
 from tests.processes.conftest import free_port
-from tests.worker.conftest import LONGEST
+from tests.worker.conftest import DEADLINE_SECONDS
 
 
 @asynccontextmanager
@@ -37,7 +37,9 @@ async def running(database: Database, **others: Any) -> AsyncIterator[httpx.Asyn
     stop = asyncio.Event()
     serving = asyncio.create_task(service.run(settings, stop))
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.ops_port}", timeout=LONGEST) as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{settings.ops_port}", timeout=DEADLINE_SECONDS
+        ) as client:
             assert await answers(client, "/readyz", 200)
             yield client
     finally:
@@ -47,7 +49,7 @@ async def running(database: Database, **others: Any) -> AsyncIterator[httpx.Asyn
 
 async def answers(client: httpx.AsyncClient, path: str, status: int) -> bool:
     """Whether the path answers with this status before the deadline; returns as soon as it does."""
-    deadline = time.monotonic() + LONGEST
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while not (answered := await _is(client, path, status)) and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
     return answered
@@ -66,7 +68,7 @@ async def test_livez_is_red_while_a_tick_is_stuck_and_green_again_after_it(
     go_on, look = threading.Event(), store.look
 
     def stuck(*arguments: object) -> store.Work:
-        go_on.wait(2 * LONGEST)
+        go_on.wait(2 * DEADLINE_SECONDS)
         return look(*arguments)  # type: ignore[arg-type]  # passed on unchanged
 
     monkeypatch.setattr(service, "Health", partial(Health, live_seconds=0.5))

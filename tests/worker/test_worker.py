@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from dispatcher import ResourceUpdated, publish, store
 from dispatcher.credentials.sources import StaticCredentials
+from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
 from dispatcher.policy.breaker import FAULTS_TO_OPEN
@@ -24,10 +25,10 @@ from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.store import installations
 from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, Ticked
-from dispatcher.worker import answers, collection, settlement
 from dispatcher.worker.collection import MAX_WAITING_ANSWERS
-from dispatcher.worker.low_water import LAG_SECONDS, SWEEP_SECONDS
-from tests.worker.conftest import LONGEST, Rig
+from dispatcher.worker.low_water import LAG_SECONDS
+from dispatcher.worker.pace import Pace
+from tests.worker.conftest import DEADLINE_SECONDS, Held, Rig
 
 
 async def test_committed_changes_are_delivered_once_per_subject(rig: Rig) -> None:
@@ -224,10 +225,10 @@ async def test_installations_take_turns(rig: Rig) -> None:
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), rate_limit=None)])
 @pytest.mark.parametrize(("subjects", "left"), [(250, 0), (1_000, 500)])
+@pytest.mark.parametrize("pace", [Pace(burst_sample_events=Sqlite.max_collected + 1)])
 async def test_a_burst_is_collected_before_any_of_it_is_sent_if_that_saves_requests(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, subjects: int, left: int
+    rig: Rig, subjects: int, left: int
 ) -> None:
-    monkeypatch.setattr(collection, "BURST_SAMPLE_EVENTS", rig.database.dialect.max_collected + 1)
     rig.commit(*(f"db_{number % subjects}" for number in range(1_000)))
     await rig.worker.tick()
     assert len(rig.rows(outbox)) == left
@@ -237,10 +238,8 @@ async def test_a_burst_is_collected_before_any_of_it_is_sent_if_that_saves_reque
 
 
 @pytest.mark.parametrize(("events", "looks"), [(1_000, 1), (1_001, 0)])  # whether or not its last collection is full
-async def test_each_burst_is_judged_by_its_own_events(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, events: int, looks: int
-) -> None:
-    monkeypatch.setattr(collection, "BURST_SAMPLE_EVENTS", rig.database.dialect.max_collected + 1)
+@pytest.mark.parametrize("pace", [Pace(burst_sample_events=Sqlite.max_collected + 1)])
+async def test_each_burst_is_judged_by_its_own_events(rig: Rig, events: int, looks: int) -> None:
     rig.commit(*(f"db_{number}" for number in range(events)))
     while rig.rows(outbox):
         await rig.worker.tick()
@@ -280,30 +279,6 @@ async def test_nothing_more_is_read_while_enough_is_queued(rig: Rig, monkeypatch
     assert pulled > 0
 
 
-@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=2)])
-async def test_while_the_sender_is_saturated_answers_wait_for_others(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 3_600)
-    gate = asyncio.Event()
-
-    async def answer(_request: httpx.Request) -> httpx.Response:
-        if len(rig.requests) > 1:
-            await gate.wait()
-        return httpx.Response(201)
-
-    rig.answer = answer
-    rig.commit(*(f"db_{number}" for number in range(9)))
-    await rig.until(lambda: len(rig.requests) == 3)
-    await rig.worker.tick()
-    assert len(rig.rows(delivery)) == 9
-    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 0)
-    await rig.worker.tick()
-    assert len(rig.rows(delivery)) == 8
-    monkeypatch.setattr(settlement, "MAX_WAIT_SECONDS", 3_600)
-    gate.set()
-    await rig.settle_all()
-    assert rig.rows(delivery) == []
-
-
 async def test_a_worker_that_stops_waits_for_its_requests_and_gives_its_leases_back(rig: Rig) -> None:
     arrived, answered = asyncio.Event(), asyncio.Event()
 
@@ -315,7 +290,7 @@ async def test_a_worker_that_stops_waits_for_its_requests_and_gives_its_leases_b
     rig.answer = answer
     rig.commit("db_1")
     await rig.until(arrived.is_set)
-    stopping = asyncio.create_task(rig.worker.stop(LONGEST))
+    stopping = asyncio.create_task(rig.worker.stop(DEADLINE_SECONDS))
     await asyncio.sleep(0)  # it begins
     rig.commit("db_2")
     await rig.worker.tick()
@@ -443,7 +418,7 @@ async def test_answers_are_settled_even_if_nothing_can_be_collected_or_claimed(
     await rig.until(lambda: bool(rig.requests))
     monkeypatch.setattr(store, "look", locked)
     answered.set()
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while rig.rows(delivery):
             with pytest.raises(OSError, match="locked"):
                 await rig.worker.tick()
@@ -470,7 +445,7 @@ async def test_an_answer_keeps_its_text_while_the_database_is_unreachable(
     monkeypatch.setattr(store, "settle", fail_at_first)
     rig.answer = lambda _request: REFUSAL
     rig.commit("db_1")
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not rig.rows(attempt):
             with contextlib.suppress(sa.exc.OperationalError):
                 await rig.worker.tick()
@@ -479,6 +454,7 @@ async def test_an_answer_keeps_its_text_while_the_database_is_unreachable(
     assert failures < 0
 
 
+@pytest.mark.parametrize("pace", [Pace(max_batch_characters=3)])
 async def test_long_texts_are_settled_in_several_statements(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     settle, settled = store.settle, []
 
@@ -487,7 +463,6 @@ async def test_long_texts_are_settled_in_several_statements(rig: Rig, monkeypatc
         return settle(database, answers, *arguments, **options)
 
     monkeypatch.setattr(store, "settle", note)
-    monkeypatch.setattr(answers, "MAX_TEXT_LENGTH", 3)
     rig.answer = lambda _request: REFUSAL
     rig.commit("db_1", "db_2", "db_3")
     await rig.settle_all()
@@ -506,7 +481,7 @@ async def test_an_installation_due_below_the_low_water_mark_is_claimed_as_soon_a
     make_due_long_ago(rig, "icfg_old")
     await worker.tick()
     assert not is_leased(rig, "icfg_old")  # the mark is indeed above it
-    rig.now = SWEEP_SECONDS
+    rig.now = rig.pace.sweep_seconds
     await worker.tick()
     assert not is_leased(rig, "icfg_old")
     rig.now = 6.1  # the slot of the first request is free again
@@ -562,7 +537,7 @@ async def test_answers_that_arrive_while_a_burst_is_collected_are_settled_meanwh
     def wait_for_answers(*arguments: Any) -> store.Collected:
         settled.append(len(rig.rows(attempt)))
         loop.call_soon_threadsafe(gate.set)
-        deadline = time.monotonic() + LONGEST
+        deadline = time.monotonic() + DEADLINE_SECONDS
         while (
             sum(isinstance(one, Attempted) for one in rig.reports) < MAX_WAITING_ANSWERS and time.monotonic() < deadline
         ):
@@ -587,17 +562,17 @@ async def test_an_idle_worker_only_occasionally_looks_from_the_bottom(
     worker, look = rig.another(clock=lambda: rig.now), store.look
     at_bottom: list[tuple[bool, bool]] = []
 
-    def note(database: Database, floor: int, due_floor: datetime) -> store.Work:
-        at_bottom.append((floor == store.LOWEST_ID, due_floor == store.LONG_AGO))
-        return look(database, floor, due_floor)
+    def note(database: Database, low_water: int, due_low_water: datetime) -> store.Work:
+        at_bottom.append((low_water == store.LOWEST_ID, due_low_water == store.LONG_AGO))
+        return look(database, low_water, due_low_water)
 
     for now in (0.0, LAG_SECONDS, 2 * LAG_SECONDS):  # the marks follow
         rig.now = now
         rig.commit(f"db_{now}")
         await rig.settle_all(worker)
     monkeypatch.setattr(store, "look", note)
-    for passed in (0.5 * SWEEP_SECONDS, 0.5 * SWEEP_SECONDS, 0.0, 0.9 * SWEEP_SECONDS, 0.1 * SWEEP_SECONDS, 0.0):
-        rig.now += passed
+    for intervals in (0.5, 0.5, 0.0, 0.9, 0.1, 0.0):
+        rig.now += intervals * rig.pace.sweep_seconds
         await worker.tick()
     sweep, above = (True, True), (False, False)
     assert at_bottom == [sweep, above, above, sweep, above, above]
@@ -605,42 +580,29 @@ async def test_an_idle_worker_only_occasionally_looks_from_the_bottom(
 
 
 async def test_it_reports_the_collected_events_and_each_tick_with_the_requests_in_flight(rig: Rig) -> None:
-    gate = asyncio.Event()
-
-    async def answer(_request: httpx.Request) -> httpx.Response:
-        await gate.wait()
-        return httpx.Response(201)
-
-    rig.answer = answer
+    held = Held(rig)
     rig.commit("db_1", "db_1", "db_2")
     await rig.until(lambda: len(rig.requests) == 2)
     await rig.worker.tick()
     assert [one for one in rig.reports if isinstance(one, EventsCollected)] == [EventsCollected(3, 0)]
     assert rig.reports[-1] == Ticked(2)
-    gate.set()
+    held.release(2)
     await rig.settle_all()
     assert rig.reports[-1] == Ticked(0)
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=1)])
 async def test_a_stopping_worker_immediately_gives_back_leases_that_it_will_not_use(rig: Rig) -> None:
-    arrived, answered = asyncio.Event(), asyncio.Event()
-
-    async def answer(_request: httpx.Request) -> httpx.Response:
-        arrived.set()
-        await answered.wait()
-        return httpx.Response(201)
-
-    rig.answer = answer
+    held = Held(rig)
     rig.commit("db_1", installation_id="icfg_1")
-    await rig.until(arrived.is_set)
+    await rig.until(lambda: len(rig.requests) == 1)
     rig.commit("db_2", installation_id="icfg_2")
     await rig.until(lambda: is_leased(rig, "icfg_2"))
-    stopping = asyncio.create_task(rig.worker.stop(LONGEST))
+    stopping = asyncio.create_task(rig.worker.stop(DEADLINE_SECONDS))
     await asyncio.sleep(0)  # it begins
     await rig.worker.tick()
     assert (is_leased(rig, "icfg_1"), is_leased(rig, "icfg_2")) == (True, False)
-    answered.set()
+    held.release()
     await stopping
     assert rig.bodies() == ["db_1"]
     assert not is_leased(rig, "icfg_1")
@@ -649,18 +611,12 @@ async def test_a_stopping_worker_immediately_gives_back_leases_that_it_will_not_
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=FAULTS_TO_OPEN)])
 async def test_during_an_outage_no_lease_is_held_without_a_request(rig: Rig) -> None:
     """Another dispatcher may be able to reach the host."""
-    gate = asyncio.Event()
-
-    async def answer(_request: httpx.Request) -> httpx.Response:
-        await gate.wait()
-        return httpx.Response(503)
-
-    rig.answer, worker = answer, rig.another(clock=lambda: rig.now)
+    held, worker = Held(rig, status=503), rig.another(clock=lambda: rig.now)
     for number in range(3 * FAULTS_TO_OPEN):
         rig.commit("db_1", installation_id=f"icfg_{number}")
     await rig.until(lambda: len(rig.requests) == FAULTS_TO_OPEN, worker)
     assert all(is_leased(rig, f"icfg_{number}") for number in range(3 * FAULTS_TO_OPEN))
-    gate.set()
+    held.release(3 * FAULTS_TO_OPEN)
     await rig.until(lambda: worker.outage, worker)
     assert len(rig.requests) < 3 * FAULTS_TO_OPEN
     await worker.tick()

@@ -12,8 +12,7 @@ from dispatcher.outbox.tables import metadata
 from dispatcher.settings.durations import format_duration
 from dispatcher.settings.settings import Settings, Wakeup
 
-MAX_CLOCK_DIFFERENCE_SECONDS = 5.0
-"""A difference of this much or more between the two clocks is reported."""
+CLOCK_TOLERANCE_SECONDS = 5.0
 
 
 def check_tls(database: Database) -> Iterator[Finding]:
@@ -63,12 +62,12 @@ def check_encoding(database: Database) -> Iterator[Finding]:
         )
 
 
-def check_clock(database: Database) -> Iterator[Finding]:
-    """Compares the database's clock with this machine's."""
+def check_clock(database: Database, tolerance: float = CLOCK_TOLERANCE_SECONDS) -> Iterator[Finding]:
+    """Compares the database's clock with this machine's. A difference of `tolerance` seconds or more is reported."""
     before = time.time()
     theirs = database.now().timestamp()
     apart = theirs - (before + time.time()) / 2
-    if abs(apart) < MAX_CLOCK_DIFFERENCE_SECONDS:
+    if abs(apart) < tolerance:
         yield ok("clock", "the database and this machine agree")
         return
     ahead = "ahead of" if apart > 0 else "behind"

@@ -13,8 +13,11 @@ TIMEOUT_SECONDS = 5.0
 VERCEL_HOST = "api.vercel.com"
 
 
-def check_base_url(settings: Settings, network: Network) -> list[Finding]:
-    """Whether the address is safe and reachable. Raises UnusableNetwork if the certificate authorities cannot be loaded."""
+def check_base_url(settings: Settings, network: Network, timeout: float = TIMEOUT_SECONDS) -> list[Finding]:
+    """Whether the address is safe, and reachable within `timeout` seconds.
+
+    Raises UnusableNetwork if the certificate authorities cannot be loaded.
+    """
     url = urlsplit(settings.vercel_base_url)
     is_safe = url.scheme.lower() == "https"
     findings: list[Finding] = []
@@ -24,10 +27,10 @@ def check_base_url(settings: Settings, network: Network) -> list[Finding]:
         findings.append(
             problem("base_url", f"DISPATCHER_VERCEL_BASE_URL must end after {VERCEL_HOST}: the path is added to it")
         )
-    return [*findings, _try(url, network)]
+    return [*findings, _try(url, network, timeout)]
 
 
-def _try(url: SplitResult, network: Network) -> Finding:
+def _try(url: SplitResult, network: Network, timeout: float) -> Finding:
     is_safe = url.scheme.lower() == "https"
     host, port = url.hostname or "", url.port or (443 if is_safe else 80)
     detour, proxy = network.detour(url.geturl()), urlsplit(network.proxies.proxy_of(url.geturl()) or "")
@@ -36,17 +39,17 @@ def _try(url: SplitResult, network: Network) -> Finding:
             "base_url",
             f"not tried{detour}: through a proxy, only https:// behind an http:// proxy can be tried without sending a request",
         )
-    connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+    connection = HTTPConnection(host, port, timeout=timeout)
     if is_safe:
         address = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host, port)
-        connection = HTTPSConnection(*address, timeout=TIMEOUT_SECONDS, context=network.tls_context())
+        connection = HTTPSConnection(*address, timeout=timeout, context=network.tls_context())
     if proxy.hostname:
         connection.set_tunnel(host, port, _authorize(proxy))
     try:
         connection.connect()
     except (OSError, HTTPException) as error:
         return problem(
-            "base_url", f"{host} port {port} cannot be reached{detour}: {_why(error, is_detour=bool(detour))}"
+            "base_url", f"{host} port {port} cannot be reached{detour}: {_why(error, timeout, is_detour=bool(detour))}"
         )
     finally:
         connection.close()
@@ -60,7 +63,7 @@ def _authorize(proxy: SplitResult) -> dict[str, str]:
     return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
-def _why(error: OSError | HTTPException, *, is_detour: bool) -> str:
+def _why(error: OSError | HTTPException, timeout: float, *, is_detour: bool) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"its certificate is not valid ({error.verify_message}): DISPATCHER_VERCEL_BASE_URL may be wrong. If a proxy or a private"
@@ -72,7 +75,7 @@ def _why(error: OSError | HTTPException, *, is_detour: bool) -> str:
         return f"{error}; check HTTPS_PROXY and the proxy's log"
     if isinstance(error, TimeoutError):
         return (
-            f"no answer within {TIMEOUT_SECONDS:g} s; a firewall may block it. If only a proxy leads out, set HTTPS_PROXY and"
+            f"no answer within {timeout:g} s; a firewall may block it. If only a proxy leads out, set HTTPS_PROXY and"
             " DISPATCHER_TRUST_ENV_PROXY=true"
         )
     return f"{getattr(error, 'strerror', None) or error}; check DISPATCHER_VERCEL_BASE_URL, DNS and the firewall"

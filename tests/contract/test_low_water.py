@@ -19,8 +19,8 @@ from dispatcher.outbox.tables import collector
 from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
-from dispatcher.worker import low_water as floor
-from dispatcher.worker.low_water import LAG_SECONDS, SWEEP_SECONDS
+from dispatcher.worker.low_water import LAG_SECONDS
+from dispatcher.worker.pace import STANDARD, Pace
 from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_servers
 from tests.contract.steps import LEASE, settle, write
@@ -28,17 +28,17 @@ from tests.contract.steps import LEASE, settle, write
 EVENTS, BATCH = 400_000, 1_000
 SAMPLE = 20
 MAX_RATIO = 3.5
-"""How many times as long a round may take with this many dead rows. It takes about twice as long; without the floors, six times."""
+"""How many times as long a round may take with this many dead rows. It takes about twice as long; without the marks, six times."""
 INSERT_BATCH = (
     "INSERT INTO {} (installation_id, type, resource_id) "
     f"SELECT 'icfg_' || n % 20000, 'resource.updated', 'db_' || n FROM generate_series(:first, :first + {BATCH} - 1) n"
 )
 
 
-class Moved:
+class ClockedWorker:
     """A worker whose monotonic clock the test moves, and the resources that it announced."""
 
-    def __init__(self, database: Database, poll_interval: float = 0.2) -> None:
+    def __init__(self, database: Database, pace: Pace = STANDARD, poll_interval: float = 0.2) -> None:
         self.now = 1_000.0
         self.announced: list[str] = []
         self.worker = Worker(
@@ -48,6 +48,7 @@ class Moved:
             Settings(vercel_token=SecretStr("t0ken"), rate_limit=None, poll_interval=poll_interval),
             lambda _report: None,
             name="one",
+            pace=pace,
             clock=lambda: self.now,
         )
 
@@ -64,9 +65,11 @@ class Moved:
         await self.worker.tick()
 
 
-async def commit_late(database: Database, partner: Engine) -> tuple[Moved, Callable[[], object]]:
-    """Commits a lower id after the floor has passed it. Returns the rig and the function that closes its worker."""
-    rig = Moved(database)
+async def commit_late(
+    database: Database, partner: Engine, pace: Pace = STANDARD
+) -> tuple[ClockedWorker, Callable[[], object]]:
+    """Commits a lower id after the low-water mark has passed it. Returns the rig and the function that closes its worker."""
+    rig = ClockedWorker(database, pace)
     with partner.connect() as slow, slow.begin() as open_transaction:
         write(slow, "late")
         for number in range(4):
@@ -80,11 +83,11 @@ async def commit_late(database: Database, partner: Engine) -> tuple[Moved, Calla
 
 @pytest.mark.varies
 @on_servers
-async def test_the_sweep_finds_events_committed_below_the_floor(database: Database, partner: Engine) -> None:
+async def test_the_sweep_finds_events_committed_below_the_mark(database: Database, partner: Engine) -> None:
     rig, close = await commit_late(database, partner)
     await rig.tick(0.1)
-    assert "late" not in rig.announced  # the floor is really above it
-    await rig.tick(SWEEP_SECONDS)
+    assert "late" not in rig.announced  # the mark is really above it
+    await rig.tick(STANDARD.sweep_seconds)
     assert "late" in rig.announced
     close()
 
@@ -94,7 +97,7 @@ async def test_a_skipped_collection_does_not_count_as_a_sweep(database: Database
     rig, close = await commit_late(database, partner)
     with partner.begin() as another:
         another.execute(sa.select(collector).with_for_update())
-        await rig.tick(SWEEP_SECONDS)
+        await rig.tick(STANDARD.sweep_seconds)
     assert "late" not in rig.announced
     await rig.tick(0.1)
     assert "late" in rig.announced
@@ -102,13 +105,10 @@ async def test_a_skipped_collection_does_not_count_as_a_sweep(database: Database
 
 
 @on_servers
-async def test_without_the_sweep_the_event_would_be_lost(
-    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(floor, "SWEEP_SECONDS", 1e9)
-    rig, close = await commit_late(database, partner)
+async def test_without_the_sweep_the_event_would_be_lost(database: Database, partner: Engine) -> None:
+    rig, close = await commit_late(database, partner, Pace(sweep_seconds=1e9))
     for _ in range(10):
-        await rig.tick(SWEEP_SECONDS)
+        await rig.tick(STANDARD.sweep_seconds)
     assert "late" not in rig.announced
     close()
 
@@ -118,7 +118,7 @@ class Queue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.floors = store.LOWEST_ID, store.LONG_AGO
+        self.marks = store.LOWEST_ID, store.LONG_AGO
         self.events = 0
 
     def round(self) -> float:
@@ -128,8 +128,8 @@ class Queue:
             connection.execute(sa.text(INSERT_BATCH.format(table)), {"first": self.events})
         self.events += BATCH
         began = time.perf_counter()
-        self.look(*self.floors)
-        collected = store.collect(self._database, BATCH, self.floors[0])
+        self.look(*self.marks)
+        collected = store.collect(self._database, BATCH, self.marks[0])
         claimed = store.claim(
             self._database,
             installations=BATCH,
@@ -137,18 +137,18 @@ class Queue:
             lease=LEASE,
             leased_by="test",
             suspects=0,
-            due_floor=self.floors[1],
+            due_low_water=self.marks[1],
         )
         taken = time.perf_counter() - began
         assert collected.events == sum(len(lease.deliveries) for lease in claimed.leased) == BATCH
         settle(self._database, *claimed.leased)
-        self.floors = collected.last_event_id, claimed.at
+        self.marks = collected.last_event_id, claimed.at
         return taken
 
-    def look(self, lowest_id: int, due_floor: datetime) -> float:
-        """Looks from these floors on and returns the seconds taken."""
+    def look(self, lowest_id: int, due_low_water: datetime) -> float:
+        """Looks from these marks on and returns the seconds taken."""
         began = time.perf_counter()
-        store.look(self._database, lowest_id, due_floor)
+        store.look(self._database, lowest_id, due_low_water)
         return time.perf_counter() - began
 
 
@@ -179,8 +179,8 @@ def test_a_transaction_that_holds_back_vacuum_costs_little(
         for _ in range(EVENTS // BATCH):
             queue.round()
         rounds = [(queue.round(), other.round()) for _ in range(SAMPLE)]
-        looks = [(queue.look(*queue.floors), queue.look(store.LOWEST_ID, store.LONG_AGO)) for _ in range(SAMPLE)]
+        looks = [(queue.look(*queue.marks), queue.look(store.LOWEST_ID, store.LONG_AGO)) for _ in range(SAMPLE)]
     pinned, unpinned = (min(taken) for taken in zip(*rounds, strict=True))
     assert pinned <= MAX_RATIO * unpinned
-    with_floors, without = (min(taken) for taken in zip(*looks, strict=True))
-    assert without > 2 * with_floors
+    with_marks, without = (min(taken) for taken in zip(*looks, strict=True))
+    assert without > 2 * with_marks
