@@ -1,4 +1,4 @@
-"""One POST, one reply, over the fastest HTTP client that is installed; no secret appears in errors or redacted text.
+"""One POST, one reply; no secret appears in errors or redacted text.
 
 No other package imports the HTTP libraries.
 """
@@ -30,15 +30,15 @@ __all__ = [
 ]
 
 
-def open_transport(concurrency: int, network: Network) -> Transport:
-    """Opens a transport for up to `concurrency` requests in flight: over pyreqwest, or over httpx where pyreqwest has no wheel.
+def open_transport(network: Network, url: str) -> Transport:
+    """Opens the transport to the server at this URL: another client if a proxy leads there.
 
     Raises UnusableNetwork if there are no usable certificate authorities.
     """
-    try:
-        from dispatcher.transport.reqwest import PyreqwestTransport
-    except ImportError:
-        from dispatcher.transport.portable import PortableTransport
+    if network.proxies.proxy_of(url) is None:
+        from dispatcher.transport.http1 import Http1Transport
 
-        return PortableTransport(network)
-    return PyreqwestTransport(concurrency, network)
+        return Http1Transport(network)
+    from dispatcher.transport.portable import PortableTransport
+
+    return PortableTransport(network)

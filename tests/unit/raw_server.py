@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import itertools
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -64,9 +65,12 @@ class Server(RawServer):
     answer: list[Step]
     keep_alive: bool = False
     scheme: str = "http"
+    answered: int | None = None
+    """With `keep_alive`: the number of requests after which a connection is closed when the next one comes."""
     connections: int = 0
     requests: list[bytes] = field(default_factory=list)
     bytes_sent: int = 0
+    writer: asyncio.StreamWriter = field(init=False)
 
     @property
     def url(self) -> str:
@@ -75,11 +79,23 @@ class Server(RawServer):
     @override
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        while True:
+        self.writer = writer
+        for number in itertools.count(1):
             self.requests.append(await read_request(reader))
+            if self.answered is not None and number > self.answered:
+                break
             await self.play(writer)
             if not self.keep_alive:
                 break
+
+    async def say(self, unasked: bytes) -> None:
+        """Sends this over the newest connection, although no request has come, and waits until the kernel has delivered it."""
+        self.writer.write(unasked)
+        await self.writer.drain()
+
+    async def hang_up(self) -> None:
+        """Closes the newest connection, although no request has come."""
+        await close(self.writer)
 
     async def play(self, writer: asyncio.StreamWriter) -> None:
         for step in self.answer:
@@ -104,8 +120,10 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def running(*answer: Step, keep_alive: bool = False, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    server = Server(list(answer), keep_alive, "https" if tls else "http")
+async def running(
+    *answer: Step, keep_alive: bool = False, answered: int | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
+    server = Server(list(answer), keep_alive, "https" if tls else "http", answered)
     async with server.listening(tls):
         yield server
 

@@ -12,13 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 import trustme
+from dispatcher.transport.reqwest import PyreqwestTransport
 
 from dispatcher.inspection.checks.network import check_network
 from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network, Transport, UnusableNetwork, post_form
 from dispatcher.transport.portable import PortableTransport
-from dispatcher.transport.reqwest import PyreqwestTransport
 from tests.conftest import not_tested
 from tests.unit.raw_server import (
     DEADLINE_SECONDS,

@@ -8,17 +8,18 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 import trustme
 from pydantic import SecretStr
 
 from dispatcher.policy.outcome import OutcomeKind
-from dispatcher.transport import Network, Request, Transport, TransportFailed, open_transport, post_form
+from dispatcher.transport import Network, NotConnected, Request, Transport, TransportFailed, open_transport, post_form
+from dispatcher.transport.http1 import IDLE_SECONDS, Http1Transport
 from dispatcher.transport.portable import PortableTransport
-from dispatcher.transport.reqwest import PyreqwestTransport
 from dispatcher.vercel.client import Vercel
-from tests.unit.raw_server import BODY, CANARY, DEADLINE_SECONDS, DELIVERED, Step, answer, running, send
+from tests.unit.raw_server import BODY, CANARY, DEADLINE_SECONDS, DELIVERED, Step, answer, certified, running, send
 
 MEGABYTE = 1_000_000
 ENDLESS = 3_600.0
@@ -33,10 +34,10 @@ pytestmark = [
 WITHOUT_DESCRIPTORS = """
 import contextlib, os, resource, uvloop
 from dispatcher.transport import Network, Request
-from dispatcher.transport.reqwest import PyreqwestTransport
+from dispatcher.transport.http1 import Http1Transport
 
 async def send():
-    transport = PyreqwestTransport(1, Network())
+    transport = Http1Transport(Network())
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     with contextlib.suppress(OSError):
         while True:
@@ -50,9 +51,17 @@ uvloop.run(send())
 """
 
 
-@pytest.fixture(params=["pyreqwest", "portable"])
+@pytest.fixture(params=[Http1Transport, PortableTransport], ids=["http1", "portable"])
 async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
-    opened = open_transport(64, Network()) if request.param == "pyreqwest" else PortableTransport(Network())
+    opened = request.param(Network())
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def http1() -> AsyncIterator[Http1Transport]:
+    """What is true of the client to Vercel only."""
+    opened = Http1Transport(Network())
     yield opened
     await opened.aclose()
 
@@ -99,7 +108,11 @@ async def test_only_the_headers_that_a_request_names_are_read(transport: Transpo
 
 FAULTS: dict[str, tuple[list[Step], OutcomeKind, int | None]] = {
     "hang": ([ENDLESS], OutcomeKind.TIMEOUT, None),
-    "drip head": ([step for _ in range(10_000) for step in (b"H", 0.1)], OutcomeKind.TIMEOUT, None),
+    "drip head": (
+        [b"HTTP/1.1 201 C\r\nX: ", *(step for _ in range(10_000) for step in (b"a", 0.1))],
+        OutcomeKind.TIMEOUT,
+        None,
+    ),
     "cut at once": ([], OutcomeKind.UNREACHABLE, None),
     "cut in the head": ([b"HTTP/1.1 201 Crea"], OutcomeKind.UNREACHABLE, None),
     "garbage": ([b"\x00\xff\xfe garbage\r\n\r\n"], OutcomeKind.UNREACHABLE, None),
@@ -240,13 +253,11 @@ async def test_500_sends_in_a_row_use_one_connection(transport: Transport) -> No
     assert (server.connections, len(server.requests)) == (1, 500)
 
 
-async def test_a_short_body_of_a_success_does_not_cost_pyreqwest_the_connection() -> None:
-    transport = open_transport(4, Network())
+async def test_a_body_of_a_success_does_not_cost_the_connection(http1: Http1Transport) -> None:
     async with running(answer("201 Created", b'{"ok":true}'), keep_alive=True) as server:
         for _ in range(50):
-            assert (await send(transport, server.url)).kind is OutcomeKind.DELIVERED
-        await transport.aclose()
-    assert server.connections == 1
+            assert (await send(http1, server.url)).kind is OutcomeKind.DELIVERED
+        assert server.connections == 1
 
 
 async def test_many_at_once_use_no_more_connections_than_requests_in_flight(transport: Transport) -> None:
@@ -276,21 +287,14 @@ async def test_cancelling_passes_and_leaves_the_transport_usable(transport: Tran
     await check_usable(transport)
 
 
-async def test_closing_it_under_a_request_is_an_outcome() -> None:
-    transport = open_transport(4, Network())
+async def test_closing_it_under_a_request_is_an_outcome(http1: Http1Transport) -> None:
     async with running(ENDLESS) as server:
-        sending = asyncio.create_task(send(transport, server.url))
+        sending = asyncio.create_task(send(http1, server.url))
         async with asyncio.timeout(DEADLINE_SECONDS):
             while not server.requests:
                 await asyncio.sleep(0.005)
-        await transport.aclose()
+        await http1.aclose()
         assert (await sending).kind is OutcomeKind.UNREACHABLE
-
-
-async def test_without_a_wheel_of_pyreqwest_httpx_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(open_transport(4, Network()), PyreqwestTransport)
-    monkeypatch.setitem(sys.modules, "dispatcher.transport.reqwest", None)
-    assert isinstance(open_transport(4, Network()), PortableTransport)
 
 
 ECHOES: dict[str, Callable[[str], list[Step]]] = {
@@ -350,46 +354,179 @@ def test_without_a_free_descriptor_there_is_no_connection_but_a_process() -> Non
     assert "Too many open files" in done.stdout
 
 
-class Forgetful:
-    """Plays the client, request and response of pyreqwest, and ignores its deadline before the head of an answer, or in its body."""
+# the client to Vercel: connections that are used again
 
-    def __init__(self, forgets: str) -> None:
-        self.forgets = forgets
-        self.status = 500
-        self.body_reader = self
-        self.chunks = [b'{"error":{"code":"c","message":"as far as it came"}}']
-
-    def __getattr__(self, _name: str) -> Callable[..., "Forgetful"]:
-        return lambda *_: self
-
-    def get_header(self, _name: str) -> None:
-        return None
-
-    async def __aenter__(self) -> "Forgetful":
-        return self if self.forgets == "body" else await self.forget()
-
-    async def __aexit__(self, *_error: object) -> None:
-        pass
-
-    async def read_chunk(self) -> object:
-        return self.chunks.pop() if self.chunks else await self.forget()
-
-    async def forget(self) -> "Forgetful":
-        await asyncio.sleep(ENDLESS)
-        return self
+TWO_ANSWERS = DELIVERED + b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    ("forgets", "kind", "error"),
-    [("head", OutcomeKind.TIMEOUT, None), ("body", OutcomeKind.FAILED, "as far as it came")],
+    "surplus",
+    [TWO_ANSWERS, DELIVERED + b"x", DELIVERED + b"\r\n\r\nx", DELIVERED + DELIVERED],
+    ids=["two answers", "a byte", "lines", "the same twice"],
 )
-async def test_a_client_that_forgets_its_deadline_is_reminded(
-    monkeypatch: pytest.MonkeyPatch, forgets: str, kind: OutcomeKind, error: str | None
-) -> None:
-    transport = PyreqwestTransport(1, Network())
-    with monkeypatch.context() as forgetful:
-        forgetful.setattr(transport, "_client", Forgetful(forgets))
-        outcome = await asyncio.wait_for(send(transport, "http://127.0.0.1", timeout=0.05), DEADLINE_SECONDS)
-    await transport.aclose()
-    assert outcome.kind is kind
-    assert error is None or outcome.error == error
+async def test_what_follows_an_answer_is_never_taken_for_the_next(http1: Http1Transport, surplus: bytes) -> None:
+    """Otherwise a request would count as answered that the server has not even read: its change would be lost."""
+    async with running(surplus, keep_alive=True) as server:
+        for _ in range(3):
+            assert (await send(http1, server.url)).status == 201
+        assert server.connections == len(server.requests) == 3
+
+
+@pytest.mark.parametrize("unasked", [b"HTTP/1.1 201 C\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 408 R\r\n\r\n", b"x"])
+async def test_an_answer_before_its_request_is_not_an_answer(http1: Http1Transport, unasked: bytes) -> None:
+    """It comes while the connection is free, and is there when the next request takes the connection."""
+    async with running(DELIVERED, keep_alive=True) as server:
+        assert (await send(http1, server.url)).status == 201
+        await server.say(unasked)
+        assert (await send(http1, server.url)).status == 201
+        assert server.connections == len(server.requests) == 2
+
+
+async def test_a_connection_that_was_closed_while_free_is_replaced(http1: Http1Transport) -> None:
+    async with running(DELIVERED, keep_alive=True) as server:
+        assert (await send(http1, server.url)).status == 201
+        await server.hang_up()
+        assert (await send(http1, server.url)).status == 201
+        assert server.connections == len(server.requests) == 2
+
+
+async def test_a_request_that_meets_the_end_of_its_connection_is_sent_again_once() -> None:
+    """The server closes the connection when the second request comes, without a byte of an answer, and each new one, too."""
+    http1 = Http1Transport(Network())
+    async with running(DELIVERED, keep_alive=True, answered=1) as server:
+        assert (await send(http1, server.url)).status == 201
+        outcome = await send(http1, server.url)
+        assert (outcome.kind, outcome.status) == (OutcomeKind.DELIVERED, 201)
+        assert (server.connections, len(server.requests)) == (2, 3)
+        server.answered = 0
+        outcome = await send(http1, server.url)
+        assert outcome.kind is OutcomeKind.UNREACHABLE
+        assert (server.connections, len(server.requests)) == (3, 5)  # on the old one, and once more on a new one
+    await http1.aclose()
+
+
+async def test_a_request_is_not_sent_again_once_a_byte_of_its_answer_has_come(http1: Http1Transport) -> None:
+    async with running(DELIVERED, keep_alive=True) as server:
+        assert (await send(http1, server.url)).status == 201
+        server.answer, server.keep_alive = [b"HTTP/1.1 20"], False
+        assert (await send(http1, server.url)).kind is OutcomeKind.UNREACHABLE
+        assert len(server.requests) == 2
+
+
+async def test_a_connection_serves_the_next_request_only_after_the_end_of_its_answer(http1: Http1Transport) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+    async with running(head + b"a", 0.05, b"bcd", keep_alive=True) as server:
+        assert (await send(http1, server.url)).status == 200  # the body need not be waited for
+        assert (await send(http1, server.url)).status == 200
+        assert server.connections == 2
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while len(next(iter(http1._servers.values())).free) < 2:
+                await asyncio.sleep(0.005)
+        assert (await send(http1, server.url)).status == 200
+        assert server.connections == 2
+
+
+async def test_of_several_requests_on_one_connection_each_has_its_own_deadline(http1: Http1Transport) -> None:
+    async with running(DELIVERED, keep_alive=True) as server:
+        assert (await send(http1, server.url, timeout=DEADLINE_SECONDS)).status == 201
+        server.answer = [ENDLESS]
+        outcome = await send(http1, server.url, timeout=0.1)
+        assert outcome.kind is OutcomeKind.TIMEOUT
+        server.answer = [DELIVERED]
+        assert (await send(http1, server.url, timeout=0.1)).status == 201
+        server.answer = [0.3, DELIVERED]
+        assert (await send(http1, server.url)).status == 201  # although the timer of the request before fires meanwhile
+        assert server.connections == 2
+
+
+async def test_connections_that_are_not_used_are_closed(http1: Http1Transport) -> None:
+    async with running(DELIVERED, keep_alive=True) as server:
+        await asyncio.gather(*(send(http1, server.url) for _ in range(3)))
+        (known,) = http1._servers.values()
+        used, *unused = known.free
+        for one in unused:
+            one.free_since -= IDLE_SECONDS
+        http1._close_idle()
+        assert known.free == [used]
+        assert [one.is_closed for one in unused] == [True, True]
+        used.free_since -= IDLE_SECONDS
+        http1._close_idle()
+        assert not http1._connections
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "error"),
+    [
+        (b"HTTP/1.1 500 Oh\r\n\r\nuntil the end", 500, "until the end"),
+        (b"HTTP/1.0 503 Oh\r\nContent-Length: 3\r\n\r\nold", 503, "old"),
+        (b"HTTP/1.1 400 Oh\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", 400, "abcde"),
+        (b"HTTP/1.1 204 None\r\n\r\n", 204, None),
+    ],
+    ids=["until the end", "HTTP/1.0", "chunked", "without a body"],
+)
+async def test_every_kind_of_body_is_read(http1: Http1Transport, reply: bytes, status: int, error: str | None) -> None:
+    async with running(reply) as server:
+        outcome = await send(http1, server.url)
+    assert (outcome.status, outcome.error) == (status, error)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+        b"HTTP/1.1 103 Hints\r\n\r\n" * 10_000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\nX : y\n\n",
+        b"HTTP/2 200 OK\r\n\r\n",
+    ],
+    ids=["another protocol", "endless interim answers", "two lengths", "length and chunks", "a space", "HTTP/2"],
+)
+async def test_an_answer_that_is_not_clearly_one_is_none(http1: Http1Transport, reply: bytes) -> None:
+    async with running(reply) as server:
+        outcome = await send(http1, server.url)
+        assert (outcome.kind, outcome.status) == (OutcomeKind.UNREACHABLE, None)
+        await check_usable(http1)
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        ("http://127.0.0.1:{}/a b", {}),
+        ("http://127.0.0.1:{}/a\r\nx: y", {}),
+        ("http://127.0.0.1:{}/ü", {}),
+        ("ftp://127.0.0.1:{}/", {}),
+        ("http://127.0.0.1:99999/", {}),
+        ("http://127.0.0.1:{}/", {"x": "a\r\ny: b"}),
+        ("http://127.0.0.1:{}/", {"x": "a\nb"}),
+        ("http://127.0.0.1:{}/", {"x": "ü"}),
+    ],
+)
+async def test_what_cannot_be_a_request_is_not_sent(http1: Http1Transport, url: str, headers: dict[str, str]) -> None:
+    async with running(DELIVERED) as server:
+        request = Request(url.format(server.port), headers, b"", timeout=DEADLINE_SECONDS, limit=0)
+        with pytest.raises(NotConnected):
+            await http1.post(request)
+        assert server.requests == []
+
+
+async def test_over_tls_a_connection_is_used_again(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    http1 = Http1Transport(Network(str(tmp_path / "ca.pem")))
+    async with running(DELIVERED, keep_alive=True, tls=certified(authority)) as server:
+        for _ in range(50):
+            assert (await send(http1, server.url)).status == 201
+        assert server.connections == 1
+        await server.hang_up()
+        assert (await send(http1, server.url)).status == 201
+        assert (server.connections, len(server.requests)) == (2, 51)
+    await http1.aclose()
+
+
+def test_only_a_proxy_takes_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    through = Network(trust_env_proxy=True)
+    assert isinstance(open_transport(Network(), "https://api.vercel.com"), Http1Transport)
+    assert isinstance(open_transport(through, "http://127.0.0.1"), Http1Transport)
+    assert isinstance(open_transport(through, "https://api.vercel.com"), PortableTransport)
