@@ -9,7 +9,16 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher.database.errors import is_unreachable
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.checks.finding import Finding, ok, problem
-from dispatcher.outbox.tables import VERSION_TABLE, attempt, collector, dead_letter, delivery, installation, outbox
+from dispatcher.outbox.tables import (
+    VERSION_TABLE,
+    attempt,
+    collector,
+    dead_letter,
+    delivery,
+    dispatcher,
+    installation,
+    outbox,
+)
 
 _NEEDED: dict[Table, tuple[str, ...]] = {
     outbox: ("SELECT", "INSERT", "DELETE"),
@@ -18,6 +27,7 @@ _NEEDED: dict[Table, tuple[str, ...]] = {
     collector: ("SELECT", "INSERT", "UPDATE"),
     attempt: ("SELECT", "INSERT", "DELETE"),
     dead_letter: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    dispatcher: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     Table(VERSION_TABLE, sa.MetaData(), sa.Column("version_num", sa.String)): ("SELECT",),
 }
 
