@@ -11,10 +11,12 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher.cli import (
     check,
     dead_letters,
+    deliveries,
     demo,
     explain,
     installations,
     publish,
+    requests,
     sandbox,
     schema,
     service,
@@ -50,6 +52,8 @@ COMMANDS = (
     check,
     status,
     explain,
+    requests,
+    deliveries,
     dead_letters,
     installations,
 )

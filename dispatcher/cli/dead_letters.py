@@ -1,8 +1,6 @@
 """`dispatcher dead-letters`: events that could not be delivered, and what a person can do about them."""
 
-from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +8,7 @@ import typer
 from dispatcher.cli.confirmation import confirm, progress
 from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.cli.options import AsJson, DryRun, Limit, Yes
+from dispatcher.cli.options import AsJson, DryRun, Limit, OfInstallation, OfResource, Since, Yes, parse_since
 from dispatcher.cli.output import age, number, print_columns, print_facts, print_json, shown
 from dispatcher.cli.signature import By, Note, sign
 from dispatcher.database.transactions import Database
@@ -23,7 +21,6 @@ from dispatcher.inspection.dead_letters import (
     plan,
 )
 from dispatcher.policy.decision import DeadLetterReason
-from dispatcher.settings.durations import parse_duration
 from dispatcher.settings.settings import Settings, load_settings
 from dispatcher.store.attempt_log import Attempt
 from dispatcher.store.dead_letters import Filter, discard, replay
@@ -37,15 +34,7 @@ MAX_ERROR_LENGTH = 60
 
 DeadLetterId = typer.Option("--id", min=1, max=MAX_ID, metavar="ID", help="This dead letter; repeatable.")
 Ids = Annotated[list[int] | None, DeadLetterId]
-OfInstallation = Annotated[
-    str | None, typer.Option("--installation", metavar="icfg_…", help="Those of this installation.")
-]
-OfResource = Annotated[str | None, typer.Option("--resource", metavar="ID", help="Those of this resource.")]
 OfReason = Annotated[DeadLetterReason | None, typer.Option("--reason", help="Those with this reason.")]
-Since = Annotated[
-    str | None,
-    typer.Option("--since", metavar="WHEN", help="No older than this: 24h, or a time such as 2026-01-31T12:00 (UTC)."),
-]
 All = Annotated[bool, typer.Option("--all", help="All unresolved ones; not with another filter.")]
 
 
@@ -226,21 +215,7 @@ def _filter(
     reason: DeadLetterReason | None,
     since: str | None,
 ) -> Filter:
-    return Filter(ids or (), installation, resource, reason, None if since is None else _time(since, database.now))
-
-
-def _time(text: str, now: Callable[[], datetime]) -> datetime:
-    """Parses a duration before now, by the database's clock, or a time, which is UTC without an offset."""
-    try:
-        parsed = datetime.fromisoformat(text)
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return now() - timedelta(seconds=parse_duration(text))
-    except (ValueError, OverflowError):
-        remedy = "write how long ago, such as 30m, 24h or 7d, or a time such as 2026-01-31T12:00 (UTC)"
-        raise CommandFailed(f"--since cannot be read: {remedy}", Exit.USAGE) from None
+    return Filter(ids or (), installation, resource, reason, parse_since(since, database.now))
 
 
 def _plan(database: Database, wanted: Filter, *, all_: bool) -> Plan:

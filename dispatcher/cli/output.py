@@ -16,13 +16,27 @@ def print_json(row: Mapping[str, Any]) -> None:
 
 def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table. Columns of numbers are aligned at the right."""
-    rows = list(rows)
-    lines = [tuple(header), *(tuple(shown(cell) for cell in row) for row in rows)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
-    right = [bool(rows) and all(isinstance(row[n], int | float | None) for row in rows) for n in range(len(header))]
-    for line in lines:
-        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+    Columns(header).print(rows)
+
+
+class Columns:
+    """A table that is printed piece by piece: each piece goes on with the widths of those before."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._header: Sequence[str] | None = header
+        self._widths = [len(name) for name in header]
+
+    def print(self, rows: Iterable[Sequence[object]]) -> None:
+        """Prints these rows, the header before the first ones. Columns of numbers are aligned at the right."""
+        rows = list(rows)
+        lines = [tuple(shown(cell) for cell in row) for row in rows]
+        columns = range(len(self._widths))
+        self._widths = [max([self._widths[n], *(len(line[n]) for line in lines)]) for n in columns]
+        right = [bool(rows) and all(isinstance(row[n], int | float | None) for row in rows) for n in columns]
+        for line in ([tuple(self._header)] if self._header else []) + lines:
+            cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, self._widths, right, strict=True))
+            typer.echo("  ".join(cells).rstrip())
+        self._header = None
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
@@ -42,6 +56,12 @@ def shown(value: object) -> str:
             return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     text = str(value)
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def excerpt(text: str | None, limit: int = 60) -> str:
+    """The first line of a text, cut with `…` after `limit` characters."""
+    line, _, rest = (text or "").partition("\n")
+    return line if len(line) <= limit and not rest else f"{line[:limit].rstrip()}…"
 
 
 def age(seconds: float) -> str:
