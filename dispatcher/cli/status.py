@@ -70,12 +70,25 @@ def _show(reading: Status) -> None:
             ("waiting", f"{backlog.waiting:,}{more} for a retry or a slot of the rate limit"),
             ("paused", f"{backlog.paused:,}{more} deliveries (installation paused)"),
             ("oldest event", age(backlog.oldest_event_age) if backlog.oldest_event_age else "none waiting"),
+            ("dispatchers", _dispatchers(reading)),
             ("leases", f"{reading.leases.held:,} held, {reading.leases.expired:,} expired"),
             ("last request", _last(reading.last_request)),
             ("requests", _rates(recent)),
             ("lag", _lag(recent)),
         ]
     )
+
+
+def _dispatchers(reading: Status) -> str:
+    if reading.dispatchers is None:
+        return "not known: run `dispatcher migrate`"
+    versions = ", ".join(sorted({one.version for one in reading.running}))
+    silent = [
+        f"{one.name} was last seen {age((reading.at - one.seen_at).total_seconds())} ago"
+        for one in reading.dispatchers
+        if not one.is_running
+    ]
+    return "; ".join([f"{len(reading.running)} running ({versions})" if versions else "none running", *silent])
 
 
 def _last(last: LastRequest | None) -> str:
@@ -113,6 +126,7 @@ def _row(reading: Status) -> dict[str, Any]:
         "dead_letters": backlog.dead_letters,
         "paused_installations": backlog.paused_installations,
         "failing_installations": {one.installation_id: one.failures for one in reading.failing},
+        "dispatchers": None if reading.dispatchers is None else [asdict(one) for one in reading.dispatchers],
         "leases": {"held": reading.leases.held, "expired": reading.leases.expired},
         "last_request": None if (last := reading.last_request) is None else asdict(last),
         "recent": {

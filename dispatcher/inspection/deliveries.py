@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import Subquery, Table
 
 from dispatcher.database.transactions import Database
+from dispatcher.inspection.dispatchers import count_running
 from dispatcher.inspection.installations import find_installations
 from dispatcher.inspection.outlook import Graces, look_ahead
 from dispatcher.outbox.tables import delivery, installation
@@ -83,13 +84,14 @@ def list_deliveries(
     oldest = sa.select(scanned).where(*wanted.of(scanned)).order_by(scanned.c.first_created_at).limit(limit + 1)
     with database.read() as connection:
         now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
+        running = count_running(database, connection, now)
         rows = connection.execute(oldest).all()
         all_scanned = scanned is delivery or connection.execute(_beyond(scan_limit)).scalar() is None
         owners = find_installations(connection, database.dialect, {row.installation_id for row in rows})
     found = [
         WaitingDelivery(
             *(getattr(row, name) for name in _COLUMNS),
-            *look_ahead(row, owners.get(row.installation_id), now, graces),
+            *look_ahead(row, owners.get(row.installation_id), now, graces, running),
         )
         for row in rows[:limit]
     ]

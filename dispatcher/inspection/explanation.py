@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Subquery, Table
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import ADVICE, DeadLetter
+from dispatcher.inspection.dispatchers import count_running
 from dispatcher.inspection.installations import Installation, find_installations
 from dispatcher.inspection.outlook import Graces, look_ahead
 from dispatcher.outbox.columns import is_exactly
@@ -109,7 +110,8 @@ def explain(
             if found.anything:
                 happened = sorted(_happened(found), key=lambda entry: entry.at or found.now)
                 complete = found.complete and len(happened) <= limit
-                return Explanation(happened[-limit:], list(_next(found, graces)), complete)
+                running = count_running(database, connection, found.now)
+                return Explanation(happened[-limit:], list(_next(found, graces, running)), complete)
     return None
 
 
@@ -239,15 +241,16 @@ def _count(events: int) -> str:
 # what happens next ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _next(found: _Found, graces: Graces) -> Iterator[Entry]:
+def _next(found: _Found, graces: Graces, running: int | None) -> Iterator[Entry]:
+    soon = "when a dispatcher is running: none is" if running == 0 else "at the dispatcher's next tick"
     for change in found.changes:
-        message = f"{_count(change.events)} up to {change.last_event_id}: collected at the dispatcher's next tick"
+        message = f"{_count(change.events)} up to {change.last_event_id}: collected {soon}"
         yield Entry(None, "next", message, *change.subject, change.product_id)
     for malformed in found.malformed:
-        message = f"event {malformed.event_id} becomes a dead letter at the dispatcher's next tick"
+        message = f"event {malformed.event_id} becomes a dead letter {soon}"
         yield Entry(None, "next", message, malformed.values["installation_id"])
     for row in found.deliveries:
-        at, message = look_ahead(row, found.installations.get(row.installation_id), found.now, graces)
+        at, message = look_ahead(row, found.installations.get(row.installation_id), found.now, graces, running)
         yield _entry(row, at, "next", f"{message} ({_count(row.events)}, up to {row.last_event_id})")
     for letter in found.dead_letters:
         if letter.resolved_at is None:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import MAX_SCANNED_ROWS, Backlog, measure
+from dispatcher.inspection.dispatchers import Dispatcher, read_dispatchers
 from dispatcher.outbox.tables import attempt, installation
 from dispatcher.policy.outcome import OutcomeKind
 
@@ -81,6 +82,13 @@ class Status:
     failing: tuple[Failing, ...]
     recent: Recent
     last_request: LastRequest | None
+    dispatchers: tuple[Dispatcher, ...] | None
+    """None if the database's schema is too old to tell."""
+
+    @property
+    def running(self) -> list[Dispatcher]:
+        """The dispatchers that run, as far as is known."""
+        return [one for one in self.dispatchers or () if one.is_running]
 
 
 def read_status(database: Database) -> Status:
@@ -89,7 +97,15 @@ def read_status(database: Database) -> Status:
     with database.read() as connection:
         now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
         leases, failing = _installations(connection, now)
-        return Status(now, backlog, leases, failing, _recent(connection, now), _last_request(connection, now))
+        return Status(
+            now,
+            backlog,
+            leases,
+            failing,
+            _recent(connection, now),
+            _last_request(connection, now),
+            read_dispatchers(database, connection, now),
+        )
 
 
 def _installations(connection: Connection, now: datetime) -> tuple[Leases, tuple[Failing, ...]]:
@@ -161,6 +177,14 @@ def _concerns(status: Status) -> Iterator[Concern]:
     if paused := sum(backlog.paused_installations.values()):
         by_reason = _by_size(backlog.paused_installations)
         yield Concern(False, f"paused installations: {paused:,} ({by_reason})", "installations list")
+    if out := [one for one in status.running if one.outage is not None]:
+        since = min(one.outage for one in out if one.outage is not None)
+        yield Concern(
+            False,
+            f"Vercel has been unavailable since {since:%Y-%m-%d %H:%M:%S} UTC, as {len(out)} of {len(status.running)} dispatchers see it:"
+            " only probes are sent",
+            "requests --failed",
+        )
     if status.failing:
         worst = ", ".join(f"{one.installation_id} {one.failures}×" for one in status.failing)
         yield Concern(False, f"failing in a row: {worst}", "explain INSTALLATION")
@@ -171,17 +195,25 @@ def _concerns(status: Status) -> Iterator[Concern]:
 
 
 def _why_silent(status: Status) -> str | None:
-    """Returns why nothing is sent; None if requests are being sent.
-
-    The breaker of Vercel's host, which spaces out requests during an outage, is local to each dispatcher and not in the database.
-    """
+    """Returns why nothing is sent; None if requests are being sent, or if only probes are, because of an outage."""
     last = status.last_request
     if last is not None and last.age <= SILENCE_SECONDS:
         return None
-    if last is None or last.outcome == OutcomeKind.DELIVERED:
+    if status.dispatchers is None:
         return "is `dispatcher run` running?"
-    result = last.outcome if last.status is None else f"{last.outcome}, {last.status}"
-    return f"the last request failed ({result}), so Vercel may be down and the breaker open, or `dispatcher run` is not running"
+    if not status.running:
+        return _last_seen(status)
+    if any(one.outage for one in status.running):
+        return None
+    return "a dispatcher is running, but makes no request: see its log"
+
+
+def _last_seen(status: Status) -> str:
+    silent = max(status.dispatchers or (), key=lambda one: one.seen_at, default=None)
+    if silent is None:
+        return "no dispatcher is running: start `dispatcher run`"
+    ago = f"{(status.at - silent.seen_at).total_seconds():,.0f} s ago"
+    return f"no dispatcher is running. {silent.name} was last seen {ago}, and did not stop in good order"
 
 
 def _by_size(counts: dict[str, int]) -> str:

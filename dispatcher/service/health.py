@@ -42,8 +42,8 @@ class Health:
                 self._failure = f"tick: {summary}"
             case WritesAccepted():
                 self._no_writes = None
-            case StepFailed("writes", summary):
-                self._no_writes = f"writes: {summary}"
+            case StepFailed("heartbeat", summary):
+                self._no_writes = f"heartbeat: {summary}"
             case _:
                 pass
 

@@ -87,7 +87,7 @@ async def _serving(app: Starlette, settings: Settings, log: Log) -> AsyncIterato
 async def _scheduled(parts: Parts, tick: Tick, settings: Settings, report: Listener) -> AsyncIterator[None]:
     """Runs the ticks and the housekeeping until the end of the block."""
     clustered = await parts.thread.run(Database.is_cluster)
-    housekeeping = Housekeeping(parts.database, settings, report)
+    housekeeping = Housekeeping(parts.database, parts.worker, settings, report)
     scheduler = Scheduler(report)
     scheduler.every("tick", settings.poll_interval, tick)
     housekeeping.schedule(scheduler, clustered=clustered)
@@ -96,6 +96,7 @@ async def _scheduled(parts: Parts, tick: Tick, settings: Settings, report: Liste
         yield
     finally:
         scheduler.stop()
+        await housekeeping.leave()
         housekeeping.close()
 
 

@@ -53,6 +53,7 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random,
     ) -> None:
+        self.name = name
         self._settings = settings
         self._pace = pace
         self._report = report

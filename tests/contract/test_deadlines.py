@@ -50,17 +50,17 @@ async def test_behind_a_proxy_that_has_fallen_silent(database: Database, partner
 
 @pytest.mark.varies
 @on_servers
-@pytest.mark.parametrize(
-    "step", [Housekeeping.gauge, Housekeeping.check_writes, Housekeeping.fix_stranded, Housekeeping.prune]
-)
+@pytest.mark.parametrize("step", [Housekeeping.gauge, Housekeeping.beat, Housekeeping.fix_stranded, Housekeeping.prune])
 async def test_housekeeping_behind_a_proxy_that_has_fallen_silent(
     database: Database, step: Callable[[Housekeeping], Awaitable[None]]
 ) -> None:
     with proxy_before(database.engine.url) as (proxy, url):
         behind = open_database(url.render_as_string(hide_password=False), database.schema)
         reports: list[Report] = []
+        worker = idle_worker(behind)
         patient, hasty = (
-            Housekeeping(behind, Settings(), reports.append, deadline=seconds) for seconds in (DEADLINE_SECONDS, SHORT)
+            Housekeeping(behind, worker, Settings(), reports.append, deadline=seconds)
+            for seconds in (DEADLINE_SECONDS, SHORT)
         )
         await step(patient)
         proxy.fall_silent()
