@@ -63,6 +63,9 @@ class Housekeeping:
                 backlog.dead_letters,
                 backlog.paused_installations,
                 backlog.open_breakers,
+                backlog.overdue,
+                backlog.installations,
+                backlog.failing,
             )
         )
 
