@@ -9,7 +9,7 @@ from dispatcher.cli.confirmation import confirm, progress
 from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, DryRun, Limit, OfInstallation, OfResource, Since, Yes, parse_since
-from dispatcher.cli.output import age, number, print_columns, print_facts, print_json, shown
+from dispatcher.cli.output import number, print_columns, print_facts, print_json, shown
 from dispatcher.cli.signature import By, Note, sign
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import (
@@ -21,6 +21,7 @@ from dispatcher.inspection.dead_letters import (
     plan,
 )
 from dispatcher.policy.decision import DeadLetterReason
+from dispatcher.settings.durations import age
 from dispatcher.settings.settings import Settings, load_settings
 from dispatcher.store.attempt_log import Attempt
 from dispatcher.store.dead_letters import Filter, discard, replay

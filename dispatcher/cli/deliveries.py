@@ -10,9 +10,10 @@ from dispatcher.cli.confirmation import confirm, progress
 from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, DryRun, Limit, OfInstallation, OfResource, Since, Yes, parse_since
-from dispatcher.cli.output import age, number, print_columns, print_json
+from dispatcher.cli.output import number, print_columns, print_json
 from dispatcher.inspection.deliveries import RetryPlan, WaitingDelivery, list_deliveries, plan_retry
 from dispatcher.inspection.outlook import Graces
+from dispatcher.settings.durations import age
 from dispatcher.settings.settings import load_settings
 from dispatcher.store.deliveries import DeliveryFilter, retry
 

@@ -64,17 +64,6 @@ def excerpt(text: str | None, limit: int = 60) -> str:
     return line if len(line) <= limit and not rest else f"{line[:limit].rstrip()}…"
 
 
-def age(seconds: float) -> str:
-    """A duration in its two largest units: `3m 12s`."""
-    rest = max(0, round(seconds))
-    parts: list[str] = []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        count, rest = divmod(rest, size)
-        if count or parts or unit == "s":
-            parts.append(f"{count}{unit}")
-    return " ".join(part for part in parts[:2] if part[:-1] != "0" or len(parts) == 1)
-
-
 def number(count: int, noun: str) -> str:
     """`1 delivery`, `2 deliveries`."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"

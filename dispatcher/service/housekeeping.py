@@ -76,6 +76,9 @@ class Housekeeping:
                 backlog.dead_letters,
                 backlog.paused_installations,
                 backlog.open_breakers,
+                backlog.overdue,
+                backlog.installations,
+                backlog.failing,
             )
         )
 

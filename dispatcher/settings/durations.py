@@ -1,4 +1,4 @@
-"""Parses and formats durations: `200ms`, `10s`, `5m`, `24h`, `30d`."""
+"""Parses and formats durations: `200ms`, `10s`, `5m`, `24h`, `30d`; for people `3m 12s`."""
 
 import math
 import re
@@ -39,6 +39,21 @@ def format_duration(seconds: float) -> str:
             return f"{count:.0f}{unit}"
     count, unit = (seconds * 1_000, "ms") if 0 < seconds < 1 else (seconds, "s")
     return f"{count:.9f}".rstrip("0").rstrip(".") + unit
+
+
+def age(seconds: float) -> str:
+    """Returns the duration for people: `178ms`, `2.5s`, or its two largest units, `3m 12s`."""
+    if 0 < seconds < 1:
+        return f"{max(1, min(999, round(seconds * 1_000)))}ms"
+    if 0 < seconds < 9.95:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    rest = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", 1.0)):
+        count, rest = divmod(rest, int(size))
+        if count or parts or unit == "s":
+            parts.append(f"{count}{unit}")
+    return " ".join(part for part in parts[:2] if part[:-1] != "0" or len(parts) == 1)
 
 
 def echo(value: object) -> str:

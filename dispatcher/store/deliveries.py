@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Subquery, Table
@@ -39,21 +39,30 @@ def retry(database: Database, wanted: DeliveryFilter, progress: Progress, chunk:
     Their attempts still count. A paused installation stays paused, and the rate limit holds.
     """
     done, after = 0, ""
-    while keys := database.transact(partial(_retry, dialect=database.dialect, wanted=wanted, after=after, chunk=chunk)):
-        done, after = done + len(keys), keys[-1]
+    step = partial(_retry, dialect=database.dialect, wanted=wanted, chunk=chunk)
+    while (retried := database.transact(partial(step, after=after))) is not None:
+        done, after = done + retried.deliveries, retried.last_key
         progress(done)
     return done
 
 
-def _retry(connection: Connection, dialect: Dialect, wanted: DeliveryFilter, after: str, chunk: int) -> list[str]:
+class _Retried(NamedTuple):
+    deliveries: int
+    last_key: str
+
+
+def _retry(connection: Connection, dialect: Dialect, wanted: DeliveryFilter, after: str, chunk: int) -> _Retried | None:
+    """Retries the next chunk; None if there is none. A delivery that is settled meanwhile is left out."""
     now: datetime = connection.execute(sa.select(dialect.clock())).scalar_one()
     key, later = delivery.c.subject_key, delivery.c.due_at > now
     next_ones = sa.select(key, delivery.c.installation_id).where(later, key > after, *wanted.of())
     rows = connection.execute(next_ones.order_by(key).limit(chunk)).all()
-    keys = [row.subject_key for row in rows]
+    if not rows:
+        return None
     _make_due(connection, {row.installation_id for row in rows}, now)
-    connection.execute(sa.update(delivery).where(key.in_(keys), later).values(due_at=now))
-    return keys
+    these = key.in_([row.subject_key for row in rows])
+    changed = connection.execute(sa.update(delivery).where(these, later).values(due_at=now))
+    return _Retried(changed.rowcount, rows[-1].subject_key)
 
 
 def _make_due(connection: Connection, ids: set[str], now: datetime) -> None:

@@ -109,6 +109,12 @@ class Gauged:
     paused: dict[str, int]
     open_breakers: int
     """Of installations only."""
+    overdue: float = 0.0
+    """Seconds for which the longest waiting event or installation has been ready to be sent."""
+    installations: int = 0
+    """Known ones."""
+    failing: int = 0
+    """Installations whose last request did not succeed, without the paused ones."""
 
 
 Report = (

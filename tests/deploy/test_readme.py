@@ -52,7 +52,18 @@ def test_every_file_it_names_exists() -> None:
 
 
 def test_every_tool_of_its_commands_is_looked_at_here() -> None:
-    assert {words[0] for words in commands("README.md")} == {"curl", "docker", "kubectl"}
+    assert {words[0] for words in commands("README.md")} == {"curl", "docker", "kubectl", "sed"}
+
+
+def test_the_links_of_the_alerts_can_be_made_absolute() -> None:
+    ((*command, source, redirection, _),) = commands_of("sed")
+    assert redirection == ">"
+    done = subprocess.run([*command, source], cwd=ROOT, check=True, capture_output=True, text=True)
+    links = [
+        rule["annotations"]["runbook_url"] for group in yaml.safe_load(done.stdout)["groups"] for rule in group["rules"]
+    ]
+    assert links
+    assert all(re.fullmatch(r"https://[\w./-]+/runbook\.md#\w+", link) for link in links)
 
 
 def test_the_make_commands_exist() -> None:
