@@ -129,8 +129,8 @@ class Dialect(ABC):
             yield
 
     def is_overtaken(self, error: BaseException) -> bool:
-        """Whether a concurrent migration has just created the same object: the caller inspects the schema again."""
-        return False
+        """Whether another session was in the way of a migration: the caller inspects the schema again, and continues."""
+        return self.is_transient(error)
 
     @abstractmethod
     def is_transient(self, error: BaseException) -> bool:

@@ -25,8 +25,8 @@ _TRANSIENT_ERRORS = {_LOCK_TIMEOUT_ERROR, 1213}  # and deadlock
 # --read-only, a read-only transaction, the server's read-only mode, a Galera node outside the cluster's majority
 _READ_ONLY_ERRORS = {1290, 1792, 1836, 1047}
 _DENIED_ERRORS = {1142, 1143}  # on a table, on a column
-# A table, an index or a row exists already, or another session is altering the table
-_OVERTAKEN_ERRORS = {1050, 1061, 1062, 1684}
+# A table, a column, an index or a row exists already, or another session is altering the table
+_OVERTAKEN_ERRORS = {1050, 1060, 1061, 1062, 1684}
 _MIGRATION_LOCK = "vercel_dispatcher_migration"
 _ISOLATION = "READ-COMMITTED"
 _CHARSET = "utf8mb4"
@@ -109,11 +109,26 @@ class Mysql(Dialect):
             if connection.exec_driver_sql(lock).scalar() != 1:
                 raise MigrationUnderWay
         try:
-            with connection.begin():
+            with self._unlimited(connection), connection.begin():
                 yield
         finally:
             with connection.begin():
                 connection.exec_driver_sql(f"SELECT RELEASE_LOCK('{_MIGRATION_LOCK}')")
+                connection.exec_driver_sql(self._session())
+
+    @contextmanager
+    def _unlimited(self, connection: Connection) -> Iterator[None]:
+        """Statements take as long as they need: to change a CHECK, the server copies the table. The wait for its lock stays limited."""
+        driver: Any = connection.connection.driver_connection
+        read_timeout, driver._read_timeout = driver._read_timeout, None  # PyMySQL offers no public way
+        try:
+            with connection.begin():
+                connection.exec_driver_sql(
+                    f"SET SESSION lock_wait_timeout = {self.lock_seconds} /*M! , max_statement_time = 0 */"
+                )
+            yield
+        finally:
+            driver._read_timeout = read_timeout
 
     @override
     def check_writes(self, connection: Connection) -> str | None:
@@ -159,7 +174,7 @@ class Mysql(Dialect):
     @override
     def is_overtaken(self, error: BaseException) -> bool:
         # The migration lock is local to one node of a cluster.
-        return self.is_transient(error) or _number(error) in _OVERTAKEN_ERRORS
+        return super().is_overtaken(error) or _number(error) in _OVERTAKEN_ERRORS
 
     @override
     def is_transient(self, error: BaseException) -> bool:

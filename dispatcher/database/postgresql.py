@@ -110,12 +110,13 @@ class Postgresql(Dialect):
     @contextmanager
     def migration(self, connection: Connection) -> Iterator[None]:
         with connection.begin():
-            # The lock ends with the transaction. DDL that cannot lock its table within a second yields to the partners' writes.
+            # The lock ends with the transaction. DDL that cannot lock its table in time yields to the partners' writes, which queue up
+            # behind it. The limit exceeds deadlock_timeout (1 s), after which a vacuum in the way is cancelled.
             connection.exec_driver_sql(
                 f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{self.migration_seconds}s'"
             )
             _lock_migration(connection)
-            connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '1500ms'")
             yield
 
     @override

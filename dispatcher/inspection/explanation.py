@@ -106,7 +106,7 @@ def explain(
     scopes = [of_resource] if installation_id is not None else [_Scope(name, None, scan_limit), of_resource]
     with database.read() as connection:
         for scope in scopes:
-            found = _find(connection, database.dialect, scope, limit)
+            found = _find(connection, database, scope, limit)
             if found.anything:
                 happened = sorted(_happened(found), key=lambda entry: entry.at or found.now)
                 complete = found.complete and len(happened) <= limit
@@ -118,10 +118,10 @@ def explain(
 # what is known ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _find(connection: Connection, dialect: Dialect, scope: _Scope, limit: int) -> _Found:
+def _find(connection: Connection, database: Database, scope: _Scope, limit: int) -> _Found:
     """Reads the tables in the order in which an event passes through them, so that one that moves on meanwhile is not missed."""
-    now: datetime = connection.execute(sa.select(dialect.clock())).scalar_one()
-    events, all_events = _events(connection, dialect, scope, limit)
+    now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
+    events, all_events = _events(connection, database.dialect, scope, limit)
     changes, malformed = group(events, now)
     deliveries, all_deliveries = _deliveries(connection, scope, limit)
     attempts = latest_attempts(connection, limit, *scope.of(attempt))
@@ -131,7 +131,7 @@ def _find(connection: Connection, dialect: Dialect, scope: _Scope, limit: int) -
     ids = {one.installation_id for one in subjects if one.installation_id is not None}
     if scope.installation_id is not None and scope.resource_id is None:
         ids.add(scope.installation_id)
-    installations = find_installations(connection, dialect, ids)
+    installations = find_installations(connection, database, ids)
     complete = all_events and all_deliveries and max(len(attempts), len(letters)) < limit
     return _Found(now, changes, malformed, deliveries, attempts, letters, installations, complete)
 

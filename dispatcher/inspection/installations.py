@@ -8,7 +8,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Row, Select
 
-from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.columns import is_exactly
 from dispatcher.outbox.tables import delivery, installation, outbox
@@ -55,26 +54,26 @@ class Waiting:
 
 def list_installations(database: Database, limit: int, *, paused: bool = False) -> list[Installation]:
     """Returns at most `limit` installations, ordered by id; only paused ones if `paused`."""
-    first = _with_deliveries(database.dialect).order_by(installation.c.installation_id).limit(limit)
+    first = _with_deliveries(database).order_by(installation.c.installation_id).limit(limit)
     with database.read() as connection:
         rows = connection.execute(first.where(installation.c.pause_reason.is_not(None)) if paused else first)
         return [_installation(row) for row in rows]
 
 
-def find_installations(connection: Connection, dialect: Dialect, ids: Collection[str]) -> dict[str, Installation]:
+def find_installations(connection: Connection, database: Database, ids: Collection[str]) -> dict[str, Installation]:
     """Returns, by id, those for which anything has been collected. Runs in the caller's transaction."""
-    rows = connection.execute(_with_deliveries(dialect).where(installation.c.installation_id.in_(ids)))
+    rows = connection.execute(_with_deliveries(database).where(installation.c.installation_id.in_(ids)))
     return {row.installation_id: _installation(row) for row in rows}
 
 
-def _with_deliveries(dialect: Dialect) -> Select[Any]:
+def _with_deliveries(database: Database) -> Select[Any]:
     counted = (
         sa.select(sa.func.count())
         .where(delivery.c.installation_id == installation.c.installation_id)
         .scalar_subquery()
         .label("deliveries")
     )
-    return sa.select(installation, counted, dialect.clock().label("now"))
+    return sa.select(*database.columns(installation), counted, database.dialect.clock().label("now"))
 
 
 def _installation(row: Row[Any]) -> Installation:

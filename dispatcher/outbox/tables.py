@@ -26,6 +26,8 @@ from dispatcher.outbox.events import (
 )
 
 VERSION_TABLE = "vercel_dispatcher_version"
+SINCE_0002 = {"since": "0002"}
+"""Marks a table or column that a later revision of this major version added: older tables lack it (`Database.has`)."""
 # Queue tables are small and change all the time: vacuum after a number of dead rows, not after a share of the table.
 QUEUE_VACUUM = {
     "autovacuum_vacuum_scale_factor": 0,
@@ -134,8 +136,8 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
         Column("suspects", Integer, nullable=False, server_default="0"),
         Column("last_delivered_at", Timestamp()),
         Column("collections", counter(), nullable=False, server_default="0"),
-        Column("paused_by", text(255)),
-        Column("pause_note", long_text()),
+        Column("paused_by", text(255), info=SINCE_0002),
+        Column("pause_note", long_text(), info=SINCE_0002),
         CheckConstraint("(lease_token IS NULL) = (leased_until IS NULL)", "vercel_installation_lease_is_whole"),
         CheckConstraint(
             "(pause_reason IS NULL) = (paused_until IS NULL) AND (pause_reason IS NULL) = (paused_since IS NULL)",
@@ -246,6 +248,7 @@ def _dispatcher(metadata: MetaData, schema: str | None) -> Table:
         Column("in_flight", Integer, nullable=False, server_default="0"),
         Column("outage", Timestamp()),
         schema=schema,
+        info=SINCE_0002,
         **STORAGE,
     )
 

@@ -154,9 +154,7 @@ def _replace_checks(checks: Checks) -> None:
     changes = [
         f"DROP CONSTRAINT {name}, ADD CONSTRAINT {name} CHECK ({condition})" for name, condition in named.items()
     ]
-    # MariaDB would copy the table to check rows that the earlier conditions, which are stricter, have already passed.
-    unchecked = "/*M! SET STATEMENT check_constraint_checks = 0 FOR */ " if _is("mysql") else ""
-    op.execute(f"{unchecked}ALTER TABLE {_qualified('vercel_outbox')} {', '.join(changes)}")
+    _alter("vercel_outbox", *changes)
 
 
 def _rebuild_outbox(checks: Checks) -> None:

@@ -81,21 +81,28 @@ def check_clock(database: Database, tolerance: float = CLOCK_TOLERANCE_SECONDS) 
 def check_tables(database: Database) -> Iterator[Finding]:
     """Whether the tables are those that this version expects."""
     try:
-        schema.check(database)
+        found = schema.check(database)
     except UnusableSchema as unusable:
         yield problem("schema", str(unusable))
         with database.read() as connection:
             if (grant := database.dialect.grant_to_create(connection, database.schema)) is not None:
                 yield problem("privileges", f"`dispatcher migrate` will not be allowed to create tables: {grant}")
         return
-    if missing := schema.missing_columns(database):
+    if missing := [str(column) for column in schema.missing_columns(database) if database.has(column)]:
         yield problem(
             "schema",
             f"the tables lack {', '.join(missing)}: something else has changed them; `dispatcher schema --dialect"
             f" {database.dialect.name}` prints them as they should be",
         )
-        return
-    yield ok("schema", f"the tables are there, at revision {schema.newest()}")
+    elif found.warning is not None:
+        yield warning("schema", found.warning)
+    elif found.is_newer:
+        yield ok(
+            "schema",
+            f"the tables are at revision {found.revision}, newer than this program ({schema.newest()}): that is fine",
+        )
+    else:
+        yield ok("schema", f"the tables are there, at revision {schema.newest()}")
 
 
 async def check_wakeup(settings: Settings, database: Database) -> list[Finding]:

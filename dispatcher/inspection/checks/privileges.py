@@ -1,14 +1,17 @@
 """Checks what the database's user may do, with statements that touch no row and are rolled back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Executable, Table
+from sqlalchemy import Column, Executable, Table
 from sqlalchemy.exc import DBAPIError
 
+from dispatcher.database import schema
 from dispatcher.database.errors import is_unreachable
+from dispatcher.database.schema import UnusableSchema
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.checks.finding import Finding, ok, problem
+from dispatcher.inspection.checks.finding import Finding, ok, problem, warning
 from dispatcher.outbox.tables import (
     VERSION_TABLE,
     attempt,
@@ -34,23 +37,39 @@ _NEEDED: dict[Table, tuple[str, ...]] = {
 
 def check_privileges(database: Database) -> Iterator[Finding]:
     """Reports the missing GRANT of each table. Tables that do not exist are left to `check_tables`."""
-    lacking = [
+    _note_what_is_lacking(database)
+    denied = [
         (table, missing)
         for table, needed in _NEEDED.items()
         if (missing := [privilege for privilege in needed if _is_denied(database, table, privilege)])
     ]
     with database.read() as connection:
-        for table, missing in lacking:
+        for table, missing in denied:
             grant = database.dialect.grant(connection, table.name, missing, database.schema)
-            yield problem("privileges", f"the database's user lacks a privilege: {grant}")
-    if not lacking:
+            report = warning if schema.is_addition(table) else problem  # without an addition, the rest works
+            yield report("privileges", f"the database's user lacks a privilege: {grant}")
+    if not denied:
         yield ok("privileges", "the database's user may do everything that the dispatcher does")
 
 
+def _note_what_is_lacking(database: Database) -> None:
+    """An older schema lacks columns and tables, which the statements below must not name."""
+    try:
+        schema.check(database)
+    except UnusableSchema:
+        pass  # reported by `check_tables`
+    except DBAPIError as error:
+        if not database.dialect.is_denied(error):
+            raise
+
+
 def _is_denied(database: Database, table: Table, privilege: str) -> bool:
+    columns = [column for column in table.c if database.has(column)]
+    if not columns:
+        return False
     try:
         with database.engine.connect() as connection:  # no commit: it is rolled back
-            connection.execute(_attempt(table, privilege))
+            connection.execute(_attempt(table, columns, privilege))
     except DBAPIError as error:
         if is_unreachable(error):
             raise
@@ -58,15 +77,15 @@ def _is_denied(database: Database, table: Table, privilege: str) -> bool:
     return False
 
 
-def _attempt(table: Table, privilege: str) -> Executable:
+def _attempt(table: Table, columns: Sequence[Column[Any]], privilege: str) -> Executable:
     """Returns a statement that needs the privilege and matches no row."""
-    columns = [column for column in table.c if column.identity is None]
+    written = [column for column in columns if column.identity is None]
     match privilege:
         case "INSERT":
-            nothing = sa.select(*columns).where(sa.false())
-            return sa.insert(table).from_select([column.name for column in columns], nothing)
+            nothing = sa.select(*written).where(sa.false())
+            return sa.insert(table).from_select([column.name for column in written], nothing)
         case "UPDATE":
-            return sa.update(table).values({column.name: column for column in columns}).where(sa.false())
+            return sa.update(table).values({column.name: column for column in written}).where(sa.false())
         case "DELETE":
             return sa.delete(table).where(sa.false())
-    return sa.select(table).where(sa.false())
+    return sa.select(*columns).where(sa.false())
