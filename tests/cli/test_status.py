@@ -3,12 +3,22 @@ import pty
 import signal
 import subprocess
 import time
+from datetime import timedelta
 
 import sqlalchemy as sa
 
+from dispatcher import store
 from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import dispatcher as dispatchers
 from dispatcher.outbox.tables import outbox
 from tests.cli.conftest import COMMAND, Terminal
+
+OLD = {
+    "installation_id": "icfg_1",
+    "type": "installation.updated",
+    "created_at": sa.text("'2026-01-01 00:00:00.000000'"),
+}
+NONE_RUNS = "no dispatcher is running: start `dispatcher run`, or wait for the next `dispatcher drain`"
 
 
 def test_without_problems_it_reports_that_all_is_well(dispatcher: Terminal) -> None:
@@ -20,12 +30,33 @@ def test_without_problems_it_reports_that_all_is_well(dispatcher: Terminal) -> N
 
 def test_the_worst_problem_comes_first_with_the_command_that_helps(dispatcher: Terminal, database: Database) -> None:
     with database.engine.begin() as connection:
-        row = {"installation_id": "icfg_1", "type": "installation.updated"}
-        connection.execute(sa.insert(outbox).values(row | {"created_at": sa.text("'2026-01-01 00:00:00.000000'")}))
+        connection.execute(sa.insert(outbox).values(OLD))
     first, second, third, *_ = dispatcher("status").out.splitlines()
-    assert first == "PROBLEM  events are waiting, and nothing is being sent: is `dispatcher run` running?"
+    assert first == "PROBLEM  events are waiting, and nothing is being sent: " + NONE_RUNS
     assert second == "         dispatcher check"
     assert third.startswith("warning  the oldest event has waited for ")
+
+
+def test_it_shows_what_runs_and_what_ended_without_a_word(dispatcher: Terminal, database: Database) -> None:
+    for name in ("one", "two"):
+        store.beat(database, store.Heartbeat(name, "1.0", 3, is_outage=name == "one", is_first=True))
+    assert "dispatchers   2 running (1.0)\n" in dispatcher("status").out
+    (row,) = dispatcher("status", "--json").rows
+    assert [(one["name"], one["in_flight"], one["is_running"]) for one in row["dispatchers"]] == [
+        ("one", 3, True),
+        ("two", 3, True),
+    ]
+    worst, command, *_ = dispatcher("status").out.splitlines()
+    assert worst.startswith("warning  Vercel has been unavailable since ")
+    assert worst.endswith(" for 1 of 2 dispatchers, so only probes are sent")
+    assert command == "         dispatcher requests --failed"
+    with database.engine.begin() as connection:
+        long_ago = database.now() - timedelta(minutes=3)
+        connection.execute(sa.update(dispatchers).values(seen_at=long_ago))
+        connection.execute(sa.insert(outbox).values(OLD))
+    shown = dispatcher("status").out
+    assert "dispatchers   none running; one was last seen 3m ago; two was last seen 3m ago\n" in shown
+    assert shown.startswith("PROBLEM  events are waiting, and nothing is being sent: no dispatcher is running: ")
 
 
 def test_one_screen_is_enough(dispatcher: Terminal) -> None:
@@ -42,6 +73,7 @@ def test_json_is_one_object_with_stable_keys(dispatcher: Terminal) -> None:
         "dead_letters",
         "paused_installations",
         "failing_installations",
+        "dispatchers",
         "leases",
         "last_request",
         "recent",
