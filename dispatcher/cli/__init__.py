@@ -76,7 +76,7 @@ def dispatcher(
 
     Settings come from the environment (DISPATCHER_…). Results go to stdout, everything else to stderr.
 
-    Exit codes: 0 done, 1 failed, 2 usage or settings, 3 nothing matched, 4 unhealthy, 5 something is left waiting (if asked), 75 database unreachable.
+    Exit codes: 0 done, 1 failed, 2 usage or settings, 3 nothing matched, 4 unhealthy, 5 something is left waiting, 75 database unreachable.
     """
 
 

@@ -181,7 +181,9 @@ def _waiting(status: Status) -> Iterator[Concern]:
         yield Concern(True, what, _explain(last.installation_id, last.resource_id))
     if (oldest := backlog.oldest_event) is not None and backlog.oldest_event_age > OLD_EVENT_SECONDS:
         yield Concern(
-            False, f"the oldest event ({oldest.id}) has waited for {age(backlog.oldest_event_age)}", _explain_event(oldest)
+            False,
+            f"the oldest event ({oldest.id}) has waited for {age(backlog.oldest_event_age)}",
+            _explain_event(oldest),
         )
 
 
