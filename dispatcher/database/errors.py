@@ -17,7 +17,7 @@ _CAUSES = {
     "it takes no connections at present": r"starting up|shutting down|recovery|not currently accepting|too many",
     "there is no such database": r"does not exist|unknown database",
     "its file cannot be opened": r"unable to open",
-    "it does not answer": r"timed? ?out|timeout|did not end|canceled",
+    "it does not answer": r"timed? ?out|timeout",
     "the connection was lost": r"lost|closed|terminat|broken pipe|reset by peer|gone away",
 }
 """What the messages of the drivers look like, by the cause. The first one that fits counts."""

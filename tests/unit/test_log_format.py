@@ -56,6 +56,27 @@ def test_the_lines_of_libraries_are_json_too_and_contain_no_secret() -> None:
     assert "s3cret" not in done.stderr
 
 
+DEAD_LETTER = """
+from dispatcher.outbox.events import Subject
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
+from dispatcher.settings.settings import LogFormat, LogLevel
+from dispatcher.telemetry import Attempted, Log, configure_logging
+
+configure_logging(LogFormat.TEXT, LogLevel.INFO)
+subject, decision = Subject("icfg_1", "resource.updated", "db_1"), Decision(Action.BURY, DeadLetterReason.REJECTED)
+Log()(Attempted(subject, 1, 1, Outcome(OutcomeKind.REJECTED, 400, vercel_id="fra1::abc"), decision, 0.1))
+"""
+
+
+def test_text_names_a_reason_by_its_word() -> None:
+    done = subprocess.run([sys.executable, "-c", DEAD_LETTER], check=True, capture_output=True, text=True)
+    assert "dead letter" in done.stderr
+    for field in ("reason='rejected'", "outcome='rejected'", "decision='dead_letter'", "vercel_id='fra1::abc'"):
+        assert field in done.stderr
+    assert "<" not in done.stderr
+
+
 def test_text_in_a_file_has_no_colors() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIBRARIES, "text"],
