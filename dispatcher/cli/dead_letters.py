@@ -82,7 +82,7 @@ def list_(
         kind = "dead letter" if resolved else "unresolved dead letter"
         raise CommandFailed(f"no {kind} matches" if wanted.conditions else f"no {kind}s", Exit.NOTHING_MATCHED)
     if len(letters) == limit:
-        typer.echo(f"the newest {limit:,} are listed, there may be more: --limit", err=True)
+        typer.echo(f"the first {limit:,} are listed, there may be more: --limit", err=True)
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
