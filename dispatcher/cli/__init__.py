@@ -38,6 +38,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # plain text: help is also read in logs and containers
     pretty_exceptions_enable=False,
 )
@@ -123,7 +124,8 @@ def _refuse_usage(error: Exception) -> None:
         typer.echo(message, err=True)
         sys.exit(Exit.USAGE)
     where = context.command_path if context is not None else "dispatcher"
-    _fail(f"{getattr(error, 'format_message', lambda: message)()} See `{where} --help`.", Exit.USAGE)
+    why = getattr(error, "format_message", lambda: message)().replace("Value error, ", "")
+    _fail(f"{why}{'' if why.endswith(('.', '?')) else '.'} See `{where} --help`.", Exit.USAGE)
 
 
 def _refuse_database(error: DBAPIError) -> None:

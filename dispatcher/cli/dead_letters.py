@@ -9,7 +9,7 @@ from dispatcher.cli.confirmation import confirm, progress
 from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, DryRun, Limit, OfInstallation, OfResource, Since, Yes, parse_since
-from dispatcher.cli.output import number, print_columns, print_facts, print_json, shown
+from dispatcher.cli.output import cut, number, print_columns, print_facts, print_json, shown
 from dispatcher.cli.signature import By, Note, sign
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import (
@@ -50,9 +50,9 @@ def list_(
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List dead letters, newest first.
+    """List dead letters, unresolved ones first, newest first.
 
-    Resolved ones, which were replayed or discarded, are left out unless --resolved. Exit code 3 if there are none.
+    Resolved ones, which were replayed, superseded or discarded, are left out unless --resolved. Exit code 3 if there are none.
 
     \b
     dispatcher dead-letters list --since 24h
@@ -69,14 +69,15 @@ def list_(
             ("id", "died at (UTC)", "reason", "installation", "resource", "status", "error"), map(_row, letters)
         )
     if not letters:
-        raise CommandFailed("there is no such dead letter", Exit.NOTHING_MATCHED)
+        kind = "dead letter" if resolved else "unresolved dead letter"
+        raise CommandFailed(f"no {kind} matches" if wanted.conditions else f"no {kind}s", Exit.NOTHING_MATCHED)
     if len(letters) == limit:
-        typer.echo(f"the newest {limit:,} are listed, there may be more: --limit", err=True)
+        typer.echo(f"the first {limit:,} are listed, there may be more: --limit", err=True)
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
     reason = letter.reason if letter.resolution is None else f"{letter.reason}, {letter.resolution}"
-    error = (letter.last_error or "").partition("\n")[0][:MAX_ERROR_LENGTH]
+    error = cut(letter.last_error or "", MAX_ERROR_LENGTH)
     return (letter.id, letter.died_at, reason, letter.installation_id, letter.resource_id, letter.last_status, error)
 
 
@@ -101,7 +102,10 @@ def show(
     _show(letter)
     if attempts:
         typer.echo("")
-        print_columns(("attempt", "at (UTC)", "outcome", "status", "ms", "decision", "error"), map(_attempt, attempts))
+        print_columns(
+            ("attempt", "at (UTC)", "outcome", "status", "ms", "decision", "vercel id", "error"),
+            map(_attempt, attempts),
+        )
     if letter.resolved_at is None:
         typer.echo(f"\n{advice}")
 
@@ -118,7 +122,7 @@ def _show(letter: DeadLetter) -> None:
             ("resource", letter.resource_id),
             ("product", letter.product_id),
             ("billing plan", letter.billing_plan_id),
-            ("events", f"{letter.events:,} (ids {letter.first_event_id} to {letter.last_event_id})"),
+            ("events", _events(letter)),
             ("first event at", f"{shown(letter.first_created_at)} UTC"),
             ("attempts", letter.attempts),
             ("last status", letter.last_status),
@@ -130,8 +134,15 @@ def _show(letter: DeadLetter) -> None:
     )
 
 
+def _events(letter: DeadLetter) -> str:
+    if letter.events == 1:
+        return f"1 (id {letter.first_event_id})"
+    return f"{letter.events:,} (ids {letter.first_event_id} to {letter.last_event_id})"
+
+
 def _attempt(one: Attempt) -> tuple[object, ...]:
-    return (one.attempt, one.at, one.outcome, one.status, one.duration_ms, one.decision, one.error or "")
+    decision = one.decision.replace("_", " ")
+    return (one.attempt, one.at, one.outcome, one.status, one.duration_ms, decision, one.vercel_id, one.error or "")
 
 
 @app.command("replay")

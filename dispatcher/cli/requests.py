@@ -10,7 +10,7 @@ import typer
 from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, Limit, OfInstallation, OfResource
-from dispatcher.cli.output import Columns, excerpt, print_json
+from dispatcher.cli.output import Columns, cut, print_json
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.requests import RequestFilter, RequestTail, newest_requests
 from dispatcher.settings.settings import load_settings
@@ -18,6 +18,7 @@ from dispatcher.store.attempt_log import Attempt
 
 app = typer.Typer()
 
+MAX_ERROR_LENGTH = 60
 HEADER = (
     "at (UTC)",
     "installation",
@@ -87,5 +88,5 @@ def _row(one: Attempt) -> tuple[object, ...]:
         one.duration_ms,
         one.decision,
         one.vercel_id,
-        excerpt(one.error),
+        cut(one.error or "", MAX_ERROR_LENGTH),
     )

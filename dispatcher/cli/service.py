@@ -77,8 +77,7 @@ def drain_(
 def _show_progress(tally: "Tally") -> None:
     """Shows on a terminal what has been done so far; into a log it writes nothing."""
     if sys.stderr.isatty():
-        collected, dead = number(tally.events, "event"), number(tally.dead_lettered, "dead letter")
-        text = f"{collected} collected, {tally.delivered:,} delivered, {dead}"
+        text = f"{tally.events:,} events collected, {tally.delivered:,} delivered, {tally.dead_lettered:,} dead letters"
         typer.echo(f"\r{text}", err=True, nl=False)
 
 

@@ -73,14 +73,14 @@ def _show(reading: Status) -> None:
         typer.echo(f"{label}  {shown(concern.what)}\n         dispatcher {shown(shlex.join(concern.command))}")
     typer.echo("" if worries else "ok       nothing to worry about\n", nl=bool(worries))
     backlog, recent = reading.backlog, reading.recent
-    more = "" if backlog.complete else "+"
+    least = "" if backlog.complete else "+"
     print_facts(
         [
             ("at", f"{shown(reading.at)} UTC"),
-            ("outbox", f"{backlog.outbox:,}{more} events not collected yet"),
-            ("due", f"{backlog.due:,}{more} deliveries ready to send"),
-            ("waiting", f"{backlog.waiting:,}{more} for a retry or a slot of the rate limit"),
-            ("paused", f"{backlog.paused:,}{more} deliveries (installation paused)"),
+            ("outbox", f"{number(backlog.outbox, 'event', least)} not collected yet"),
+            ("due", f"{number(backlog.due, 'delivery', least)} ready to send"),
+            ("waiting", f"{number(backlog.waiting, 'delivery', least)} for a retry or a slot of the rate limit"),
+            ("paused", f"{number(backlog.paused, 'delivery', least)} of paused installations"),
             ("oldest event", _oldest(backlog)),
             ("dead letters", _dead_letters(backlog.dead_letters)),
             ("oldest event", age(backlog.oldest_event_age) if backlog.oldest_event_age else "none waiting"),
@@ -116,9 +116,7 @@ def _oldest(backlog: Backlog) -> str:
 def _dead_letters(counts: dict[str, int]) -> str | None:
     if not counts:
         return None
-    return f"{number(sum(counts.values()), 'unresolved one')}: " + ", ".join(
-        f"{n:,} {name}" for name, n in counts.items()
-    )
+    return f"{sum(counts.values()):,} unresolved: " + ", ".join(f"{n:,} {name}" for name, n in counts.items())
 
 
 def _last(last: LastRequest | None) -> str:

@@ -87,9 +87,10 @@ class Plan:
 
 
 def list_dead_letters(database: Database, wanted: Filter, limit: int, *, resolved: bool = False) -> list[DeadLetter]:
-    """Returns at most `limit` dead letters, newest first; resolved ones too if `resolved`."""
+    """Returns at most `limit` unresolved dead letters, newest first, and after them the resolved ones if `resolved`."""
     conditions = wanted.conditions if resolved else [is_unresolved(), *wanted.conditions]
-    newest = sa.select(dead_letter).where(*conditions).order_by(dead_letter.c.id.desc()).limit(limit)
+    unresolved_first = [sa.case((is_unresolved(), 0), else_=1)] if resolved else []
+    newest = sa.select(dead_letter).where(*conditions).order_by(*unresolved_first, dead_letter.c.id.desc()).limit(limit)
     with database.read() as connection:
         return [DeadLetter.of(row) for row in connection.execute(newest)]
 

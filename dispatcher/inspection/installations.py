@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.columns import is_exactly
 from dispatcher.outbox.tables import delivery, installation, outbox
+from dispatcher.policy.decision import PauseReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,26 @@ class Waiting:
 
 
 def list_installations(database: Database, limit: int, *, paused: bool = False) -> list[Installation]:
-    """Returns at most `limit` installations, ordered by id; only paused ones if `paused`."""
-    first = _with_deliveries(database).order_by(installation.c.installation_id).limit(limit)
+    """Returns at most `limit` installations, only paused ones if `paused`.
+
+    Trouble comes first: those without a valid token, then failing ones, the worst first, then other pauses, then the others with pending
+    work, the longest due first.
+    """
+    columns = installation.c
+    by_trouble = (_TROUBLE, columns.failures.desc(), columns.due_at, columns.installation_id)
+    first = _with_deliveries(database).order_by(*by_trouble).limit(limit)
     with database.read() as connection:
         rows = connection.execute(first.where(installation.c.pause_reason.is_not(None)) if paused else first)
         return [_installation(row) for row in rows]
+
+
+_TROUBLE = sa.case(
+    (installation.c.pause_reason.in_([PauseReason.UNAUTHORIZED, PauseReason.NO_CREDENTIAL]), 0),
+    (sa.and_(installation.c.pause_reason.is_(None), installation.c.failures > 0), 1),
+    (installation.c.pause_reason.is_not(None), 2),
+    (installation.c.due_at.is_not(None), 3),
+    else_=4,
+)
 
 
 def find_installations(connection: Connection, database: Database, ids: Collection[str]) -> dict[str, Installation]:

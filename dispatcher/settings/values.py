@@ -77,12 +77,15 @@ def parse_port(value: object) -> int | None:
     return number
 
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
 def parse_flag(value: object) -> bool:
-    """Parses `true` or `false`. Raises ValueError."""
+    """Parses `true` or `false` in any case, `1` or `0`. Raises ValueError."""
     if isinstance(value, bool):
         return value
-    if value in ("true", "false"):
-        return value == "true"
+    if (flag := _FLAGS.get(str(value).lower())) is not None:
+        return flag
     raise ValueError(f"must be true or false{echo(value)}")
 
 

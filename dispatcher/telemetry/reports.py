@@ -17,6 +17,16 @@ class EventsCollected:
     malformed: int
 
 
+@dataclass(frozen=True, slots=True)
+class MalformedBuried:
+    """An outbox row that can never become a request is now a dead letter. No value is longer than its column."""
+
+    event_id: int
+    installation_id: str | None
+    resource_id: str | None
+    why: str
+
+
 class Attempted(NamedTuple):
     """A request has its outcome."""
 
@@ -100,6 +110,15 @@ class StepFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class StepRecovered:
+    """A scheduled step that had failed went through again."""
+
+    step: str
+    seconds: float
+    """Since its first failure."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gauged:
     """The figures of the scheduled query. They are global: every replica reports the same ones."""
 
@@ -119,6 +138,7 @@ class Gauged:
 
 Report = (
     EventsCollected
+    | MalformedBuried
     | Attempted
     | LeaseLost
     | CrashBuried
@@ -129,6 +149,7 @@ Report = (
     | Ticked
     | WritesAccepted
     | StepFailed
+    | StepRecovered
     | Gauged
 )
 Listener = Callable[[Report], None]

@@ -43,6 +43,30 @@ def test_every_command_explains_itself_and_its_options(dispatcher: Terminal) -> 
         assert not [line for line in bare if len(line) < 28], f"{command} has options without an explanation"
 
 
+def test_help_has_a_short_option_and_its_summaries_are_whole(dispatcher: Terminal) -> None:
+    environ = dispatcher.environ() | {"COLUMNS": "80"}
+    for command in [(), ("dead-letters",), ("installations",), *commands(dispatcher)]:
+        help_ = dispatcher.run_in(environ, *command, "-h")
+        assert help_.code == 0, command
+        assert help_.out == dispatcher.run_in(environ, *command, "--help").out
+        assert "..." not in help_.out, command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--nope",), "dispatcher: No such option: --nope. See `dispatcher --help`."),
+        (("statu",), "dispatcher: No such command 'statu'. Did you mean 'status'? See `dispatcher --help`."),
+        (
+            ("dead-letters", "list", "--reason", "x"),
+            "dispatcher: Invalid value for '--reason': 'x' is not one of 'rejected'",
+        ),
+    ],
+)
+def test_a_usage_error_is_whole_sentences(dispatcher: Terminal, arguments: tuple[str, ...], complaint: str) -> None:
+    assert dispatcher(*arguments).complaint.startswith(complaint)
+
+
 @pytest.mark.parametrize("arguments", [("publish",), ("nonsense",), ("publish", "--installation", "a b"), ("--nope",)])
 def test_wrong_usage_is_one_line_and_exit_code_2(dispatcher: Terminal, arguments: tuple[str, ...]) -> None:
     ended = dispatcher(*arguments)

@@ -1,5 +1,6 @@
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -30,11 +31,25 @@ def test_without_problems_it_reports_that_all_is_well(dispatcher: Terminal) -> N
 
 def test_the_worst_problem_comes_first_with_the_command_that_helps(dispatcher: Terminal, database: Database) -> None:
     with database.engine.begin() as connection:
-        connection.execute(sa.insert(outbox).values(OLD))
-    first, second, third, *_ = dispatcher("status").out.splitlines()
+        row = {"installation_id": "icfg_1", "type": "resource.updated", "resource_id": "db 7"}
+        connection.execute(sa.insert(outbox).values(row | {"created_at": sa.text("'2026-01-01 00:00:00.000000'")}))
+    first, second, third, fourth, *_ = dispatcher("status").out.splitlines()
     assert first == "PROBLEM  events are waiting, and nothing is being sent: " + NONE_RUNS
     assert second == "         dispatcher check"
-    assert third.startswith("warning  the oldest event has waited for ")
+    assert re.fullmatch(r"warning  the oldest event \(1\) has waited for \d+d \d+h", third)
+    assert fourth == "         dispatcher explain 'db 7' --installation icfg_1"
+    (row,) = dispatcher("status", "--json").rows
+    assert row["concerns"][1]["command"] == ["dispatcher", "explain", "db 7", "--installation", "icfg_1"]
+    assert (row["oldest_event"]["id"], row["oldest_event"]["resource_id"]) == (1, "db 7")
+    assert dispatcher("status").code == 0
+    assert dispatcher("status", "--exit-code").code == 4
+
+
+def test_the_exit_code_is_0_without_a_problem_and_goes_without_watching(dispatcher: Terminal) -> None:
+    assert dispatcher("status", "--exit-code").code == 0
+    ended = dispatcher("status", "--exit-code", "--watch")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--exit-code goes without --watch" in ended.complaint
 
 
 def test_it_shows_what_runs_and_what_ended_without_a_word(dispatcher: Terminal, database: Database) -> None:
@@ -70,8 +85,10 @@ def test_json_is_one_object_with_stable_keys(dispatcher: Terminal) -> None:
         "concerns",
         "backlog",
         "oldest_event_age_seconds",
+        "oldest_event",
         "dead_letters",
         "paused_installations",
+        "installations",
         "failing_installations",
         "dispatchers",
         "leases",

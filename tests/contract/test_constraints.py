@@ -110,4 +110,4 @@ def test_the_longest_possible_row_is_accepted_and_collected(
 ) -> None:
     insert(partner, row)
     collected = store.collect(database, 9)
-    assert (len(collected.subject_keys), collected.malformed) == (1, 0)
+    assert (len(collected.subject_keys), collected.malformed) == (1, ())
