@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from dispatcher import store
+from dispatcher.database import schema
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import measure
 from dispatcher.service.scheduler import Scheduler
@@ -16,6 +17,7 @@ FIX_STRANDED_SECONDS = 600.0
 FIX_STRANDED_CLUSTER_SECONDS = 5.0
 """On a cluster a row lock is local to its node. The protocol does not rely on it; this is the safety net."""
 PRUNE_SECONDS = 600.0
+LOOK_FOR_MIGRATION_SECONDS = 60.0
 
 
 class Housekeeping:
@@ -46,6 +48,8 @@ class Housekeeping:
             "stranded", FIX_STRANDED_CLUSTER_SECONDS if clustered else FIX_STRANDED_SECONDS, self.fix_stranded
         )
         scheduler.every("prune", PRUNE_SECONDS, self.prune)
+        if self._thread.database.lacking:
+            scheduler.every("schema", LOOK_FOR_MIGRATION_SECONDS, self.look_for_migration)
 
     async def gauge(self) -> None:
         """Reports the size and the age of the backlog, dead letters, pauses and open breakers."""
@@ -84,6 +88,11 @@ class Housekeeping:
         )
         while await self._thread.run(store.prune, *retentions):
             pass
+
+    async def look_for_migration(self) -> None:
+        """Uses what the database has lacked so far as soon as `dispatcher migrate` has added it."""
+        if self._thread.database.lacking:
+            await self._thread.run(schema.check)
 
     def close(self) -> None:
         """Ends its thread; a running step is interrupted."""
