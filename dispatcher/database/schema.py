@@ -89,7 +89,7 @@ def migrate(database: Database) -> str:
             " then try again"
         ) from None
     except DBAPIError as error:
-        if database.dialect.is_lock_timeout(error):
+        if database.dialect.is_transient(error):
             raise UnusableSchema(
                 "a transaction of another session keeps a table locked that has to change: end that transaction, then try again"
             ) from None

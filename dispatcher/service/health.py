@@ -37,9 +37,9 @@ class Health:
             case Ticked():
                 self._ticked_at = self._succeeded_at = self._clock()
                 self._failure = None
-            case StepFailed("tick", summary):
+            case StepFailed("tick" | "start" as step, summary):
                 self._ticked_at = self._clock()
-                self._failure = f"tick: {summary}"
+                self._failure = f"{step}: {summary}"
             case WritesAccepted():
                 self._no_writes = None
             case StepFailed("heartbeat", summary):
@@ -49,7 +49,7 @@ class Health:
 
     @property
     def live(self) -> bool:
-        """Whether ticks are still made, even if they fail: a restart would not repair the database."""
+        """Whether ticks, or attempts to start, are still made, even if they fail: a restart would not repair the database."""
         return self._clock() - self._ticked_at < self._live_seconds
 
     @property

@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import __version__, store
+from dispatcher.database import schema
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import measure
 from dispatcher.outbox.tables import dispatcher
@@ -25,6 +26,7 @@ PRUNE_SECONDS = 600.0
 LEAVE_SECONDS = 1.0
 SILENT_KEPT_FOR = timedelta(days=1)
 """How long operators still see a dispatcher that ended without a word."""
+LOOK_FOR_MIGRATION_SECONDS = 60.0
 
 
 class Housekeeping:
@@ -48,7 +50,6 @@ class Housekeeping:
         self._settings = settings
         self._report = report
         self._heartbeat_seconds = heartbeat_seconds
-        self._writes_heartbeats = database.has(dispatcher.c.name)
         self._was_seen = False
 
     def schedule(self, scheduler: Scheduler, *, clustered: bool) -> None:
@@ -59,6 +60,8 @@ class Housekeeping:
             "stranded", FIX_STRANDED_CLUSTER_SECONDS if clustered else FIX_STRANDED_SECONDS, self.fix_stranded
         )
         scheduler.every("prune", PRUNE_SECONDS, self.prune)
+        if self._thread.database.lacking:
+            scheduler.every("schema", LOOK_FOR_MIGRATION_SECONDS, self.look_for_migration)
 
     async def gauge(self) -> None:
         """Reports the size and the age of the backlog, dead letters, pauses and open breakers."""
@@ -91,6 +94,11 @@ class Housekeeping:
             await self._thread.run(store.check_writes)
         self._report(WritesAccepted())
 
+    @property
+    def _writes_heartbeats(self) -> bool:
+        """Whether the schema is new enough."""
+        return self._thread.database.has(dispatcher.c.name)
+
     def _heartbeat(self) -> store.Heartbeat:
         worker = self._worker
         return store.Heartbeat(
@@ -119,6 +127,11 @@ class Housekeeping:
             pass
         if self._writes_heartbeats:
             await self._thread.run(store.forget_silent, SILENT_KEPT_FOR)
+
+    async def look_for_migration(self) -> None:
+        """Uses what the database has lacked so far as soon as `dispatcher migrate` has added it."""
+        if self._thread.database.lacking:
+            await self._thread.run(schema.check)
 
     def close(self) -> None:
         """Ends its thread; a running step is interrupted."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import sqlalchemy as sa
 from dispatcher import __file__ as package_file
 from dispatcher import __version__
 from dispatcher.cli.demo import command_line
+from dispatcher.database import schema
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import VERSION_TABLE
 from tests.cli.conftest import COMMAND, Terminal
+from tests.migration.revisions import FIRST, expand
 
 READING = [
     ("publish", "--installation", "icfg_1"),
@@ -155,6 +158,19 @@ def test_a_newer_database_is_one_line(dispatcher: Terminal, database: Database, 
     assert ended.code == 1
     assert "9999" in ended.complaint
     assert "upgrade it" in ended.complaint
+
+
+@pytest.mark.parametrize("command", [*READING, ("check",), ("drain",), ("migrate",)])
+@pytest.mark.parametrize("change", [expand, lambda database: schema.downgrade(database, FIRST)], ids=["newer", "older"])
+def test_another_revision_of_the_same_major_version_is_as_good(
+    dispatcher: Terminal, database: Database, command: tuple[str, ...], change: Callable[[Database], None]
+) -> None:
+    settings = {"vercel_token": "t0ken", "vercel_base_url": "http://127.0.0.1:9", "allow_insecure_base_url": "true"}
+    before = dispatcher(*command, **settings)
+    change(database)
+    after = dispatcher(*command, **settings)
+    assert after.code == before.code != 1 or command == ("check",), after.err
+    assert "PROBLEM  schema" not in after.out
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:hush@127.0.0.1:1/app", "mysql://me:hush@127.0.0.1:1/app"])

@@ -84,12 +84,12 @@ def test_every_manifest_is_part_of_its_kustomization(path: Path) -> None:
     assert path.name in [*kustomization.get("resources", []), *patches]
 
 
-def test_the_sidecar_starts_before_the_application_and_stops_after_it() -> None:
+def test_the_sidecar_stops_after_the_application_and_does_not_hold_it_back() -> None:
     pod = pod_template(find(compose("example"), "Deployment"))["spec"]
     assert [one["name"] for one in pod["containers"]] == ["application"]
     (sidecar,) = pod["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
-    assert sidecar["startupProbe"]["exec"] == ASK
+    assert "startupProbe" not in sidecar
     assert pod["terminationGracePeriodSeconds"] > Settings().shutdown_grace + 30
 
 
@@ -114,8 +114,7 @@ def test_the_sidecar_is_asked_inside_the_pod_and_never_taken_out_of_service() ->
 
 def test_an_exec_probe_outlasts_the_commands_own_patience() -> None:
     (container,) = dispatchers(pods(compose("example"))[0])
-    for probe in ("startupProbe", "livenessProbe"):
-        assert container[probe]["timeoutSeconds"] > HEALTH_TIMEOUT_SECONDS
+    assert container["livenessProbe"]["timeoutSeconds"] > HEALTH_TIMEOUT_SECONDS
 
 
 def test_the_standalone_is_asked_from_outside_the_pod_and_taken_out_of_service() -> None:
