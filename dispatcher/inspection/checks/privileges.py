@@ -1,6 +1,7 @@
 """Checks what the database's user may do, with statements that touch no row and are rolled back."""
 
 from collections.abc import Iterator
+from enum import Enum, auto
 
 import sqlalchemy as sa
 from sqlalchemy import Executable, Table
@@ -22,12 +23,21 @@ _NEEDED: dict[Table, tuple[str, ...]] = {
 }
 
 
+class _Verdict(Enum):
+    ALLOWED = auto()
+    DENIED = auto()
+
+
 def check_privileges(database: Database) -> Iterator[Finding]:
     """Reports the missing GRANT of each table. Tables that do not exist are left to `check_tables`."""
+    tried = {table: {one: _try(database, table, one) for one in needed} for table, needed in _NEEDED.items()}
+    if not any(verdict for verdicts in tried.values() for verdict in verdicts.values()):
+        yield ok("privileges", "not tried: the tables are not there")
+        return
     lacking = [
         (table, missing)
-        for table, needed in _NEEDED.items()
-        if (missing := [privilege for privilege in needed if _is_denied(database, table, privilege)])
+        for table, verdicts in tried.items()
+        if (missing := [privilege for privilege, verdict in verdicts.items() if verdict is _Verdict.DENIED])
     ]
     with database.read() as connection:
         for table, missing in lacking:
@@ -37,15 +47,16 @@ def check_privileges(database: Database) -> Iterator[Finding]:
         yield ok("privileges", "the database's user may do everything that the dispatcher does")
 
 
-def _is_denied(database: Database, table: Table, privilege: str) -> bool:
+def _try(database: Database, table: Table, privilege: str) -> _Verdict | None:
+    """Returns None if the statement fails for another reason, such as a missing table."""
     try:
         with database.engine.connect() as connection:  # no commit: it is rolled back
             connection.execute(_attempt(table, privilege))
     except DBAPIError as error:
         if is_unreachable(error):
             raise
-        return database.dialect.is_denied(error)
-    return False
+        return _Verdict.DENIED if database.dialect.is_denied(error) else None
+    return _Verdict.ALLOWED
 
 
 def _attempt(table: Table, privilege: str) -> Executable:
