@@ -1,4 +1,4 @@
-"""The sources of bearer tokens: one token for all installations, a file for each, the partner's own table, or OAuth."""
+"""The sources of bearer tokens: one token for all installations, a file for each, the partner's own table or service, or OAuth."""
 
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +9,7 @@ from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCreden
 from dispatcher.credentials.files import DirectoryCredentials, StaticCredentials
 from dispatcher.credentials.oauth import Grant, OAuthCredentials
 from dispatcher.credentials.query import QueryCredentials
+from dispatcher.credentials.url import UrlCredentials
 from dispatcher.database.transactions import open_database
 from dispatcher.settings.settings import Settings, SettingsError
 from dispatcher.transport import Transport
@@ -21,6 +22,7 @@ __all__ = [
     "OAuthCredentials",
     "QueryCredentials",
     "StaticCredentials",
+    "UrlCredentials",
     "open_credentials",
 ]
 
@@ -53,11 +55,14 @@ def open_credentials(settings: Settings, transport: Transport) -> Credentials:
         return QueryCredentials(
             database, settings.credentials_query, settings.credentials_ttl, deadline=settings.request_timeout
         )
+    if settings.credentials_url is not None:
+        url, secret = settings.credentials_url, settings.credentials_url_token
+        return UrlCredentials(transport, url, secret, timeout=settings.request_timeout, ttl=settings.credentials_ttl)
     if settings.oauth_token_url and settings.oauth_client_id and settings.oauth_client_secret:
         params = settings.oauth_params or {}
         grant = Grant(settings.oauth_token_url, settings.oauth_client_id, settings.oauth_client_secret, params)
         return OAuthCredentials(transport, grant, timeout=settings.request_timeout, ttl=settings.credentials_ttl)
     raise SettingsError(
         "no credentials are configured: set DISPATCHER_VERCEL_TOKEN, DISPATCHER_CREDENTIALS_DIR, "
-        "DISPATCHER_CREDENTIALS_QUERY or DISPATCHER_OAUTH_TOKEN_URL with the other DISPATCHER_OAUTH_… settings"
+        "DISPATCHER_CREDENTIALS_QUERY, DISPATCHER_CREDENTIALS_URL or DISPATCHER_OAUTH_TOKEN_URL with the other DISPATCHER_OAUTH_… settings"
     )

@@ -15,8 +15,8 @@ from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executabl
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from dispatcher.database.hosts import is_local
 from dispatcher.outbox.columns import Timestamp
+from dispatcher.policy.hosts import is_local
 
 Assignments = Callable[[Any], dict[str, ColumnElement[Any]]]
 

@@ -10,8 +10,8 @@ import structlog
 
 from dispatcher import store
 from dispatcher.credentials.sources import open_credentials
-from dispatcher.database.hosts import is_local
 from dispatcher.database.transactions import Database, open_database
+from dispatcher.policy.hosts import is_local
 from dispatcher.settings.settings import Settings, insecure_hosts
 from dispatcher.telemetry import Listener
 from dispatcher.telemetry.tracing import export_traces

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
+from dispatcher.policy.hosts import is_local
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration
 from dispatcher.settings.environment import PREFIX, Reading, read_environment
@@ -21,6 +22,7 @@ from dispatcher.settings.values import (
     BaseUrl,
     Choice,
     CredentialsQuery,
+    CredentialsUrl,
     DatabaseUrl,
     Flag,
     Host,
@@ -58,6 +60,7 @@ LEASE_MARGIN_SECONDS = 1.0
 """A request is started only if its lease outlasts its deadline by this much; a shorter lease would send nothing."""
 MAX_REQUESTS_PER_WINDOW = 4_000
 """Their times are kept in the installation's row, as text of at most 64 KiB on MySQL and MariaDB."""
+_MASKS = {"oauth_token_url": mask_token_url, "credentials_url": mask_token_url, "credentials_query": mask_query}
 _SCHEMA_VARIABLE = "SCHEMA"
 """Not the field's name: pydantic's BaseModel has a method called `schema`."""
 
@@ -95,6 +98,8 @@ class Settings(BaseSettings):
     vercel_token: Token | None = None
     credentials_query: CredentialsQuery | None = None
     credentials_dir: Text | None = None
+    credentials_url: CredentialsUrl | None = None
+    credentials_url_token: Token | None = None
     oauth_token_url: TokenUrl | None = None
     oauth_client_id: Text | None = None
     oauth_client_secret: Secret | None = None
@@ -237,7 +242,7 @@ def _find_contradictions(settings: Settings) -> Iterator[str]:
 
 def insecure_hosts(settings: Settings) -> list[tuple[str, str]]:
     """Returns each variable whose URL sends tokens in clear text, with its host."""
-    urls = {field: getattr(settings, field) for field in ("vercel_base_url", "oauth_token_url")}
+    urls = {field: getattr(settings, field) for field in ("vercel_base_url", "credentials_url", "oauth_token_url")}
     return [
         (variable_name(field), urlsplit(url).hostname or "")
         for field, url in urls.items()
@@ -248,7 +253,9 @@ def insecure_hosts(settings: Settings) -> list[tuple[str, str]]:
 def _find_insecure_urls(settings: Settings) -> Iterator[str]:
     if settings.allow_insecure_base_url:
         return
-    for name, _ in insecure_hosts(settings):
+    for name, host in insecure_hosts(settings):
+        if name == variable_name("credentials_url") and is_local(host):
+            continue  # a service of the partner's own, often in the same pod
         yield f"{name} must begin with https:// (for tests: {PREFIX}ALLOW_INSECURE_BASE_URL=true)"
 
 
@@ -261,9 +268,11 @@ def _find_credential_conflicts(settings: Settings) -> Iterator[str]:
     wants_oauth = len(missing) < len(oauth) or settings.oauth_params is not None
     if wants_oauth and missing:
         yield f"the OAuth settings are incomplete: set {', '.join(missing)} as well, or none of DISPATCHER_OAUTH_…"
+    if settings.credentials_url_token is not None and settings.credentials_url is None:
+        yield "DISPATCHER_CREDENTIALS_URL_TOKEN goes with DISPATCHER_CREDENTIALS_URL: set that as well, or unset it"
     sources = [
         variable_name(field)
-        for field in ("vercel_token", "credentials_query", "credentials_dir")
+        for field in ("vercel_token", "credentials_query", "credentials_dir", "credentials_url")
         if getattr(settings, field) is not None
     ]
     if wants_oauth:
@@ -291,5 +300,4 @@ def _show(field: str, value: object) -> str | None:
             return format_duration(value)
         case None:
             return "off" if field in ("rate_limit", "global_rate_limit", "ops_port") else None
-    mask = {"oauth_token_url": mask_token_url, "credentials_query": mask_query}.get(field, str)
-    return mask(str(value))
+    return _MASKS.get(field, str)(str(value))

@@ -24,6 +24,7 @@ _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 _DATABASE_URL = re.compile(r"(sqlite|postgres|postgresql|mysql|mariadb)(?:\+[a-z0-9_]+)?://(.*)", re.DOTALL)
+INSTALLATION_FIELD = "{installation_id}"
 _INSTALLATION_BIND = re.compile(r"(?<![:\w\\]):installation_id\b")
 _MAX_TOKEN_LENGTH = 512
 BEARER_TOKEN = re.compile(rf"[\x21-\x7e]{{1,{_MAX_TOKEN_LENGTH}}}")
@@ -192,6 +193,19 @@ def parse_token_url(value: object) -> str:
     return str(value)
 
 
+def parse_credentials_url(value: object) -> str:
+    """Parses the URL that answers the token of `{installation_id}`. Raises ValueError."""
+    url = _parse_url(str(value))
+    if url.fragment:
+        raise ValueError("must not hold a fragment (#…)")
+    if INSTALLATION_FIELD in url.netloc or INSTALLATION_FIELD not in url.path + url.query:
+        raise ValueError(
+            f"must hold {INSTALLATION_FIELD} in its path or its query: write it like"
+            f" https://partner.example.com/vercel-tokens/{INSTALLATION_FIELD}"
+        )
+    return str(value)
+
+
 def _parse_url(text: str) -> SplitResult:
     malformed = ValueError("is not a URL: write one like https://api.vercel.com")
     if not _PRINTABLE.fullmatch(text) or "\\" in text:
@@ -256,6 +270,7 @@ DatabaseUrl = Annotated[SecretStr, BeforeValidator(parse_database_url)]
 SchemaName = Annotated[str, BeforeValidator(parse_schema)]
 BaseUrl = Annotated[str, BeforeValidator(parse_base_url)]
 TokenUrl = Annotated[str, BeforeValidator(parse_token_url)]
+CredentialsUrl = Annotated[str, BeforeValidator(parse_credentials_url)]
 OauthParams = Annotated[Mapping[str, str], BeforeValidator(parse_oauth_params)]
 CredentialsQuery = Annotated[str, BeforeValidator(parse_credentials_query)]
 Host = Annotated[str, BeforeValidator(parse_host)]

@@ -1,4 +1,4 @@
-"""One POST, one reply, over the fastest HTTP client that is installed; no secret appears in errors or redacted text.
+"""One request, one reply, over the fastest HTTP client that is installed; no secret appears in errors or redacted text.
 
 No other package imports the HTTP libraries.
 """
@@ -12,7 +12,7 @@ from dispatcher.transport.exchange import (
     TransportFailed,
     describe_failure,
 )
-from dispatcher.transport.form import post_form
+from dispatcher.transport.fetch import get, post_form
 from dispatcher.transport.network import Network, UnusableNetwork
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "TransportFailed",
     "UnusableNetwork",
     "describe_failure",
+    "get",
+    "open_brief_transport",
     "open_transport",
     "post_form",
 ]
@@ -42,3 +44,13 @@ def open_transport(concurrency: int, network: Network) -> Transport:
 
         return PortableTransport(network)
     return PyreqwestTransport(concurrency, network)
+
+
+def open_brief_transport(network: Network) -> Transport:
+    """Opens a transport for a process that ends right after its requests: threads of pyreqwest that still run then can abort it.
+
+    Raises UnusableNetwork if there are no usable certificate authorities.
+    """
+    from dispatcher.transport.portable import PortableTransport
+
+    return PortableTransport(network)

@@ -32,10 +32,11 @@ class PyreqwestTransport:
         except ValueError:  # what the builder raises without certificate authorities
             raise UnusableNetwork(NO_AUTHORITY) from None
 
-    async def post(self, request: Request) -> Reply:
+    async def exchange(self, request: Request) -> Reply:
         deadline = asyncio.get_running_loop().time() + request.timeout
         try:
-            builder = self._client.post(request.url).headers(request.headers).body_bytes(request.body)
+            builder = self._client.request(request.method, request.url)
+            builder = builder.headers(request.headers).body_bytes(request.body)
             builder = builder.timeout(timedelta(seconds=request.timeout))
             # By default the client returns only after the first 64 KiB of the body, or its end, have arrived.
             exchange = builder.streamed_read_buffer_limit(0).build_streamed()

@@ -21,7 +21,7 @@ async def post(url: str, requests: int, concurrency: int) -> None:
 
     async def send() -> None:
         for _ in left:
-            assert (await transport.post(Request(target, headers, body, timeout=10, limit=0))).status == 201
+            assert (await transport.exchange(Request(target, headers, body, timeout=10, limit=0))).status == 201
 
     await asyncio.gather(*(send() for _ in range(concurrency)))
     await transport.aclose()

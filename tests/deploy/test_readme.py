@@ -167,7 +167,7 @@ def kubectl() -> str:
 
 
 def test_the_settings_of_a_proxy_lead_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = blocks("README.md", "ini")
+    block, _ = blocks("README.md", "ini")
     variables = dict(line.split("=", 1) for line in block.splitlines())
     settings = accept({name: value for name, value in variables.items() if name.startswith(PREFIX)})
     for name in ("HTTPS_PROXY", "NO_PROXY"):

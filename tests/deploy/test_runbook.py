@@ -22,8 +22,14 @@ from tests.processes.conftest import HTTP, free_port, wait_until
 
 DISPATCHER = Path(sys.executable).with_name("dispatcher")
 INSERT = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', ?)"
-# Nothing runs here, and no row is malformed.
-EXITS = {"dispatcher health": Exit.UNHEALTHY, "dispatcher dead-letters list --reason malformed": Exit.NOTHING_MATCHED}
+# Nothing runs here, no row is malformed, and `check` reports that the only installation is refused.
+EXITS = {
+    "dispatcher health": Exit.UNHEALTHY,
+    "dispatcher dead-letters list --reason malformed": Exit.NOTHING_MATCHED,
+    "dispatcher check": Exit.FAILED,
+    "dispatcher check --installation icfg_1": Exit.FAILED,
+    "dispatcher check --live --installation icfg_1": Exit.FAILED,
+}
 ENTRIES = {
     *(f"Dead letter `{reason}`" for reason in DeadLetterReason),
     *(f"Pause `{reason}`" for reason in PauseReason),

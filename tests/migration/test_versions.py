@@ -21,7 +21,7 @@ from dispatcher.outbox.tables import VERSION_TABLE, dispatcher, installation, me
 from dispatcher.store import installations as operate
 from tests.conftest import drop_tables
 from tests.contract.databases import on_servers, on_sqlite
-from tests.contract.steps import ID, LONGEST, collect, count, deliver, in_background, stays_blocked, write
+from tests.contract.steps import DEADLINE_SECONDS, ID, collect, count, deliver, in_background, stays_blocked, write
 from tests.migration.definitions import definitions
 from tests.migration.revisions import FIRST, NEXT, expanded, migrate_to
 
@@ -272,7 +272,7 @@ def test_behind_a_long_transaction_it_lets_other_writes_through(
             assert stays_blocked(migrating, first)
             with plain_engine.begin() as connection:
                 write(connection, f"db_{number}")
-    assert migrating.result(LONGEST) == schema.newest()
+    assert migrating.result(DEADLINE_SECONDS) == schema.newest()
     assert sorted(map(str, deliver(first))) == ["db_0", "db_1", "db_2", "db_slow"]
 
 

@@ -6,6 +6,7 @@ from pydantic import SecretStr
 
 from dispatcher.outbox.events import InstallationUpdated, ResourceUpdated, subject_of
 from dispatcher.policy.outcome import OutcomeKind
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.transport import Network, open_transport
 from dispatcher.vercel.client import Vercel
 from tests.sandbox.conftest import RESOURCE_UPDATED, TOKEN, Both, Start
@@ -127,6 +128,41 @@ async def test_any_other_method_is_not_allowed(shared: Both, method: str) -> Non
     response = await client.http.request(method, "/v1/installations/icfg_1/events")
     assert_refused(response, 405, "method_not_allowed", method)
     assert response.headers["allow"] == "POST"
+
+
+@in_session
+async def test_an_account_can_be_read(shared: Both) -> None:
+    sandbox, client = shared
+    authorization = {"authorization": f"Bearer {TOKEN}"}
+    response = await client.http.get("/v1/installations/icfg_1/account", headers=authorization)
+    assert response.status_code == 200
+    assert response.json() == {
+        "name": "Sandbox",
+        "url": "https://vercel.com/d/dashboard/integrations/icfg_1",
+        "contact": None,
+    }
+    assert (sandbox.requests[-1].method, sandbox.requests[-1].installation_id) == ("GET", "icfg_1")
+    for path in ("/v1/installations/a.b/account", "/v1/installations/icfg_1/account?teamId=team_1"):
+        assert_refused(await client.http.get(path, headers=authorization), 400, "bad_request")
+    assert_refused(await client.http.get("/v1/installations/icfg_1/account"), 401, "unauthorized")
+
+
+@in_session
+async def test_an_account_can_only_be_read(shared: Both) -> None:
+    _, client = shared
+    response = await client.post(path="/v1/installations/icfg_1/account")
+    assert_refused(response, 405, "method_not_allowed", "POST")
+    assert response.headers["allow"] == "GET"
+
+
+async def test_reading_an_account_uses_up_no_event(start: Start) -> None:
+    sandbox, client = await start(rate_limit=RateLimit(1, 60.0), tokens=frozenset({TOKEN}))
+    transport = open_transport(1, Network())
+    vercel = Vercel(sandbox.url, transport, 60.0)
+    kinds = [(await vercel.read_account("icfg_1", SecretStr(token))).kind for token in (TOKEN, TOKEN, "unknown")]
+    await transport.aclose()
+    assert kinds == [OutcomeKind.DELIVERED, OutcomeKind.DELIVERED, OutcomeKind.UNAUTHORIZED]
+    assert (await client.post()).status_code == 201
 
 
 @in_session

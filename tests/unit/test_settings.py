@@ -32,6 +32,8 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
         "DISPATCHER_VERCEL_TOKEN": None,
         "DISPATCHER_CREDENTIALS_QUERY": None,
         "DISPATCHER_CREDENTIALS_DIR": None,
+        "DISPATCHER_CREDENTIALS_URL": None,
+        "DISPATCHER_CREDENTIALS_URL_TOKEN": None,
         "DISPATCHER_OAUTH_TOKEN_URL": None,
         "DISPATCHER_OAUTH_CLIENT_ID": None,
         "DISPATCHER_OAUTH_CLIENT_SECRET": None,
@@ -136,6 +138,16 @@ def test_settings_cannot_be_changed() -> None:
         ("DATABASE_URL", "postgresql+psycopg://u@h/d", SecretStr("postgresql+psycopg://u@h/d")),
         ("VERCEL_TOKEN", "t" * 512, SecretStr("t" * 512)),
         ("CREDENTIALS_DIR", "/run/tokens", "/run/tokens"),
+        *(
+            ("CREDENTIALS_URL", url, url)
+            for url in (
+                "https://partner.test/tokens/{installation_id}",
+                "https://partner.test/tokens?id={installation_id}&v=2",
+                "http://127.0.0.1:8000/tokens/{installation_id}",
+                "http://[::1]:8000/tokens/{installation_id}",
+                "http://localhost/{installation_id}",
+            )
+        ),
     ],
 )
 def test_good_values(name: str, text: str, expected: object) -> None:
@@ -186,6 +198,21 @@ def test_oauth_is_read_whole() -> None:
         (
             {"OAUTH_TOKEN_URL": "http://a", "OAUTH_CLIENT_ID": "i", "OAUTH_CLIENT_SECRET": CANARY},
             "DISPATCHER_OAUTH_TOKEN_URL must begin with https://",
+        ),
+        *(
+            (
+                {"CREDENTIALS_URL": f"http://{host}/{{installation_id}}"},
+                "DISPATCHER_CREDENTIALS_URL must begin with https://",
+            )
+            for host in ("partner.test", "10.0.0.1", "localhost.partner.test")
+        ),
+        (
+            {"CREDENTIALS_URL_TOKEN": CANARY},
+            "DISPATCHER_CREDENTIALS_URL_TOKEN goes with DISPATCHER_CREDENTIALS_URL: set that as well, or unset it",
+        ),
+        (
+            {"CREDENTIALS_URL": f"https://a/{{installation_id}}?key={CANARY}", "VERCEL_TOKEN": CANARY},
+            "DISPATCHER_VERCEL_TOKEN, DISPATCHER_CREDENTIALS_URL are several sources of credentials: keep one of them",
         ),
         (
             {"OAUTH_CLIENT_SECRET": CANARY},
@@ -260,6 +287,17 @@ def test_each_setting_is_shown_with_its_source_and_without_its_secret(tmp_path: 
     assert lines["RATE_LIMIT"] == ("60/60s", "default")
     assert lines["SCHEMA"] == (None, "default")
     assert lines["VERCEL_BASE_URL"] == ("https://api.vercel.com", "default")
+    assert CANARY not in f"{settings} {settings!r} {describe(settings)}"
+
+
+def test_a_token_service_is_shown_without_its_key_and_its_secret(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{CANARY}\n")
+    url = f"http://127.0.0.1:8000/{{installation_id}}?key={CANARY}"
+    settings = load({"CREDENTIALS_URL": url, "CREDENTIALS_URL_TOKEN_FILE": str(tmp_path / "secret")})
+    lines = {line.name.removeprefix("DISPATCHER_"): (line.value, line.source) for line in describe(settings)}
+    assert settings.credentials_url_token == SecretStr(CANARY)
+    assert lines["CREDENTIALS_URL"] == ("http://127.0.0.1:8000/{installation_id}?key=***", "environment")
+    assert lines["CREDENTIALS_URL_TOKEN"] == ("***", f"file {tmp_path / 'secret'}")
     assert CANARY not in f"{settings} {settings!r} {describe(settings)}"
 
 

@@ -14,7 +14,16 @@ import trustme
 from pydantic import SecretStr
 
 from dispatcher.policy.outcome import OutcomeKind
-from dispatcher.transport import Network, Request, Transport, TransportFailed, open_transport, post_form
+from dispatcher.transport import (
+    Network,
+    Request,
+    Transport,
+    TransportFailed,
+    get,
+    open_brief_transport,
+    open_transport,
+    post_form,
+)
 from dispatcher.transport.portable import PortableTransport
 from dispatcher.transport.reqwest import PyreqwestTransport
 from dispatcher.vercel.client import Vercel
@@ -42,7 +51,7 @@ async def send():
         while True:
             os.dup(0)
     try:
-        await transport.post(Request("http://127.0.0.1:9", {}, b"", timeout=60, limit=0))
+        await transport.exchange(Request("http://127.0.0.1:9", {}, b"", timeout=60, limit=0))
     except Exception as error:
         print(type(error).__name__, error)
 
@@ -94,7 +103,7 @@ async def test_only_the_headers_that_a_request_names_are_read(transport: Transpo
     async with running(answer("201 Created", b"", "X-One: 1", "X-Two: 2"), keep_alive=True) as server:
         for names, headers in (((), {}), (("x-two", "x-three"), {"x-two": "2"})):
             request = Request(server.url, {}, b"", timeout=DEADLINE_SECONDS, limit=0, read_headers=names)
-            assert (await transport.post(request)).headers == headers
+            assert (await transport.exchange(request)).headers == headers
 
 
 FAULTS: dict[str, tuple[list[Step], OutcomeKind, int | None]] = {
@@ -293,6 +302,14 @@ async def test_without_a_wheel_of_pyreqwest_httpx_takes_over(monkeypatch: pytest
     assert isinstance(open_transport(4, Network()), PortableTransport)
 
 
+async def test_a_process_that_ends_at_once_has_no_threads_of_an_extension() -> None:
+    transport = open_brief_transport(Network())
+    async with running(DELIVERED) as server:
+        assert (await send(transport, server.url)).kind is OutcomeKind.DELIVERED
+    await transport.aclose()
+    assert isinstance(transport, PortableTransport)
+
+
 ECHOES: dict[str, Callable[[str], list[Step]]] = {
     "message": lambda token: [answer("401 No", f'{{"error":{{"message":"bad token {token}"}}}}'.encode())],
     "code": lambda token: [answer("403 No", f'{{"error":{{"code":"{token}","message":"no"}}}}'.encode())],
@@ -327,6 +344,16 @@ async def test_a_form_is_posted(transport: Transport) -> None:
     assert head.startswith(b"POST /token HTTP/1.1")
     assert b"application/x-www-form-urlencoded" in head
     assert body == b"a=1+%26&%C3%BC=2"
+
+
+async def test_a_get_has_headers_and_no_body(transport: Transport) -> None:
+    async with running(answer("404 Not Found", b"no such token")) as server:
+        got = await get(transport, f"{server.url}/a?b=1", {"x-one": "1"}, timeout=DEADLINE_SECONDS, limit=7)
+    assert got == (404, b"no such")
+    head, _, body = server.requests[0].decode().partition("\r\n\r\n")
+    line, *headers = head.lower().split("\r\n")
+    assert (line, body) == ("get /a?b=1 http/1.1", "")
+    assert "x-one: 1" in headers
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ async def test_an_older_schema_is_named_and_used_in_full_once_it_is_migrated(
         async with running(bare_database):
             assert not looked.is_set()
             schema.migrate(bare_database)
-            assert await asyncio.to_thread(looked.wait, LONGEST)
+            assert await asyncio.to_thread(looked.wait, DEADLINE_SECONDS)
     (warning,) = (line for line in lines if line["event"] == "older schema")
     assert "run `dispatcher migrate`" in warning["hint"]
     schema.downgrade(bare_database)

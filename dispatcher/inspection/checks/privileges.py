@@ -1,6 +1,7 @@
 """Checks what the database's user may do, with statements that touch no row and are rolled back."""
 
 from collections.abc import Iterator, Sequence
+from enum import Enum, auto
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,13 +36,22 @@ _NEEDED: dict[Table, tuple[str, ...]] = {
 }
 
 
+class _Verdict(Enum):
+    ALLOWED = auto()
+    DENIED = auto()
+
+
 def check_privileges(database: Database) -> Iterator[Finding]:
     """Reports the missing GRANT of each table. Tables that do not exist are left to `check_tables`."""
     _note_what_is_lacking(database)
+    tried = {table: {one: _try(database, table, one) for one in needed} for table, needed in _NEEDED.items()}
+    if not any(verdict for verdicts in tried.values() for verdict in verdicts.values()):
+        yield ok("privileges", "not tried: the tables are not there")
+        return
     denied = [
         (table, missing)
-        for table, needed in _NEEDED.items()
-        if (missing := [privilege for privilege in needed if _is_denied(database, table, privilege)])
+        for table, verdicts in tried.items()
+        if (missing := [privilege for privilege, verdict in verdicts.items() if verdict is _Verdict.DENIED])
     ]
     with database.read() as connection:
         for table, missing in denied:
@@ -63,18 +73,19 @@ def _note_what_is_lacking(database: Database) -> None:
             raise
 
 
-def _is_denied(database: Database, table: Table, privilege: str) -> bool:
+def _try(database: Database, table: Table, privilege: str) -> _Verdict | None:
+    """Returns None if the statement fails for another reason, such as a missing table, or if the schema is too old for the table."""
     columns = [column for column in table.c if database.has(column)]
     if not columns:
-        return False
+        return None
     try:
         with database.engine.connect() as connection:  # no commit: it is rolled back
             connection.execute(_attempt(table, columns, privilege))
     except DBAPIError as error:
         if is_unreachable(error):
             raise
-        return database.dialect.is_denied(error)
-    return False
+        return _Verdict.DENIED if database.dialect.is_denied(error) else None
+    return _Verdict.ALLOWED
 
 
 def _attempt(table: Table, columns: Sequence[Column[Any]], privilege: str) -> Executable:
