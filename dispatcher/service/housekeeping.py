@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from datetime import timedelta
 
+import structlog
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import __version__, store
@@ -24,6 +25,10 @@ FIX_STRANDED_CLUSTER_SECONDS = 5.0
 """On a cluster a row lock is local to its node. The protocol does not rely on it; this is the safety net."""
 PRUNE_SECONDS = 600.0
 LEAVE_SECONDS = 1.0
+NO_HEARTBEAT = (
+    f"operators do not see this dispatcher: grant its user SELECT, INSERT, UPDATE and DELETE on {dispatcher.name}; `dispatcher check`"
+    " prints the statement"
+)
 SILENT_KEPT_FOR = timedelta(days=1)
 """How long operators still see a dispatcher that ended without a word."""
 LOOK_FOR_MIGRATION_SECONDS = 60.0
@@ -50,7 +55,7 @@ class Housekeeping:
         self._settings = settings
         self._report = report
         self._heartbeat_seconds = heartbeat_seconds
-        self._was_seen = False
+        self._was_seen = self._was_denied = False
 
     def schedule(self, scheduler: Scheduler, *, clustered: bool) -> None:
         """Adds each step with its interval."""
@@ -87,12 +92,24 @@ class Housekeeping:
 
     async def beat(self) -> None:
         """Writes the heartbeat, and reports that the server accepts writes: an idle service would never notice a standby."""
-        if self._writes_heartbeats:
-            await self._thread.run(store.beat, self._heartbeat())
-            self._was_seen = True
-        else:
+        if not self._writes_heartbeats or not await self._write_heartbeat():
             await self._thread.run(store.check_writes)
         self._report(WritesAccepted())
+
+    async def _write_heartbeat(self) -> bool:
+        """Returns False if the database's user lacks the privilege, which a release before this one did not need."""
+        database = self._thread.database
+        try:
+            await self._thread.run(store.beat, self._heartbeat())
+        except DBAPIError as error:
+            if not database.dialect.is_denied(error):
+                raise
+            if not self._was_denied:
+                structlog.get_logger("dispatcher").warning("no heartbeat", hint=NO_HEARTBEAT)
+            self._was_denied = True
+            return False
+        self._was_seen = True
+        return True
 
     @property
     def _writes_heartbeats(self) -> bool:
