@@ -37,14 +37,16 @@ def status(
     """
     import sys
 
-    with checked(load_settings()) as database:
+    settings = load_settings()
+    place = settings.database.place
+    with checked(settings) as database:
         for reading in _readings(database, every if watch else None):
             if as_json:
-                print_json(_row(reading))
+                print_json({**_row(reading), "database": place})
                 continue
             if watch and sys.stdout.isatty():
                 typer.echo(CLEAR_SCREEN, nl=False)
-            _show(reading)
+            _show(reading, place)
 
 
 def _readings(database: Database, every: float | None) -> Iterator[Status]:
@@ -54,7 +56,7 @@ def _readings(database: Database, every: float | None) -> Iterator[Status]:
         yield read_status(database)
 
 
-def _show(reading: Status) -> None:
+def _show(reading: Status, place: str) -> None:
     worries = concerns(reading)
     for concern in worries:
         label = "PROBLEM" if concern.urgent else "warning"
@@ -64,6 +66,7 @@ def _show(reading: Status) -> None:
     more = "" if backlog.complete else "+"
     print_facts(
         [
+            ("database", place),
             ("at", f"{shown(reading.at)} UTC"),
             ("outbox", f"{backlog.outbox:,}{more} events not collected yet"),
             ("due", f"{backlog.due:,}{more} deliveries ready to send"),

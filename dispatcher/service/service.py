@@ -44,7 +44,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         _serving(ops_app(health, metrics.registry), settings, log) as port,
         _scheduled(parts, tick, settings, report),
     ):
-        logger.info("started", ops_port=port, vercel=settings.vercel_base_url, database=parts.database.dialect.name)
+        logger.info("started", ops_port=port, vercel=settings.vercel_base_url, database=settings.database.place)
         await stop.wait()
         health.stopping = True
         logger.info("draining", in_flight=parts.worker.in_flight, grace=settings.shutdown_grace)
