@@ -47,14 +47,16 @@ def status(
 
     if watch and exit_code:
         raise CommandFailed("--exit-code goes without --watch, which ends only with Ctrl-C", Exit.USAGE)
-    with checked(load_settings()) as database:
+    settings = load_settings()
+    place = settings.database.place
+    with checked(settings) as database:
         for reading in _readings(database, every if watch else None):
             if as_json:
-                print_json(_row(reading))
+                print_json({**_row(reading), "database": place})
                 continue
             if watch and sys.stdout.isatty():
                 typer.echo(CLEAR_SCREEN, nl=False)
-            _show(reading)
+            _show(reading, place)
     if exit_code and any(concern.urgent for concern in concerns(reading)):
         raise typer.Exit(Exit.UNHEALTHY)
 
@@ -66,7 +68,7 @@ def _readings(database: Database, every: float | None) -> Iterator[Status]:
         yield read_status(database)
 
 
-def _show(reading: Status) -> None:
+def _show(reading: Status, place: str) -> None:
     worries = concerns(reading)
     for concern in worries:
         label = "PROBLEM" if concern.urgent else "warning"
@@ -76,6 +78,7 @@ def _show(reading: Status) -> None:
     least = "" if backlog.complete else "+"
     print_facts(
         [
+            ("database", place),
             ("at", f"{shown(reading.at)} UTC"),
             ("outbox", f"{number(backlog.outbox, 'event', least)} not collected yet"),
             ("due", f"{number(backlog.due, 'delivery', least)} ready to send"),
@@ -83,7 +86,6 @@ def _show(reading: Status) -> None:
             ("paused", f"{number(backlog.paused, 'delivery', least)} of paused installations"),
             ("oldest event", _oldest(backlog)),
             ("dead letters", _dead_letters(backlog.dead_letters)),
-            ("oldest event", age(backlog.oldest_event_age) if backlog.oldest_event_age else "none waiting"),
             ("dispatchers", _dispatchers(reading)),
             ("leases", f"{reading.leases.held:,} held, {reading.leases.expired:,} expired"),
             ("last request", _last(reading.last_request)),

@@ -57,7 +57,7 @@ async def _deliver(
     """Delivers until `stop` is set, and drains."""
     logger = structlog.get_logger("dispatcher")
     async with _waking(parts, settings) as tick, _scheduled(parts, tick, settings, report):
-        logger.info("started", ops_port=port, vercel=settings.vercel_base_url, database=parts.database.dialect.name)
+        logger.info("started", ops_port=port, vercel=settings.vercel_base_url, database=settings.database.place)
         await stop.wait()
         health.stopping = True
         logger.info("draining", in_flight=parts.worker.in_flight, grace=settings.shutdown_grace)

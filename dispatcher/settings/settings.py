@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
+from dispatcher.database_url.address import EXAMPLE_FILE, Address, family_of, read_address
 from dispatcher.policy.hosts import is_local
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration
@@ -41,7 +42,6 @@ from dispatcher.settings.values import (
     TokenUrl,
     Wakeup,
     explain_constraint,
-    is_postgresql,
 )
 
 __all__ = [
@@ -87,7 +87,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    database_url: DatabaseUrl = SecretStr("sqlite:///dispatcher.db")
+    database_url: DatabaseUrl = SecretStr("")
+    """Empty only where no database is needed: `load_settings` refuses to be without one."""
     database_schema: SchemaName | None = None
 
     vercel_base_url: BaseUrl = "https://api.vercel.com"
@@ -131,6 +132,11 @@ class Settings(BaseSettings):
 
     # The file that each field was read from; None: the variable itself.
     _files: dict[str, str | None] = PrivateAttr(default_factory=dict)
+
+    @property
+    def database(self) -> Address:
+        """Where `database_url` leads. Raises ValueError if it is empty."""
+        return read_address(self.database_url.get_secret_value())
 
     def file_of(self, field: str) -> Path | None:
         """Returns the file that the value of this field was read from; None if it came by other means."""
@@ -182,7 +188,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     fields = {variable_name(field): field for field in Settings.model_fields}
     reading = read_environment(os.environ if environ is None else environ, fields)
     checked = _check(reading)
-    problems = [*reading.unknown, *reading.unreadable]
+    problems = [*reading.unknown, *reading.unreadable, *_find_missing(reading)]
     if isinstance(checked, Settings) and not problems:
         checked._files.update({fields[name]: reading.files.get(name) for name in reading.texts})
         return checked
@@ -211,6 +217,13 @@ def _check(reading: Reading) -> Settings | list[str]:
     return [_explain(error, reading) for error in errors if error["loc"] or not reading.unreadable]
 
 
+def _find_missing(reading: Reading) -> Iterator[str]:
+    """A default would look healthy, with an empty database, while the events wait in another."""
+    name = variable_name("database_url")
+    if name not in reading.texts and not any(problem.startswith(name) for problem in reading.unreadable):
+        yield f"{name} is not set: set it to the URL of your application's database, or, for a trial, to {EXAMPLE_FILE}"
+
+
 def _explain(error: ErrorDetails, reading: Reading) -> str:
     if not error["loc"]:
         return str(error["ctx"]["error"])
@@ -232,7 +245,7 @@ def _find_contradictions(settings: Settings) -> Iterator[str]:
     if settings.rate_limit is not None and settings.rate_limit.requests > MAX_REQUESTS_PER_WINDOW:
         most = f"at most {MAX_REQUESTS_PER_WINDOW} requests, whose times an installation's row holds"
         yield f"DISPATCHER_RATE_LIMIT must name {most}: name fewer in a shorter time, such as 100/1s"
-    if is_postgresql(settings.database_url):
+    if family_of(settings.database_url.get_secret_value()) in ("postgresql", None):
         return
     if settings.wakeup is Wakeup.NOTIFY:
         yield "DISPATCHER_WAKEUP=notify needs a postgresql:// URL in DISPATCHER_DATABASE_URL: set it to poll"
@@ -291,7 +304,9 @@ def _find_source(settings: Settings, field: str) -> str:
 def _show(field: str, value: object) -> str | None:
     match value:
         case SecretStr():
-            return mask_database_url(value.get_secret_value()) if field == "database_url" else MASK
+            if field == "database_url":
+                return mask_database_url(value.get_secret_value()) or None
+            return MASK
         case Mapping():
             return ", ".join(f"{name}={MASK}" for name in value)
         case bool():

@@ -78,7 +78,7 @@ def without_times(text: str) -> str:
 @pytest.mark.gate
 @pytest.mark.parametrize("language", ["python", "sql"])
 def test_the_snippets_put_an_event_into_the_outbox(tmp_path: Path, language: str) -> None:
-    assert bash("dispatcher migrate", tmp_path).returncode == 0
+    assert bash("DISPATCHER_DATABASE_URL=sqlite:///dispatcher.db dispatcher migrate", tmp_path).returncode == 0
     (snippet,) = snippets(language)
     with closing(sqlite3.connect(tmp_path / "dispatcher.db")) as connection:
         if language == "sql":

@@ -139,14 +139,30 @@ def test_a_database_that_cannot_be_reached_is_exit_code_75(reachable: Terminal, 
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("mysql://me:hush@127.0.0.1:1/app?foo=bar", "a parameter after the ? that"),
-        ("mysql://me:hush@127.0.0.1:1/app?ssl=true", "a parameter after the ? that"),
-        ("mysql://me:hush@127.0.0.1:1/app?connect_timeout=hush", "a parameter after the ? that"),
+        ("mysql://me:hush@127.0.0.1:1/app?foo=hush", "has an unknown parameter after the ?, foo: remove it"),
+        (
+            "postgres://me:hush@127.0.0.1:1/app?pgbouncr=hush",
+            "an unknown parameter after the ?, pgbouncr: did you mean",
+        ),
+        ("postgres://me:hush@127.0.0.1:1/app?sslmode=hush", "has a parameter sslmode with an unknown value"),
+        ("sqlite://me:hush@host/db", "names no file: write sqlite:///dispatcher.db"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "status", "migrate", "run", "drain"])
+def test_a_url_that_cannot_be_used_is_one_line(reachable: Terminal, url: str, text: str, command: str) -> None:
+    ended = reachable(command, database_url=url)
+    assert ended.code == 2
+    assert text in ended.complaint
+    assert "hush" not in ended.out + ended.err
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
         (
             "mysql://me:hush@127.0.0.1:1/app?ssl_ca=/no/ca.pem",
             "a file that the database URL names cannot be read: No such file",
         ),
-        ("sqlite://me:hush@host/db", "sqlite:///dispatcher.db"),
         ("sqlite:///dispatcher.db?timeout=hush", "a parameter after the ? that"),
     ],
 )

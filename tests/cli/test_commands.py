@@ -181,6 +181,17 @@ def test_an_unreachable_database_is_one_line_and_exit_code_75(dispatcher: Termin
     assert "hush" not in ended.err
 
 
+@pytest.mark.parametrize("command", [*READING, ("migrate",), ("run",), ("drain",), ("check",)])
+def test_a_forgotten_database_is_one_line_and_exit_code_2(tmp_path: Path, command: tuple[str, ...]) -> None:
+    terminal = Terminal(tmp_path)
+    environ = {name: value for name, value in terminal.environ().items() if name != "DISPATCHER_DATABASE_URL"}
+    ended = terminal.run_in(environ, *command)
+    assert ended.code == 2
+    assert "DISPATCHER_DATABASE_URL is not set" in ended.complaint
+    assert "sqlite:///dispatcher.db" in ended.complaint
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_settings_that_cannot_be_used_are_one_line_and_exit_code_2(dispatcher: Terminal) -> None:
     ended = dispatcher(*READING[0], leese="60s", concurrency="none")
     assert ended.code == 2

@@ -94,7 +94,9 @@ def test_json_is_one_object_with_stable_keys(dispatcher: Terminal) -> None:
         "leases",
         "last_request",
         "recent",
+        "database",
     ]
+    assert row["database"] == f"sqlite:///{dispatcher.directory}/dispatcher.db"
     assert row["backlog"] == {"outbox": 0, "due": 0, "waiting": 0, "paused": 0, "complete": True}
     assert row["recent"]["lag_seconds"] == {"median": None, "p95": None, "max": None}
 

@@ -102,7 +102,8 @@ def test_the_patch_is_for_labelled_deployments_only(tmp_path: Path) -> None:
 
 
 def settings_in(container: Resource) -> Settings:
-    return load_settings({one["name"]: one["value"] for one in container.get("env", [])})
+    secret = {"DISPATCHER_DATABASE_URL": "postgres://partner@database/partner"}
+    return load_settings(secret | {one["name"]: one["value"] for one in container.get("env", [])})
 
 
 def test_the_sidecar_is_asked_inside_the_pod_and_never_taken_out_of_service() -> None:

@@ -62,7 +62,13 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
     directory = tmp_path_factory.mktemp("trouble")
     url = f"http://127.0.0.1:{free_port()}"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
-    settings = {"VERCEL_BASE_URL": url, "ALLOW_INSECURE_BASE_URL": "true", "VERCEL_TOKEN": "t0ken", "OPS_PORT": "1"}
+    settings = {
+        "DATABASE_URL": "sqlite:///dispatcher.db",
+        "VERCEL_BASE_URL": url,
+        "ALLOW_INSECURE_BASE_URL": "true",
+        "VERCEL_TOKEN": "t0ken",
+        "OPS_PORT": "1",
+    }
     made = Trouble(directory / "trouble.db", kept | {f"DISPATCHER_{name}": value for name, value in settings.items()})
     with subprocess.Popen([DISPATCHER, "sandbox", "--port", url.rpartition(":")[2]], env=kept) as sandbox:
         try:

@@ -10,6 +10,7 @@ from dispatcher.settings.settings import (
     LogFormat,
     LogLevel,
     Settings,
+    SettingsError,
     Wakeup,
     describe,
     load_settings,
@@ -23,7 +24,7 @@ from tests.unit.loading import CANARY, load, refuse
 def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
     minute, hour, day = 60.0, 3_600.0, 86_400.0
     expected: dict[str, object] = {
-        "DISPATCHER_DATABASE_URL": SecretStr("sqlite:///dispatcher.db"),
+        "DISPATCHER_DATABASE_URL": SecretStr(""),  # there is none: see below
         "DISPATCHER_SCHEMA": None,
         "DISPATCHER_VERCEL_BASE_URL": "https://api.vercel.com",
         "DISPATCHER_ALLOW_INSECURE_BASE_URL": False,
@@ -60,7 +61,7 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
         "DISPATCHER_LOG_FORMAT": LogFormat.AUTO,
         "DISPATCHER_LOG_LEVEL": LogLevel.INFO,
     }
-    settings = load({})
+    settings = Settings()
     assert {variable_name(field): getattr(settings, field) for field in Settings.model_fields} == expected
 
 
@@ -71,6 +72,7 @@ def test_the_defaults_would_pass_as_values_too() -> None:
 
 
 def test_without_an_argument_the_environment_of_the_process_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPATCHER_DATABASE_URL", "sqlite:///dispatcher.db")
     monkeypatch.setenv("DISPATCHER_CONCURRENCY", "7")
     assert load_settings().concurrency == 7
 
@@ -180,6 +182,20 @@ def test_oauth_is_read_whole() -> None:
 # ── refusals
 
 
+def test_a_forgotten_database_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPATCHER_DATABASE_URL", raising=False)
+    with pytest.raises(SettingsError) as refusal:
+        load_settings({"DISPATCHER_VERCEL_TOKEN": CANARY})
+    assert str(refusal.value) == (
+        "DISPATCHER_DATABASE_URL is not set: set it to the URL of your application's database, or, for a trial, to sqlite:///dispatcher.db"
+    )
+
+
+def test_a_database_that_cannot_be_read_is_not_called_forgotten_too() -> None:
+    assert "not set" not in refuse({"DATABASE_URL_FILE": "/nowhere/x"})
+    assert "not set" not in refuse({"DATABASE_URL": ""})
+
+
 @pytest.mark.parametrize(
     ("environ", "line"),
     [
@@ -267,7 +283,7 @@ def test_each_setting_is_shown_with_its_source_and_without_its_secret(tmp_path: 
     (tmp_path / "secret").write_text(CANARY)
     settings = load(
         {
-            "DATABASE_URL": f"postgres://app:{CANARY}@db:5432/app?sslpassword={CANARY}&{CANARY}",
+            "DATABASE_URL": f"postgres://app:{CANARY}@db:5432/app?sslpassword={CANARY}",
             "OAUTH_TOKEN_URL": f"https://api.vercel.com/token?key={CANARY}",
             "OAUTH_CLIENT_ID": "oac_1",
             "OAUTH_CLIENT_SECRET_FILE": str(tmp_path / "secret"),
@@ -278,7 +294,7 @@ def test_each_setting_is_shown_with_its_source_and_without_its_secret(tmp_path: 
     )
     lines = {line.name.removeprefix("DISPATCHER_"): (line.value, line.source) for line in describe(settings)}
     assert len(lines) == len(Settings.model_fields)
-    assert lines["DATABASE_URL"] == ("postgres://app:***@db:5432/app?sslpassword=***&***", "environment")
+    assert lines["DATABASE_URL"] == ("postgres://app:***@db:5432/app?sslpassword=***", "environment")
     assert lines["OAUTH_TOKEN_URL"] == ("https://api.vercel.com/token?key=***", "environment")
     assert lines["OAUTH_CLIENT_SECRET"] == ("***", f"file {tmp_path / 'secret'}")
     assert lines["OAUTH_PARAMS"] == ("assertion=***", "environment")

@@ -7,12 +7,26 @@ from dispatcher.database import schema
 from dispatcher.database.notifier import Notifier, NotifierUnavailable
 from dispatcher.database.schema import UnusableSchema
 from dispatcher.database.transactions import Database
+from dispatcher.database_url.postgresql import SCHEMA_PARAMETERS
 from dispatcher.inspection.checks.finding import Finding, ok, problem, warning
 from dispatcher.outbox.tables import metadata
 from dispatcher.settings.durations import format_duration
 from dispatcher.settings.settings import Settings, Wakeup
 
 CLOCK_TOLERANCE_SECONDS = 5.0
+
+
+def check_url(settings: Settings) -> Iterator[Finding]:
+    """Names the parameters of the URL that have no effect here."""
+    if not (ignored := settings.database.ignored):
+        return
+    what = f"parameters of DISPATCHER_DATABASE_URL that are for other clients are ignored: {', '.join(ignored)}"
+    names_schema = any(name in SCHEMA_PARAMETERS and value != "public" for name, value in ignored.items())
+    if names_schema and settings.database_schema is None:
+        advice = "for the dispatcher's tables, DISPATCHER_SCHEMA names the schema; in DISPATCHER_CREDENTIALS_QUERY, write it out"
+        yield warning("url", f"{what}; {advice}")
+    else:
+        yield ok("url", what)
 
 
 def check_tls(database: Database) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from dispatcher.inspection.checks.database import (
     check_isolation,
     check_tables,
     check_tls,
+    check_url,
     check_wakeup,
     check_writes,
 )
@@ -64,16 +65,17 @@ def _examine_sources(settings: Settings, network: Network, tokens: Tokens) -> It
 
 
 def _examine_database(database: Database, settings: Settings) -> Iterator[Finding]:
-    name = database.dialect.name
+    place = settings.database.place
     if (path := database.dialect.missing_file(database.engine.url)) is not None:
         yield problem(
             "schema", f"there is no database file {path}: run `dispatcher migrate`, or correct DISPATCHER_DATABASE_URL"
         )
         return
+    yield from check_url(settings)
     yield from check_tls(database)
     try:
         with database.read():
-            yield ok("database", f"{name} answers")
+            yield ok("database", f"{place} answers")
         yield from check_isolation(database)
         yield from check_writes(database)
         yield from check_durability(database)
@@ -90,7 +92,7 @@ def _examine_database(database: Database, settings: Settings) -> Iterator[Findin
         if is_unreachable(error):
             yield problem(
                 "database",
-                f"the database cannot be reached ({first_line(error)}): is it running, and does DISPATCHER_DATABASE_URL"
+                f"{place} cannot be reached ({first_line(error)}): is it running, and does DISPATCHER_DATABASE_URL"
                 " name it, its user and its password?",
             )
         else:
