@@ -87,14 +87,11 @@ def list_deliveries(
         running = count_running(database, connection, now)
         rows = connection.execute(oldest).all()
         all_scanned = scanned is delivery or connection.execute(_beyond(scan_limit)).scalar() is None
-        owners = find_installations(connection, database.dialect, {row.installation_id for row in rows})
-    found = [
-        WaitingDelivery(
-            *(getattr(row, name) for name in _COLUMNS),
-            *look_ahead(row, owners.get(row.installation_id), now, graces, running),
-        )
-        for row in rows[:limit]
-    ]
+        owners = find_installations(connection, database, {row.installation_id for row in rows})
+    found = []
+    for row in rows[:limit]:
+        next_at, what = look_ahead(row, owners.get(row.installation_id), now, graces, running)
+        found.append(WaitingDelivery(**{name: getattr(row, name) for name in _COLUMNS}, next_at=next_at, next=what))
     return Listing(found, all_scanned and len(rows) <= limit)
 
 
