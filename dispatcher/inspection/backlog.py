@@ -177,7 +177,7 @@ def _overdue_and_failing(connection: Connection, now: datetime, limit: int) -> t
 
 
 def _oldest_in_outbox(connection: Connection, dialect: Dialect, now: datetime) -> OldestEvent | None:
-    rows = connection.execute(committed(dialect), {"floor": LOWEST_ID, "limit": 1}).all()
+    rows = connection.execute(committed(dialect), {"low_water": LOWEST_ID, "limit": 1}).all()
     changes, malformed = group(rows, now)
     if changes:
         (change,) = changes
