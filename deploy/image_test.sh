@@ -105,7 +105,7 @@ run_service() {
     # One database file for all commands below, because each has its own /tmp.
     install -d -o 65532 -g 65532 "$scratch/data"
     mount --bind "$scratch/data" "$root/var/lib/dispatcher"
-    settings=("DISPATCHER_OPS_PORT=$port" DISPATCHER_VERCEL_TOKEN=made-up)
+    settings=("DISPATCHER_OPS_PORT=$port" DISPATCHER_VERCEL_TOKEN=made-up DISPATCHER_DATABASE_URL=sqlite:///dispatcher.db)
     (in_image dispatcher migrate)
     (in_image dispatcher run) 2>"$scratch/service.log" &
     service=$!

@@ -11,10 +11,12 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher.cli import (
     check,
     dead_letters,
+    deliveries,
     demo,
     explain,
     installations,
     publish,
+    requests,
     sandbox,
     schema,
     service,
@@ -36,6 +38,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # plain text: help is also read in logs and containers
     pretty_exceptions_enable=False,
 )
@@ -50,6 +53,8 @@ COMMANDS = (
     check,
     status,
     explain,
+    requests,
+    deliveries,
     dead_letters,
     installations,
 )
@@ -76,7 +81,8 @@ def dispatcher(
 
     Settings come from the environment (DISPATCHER_…). Results go to stdout, everything else to stderr.
 
-    Exit codes: 0 done, 1 failed, 2 usage or settings, 3 nothing matched, 4 unhealthy, 5 something is left waiting, 75 database unreachable.
+    Exit codes: 0 done, 1 failed, 2 usage or settings, 3 nothing matched, 4 unhealthy, 5 something is left waiting (if asked),
+    75 database unreachable.
     """
 
 
@@ -118,7 +124,8 @@ def _refuse_usage(error: Exception) -> None:
         typer.echo(message, err=True)
         sys.exit(Exit.USAGE)
     where = context.command_path if context is not None else "dispatcher"
-    _fail(f"{getattr(error, 'format_message', lambda: message)()} See `{where} --help`.", Exit.USAGE)
+    why = getattr(error, "format_message", lambda: message)().replace("Value error, ", "")
+    _fail(f"{why}{'' if why.endswith(('.', '?')) else '.'} See `{where} --help`.", Exit.USAGE)
 
 
 def _refuse_database(error: DBAPIError) -> None:

@@ -1,8 +1,6 @@
 """`dispatcher dead-letters`: events that could not be delivered, and what a person can do about them."""
 
-from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +8,8 @@ import typer
 from dispatcher.cli.confirmation import confirm, progress
 from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.cli.options import AsJson, DryRun, Limit, Yes
-from dispatcher.cli.output import age, number, print_columns, print_facts, print_json, shown
+from dispatcher.cli.options import AsJson, DryRun, Limit, OfInstallation, OfResource, Since, Yes, parse_since
+from dispatcher.cli.output import cut, number, print_columns, print_facts, print_json, shown
 from dispatcher.cli.signature import By, Note, sign
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import (
@@ -23,7 +21,7 @@ from dispatcher.inspection.dead_letters import (
     plan,
 )
 from dispatcher.policy.decision import DeadLetterReason
-from dispatcher.settings.durations import parse_duration
+from dispatcher.settings.durations import age
 from dispatcher.settings.settings import Settings, load_settings
 from dispatcher.store.attempt_log import Attempt
 from dispatcher.store.dead_letters import Filter, discard, replay
@@ -37,15 +35,7 @@ MAX_ERROR_LENGTH = 60
 
 DeadLetterId = typer.Option("--id", min=1, max=MAX_ID, metavar="ID", help="This dead letter; repeatable.")
 Ids = Annotated[list[int] | None, DeadLetterId]
-OfInstallation = Annotated[
-    str | None, typer.Option("--installation", metavar="icfg_…", help="Those of this installation.")
-]
-OfResource = Annotated[str | None, typer.Option("--resource", metavar="ID", help="Those of this resource.")]
 OfReason = Annotated[DeadLetterReason | None, typer.Option("--reason", help="Those with this reason.")]
-Since = Annotated[
-    str | None,
-    typer.Option("--since", metavar="WHEN", help="No older than this: 24h, or a time such as 2026-01-31T12:00 (UTC)."),
-]
 All = Annotated[bool, typer.Option("--all", help="All unresolved ones; not with another filter.")]
 
 
@@ -60,9 +50,9 @@ def list_(
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List dead letters, newest first.
+    """List dead letters, unresolved ones first, newest first.
 
-    Resolved ones, which were replayed or discarded, are left out unless --resolved. Exit code 3 if there are none.
+    Resolved ones, which were replayed, superseded or discarded, are left out unless --resolved. Exit code 3 if there are none.
 
     \b
     dispatcher dead-letters list --since 24h
@@ -79,14 +69,15 @@ def list_(
             ("id", "died at (UTC)", "reason", "installation", "resource", "status", "error"), map(_row, letters)
         )
     if not letters:
-        raise CommandFailed("there is no such dead letter", Exit.NOTHING_MATCHED)
+        kind = "dead letter" if resolved else "unresolved dead letter"
+        raise CommandFailed(f"no {kind} matches" if wanted.conditions else f"no {kind}s", Exit.NOTHING_MATCHED)
     if len(letters) == limit:
-        typer.echo(f"the newest {limit:,} are listed, there may be more: --limit", err=True)
+        typer.echo(f"the first {limit:,} are listed, there may be more: --limit", err=True)
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
     reason = letter.reason if letter.resolution is None else f"{letter.reason}, {letter.resolution}"
-    error = (letter.last_error or "").partition("\n")[0][:MAX_ERROR_LENGTH]
+    error = cut(letter.last_error or "", MAX_ERROR_LENGTH)
     return (letter.id, letter.died_at, reason, letter.installation_id, letter.resource_id, letter.last_status, error)
 
 
@@ -111,7 +102,10 @@ def show(
     _show(letter)
     if attempts:
         typer.echo("")
-        print_columns(("attempt", "at (UTC)", "outcome", "status", "ms", "decision", "error"), map(_attempt, attempts))
+        print_columns(
+            ("attempt", "at (UTC)", "outcome", "status", "ms", "decision", "vercel id", "error"),
+            map(_attempt, attempts),
+        )
     if letter.resolved_at is None:
         typer.echo(f"\n{advice}")
 
@@ -128,7 +122,7 @@ def _show(letter: DeadLetter) -> None:
             ("resource", letter.resource_id),
             ("product", letter.product_id),
             ("billing plan", letter.billing_plan_id),
-            ("events", f"{letter.events:,} (ids {letter.first_event_id} to {letter.last_event_id})"),
+            ("events", _events(letter)),
             ("first event at", f"{shown(letter.first_created_at)} UTC"),
             ("attempts", letter.attempts),
             ("last status", letter.last_status),
@@ -140,8 +134,15 @@ def _show(letter: DeadLetter) -> None:
     )
 
 
+def _events(letter: DeadLetter) -> str:
+    if letter.events == 1:
+        return f"1 (id {letter.first_event_id})"
+    return f"{letter.events:,} (ids {letter.first_event_id} to {letter.last_event_id})"
+
+
 def _attempt(one: Attempt) -> tuple[object, ...]:
-    return (one.attempt, one.at, one.outcome, one.status, one.duration_ms, one.decision, one.error or "")
+    decision = one.decision.replace("_", " ")
+    return (one.attempt, one.at, one.outcome, one.status, one.duration_ms, decision, one.vercel_id, one.error or "")
 
 
 @app.command("replay")
@@ -226,21 +227,7 @@ def _filter(
     reason: DeadLetterReason | None,
     since: str | None,
 ) -> Filter:
-    return Filter(ids or (), installation, resource, reason, None if since is None else _time(since, database.now))
-
-
-def _time(text: str, now: Callable[[], datetime]) -> datetime:
-    """Parses a duration before now, by the database's clock, or a time, which is UTC without an offset."""
-    try:
-        parsed = datetime.fromisoformat(text)
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return now() - timedelta(seconds=parse_duration(text))
-    except (ValueError, OverflowError):
-        remedy = "write how long ago, such as 30m, 24h or 7d, or a time such as 2026-01-31T12:00 (UTC)"
-        raise CommandFailed(f"--since cannot be read: {remedy}", Exit.USAGE) from None
+    return Filter(ids or (), installation, resource, reason, parse_since(since, database.now))
 
 
 def _plan(database: Database, wanted: Filter, *, all_: bool) -> Plan:

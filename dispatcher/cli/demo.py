@@ -16,7 +16,7 @@ app = typer.Typer()
 
 @app.command()
 def demo(as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False) -> None:
-    """Show events on their way from commit to delivery, in this terminal.
+    """Show events from commit to delivery, in this terminal.
 
     A partner's application commits changes, the dispatcher delivers them, and a stand-in for Vercel fails now and then. It needs
     nothing but this machine, takes some seconds, and keeps its SQLite database so that you can inspect it.

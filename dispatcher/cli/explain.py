@@ -56,6 +56,7 @@ def explain(
         return
     if not explanation.complete:
         typer.echo(f"only the newest {limit:,} entries are shown: raise --limit to see older ones", err=True)
+    typer.echo(f"{shown(explanation.about)}\n")
     _print("at (UTC)", explanation.happened)
     typer.echo("")
     if explanation.next:
@@ -65,11 +66,10 @@ def explain(
 
 
 def _print(time: str, entries: Sequence[Entry]) -> None:
-    subjects = {(entry.installation_id, entry.resource_id) for entry in entries}
-    print_columns(
-        (time, *(("installation", "resource") if len(subjects) > 1 else ()), "what"),
-        (
-            (entry.at, *((entry.installation_id, entry.resource_id) if len(subjects) > 1 else ()), entry.said)
-            for entry in entries
-        ),
-    )
+    ids = {
+        "installation": [entry.installation_id for entry in entries],
+        "resource": [entry.resource_id for entry in entries],
+    }
+    different = {name: column for name, column in ids.items() if len(set(column)) > 1}
+    rows = zip((entry.at for entry in entries), *different.values(), (entry.message for entry in entries), strict=True)
+    print_columns((time, *different, "what"), rows)

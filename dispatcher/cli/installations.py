@@ -29,9 +29,10 @@ def list_(
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List installations by id, with their states and pending work.
+    """List installations, trouble first, with their pending work.
 
-    The column "next" is when the dispatcher looks at an installation again. Exit code 3 if there are none.
+    Those without a valid token come first, then failing ones, other pauses, and the rest by the time they are due. The column "next" is
+    when the dispatcher looks at an installation again. Exit code 3 if there are none.
     """
     with checked(load_settings()) as database:
         installations = list_installations(database, limit, paused=paused)
@@ -39,7 +40,16 @@ def list_(
         for one in installations:
             print_json(_json(one))
     elif installations:
-        header = ("installation", "state", "deliveries", "paused for", "since (UTC)", "next (UTC)", "delivered (UTC)")
+        header = (
+            "installation",
+            "state",
+            "deliveries",
+            "failures",
+            "reason",
+            "since (UTC)",
+            "next (UTC)",
+            "delivered (UTC)",
+        )
         print_columns(header, map(_row, installations))
     if not installations:
         raise CommandFailed(
@@ -55,6 +65,7 @@ def _row(one: Installation) -> tuple[object, ...]:
         one.installation_id,
         one.state,
         one.deliveries,
+        one.failures,
         one.pause_reason,
         one.paused_since,
         next_,
@@ -109,17 +120,17 @@ def purge_(installation_id: InstallationId, dry_run: DryRun = False, yes: Yes = 
         waiting = count_waiting(database, installation_id)
         if waiting is None:
             raise _unknown(installation_id)
-        account = {"installation_id": installation_id, **asdict(waiting), "buried": 0}
+        account = {"installation_id": installation_id, **asdict(waiting), "dead_letters": 0}
         what = f"{number(waiting.deliveries, 'delivery')} and {number(waiting.events, 'event')} of {shown(installation_id)}"
         if not dry_run:
             confirm(f"Purge {what}?", yes=yes)
-            account["buried"] = purge(database, installation_id, progress(waiting.deliveries))
+            account["dead_letters"] = purge(database, installation_id, progress(waiting.deliveries))
     if as_json:
         print_json(account)
     elif dry_run:
         typer.echo(f"{what} wait; nothing was changed")
     else:
-        typer.echo(f"{number(int(account['buried']), 'dead letter')} (purged) of {shown(installation_id)}")
+        typer.echo(f"{number(int(account['dead_letters']), 'dead letter')} (purged) of {shown(installation_id)}")
 
 
 def _unknown(installation_id: str) -> CommandFailed:

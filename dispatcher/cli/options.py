@@ -1,8 +1,13 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 import typer
+
+from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.settings.durations import parse_duration
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line; its keys are stable.")]
 DialectName = Annotated[
@@ -12,3 +17,30 @@ DialectName = Annotated[
 Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="Print at most this many.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+OfInstallation = Annotated[
+    str | None, typer.Option("--installation", metavar="icfg_…", help="Those of this installation.")
+]
+OfResource = Annotated[str | None, typer.Option("--resource", metavar="ID", help="Those of this resource.")]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="WHEN", help="No older than this: 24h, or a time such as 2026-01-31T12:00 (UTC)."),
+]
+
+
+def parse_since(text: str | None, now: Callable[[], datetime]) -> datetime | None:
+    """Returns the time that `--since` means: a duration before `now()`, or a time, which is UTC unless it has an offset.
+
+    Raises CommandFailed if it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        parsed = datetime.fromisoformat(text)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return now() - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        remedy = "write how long ago, such as 30m, 24h or 7d, or a time such as 2026-01-31T12:00 (UTC)"
+        raise CommandFailed(f"--since cannot be read: {remedy}", Exit.USAGE) from None

@@ -1,11 +1,17 @@
 """The format of results: aligned columns for people, one JSON object per line for programs."""
 
 import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import typer
+
+MIN_WRAPPED_COLUMNS = 30
+"""In a narrower column, text is not wrapped."""
 
 
 def print_json(row: Mapping[str, Any]) -> None:
@@ -16,13 +22,38 @@ def print_json(row: Mapping[str, Any]) -> None:
 
 def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table. Columns of numbers are aligned at the right."""
-    rows = list(rows)
-    lines = [tuple(header), *(tuple(shown(cell) for cell in row) for row in rows)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
-    right = [bool(rows) and all(isinstance(row[n], int | float | None) for row in rows) for n in range(len(header))]
-    for line in lines:
-        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+    Columns(header).print(rows)
+
+
+class Columns:
+    """A table that is printed piece by piece: each piece goes on with the widths of those before."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._header: Sequence[str] | None = header
+        self._widths = [len(name) for name in header]
+
+    def print(self, rows: Iterable[Sequence[object]]) -> None:
+        """Prints these rows, the header before the first ones. Columns of numbers are aligned at the right; on a terminal, the last
+        column is wrapped at its edge.
+        """
+        rows = list(rows)
+        lines = [tuple(shown(cell) for cell in row) for row in rows]
+        columns = range(len(self._widths))
+        self._widths = [max([self._widths[n], *(len(line[n]) for line in lines)]) for n in columns]
+        right = [bool(rows) and all(isinstance(row[n], int | float | None) for row in rows) for n in columns]
+        for line in ([tuple(self._header)] if self._header else []) + lines:
+            cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, self._widths, right, strict=True))
+            typer.echo(_wrapped("  ".join(cells).rstrip(), sum(self._widths[:-1]) + 2 * (len(self._widths) - 1)))
+        self._header = None
+
+
+def _wrapped(line: str, indent: int) -> str:
+    """Wraps the text from the column `indent` on, on a terminal that is wide enough for it."""
+    width = shutil.get_terminal_size().columns - indent
+    if not sys.stdout.isatty() or width < MIN_WRAPPED_COLUMNS:
+        return line
+    parts = textwrap.wrap(line[indent:], width, break_long_words=False, break_on_hyphens=False)
+    return line[:indent] + ("\n" + " " * indent).join(parts)
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
@@ -44,21 +75,16 @@ def shown(value: object) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def age(seconds: float) -> str:
-    """A duration in its two largest units: `3m 12s`."""
-    rest = max(0, round(seconds))
-    parts: list[str] = []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        count, rest = divmod(rest, size)
-        if count or parts or unit == "s":
-            parts.append(f"{count}{unit}")
-    return " ".join(part for part in parts[:2] if part[:-1] != "0" or len(parts) == 1)
+def cut(text: str, length: int) -> str:
+    """The first line of the text, of at most `length` characters; `…` stands for the rest."""
+    first = text.partition("\n")[0]
+    return first if first == text and len(text) <= length else first[: length - 1] + "…"
 
 
-def number(count: int, noun: str) -> str:
-    """`1 delivery`, `2 deliveries`."""
+def number(count: int, noun: str, least: str = "") -> str:
+    """`1 delivery`, `2 deliveries`; with `+` as `least`, `2+ deliveries`."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{count:,} {noun if count == 1 else plural}"
+    return f"{count:,}{least} {noun if count == 1 and not least else plural}"
 
 
 def _plain(value: object) -> str:

@@ -76,6 +76,6 @@ def _event(installation: str, resource: str | None, product: str | None, plan: s
 
 def _problems(invalid: ValidationError) -> str:
     return "; ".join(
-        f"{_OPTIONS.get(str(error['loc'][0]), str(error['loc'][0]))}: {error['msg']}"
+        f"{_OPTIONS.get(str(error['loc'][0]), str(error['loc'][0]))}: {error['msg'].removeprefix('Value error, ')}"
         for error in invalid.errors(include_input=False, include_url=False)
     )

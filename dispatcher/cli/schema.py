@@ -25,7 +25,11 @@ def migrate(sql: Annotated[bool, typer.Option("--sql", help="Print the SQL inste
         if sql:
             typer.echo(schema.migration_sql(database.dialect.name, database.schema))
         else:
-            typer.echo(f"the database is at schema {schema.migrate(database)}")
+            revision = schema.migrate(database)
+            newer = (
+                f", which is newer than this program ({schema.newest()}) and fits" if revision > schema.newest() else ""
+            )
+            typer.echo(f"the database is at schema {revision}{newer}")
 
 
 @app.command("schema")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.cli.output import number
 from dispatcher.service.process_limits import prepare_process
 from dispatcher.settings.settings import load_settings
 from dispatcher.telemetry import configure_logging
@@ -43,11 +44,15 @@ def run() -> None:
 def drain_(
     max_seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this many seconds.")] = None,
     max_events: Annotated[int | None, typer.Option(min=1, help="Stop after about this many deliveries.")] = None,
+    fail_if_waiting: Annotated[
+        bool, typer.Option("--fail-if-waiting", help="Exit with 5, instead of 0, if anything is left.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Deliver what is due, then exit: for scheduled jobs.
 
-    Exit code 5 if events or deliveries are left, such as those that wait for a retry or a slot of the rate limit.
+    What waits for a retry, a slot of the rate limit or the end of a pause is left to a later drain; --fail-if-waiting makes that exit
+    code 5.
     """
     from dispatcher.service.drain import drain
     from dispatcher.service.event_loop import run_in_loop
@@ -62,10 +67,10 @@ def drain_(
         typer.echo(json.dumps(asdict(drained)))
     else:
         typer.echo(
-            f"{drained.events} events collected, {drained.requests} requests, {drained.delivered} delivered, "
-            f"{drained.dead_lettered} dead letters, {drained.waiting} left waiting"
+            f"{number(drained.events, 'event')} collected, {number(drained.requests, 'request')}, {drained.delivered:,} delivered, "
+            f"{number(drained.dead_lettered, 'dead letter')}, {drained.waiting:,} left waiting"
         )
-    if drained.waiting:
+    if drained.waiting and fail_if_waiting:
         raise typer.Exit(Exit.LEFT_WAITING)
 
 

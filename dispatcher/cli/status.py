@@ -1,5 +1,6 @@
 """`dispatcher status`: one screen, worst first."""
 
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -8,10 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from dispatcher.cli.database import checked
+from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson
-from dispatcher.cli.output import age, print_facts, print_json, shown
+from dispatcher.cli.output import number, print_facts, print_json, shown
 from dispatcher.database.transactions import Database
+from dispatcher.inspection.backlog import Backlog
 from dispatcher.inspection.status import LastRequest, Recent, Status, concerns, read_status
+from dispatcher.settings.durations import age
 from dispatcher.settings.settings import load_settings
 
 app = typer.Typer()
@@ -23,6 +27,9 @@ CLEAR_SCREEN = "\033[H\033[J"
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --watch: the interval.")] = 2.0,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 4 if there is a problem, instead of 0; not with --watch.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show on one screen what is failing, waiting and being sent.
@@ -34,17 +41,24 @@ def status(
     dispatcher status
     dispatcher status --watch
     dispatcher status --json | jq .backlog.due
+    dispatcher status --exit-code > /dev/null || echo "look at the dispatcher"
     """
     import sys
 
-    with checked(load_settings()) as database:
+    if watch and exit_code:
+        raise CommandFailed("--exit-code goes without --watch, which ends only with Ctrl-C", Exit.USAGE)
+    settings = load_settings()
+    place = settings.database.place
+    with checked(settings) as database:
         for reading in _readings(database, every if watch else None):
             if as_json:
-                print_json(_row(reading))
+                print_json({**_row(reading), "database": place})
                 continue
             if watch and sys.stdout.isatty():
                 typer.echo(CLEAR_SCREEN, nl=False)
-            _show(reading)
+            _show(reading, place)
+    if exit_code and any(concern.urgent for concern in concerns(reading)):
+        raise typer.Exit(Exit.UNHEALTHY)
 
 
 def _readings(database: Database, every: float | None) -> Iterator[Status]:
@@ -54,28 +68,57 @@ def _readings(database: Database, every: float | None) -> Iterator[Status]:
         yield read_status(database)
 
 
-def _show(reading: Status) -> None:
+def _show(reading: Status, place: str) -> None:
     worries = concerns(reading)
     for concern in worries:
         label = "PROBLEM" if concern.urgent else "warning"
-        typer.echo(f"{label}  {shown(concern.what)}\n         dispatcher {concern.command}")
+        typer.echo(f"{label}  {shown(concern.what)}\n         dispatcher {shown(shlex.join(concern.command))}")
     typer.echo("" if worries else "ok       nothing to worry about\n", nl=bool(worries))
     backlog, recent = reading.backlog, reading.recent
-    more = "" if backlog.complete else "+"
+    least = "" if backlog.complete else "+"
     print_facts(
         [
+            ("database", place),
             ("at", f"{shown(reading.at)} UTC"),
-            ("outbox", f"{backlog.outbox:,}{more} events not collected yet"),
-            ("due", f"{backlog.due:,}{more} deliveries ready to send"),
-            ("waiting", f"{backlog.waiting:,}{more} for a retry or a slot of the rate limit"),
-            ("paused", f"{backlog.paused:,}{more} deliveries (installation paused)"),
-            ("oldest event", age(backlog.oldest_event_age) if backlog.oldest_event_age else "none waiting"),
+            ("outbox", f"{number(backlog.outbox, 'event', least)} not collected yet"),
+            ("due", f"{number(backlog.due, 'delivery', least)} ready to send"),
+            ("waiting", f"{number(backlog.waiting, 'delivery', least)} for a retry or a slot of the rate limit"),
+            ("paused", f"{number(backlog.paused, 'delivery', least)} of paused installations"),
+            ("oldest event", _oldest(backlog)),
+            ("dead letters", _dead_letters(backlog.dead_letters)),
+            ("dispatchers", _dispatchers(reading)),
             ("leases", f"{reading.leases.held:,} held, {reading.leases.expired:,} expired"),
             ("last request", _last(reading.last_request)),
             ("requests", _rates(recent)),
             ("lag", _lag(recent)),
         ]
     )
+
+
+def _dispatchers(reading: Status) -> str:
+    if reading.dispatchers is None:
+        return "not known: run `dispatcher migrate`"
+    versions = ", ".join(sorted({one.version for one in reading.running}))
+    silent = [
+        f"{one.name} was last seen {age((reading.at - one.seen_at).total_seconds())} ago"
+        for one in reading.dispatchers
+        if not one.is_running
+    ]
+    return "; ".join([f"{len(reading.running)} running ({versions})" if versions else "none running", *silent])
+
+
+def _oldest(backlog: Backlog) -> str:
+    event = backlog.oldest_event
+    if event is None:
+        return "none waiting"
+    about = " of ".join(filter(None, (event.resource_id, event.installation_id)))
+    return f"{age(backlog.oldest_event_age)}: event {event.id}" + (f", {about}" if about else "")
+
+
+def _dead_letters(counts: dict[str, int]) -> str | None:
+    if not counts:
+        return None
+    return f"{sum(counts.values()):,} unresolved: " + ", ".join(f"{n:,} {name}" for name, n in counts.items())
 
 
 def _last(last: LastRequest | None) -> str:
@@ -92,16 +135,19 @@ def _rates(recent: Recent) -> str:
 
 
 def _lag(recent: Recent) -> str | None:
-    if recent.lag_median is None:
+    if recent.lag_median is None or recent.lag_p95 is None or recent.lag_max is None:
         return None
-    return f"median {recent.lag_median:,.3f} s, 95 % within {recent.lag_p95:,.3f} s, at most {recent.lag_max:,.3f} s"
+    return f"median {age(recent.lag_median)}, p95 {age(recent.lag_p95)}, max {age(recent.lag_max)}"
 
 
 def _row(reading: Status) -> dict[str, Any]:
     backlog, recent = reading.backlog, reading.recent
     return {
         "at": reading.at,
-        "concerns": [{"urgent": one.urgent, "what": one.what} for one in concerns(reading)],
+        "concerns": [
+            {"urgent": one.urgent, "what": one.what, "command": ["dispatcher", *one.command]}
+            for one in concerns(reading)
+        ],
         "backlog": {
             "outbox": backlog.outbox,
             "due": backlog.due,
@@ -110,9 +156,12 @@ def _row(reading: Status) -> dict[str, Any]:
             "complete": backlog.complete,
         },
         "oldest_event_age_seconds": backlog.oldest_event_age,
+        "oldest_event": None if backlog.oldest_event is None else asdict(backlog.oldest_event),
         "dead_letters": backlog.dead_letters,
         "paused_installations": backlog.paused_installations,
+        "installations": backlog.installations,
         "failing_installations": {one.installation_id: one.failures for one in reading.failing},
+        "dispatchers": None if reading.dispatchers is None else [asdict(one) for one in reading.dispatchers],
         "leases": {"held": reading.leases.held, "expired": reading.leases.expired},
         "last_request": None if (last := reading.last_request) is None else asdict(last),
         "recent": {

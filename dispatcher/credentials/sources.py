@@ -1,4 +1,4 @@
-"""The sources of bearer tokens: one token for all installations, a file for each, the partner's own table, or OAuth."""
+"""The sources of bearer tokens: one token for all installations, a file for each, the partner's own table or service, or OAuth."""
 
 from pathlib import Path
 from typing import Protocol
@@ -9,9 +9,10 @@ from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCreden
 from dispatcher.credentials.files import DirectoryCredentials, StaticCredentials
 from dispatcher.credentials.oauth import Grant, OAuthCredentials
 from dispatcher.credentials.query import QueryCredentials
+from dispatcher.credentials.url import UrlCredentials
 from dispatcher.database.transactions import open_database
 from dispatcher.settings.settings import Settings, SettingsError
-from dispatcher.transport import Transport
+from dispatcher.transport import Network, open_general_transport
 
 __all__ = [
     "Credentials",
@@ -21,6 +22,7 @@ __all__ = [
     "OAuthCredentials",
     "QueryCredentials",
     "StaticCredentials",
+    "UrlCredentials",
     "open_credentials",
 ]
 
@@ -41,7 +43,7 @@ class Credentials(Protocol):
         """Cancels the look-ups in progress. The source cannot be used afterwards."""
 
 
-def open_credentials(settings: Settings, transport: Transport) -> Credentials:
+def open_credentials(settings: Settings, network: Network) -> Credentials:
     """Opens the source that the settings name. Raises SettingsError if they name none, or one that cannot work."""
     if settings.vercel_token is not None:
         return StaticCredentials(settings.vercel_token, settings.file_of("vercel_token"))
@@ -53,11 +55,18 @@ def open_credentials(settings: Settings, transport: Transport) -> Credentials:
         return QueryCredentials(
             database, settings.credentials_query, settings.credentials_ttl, deadline=settings.request_timeout
         )
+    if settings.credentials_url is not None:
+        url, secret = settings.credentials_url, settings.credentials_url_token
+        return UrlCredentials(
+            open_general_transport(network), url, secret, timeout=settings.request_timeout, ttl=settings.credentials_ttl
+        )
     if settings.oauth_token_url and settings.oauth_client_id and settings.oauth_client_secret:
         params = settings.oauth_params or {}
         grant = Grant(settings.oauth_token_url, settings.oauth_client_id, settings.oauth_client_secret, params)
-        return OAuthCredentials(transport, grant, timeout=settings.request_timeout, ttl=settings.credentials_ttl)
+        return OAuthCredentials(
+            open_general_transport(network), grant, timeout=settings.request_timeout, ttl=settings.credentials_ttl
+        )
     raise SettingsError(
         "no credentials are configured: set DISPATCHER_VERCEL_TOKEN, DISPATCHER_CREDENTIALS_DIR, "
-        "DISPATCHER_CREDENTIALS_QUERY or DISPATCHER_OAUTH_TOKEN_URL with the other DISPATCHER_OAUTH_… settings"
+        "DISPATCHER_CREDENTIALS_QUERY, DISPATCHER_CREDENTIALS_URL or DISPATCHER_OAUTH_TOKEN_URL with the other DISPATCHER_OAUTH_… settings"
     )

@@ -15,8 +15,9 @@ from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executabl
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from dispatcher.database.hosts import is_local
+from dispatcher.database_url.address import Address
 from dispatcher.outbox.columns import Timestamp
+from dispatcher.policy.hosts import is_local
 
 Assignments = Callable[[Any], dict[str, ColumnElement[Any]]]
 
@@ -46,7 +47,8 @@ class Dialect(ABC):
     extra: ClassVar[str | None]
     """The extra of this package that installs the driver."""
     connect_seconds: ClassVar[int] = 5
-    """Limit for opening a connection."""
+    """Limit for opening a connection, unless the URL has a `connect_timeout`."""
+    max_connect_seconds: ClassVar[int] = 30
     lock_seconds: ClassVar[int] = 2
     """Limit for waiting for a locked row or table; on SQLite, for the whole database."""
     statement_seconds: ClassVar[int] = 30
@@ -73,6 +75,23 @@ class Dialect(ABC):
     @abstractmethod
     def engine_options(self, url: URL) -> dict[str, Any]:
         """Returns arguments of `create_engine`: isolation, time limits, and driver features that must be off."""
+
+    def parameters(self, address: Address) -> dict[str, str]:
+        """Returns the parameters of the address as they are to stand in SQLAlchemy's URL."""
+        return dict(address.parameters)
+
+    def driver_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Returns the options that SQLAlchemy took from its URL as the driver takes them. Raises OSError if it names a bad file."""
+        return options
+
+    def is_bad_parameter(self, error: BaseException) -> bool:
+        """Whether the driver's error means that it does not know a parameter."""
+        return False
+
+    def connect_limit(self, url: URL) -> int:
+        """Returns the limit for opening a connection, in seconds: ours, or that of the URL up to `max_connect_seconds`."""
+        asked = url.query.get("connect_timeout")
+        return min(int(str(asked or 0)), self.max_connect_seconds) or self.connect_seconds
 
     @abstractmethod
     def prepare(self, engine: Engine) -> None:
@@ -129,8 +148,8 @@ class Dialect(ABC):
             yield
 
     def is_overtaken(self, error: BaseException) -> bool:
-        """Whether a concurrent migration has just created the same object: the caller inspects the schema again."""
-        return False
+        """Whether another session was in the way of a migration: the caller inspects the schema again, and continues."""
+        return self.is_transient(error)
 
     @abstractmethod
     def is_transient(self, error: BaseException) -> bool:

@@ -14,18 +14,17 @@ from dispatcher.database.dialect import Dialect
 from dispatcher.database.mysql import Mysql
 from dispatcher.database.postgresql import Postgresql
 from dispatcher.database.sqlite import Sqlite
+from dispatcher.database_url.address import FAMILIES, family_of, read_address
 
-_OF_SCHEME: dict[str, type[Dialect]] = {
-    "sqlite": Sqlite,
-    "postgresql": Postgresql,
-    "postgres": Postgresql,
-    "mysql": Mysql,
-    "mariadb": Mysql,
-}
-
+_OF_FAMILY: dict[str, type[Dialect]] = {dialect.name: dialect for dialect in (Sqlite, Postgresql, Mysql)}
 
 IDLE_SECONDS = 5.0
 """Seconds after which an idle connection is pinged before use. Pinging every time would cost as much as a short transaction."""
+
+KEPT_CONNECTIONS = 2
+"""Connections that stay open when idle: one for the worker, one for the housekeeping beside it."""
+MAX_FURTHER_CONNECTIONS = 13
+"""Connections that are opened in addition while all are in use, and closed after use."""
 
 
 class UnusableDatabaseUrl(ValueError):
@@ -37,11 +36,11 @@ def dialect_of(url: str) -> Dialect:
 
     Raises UnusableDatabaseUrl.
     """
-    scheme = url.partition(":")[0].partition("+")[0].lower()
-    if scheme not in _OF_SCHEME:
-        known = ", ".join(f"{name}://" for name in _OF_SCHEME)
+    family = family_of(url)
+    if family is None:
+        known = ", ".join(f"{name}://" for name in FAMILIES)
         raise UnusableDatabaseUrl(f"the database URL must begin with one of {known}")
-    return _OF_SCHEME[scheme]()
+    return _OF_FAMILY[family]()
 
 
 def open_engine(url: str, schema: str | None = None, *, idle_seconds: float = IDLE_SECONDS) -> Engine:
@@ -50,7 +49,7 @@ def open_engine(url: str, schema: str | None = None, *, idle_seconds: float = ID
     `schema` is the PostgreSQL schema that holds the tables. Raises UnusableDatabaseUrl.
     """
     dialect = dialect_of(url)
-    engine = _create(_parse(url, dialect), dialect)
+    engine = _create(_translate(url, dialect), dialect)
     _translate_errors(engine, dialect)
     dialect.prepare(engine)
     _ping_after_idling(engine, idle_seconds)
@@ -58,23 +57,36 @@ def open_engine(url: str, schema: str | None = None, *, idle_seconds: float = ID
     return engine.execution_options(schema_translate_map={None: schema}) if schema else engine
 
 
-def _parse(url: str, dialect: Dialect) -> URL:
+def _translate(url: str, dialect: Dialect) -> URL:
+    """Returns the URL with our driver and its parameters."""
     try:
-        parsed = make_url(url).set(drivername=dialect.driver)
-    except (ArgumentError, ValueError):
-        raise UnusableDatabaseUrl(
-            "the database URL cannot be read: expected scheme://user:password@host:port/name"
-        ) from None
-    if dialect.name == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise UnusableDatabaseUrl(
-            "an in-memory SQLite database is seen by one process only: name a file, sqlite:///dispatcher.db"
-        )
-    return parsed
+        address = read_address(url)
+    except ValueError as error:
+        raise UnusableDatabaseUrl(f"the database URL {error}") from None
+    if address.family == "sqlite":
+        return make_url(url).set(drivername=dialect.driver)
+    name = address.database or None
+    parameters = dialect.parameters(address)
+    if len(address.hosts) == 1 and not address.hosts[0].is_socket:
+        return URL.create(dialect.driver, address.user, address.password, *address.hosts[0], name, parameters)
+    # The host part of SQLAlchemy's URL cannot hold several hosts, or the directory of a socket.
+    hosts = {
+        "host": ",".join(host.name for host in address.hosts),
+        "port": ",".join(str(host.port or "") for host in address.hosts),
+    }
+    query = parameters | {parameter: value for parameter, value in hosts.items() if value.strip(",")}
+    return URL.create(dialect.driver, address.user, address.password, database=name, query=query)
 
 
 def _create(url: URL, dialect: Dialect) -> Engine:
     try:
-        return sa.create_engine(url, hide_parameters=True, **dialect.engine_options(url))
+        return sa.create_engine(
+            url,
+            hide_parameters=True,
+            pool_size=KEPT_CONNECTIONS,
+            max_overflow=MAX_FURTHER_CONNECTIONS,
+            **dialect.engine_options(url),
+        )
     except ModuleNotFoundError as missing:
         raise UnusableDatabaseUrl(
             f"the driver {missing.name} is not installed: pip install 'vercel-outbox-dispatcher[{dialect.extra}]'"
@@ -90,8 +102,12 @@ def _translate_errors(engine: Engine, dialect: Dialect) -> None:
         connecting: EngineDialect, _record: object, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> DBAPIConnection:
         try:
-            connection = connecting.connect(*arguments, **options)
+            connection = connecting.connect(*arguments, **dialect.driver_options(options))
         except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            raise UnusableDatabaseUrl(_describe(error, dialect)) from None
+        except connecting.loaded_dbapi.ProgrammingError as error:
+            if not dialect.is_bad_parameter(error):
+                raise
             raise UnusableDatabaseUrl(_describe(error, dialect)) from None
         if (refusal := dialect.check_connection(connection)) is not None:
             connection.close()
@@ -107,8 +123,6 @@ def _describe(error: Exception, dialect: Dialect) -> str:
         return f"a file that the database URL names cannot be read: {error.strerror}"
     if isinstance(error, UnicodeError):
         return "the database URL has a character that the driver cannot send: keep the password within Latin-1"
-    if dialect.name == "sqlite" and isinstance(error, ArgumentError):
-        return "the database URL names no file: write sqlite:///dispatcher.db"
     return f"the database URL has a parameter after the ? that {dialect.driver.partition('+')[2]} does not take"
 
 

@@ -1,5 +1,7 @@
 """Classifies and describes database errors."""
 
+import re
+
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher.database.mysql import Mysql
@@ -7,6 +9,18 @@ from dispatcher.database.postgresql import Postgresql
 
 _MYSQL_CLIENT_ERRORS = range(2_000, 3_000)
 """The error numbers that a MySQL client raises itself; all others come from the server."""
+_CAUSES = {
+    "connection refused": r"refused|no such file",  # of a socket
+    "its host name is unknown": r"resolve|name or service|nodename|getaddrinfo|temporary failure in name",
+    "it refuses the user or the password": r"password|authentication|access denied|pg_hba|role .* does not exist",
+    "TLS failed": r"\bssl\b|\btls\b|certificate",
+    "it takes no connections at present": r"starting up|shutting down|recovery|not currently accepting|too many",
+    "there is no such database": r"does not exist|unknown database",
+    "its file cannot be opened": r"unable to open",
+    "it does not answer": r"timed? ?out|timeout",
+    "the connection was lost": r"lost|closed|terminat|broken pipe|reset by peer|gone away",
+}
+"""What the messages of the drivers look like, by the cause. The first one that fits counts."""
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -43,16 +57,18 @@ def error_code(error: BaseException) -> str:
 
 def describe_error(error: BaseException) -> str:
     """Returns one line for people, without the statement, its parameters or a URL."""
-    if is_unreachable(error):
-        return summarize(error)
+    if isinstance(error, DBAPIError) and is_unreachable(error):
+        return f"the database cannot be reached: {first_line(error)}"
     cause = error.orig if isinstance(error, DBAPIError) else error
     return f"{summarize(error)}: {next(iter(str(cause).splitlines()), '')}"
 
 
 def summarize(error: BaseException) -> str:
-    """Returns one line without the database's own message, which can contain an id."""
-    if is_unreachable(error):
-        return "the database cannot be reached"
+    """Returns one line without the database's own message, which can contain an id, a host or a user."""
+    if isinstance(error, DBAPIError) and is_unreachable(error):
+        message = first_line(error)
+        why = next((cause for cause, words in _CAUSES.items() if re.search(words, message, re.IGNORECASE)), None)
+        return "the database cannot be reached" + (f": {why}" if why else "")
     if isinstance(error, DBAPIError) and is_read_only(error):
         return "the database takes no writes: it is a standby, or read-only for another reason"
     if isinstance(error, DBAPIError) and error.orig is not None:

@@ -6,6 +6,7 @@ SQLAlchemy Core has neither, hence the raw text here.
 """
 
 import socket
+import ssl
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -19,16 +20,19 @@ from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
 from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay, remote_host
+from dispatcher.database_url.mysql import MODES
+from dispatcher.database_url.tls import Tls
 
 _LOCK_TIMEOUT_ERROR = 1205
 _TRANSIENT_ERRORS = {_LOCK_TIMEOUT_ERROR, 1213}  # and deadlock
 # --read-only, a read-only transaction, the server's read-only mode, a Galera node outside the cluster's majority
 _READ_ONLY_ERRORS = {1290, 1792, 1836, 1047}
 _DENIED_ERRORS = {1142, 1143}  # on a table, on a column
-# A table, an index or a row exists already, or another session is altering the table
-_OVERTAKEN_ERRORS = {1050, 1061, 1062, 1684}
+# A table, a column, an index or a row exists already, or another session is altering the table
+_OVERTAKEN_ERRORS = {1050, 1060, 1061, 1062, 1684}
 _MIGRATION_LOCK = "vercel_dispatcher_migration"
 _ISOLATION = "READ-COMMITTED"
+_VERIFYING_MODES = {MODES[Tls.AUTHORITY], MODES[Tls.HOST]}
 _CHARSET = "utf8mb4"
 """The character set that holds every character."""
 _OTHER_CHARSETS = sa.text(
@@ -41,7 +45,7 @@ class Mysql(Dialect):
     name = "mysql"
     driver = "mysql+pymysql"
     extra = "mysql"
-    how_to_verify = "ssl_ca=FILE with the certificates of the server's authority"
+    how_to_verify = "ssl-mode=VERIFY_IDENTITY (and, for a private authority, ssl-ca=FILE with its certificate)"
     now = "utc_timestamp(6)"
     rolls_back_ddl = False
     # On Galera a row lock is local to its node; only a write is certified on all nodes.
@@ -54,12 +58,27 @@ class Mysql(Dialect):
             "isolation_level": "READ COMMITTED",
             "connect_args": {
                 "charset": _CHARSET,
-                "connect_timeout": self.connect_seconds,
+                "connect_timeout": self.connect_limit(url),
                 "read_timeout": self.statement_seconds,
                 "write_timeout": self.statement_seconds,
                 "init_command": self._session(),
             },
         }
+
+    @override
+    def driver_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        options = dict(options)
+        # SQLAlchemy gathers the files in `ssl`.
+        mode, password, files = (
+            options.pop("ssl_mode", None),
+            options.pop("ssl_key_password", None),
+            options.pop("ssl", {}),
+        )
+        if mode == MODES[Tls.OFF]:
+            return {**options, "ssl_disabled": True}
+        if mode in (None, MODES[Tls.PREFERRED]):
+            return options
+        return {**options, "ssl": _tls_context(mode, files, password)}
 
     def _session(self) -> str:
         variables = {
@@ -80,8 +99,7 @@ class Mysql(Dialect):
 
     @override
     def unverified_host(self, url: URL) -> str | None:
-        # PyMySQL verifies the server if, and only if, it is given an authority.
-        if {"ssl_ca", "ssl_capath"} & url.query.keys() or "unix_socket" in url.query:
+        if url.query.get("ssl_mode") in _VERIFYING_MODES or "unix_socket" in url.query:
             return None
         return remote_host(url.host or "")
 
@@ -109,11 +127,26 @@ class Mysql(Dialect):
             if connection.exec_driver_sql(lock).scalar() != 1:
                 raise MigrationUnderWay
         try:
-            with connection.begin():
+            with self._unlimited(connection), connection.begin():
                 yield
         finally:
             with connection.begin():
                 connection.exec_driver_sql(f"SELECT RELEASE_LOCK('{_MIGRATION_LOCK}')")
+                connection.exec_driver_sql(self._session())
+
+    @contextmanager
+    def _unlimited(self, connection: Connection) -> Iterator[None]:
+        """Statements take as long as they need: to change a CHECK, the server copies the table. The wait for its lock stays limited."""
+        driver: Any = connection.connection.driver_connection
+        read_timeout, driver._read_timeout = driver._read_timeout, None  # PyMySQL offers no public way
+        try:
+            with connection.begin():
+                connection.exec_driver_sql(
+                    f"SET SESSION lock_wait_timeout = {self.lock_seconds} /*M! , max_statement_time = 0 */"
+                )
+            yield
+        finally:
+            driver._read_timeout = read_timeout
 
     @override
     def check_writes(self, connection: Connection) -> str | None:
@@ -159,7 +192,7 @@ class Mysql(Dialect):
     @override
     def is_overtaken(self, error: BaseException) -> bool:
         # The migration lock is local to one node of a cluster.
-        return self.is_transient(error) or _number(error) in _OVERTAKEN_ERRORS
+        return super().is_overtaken(error) or _number(error) in _OVERTAKEN_ERRORS
 
     @override
     def is_transient(self, error: BaseException) -> bool:
@@ -259,3 +292,18 @@ def _number(error: BaseException) -> object:
 def _padded(installations: int) -> int:
     """Returns the next power of two, so that only a few statements of different lengths are built and cached."""
     return 1 << max(0, installations - 1).bit_length()
+
+
+def _tls_context(mode: str, files: dict[str, str], key_password: str | None) -> ssl.SSLContext:
+    """Returns a context for PyMySQL, whose own parameters cannot verify a host against the authorities that this machine trusts."""
+    context = ssl.create_default_context(cafile=files.get("ca"), capath=files.get("capath"))
+    # The certificates that MySQL makes for itself do not pass this; Python has it on since 3.13.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.check_hostname = mode == MODES[Tls.HOST]
+    if mode not in _VERIFYING_MODES:
+        context.verify_mode = ssl.CERT_NONE
+    if "cert" in files:
+        context.load_cert_chain(files["cert"], files.get("key"), key_password)
+    if "cipher" in files:
+        context.set_ciphers(files["cipher"])
+    return context

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +17,7 @@ from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
 from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay, remote_host
+from dispatcher.database_url.address import Address
 
 _READ_ONLY_STATE = "25006"
 _LOCK_TIMEOUT_STATE = "55P03"
@@ -63,13 +65,25 @@ class Postgresql(Dialect):
         return {
             "connect_args": {
                 "autocommit": True,  # the driver must not begin transactions: see _begin
-                "connect_timeout": self.connect_seconds,
+                "connect_timeout": self.connect_limit(url),
                 "prepare_threshold": None,
                 "application_name": "dispatcher",
                 "keepalives_idle": 15,
                 "tcp_user_timeout": self.statement_seconds * 1000,
             },
         }
+
+    @override
+    def parameters(self, address: Address) -> dict[str, str]:
+        parameters = super().parameters(address)
+        if parameters.get("sslrootcert") == "system" and (store := ssl.get_default_verify_paths().cafile):
+            # The OpenSSL in the driver's wheel looks for the system's authorities where no system has them.
+            parameters["sslrootcert"] = store
+        return parameters
+
+    @override
+    def is_bad_parameter(self, error: BaseException) -> bool:
+        return getattr(error, "sqlstate", None) is None  # a libpq older than the parameter
 
     @override
     def prepare(self, engine: Engine) -> None:
@@ -110,12 +124,13 @@ class Postgresql(Dialect):
     @contextmanager
     def migration(self, connection: Connection) -> Iterator[None]:
         with connection.begin():
-            # The lock ends with the transaction. DDL that cannot lock its table within a second yields to the partners' writes.
+            # The lock ends with the transaction. DDL that cannot lock its table in time yields to the partners' writes, which queue up
+            # behind it. The limit exceeds deadlock_timeout (1 s), after which a vacuum in the way is cancelled.
             connection.exec_driver_sql(
                 f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{self.migration_seconds}s'"
             )
             _lock_migration(connection)
-            connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '1500ms'")
             yield
 
     @override

@@ -1,12 +1,18 @@
-"""The database's schema: migrates it to the newest revision, prints it, and rejects an unknown revision."""
+"""The database's schema: migrates it to the newest revision, prints it, and rejects one that this program cannot work with.
+
+A revision has four digits: two of a major and two of a minor number. Minor revisions only add, and the program works on any of its own
+major version: without what an older one lacks, and without using what a newer one added. Another major version is rejected.
+"""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable, DropTable
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from dispatcher.database.dialect import MigrationUnderWay
 from dispatcher.database.engine import dialect_of
@@ -20,48 +26,103 @@ _PACKAGE = Path(__file__).parents[1]
 _FOREIGN = "the tables were not created by `dispatcher migrate`: upgrade them by the means that created them, such as your own migrations"
 
 
+MAJOR_DIGITS = 2
+_OVERTAKEN_PAUSE = wait_random_exponential(multiplier=0.1, max=2)
+LOCKED_PAUSE_SECONDS = 2.0
+"""Between two attempts to lock a table, so that the writes that queued behind the first one go through."""
+
+
 class UnusableSchema(Exception):
-    """The database's schema is missing, older or newer than this program. The message says what to do."""
+    """The database's schema is missing, or of another major version. The message says what to do."""
+
+
+class _Overtaken(Exception):
+    """Another migration was quicker, where none can exclude all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A schema that this program can work with."""
+
+    revision: str | None
+    """None: the tables were created by other means than `migrate`."""
+    lacking: frozenset[sa.Column[Any]] = frozenset()
+    """The columns that later revisions add."""
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether the program is older than the schema."""
+        return self.revision is not None and self.revision > newest()
+
+    @property
+    def warning(self) -> str | None:
+        """What does not work because the schema is older than the program, and what to do; None if it is not older."""
+        if not self.lacking:
+            return None
+        names = {column.table.name if is_addition(column.table) else str(column) for column in self.lacking}
+        where = f"the database is at schema {self.revision}" if self.revision else "the tables are older"
+        cure = "run `dispatcher migrate`" if self.revision else f"upgrade them: {_FOREIGN}"
+        return f"{where}: everything works but what needs {', '.join(sorted(names))}. For this, {cure}"
 
 
 def migrate(database: Database) -> str:
-    """Migrates the database to the newest revision and returns it. Safe to run concurrently: only one call migrates. On MySQL and
-    MariaDB, where each DDL statement commits by itself, it completes an interrupted migration.
+    """Migrates the database to the newest revision; returns the one it is at, which is newer if a newer program has migrated it.
 
-    Raises UnusableSchema, and changes nothing, if the database is at an unknown revision, if its tables were not created by `migrate`,
-    or if another migration does not finish in time.
+    Safe to run concurrently: only one call migrates. On MySQL and MariaDB, where each DDL statement commits by itself, it completes an
+    interrupted migration. A statement that has to wait for a table yields to the partners' writes, and is tried again.
+
+    Raises UnusableSchema if the database is at a revision of a newer major version, if its tables were not created by `migrate`, if
+    another migration does not finish in time, or if another session does not let go of a table.
     """
     retrying = Retrying(
-        retry=retry_if_exception(database.dialect.is_overtaken),
+        retry=retry_if_exception(lambda error: isinstance(error, _Overtaken) or database.dialect.is_overtaken(error)),
         stop=stop_after_attempt(MAX_TRIES),
-        wait=wait_random_exponential(multiplier=0.1, max=2),
+        wait=lambda state: _pause(database, state),
         reraise=True,
     )
     try:
-        retrying(_migrate, database)
+        revision: str = retrying(_migrate, database)
     except MigrationUnderWay as under_way:
         holder = f" ({under_way.holder})" if under_way.holder else ""
         raise UnusableSchema(
             f"another program is migrating this database, or holds the migration lock{holder}: wait until it has finished, or stop it,"
             " then try again"
         ) from None
-    return newest()
+    except DBAPIError as error:
+        if database.dialect.is_transient(error):
+            raise UnusableSchema(
+                "a transaction of another session keeps a table locked that has to change: end that transaction, then try again"
+            ) from None
+        raise
+    return revision
 
 
-def _migrate(database: Database) -> None:
+def _pause(database: Database, state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if error is not None and database.dialect.is_lock_timeout(error):
+        return LOCKED_PAUSE_SECONDS
+    return _OVERTAKEN_PAUSE(state)
+
+
+def _migrate(database: Database) -> str:
     from alembic import command
     from alembic.util import CommandError
 
     with database.engine.connect() as connection, database.dialect.migration(connection):
         revision = _revision(connection, database.schema)
         if revision is not None and revision not in _known():
-            raise UnusableSchema(_newer(revision))
+            if _is_newer_minor(revision):
+                return revision
+            raise UnusableSchema(_unknown(revision))
         if revision is None and _has_tables(connection, database.schema) and not _was_interrupted(connection, database):
             raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
         try:
             command.upgrade(_config(connection=connection, schema=database.schema), "head")
         except CommandError as refused:
+            if _revision(connection, database.schema) != revision:
+                raise _Overtaken from None
             raise UnusableSchema(str(refused)) from None
+    return newest()
 
 
 def downgrade(database: Database, revision: str = "base") -> None:
@@ -76,34 +137,53 @@ def downgrade(database: Database, revision: str = "base") -> None:
             )
 
 
-def check(database: Database) -> None:
-    """Raises UnusableSchema unless the database has the schema of this program."""
+def check(database: Database) -> Schema:
+    """Returns the database's schema if this program can work with it, and notes in `database` what it lacks.
+
+    Raises UnusableSchema otherwise.
+    """
     with database.read() as connection:
-        revision = _revision(connection, database.schema)
-        missing = _missing_columns(connection, database.schema) if revision is None else []
-        is_empty = not _has_tables(connection, database.schema)
-        was_interrupted = revision is None and not is_empty and _was_interrupted(connection, database)
-    if was_interrupted:
-        raise UnusableSchema(
-            "a migration of this database was interrupted: run `dispatcher migrate` again, which completes it"
-        )
-    if revision == newest() or (revision is None and not missing):
-        return
-    if revision is None and is_empty:
-        raise UnusableSchema(f"the database has no schema yet ({missing[0]} is missing): run `dispatcher migrate`")
-    if revision is None:
-        raise UnusableSchema(f"{missing[0]} is missing, and {_FOREIGN}")
-    if revision in _known():
+        schema = _read(connection, database)
+    database.lacking = schema.lacking
+    return schema
+
+
+def _read(connection: sa.Connection, database: Database) -> Schema:
+    revision = _revision(connection, database.schema)
+    if revision is not None and revision not in _known():
+        if _is_newer_minor(revision):
+            return Schema(revision)
+        raise UnusableSchema(_unknown(revision))
+    if revision == newest():
+        return Schema(revision)
+    if revision is not None and _major(revision) != _major(newest()):
         raise UnusableSchema(
             f"the database is at schema {revision}, this program needs {newest()}: run `dispatcher migrate`"
         )
-    raise UnusableSchema(_newer(revision))
+    if revision is None and _has_tables(connection, database.schema) and _was_interrupted(connection, database):
+        raise UnusableSchema(
+            "a migration of this database was interrupted: run `dispatcher migrate` again, which completes it"
+        )
+    missing = _missing_columns(connection, database.schema)
+    needed = [column for column in missing if not is_addition(column)]
+    if revision is None and needed:
+        raise UnusableSchema(
+            f"{needed[0]} is missing, and {_FOREIGN}"
+            if _has_tables(connection, database.schema)
+            else f"the database has no schema yet ({needed[0]} is missing): run `dispatcher migrate`"
+        )
+    return Schema(revision, frozenset(missing))
 
 
-def missing_columns(database: Database) -> list[str]:
-    """Returns the columns that the database lacks, as `table.column`."""
+def missing_columns(database: Database) -> list[sa.Column[Any]]:
+    """Returns the columns that the database lacks; as text they are `table.column`."""
     with database.read() as connection:
         return _missing_columns(connection, database.schema)
+
+
+def is_addition(what: sa.Column[Any] | sa.Table) -> bool:
+    """Whether a later revision of this major version added the column or table: programs work without it."""
+    return "since" in what.info or (isinstance(what, sa.Column) and "since" in what.table.info)
 
 
 def newest() -> str:
@@ -155,7 +235,15 @@ def _known() -> set[str]:
     return {path.name.partition("_")[0] for path in (_migrations() / "versions").glob("[0-9]*.py")}
 
 
-def _newer(revision: str) -> str:
+def _major(revision: str) -> str:
+    return revision[:MAJOR_DIGITS]
+
+
+def _is_newer_minor(revision: str) -> bool:
+    return _major(revision) == _major(newest()) and revision > newest()
+
+
+def _unknown(revision: str) -> str:
     return f"the database is at schema {revision}, which this program does not know: it is older than the database, upgrade it"
 
 
@@ -170,21 +258,22 @@ def _revision(connection: sa.Connection, schema: str | None) -> str | None:
     if not sa.inspect(connection).has_table(VERSION_TABLE, schema=schema):
         return None
     version = sa.table(VERSION_TABLE, sa.column("version_num", sa.String), schema=schema)
-    return connection.execute(sa.select(version.c.version_num)).scalar()
+    # A migration that was overtaken may have left an earlier revision beside the newest.
+    return connection.execute(sa.select(sa.func.max(version.c.version_num))).scalar()
 
 
 def _has_tables(connection: sa.Connection, schema: str | None) -> bool:
     return not metadata.tables.keys().isdisjoint(sa.inspect(connection).get_table_names(schema))
 
 
-def _missing_columns(connection: sa.Connection, schema: str | None) -> list[str]:
+def _missing_columns(connection: sa.Connection, schema: str | None) -> list[sa.Column[Any]]:
     inspector = sa.inspect(connection)
-    missing = []
+    missing: list[sa.Column[Any]] = []
     for table in metadata.sorted_tables:
         present = (
             {column["name"] for column in inspector.get_columns(table.name, schema)}
             if inspector.has_table(table.name, schema)
             else set()
         )
-        missing += [f"{table.name}.{column.name}" for column in table.c if column.name not in present]
+        missing += (column for column in table.c if column.name not in present)
     return missing

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Column, ColumnElement, Connection, Engine, Table
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -39,11 +39,23 @@ class Database:
         self.dialect = dialect
         self.schema = schema
         self.max_tries = max_tries
+        self.lacking: frozenset[Column[Any]] = frozenset()
+        """Columns that the database lacks because its schema is older than this program, which works without them; see `schema.check`."""
         self._in_use = ConnectionsInUse(engine, dialect)
         self._reading = engine.execution_options(reads_only=True)
         self._peeking = engine.execution_options(single_statement=True)
         self._not_durable = engine.execution_options(not_durable=True)
         self._skip_until = 0.0
+
+    def has(self, *columns: Column[Any]) -> bool:
+        """Whether the database has these columns, which a later revision may have added."""
+        return self.lacking.isdisjoint(columns)
+
+    def columns(self, table: Table) -> list[ColumnElement[Any]]:
+        """Returns the table's columns to select: those that the database lacks are NULL."""
+        return [
+            column if self.has(column) else sa.cast(sa.null(), column.type).label(column.name) for column in table.c
+        ]
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -15,12 +15,26 @@ from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import dead_letter, delivery, installation, outbox
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
-from dispatcher.store.outbox_rows import instant
+from dispatcher.store import LOWEST_ID
+from dispatcher.store.collection import committed
+from dispatcher.store.outbox_rows import group
 
 MAX_COUNTED_ROWS = 100_000
 """At most this many rows of each kind are counted; beyond that the figures are lower bounds."""
 MAX_SCANNED_ROWS = 5_000
 """Rows that are searched for a value that no index covers, such as the oldest event; the longest due come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class OldestEvent:
+    """The oldest event that is not delivered, not counting paused installations."""
+
+    id: int
+    created_at: datetime
+    installation_id: str | None
+    """None if a malformed row has none."""
+    resource_id: str | None
+    """None for an event of the installation itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +51,19 @@ class Backlog:
     """Deliveries of paused installations."""
     oldest_event_age: float
     """Seconds since the oldest undelivered event was created, not counting paused installations; 0 if there is none."""
+    oldest_event: OldestEvent | None
     dead_letters: dict[str, int]
     """Unresolved dead letters, by reason."""
     paused_installations: dict[str, int]
     """Paused installations, by the reason for the pause."""
     open_breakers: int
     """Installations with pending work whose requests have failed several times in a row."""
+    overdue: float
+    """Seconds for which the longest waiting event or installation has been ready to be sent; 0 if nothing is ready."""
+    installations: int
+    """Installations that are known."""
+    failing: int
+    """Unpaused installations with pending work whose last request did not succeed."""
     complete: bool = True
     """Whether every row was counted; if not, the figures are lower bounds."""
 
@@ -59,18 +80,26 @@ def measure(database: Database, limit: int = MAX_COUNTED_ROWS) -> Backlog:
         events = _count(connection, sa.select(outbox.c.id), limit)
         deliveries = _count(connection, sa.select(delivery.c.installation_id), limit)
         due, paused = _due_and_paused(connection, now, limit)
-        oldest = (_oldest_in_outbox(connection, database.dialect, now), _oldest_delivery(connection))
+        in_outbox = _oldest_in_outbox(connection, database.dialect, now)
+        oldest = min(
+            filter(None, (in_outbox, _oldest_delivery(connection))), key=lambda event: event.created_at, default=None
+        )
+        longest_due, failing = _overdue_and_failing(connection, now, min(limit, MAX_SCANNED_ROWS))
         return Backlog(
             outbox=events,
             due=due,
             waiting=max(0, deliveries - due - paused),
             paused=paused,
-            oldest_event_age=_age(oldest, now),
+            oldest_event_age=_age((oldest and oldest.created_at,), now),
+            oldest_event=oldest,
             dead_letters=_by_reason(connection, dead_letter.c.reason, dead_letter.c.resolved_at.is_(None), limit),
             paused_installations=_by_reason(
                 connection, installation.c.pause_reason, installation.c.pause_reason.is_not(None), limit
             ),
             open_breakers=_count(connection, _with_open_breaker(), limit),
+            overdue=_age((in_outbox and in_outbox.created_at, longest_due), now),
+            installations=_count(connection, _known(), limit),
+            failing=failing,
             complete=max(events, deliveries) < limit,
         )
 
@@ -81,6 +110,10 @@ def _with_open_breaker() -> Select[Any]:
     return sa.select(installation.c.installation_id).where(
         faulty, installation.c.faults >= BREAKER_FAULTS, installation.c.due_at.is_not(None)
     )
+
+
+def _known() -> Select[Any]:
+    return sa.select(installation.c.installation_id).order_by(installation.c.installation_id)
 
 
 def _count(connection: Connection, rows: Select[Any], limit: int) -> int:
@@ -113,20 +146,47 @@ def _longest_due_first(*columns: ColumnElement[Any]) -> Select[Any]:
     )
 
 
-def _oldest_delivery(connection: Connection) -> datetime | None:
+def _oldest_delivery(connection: Connection) -> OldestEvent | None:
+    names = ("first_event_id", "first_created_at", "installation_id", "resource_id")
     rows = (
-        _longest_due_first(delivery.c.first_created_at)
+        _longest_due_first(*(delivery.c[name] for name in names))
         .where(installation.c.pause_reason.is_(None))
         .limit(MAX_SCANNED_ROWS)
         .subquery()
     )
-    oldest: datetime | None = connection.execute(sa.select(sa.func.min(rows.c.first_created_at))).scalar()
-    return oldest
+    oldest = sa.select(rows).order_by(rows.c.first_created_at, rows.c.first_event_id).limit(1)
+    row = connection.execute(oldest).one_or_none()
+    return None if row is None else OldestEvent(*row)
 
 
-def _oldest_in_outbox(connection: Connection, dialect: Dialect, now: datetime) -> datetime | None:
-    first = connection.execute(sa.select(dialect.raw_time(outbox.c.created_at)).order_by(outbox.c.id).limit(1)).first()
-    return None if first is None else instant(first[0], now)
+def _overdue_and_failing(connection: Connection, now: datetime, limit: int) -> tuple[datetime | None, int]:
+    """Returns since when the longest due installation that no dispatcher holds has been due, and how many installations fail.
+
+    Reads the installations that have been due longest, without the paused ones: no index covers failures.
+    """
+    names = ("due_at", "leased_until", "failures", "pause_reason")
+    columns = [installation.c[name] for name in names]
+    first = sa.select(*columns).where(installation.c.due_at.is_not(None)).order_by(installation.c.due_at)
+    rows = first.limit(limit).subquery().c
+    time = sa.literal(now, rows.due_at.type)
+    is_free = sa.or_(rows.leased_until.is_(None), rows.leased_until <= time)
+    overdue = sa.func.min(sa.case((sa.and_(rows.due_at <= time, is_free), rows.due_at)))
+    failing = sa.func.count(sa.case((rows.failures > 0, 1)))
+    since, number = connection.execute(sa.select(overdue, failing).where(rows.pause_reason.is_(None))).one()
+    return since, number
+
+
+def _oldest_in_outbox(connection: Connection, dialect: Dialect, now: datetime) -> OldestEvent | None:
+    rows = connection.execute(committed(dialect), {"low_water": LOWEST_ID, "limit": 1}).all()
+    changes, malformed = group(rows, now)
+    if changes:
+        (change,) = changes
+        id_, resource_id = change.subject.installation_id, change.subject.resource_id
+        return OldestEvent(change.first_event_id, change.first_created_at, id_, resource_id)
+    if malformed:
+        (row,) = malformed
+        return OldestEvent(row.event_id, row.created_at, row.values["installation_id"], row.values["resource_id"])
+    return None
 
 
 def _by_reason(

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, dead_letter
 from dispatcher.policy.decision import DeadLetterReason
-from dispatcher.policy.rate_window import RateLimit
+from dispatcher.policy.rate_window import RateLimit, seconds_for
 from dispatcher.store.attempt_log import Attempt, is_of_subject, latest_attempts
 from dispatcher.store.dead_letters import Filter, is_unresolved
 
@@ -83,13 +83,14 @@ class Plan:
 
     def seconds(self, rate: RateLimit | None, overall: RateLimit | None) -> float:
         """Returns how long the requests take within these rate limits if nothing else is sent."""
-        return max(_pace(self.busiest, rate), _pace(self.requests, overall))
+        return max(seconds_for(self.busiest, rate), seconds_for(self.requests, overall))
 
 
 def list_dead_letters(database: Database, wanted: Filter, limit: int, *, resolved: bool = False) -> list[DeadLetter]:
-    """Returns at most `limit` dead letters, newest first; resolved ones too if `resolved`."""
+    """Returns at most `limit` unresolved dead letters, newest first, and after them the resolved ones if `resolved`."""
     conditions = wanted.conditions if resolved else [is_unresolved(), *wanted.conditions]
-    newest = sa.select(dead_letter).where(*conditions).order_by(dead_letter.c.id.desc()).limit(limit)
+    unresolved_first = [sa.case((is_unresolved(), 0), else_=1)] if resolved else []
+    newest = sa.select(dead_letter).where(*conditions).order_by(*unresolved_first, dead_letter.c.id.desc()).limit(limit)
     with database.read() as connection:
         return [DeadLetter.of(row) for row in connection.execute(newest)]
 
@@ -133,8 +134,3 @@ def plan(database: Database, wanted: Filter) -> Plan:
     with database.read() as connection:
         dead, replayable, requests, busiest, last_id = map(int, connection.execute(sa.select(*sums, *maxima)).one())
     return Plan(dead, dead - replayable, requests, busiest, last_id)
-
-
-def _pace(requests: int, limit: RateLimit | None) -> float:
-    """Returns the seconds from the first request to the last."""
-    return 0.0 if limit is None else max(0, requests - 1) // limit.requests * limit.seconds

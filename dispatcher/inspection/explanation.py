@@ -11,11 +11,12 @@ from sqlalchemy import ColumnElement, Connection, Row, Subquery, Table
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import ADVICE, DeadLetter
+from dispatcher.inspection.dispatchers import count_running
 from dispatcher.inspection.installations import Installation, find_installations
 from dispatcher.inspection.outlook import Graces, look_ahead
 from dispatcher.outbox.columns import is_exactly
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
-from dispatcher.policy.decision import DeadLetterReason, Resolution
+from dispatcher.policy.decision import Action, DeadLetterReason, Resolution
 from dispatcher.store import LOWEST_ID
 from dispatcher.store.attempt_log import Attempt, latest_attempts
 from dispatcher.store.collection import committed
@@ -25,6 +26,18 @@ MAX_SCANNED_ROWS = 100_000
 """Rows of the outbox and, without an installation, deliveries that are scanned at most: no index covers a resource there."""
 
 
+MAX_NAMED_INSTALLATIONS = 5
+"""Installations that are named at most where a resource belongs to several."""
+_DECISIONS = {
+    Action.DELIVERED: "",
+    Action.REFRESH: " → sent again with a fresh token",
+    Action.RETRY: " → retry",
+    Action.THROTTLE: " → the installation waits",
+    Action.PAUSE: " → the installation is paused",
+    Action.BURY: " → dead letter",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Something that happened or, if `what` is `next`, is about to happen."""
@@ -32,7 +45,7 @@ class Entry:
     at: datetime | None
     """None if no time is known."""
     what: str
-    said: str
+    message: str
     installation_id: str | None = None
     type: str | None = None
     resource_id: str | None = None
@@ -41,12 +54,15 @@ class Entry:
     duration_ms: int | None = None
     decision: str | None = None
     reason: str | None = None
+    vercel_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """What happened, and what happens next."""
 
+    about: str
+    """What it explains, such as `resource db_1 of installation icfg_1`."""
     happened: list[Entry]
     """Oldest first."""
     next: list[Entry]
@@ -79,7 +95,10 @@ class _Found:
     deliveries: Sequence[Row[Any]]
     attempts: list[Attempt]
     dead_letters: list[DeadLetter]
+    installation_ids: list[str]
+    """Of everything above."""
     installations: dict[str, Installation]
+    """Of these, those for which anything has been collected."""
     complete: bool
 
     @property
@@ -105,33 +124,48 @@ def explain(
     scopes = [of_resource] if installation_id is not None else [_Scope(name, None, scan_limit), of_resource]
     with database.read() as connection:
         for scope in scopes:
-            found = _find(connection, database.dialect, scope, limit)
+            found = _find(connection, database, scope, limit)
             if found.anything:
                 happened = sorted(_happened(found), key=lambda entry: entry.at or found.now)
                 complete = found.complete and len(happened) <= limit
-                return Explanation(happened[-limit:], list(_next(found, graces)), complete)
+                running = count_running(database, connection, found.now)
+                return Explanation(
+                    _about(scope, found), happened[-limit:], list(_next(found, graces, running)), complete
+                )
     return None
+
+
+def _about(scope: _Scope, found: _Found) -> str:
+    if scope.resource_id is None:
+        return f"installation {scope.installation_id}"
+    ids = found.installation_ids
+    if not ids:  # malformed rows without one
+        return f"resource {scope.resource_id}"
+    more = f" and {len(ids) - MAX_NAMED_INSTALLATIONS} more" if len(ids) > MAX_NAMED_INSTALLATIONS else ""
+    noun = "installation" if len(ids) == 1 else "installations"
+    return f"resource {scope.resource_id} of {noun} {', '.join(ids[:MAX_NAMED_INSTALLATIONS])}{more}"
 
 
 # what is known ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _find(connection: Connection, dialect: Dialect, scope: _Scope, limit: int) -> _Found:
+def _find(connection: Connection, database: Database, scope: _Scope, limit: int) -> _Found:
     """Reads the tables in the order in which an event passes through them, so that one that moves on meanwhile is not missed."""
-    now: datetime = connection.execute(sa.select(dialect.clock())).scalar_one()
-    events, all_events = _events(connection, dialect, scope, limit)
+    now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
+    events, all_events = _events(connection, database.dialect, scope, limit)
     changes, malformed = group(events, now)
     deliveries, all_deliveries = _deliveries(connection, scope, limit)
     attempts = latest_attempts(connection, limit, *scope.of(attempt))
     newest = sa.select(dead_letter).where(*scope.of(dead_letter)).order_by(dead_letter.c.id.desc()).limit(limit)
     letters = [DeadLetter.of(row) for row in connection.execute(newest)]
     subjects: list[Any] = [*(change.subject for change in changes), *deliveries, *attempts, *letters]
-    ids = {one.installation_id for one in subjects if one.installation_id is not None}
+    ids = {one.installation_id for one in subjects} | {row.values["installation_id"] for row in malformed}
+    ids.discard(None)
     if scope.installation_id is not None and scope.resource_id is None:
         ids.add(scope.installation_id)
-    installations = find_installations(connection, dialect, ids)
+    installations = find_installations(connection, database, ids)
     complete = all_events and all_deliveries and max(len(attempts), len(letters)) < limit
-    return _Found(now, changes, malformed, deliveries, attempts, letters, installations, complete)
+    return _Found(now, changes, malformed, deliveries, attempts, letters, sorted(ids), installations, complete)
 
 
 def _events(connection: Connection, dialect: Dialect, scope: _Scope, limit: int) -> tuple[Sequence[Row[Any]], bool]:
@@ -194,29 +228,29 @@ def _written(found: _Found) -> Iterator[Entry]:
     }
     yield from firsts.values()
     for change in found.changes:
-        more = f", and {change.events - 1} more up to {change.last_event_id}" if change.events > 1 else ""
+        more = f", and {change.events - 1:,} more up to event {change.last_event_id}" if change.events > 1 else ""
         message = f"event {change.first_event_id} was written{more}"
         yield Entry(change.first_created_at, "event", message, *change.subject, change.product_id)
 
 
 def _attempted(one: Attempt) -> Entry:
-    answer = f"{one.outcome} {one.status}" if one.status is not None else one.outcome
+    answer = _words(one.outcome) if one.status is None else f"{_words(one.outcome)} {one.status}"
+    vercel_id = f" (vercel id {one.vercel_id})" if one.vercel_id else ""
     again = f", due again at {one.next_due_at:%Y-%m-%d %H:%M:%S} UTC" if one.next_due_at is not None else ""
-    reason = f" ({one.reason})" if one.reason else ""
+    reason = f" ({_words(one.reason)})" if one.reason else ""
     why = f": {one.error}" if one.error else ""
     message = (
-        f"attempt {one.attempt} ({_count(one.events)}, up to {one.last_event_id}): {answer} in {one.duration_ms:,} ms"
-        f" → {one.decision}{reason}{again}{why}"
+        f"attempt {one.attempt} ({_events_up_to(one)}): {answer} in {one.duration_ms:,} ms"
+        f"{_DECISIONS[Action(one.decision)]}{reason}{again}{why}{vercel_id}"
     )
-    facts = {name: getattr(one, name) for name in ("status", "duration_ms", "decision", "reason")}
+    facts = {name: getattr(one, name) for name in ("status", "duration_ms", "decision", "reason", "vercel_id")}
     return _entry(one, one.at, "attempt", message, **facts)
 
 
 def _died(letter: DeadLetter) -> Entry:
     why = f": {letter.last_error}" if letter.last_error else ""
-    message = (
-        f"dead letter {letter.id}, {letter.reason}, after {letter.attempts} attempts ({_count(letter.events)}){why}"
-    )
+    attempts = "1 attempt" if letter.attempts == 1 else f"{letter.attempts:,} attempts"
+    message = f"dead letter {letter.id}, {_words(letter.reason)}, after {attempts} ({_events_up_to(letter)}){why}"
     return _entry(letter, letter.died_at, "dead_letter", message, status=letter.last_status, reason=letter.reason)
 
 
@@ -232,23 +266,30 @@ def _entry(subject: Any, at: datetime | None, what: str, message: str, **facts: 
     return Entry(at, what, message, **{name: getattr(subject, name) for name in names}, **facts)
 
 
-def _count(events: int) -> str:
-    return "1 event" if events == 1 else f"{events:,} events"
+def _events_up_to(row: Any) -> str:
+    up_to = f"event {row.last_event_id}"
+    return up_to if row.events == 1 else f"{row.events:,} events up to {up_to}"
+
+
+def _words(value: str) -> str:
+    """Returns a stored value such as `no_credential` as words."""
+    return value.replace("_", " ")
 
 
 # what happens next ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _next(found: _Found, graces: Graces) -> Iterator[Entry]:
+def _next(found: _Found, graces: Graces, running: int | None) -> Iterator[Entry]:
+    soon = "when a dispatcher is running: none is" if running == 0 else "at the dispatcher's next tick"
     for change in found.changes:
-        message = f"{_count(change.events)} up to {change.last_event_id}: collected at the dispatcher's next tick"
+        message = f"{_events_up_to(change)}: collected {soon}"
         yield Entry(None, "next", message, *change.subject, change.product_id)
     for malformed in found.malformed:
-        message = f"event {malformed.event_id} becomes a dead letter at the dispatcher's next tick"
+        message = f"event {malformed.event_id} becomes a dead letter {soon}"
         yield Entry(None, "next", message, malformed.values["installation_id"])
     for row in found.deliveries:
-        at, message = look_ahead(row, found.installations.get(row.installation_id), found.now, graces)
-        yield _entry(row, at, "next", f"{message} ({_count(row.events)}, up to {row.last_event_id})")
+        at, message = look_ahead(row, found.installations.get(row.installation_id), found.now, graces, running)
+        yield _entry(row, at, "next", f"{message} ({_events_up_to(row)})")
     for letter in found.dead_letters:
         if letter.resolved_at is None:
             message = f"dead letter {letter.id} waits for a person. {ADVICE[DeadLetterReason(letter.reason)]}"

@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Row, Select
 
-from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.columns import is_exactly
 from dispatcher.outbox.tables import delivery, installation, outbox
+from dispatcher.policy.decision import PauseReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +54,42 @@ class Waiting:
 
 
 def list_installations(database: Database, limit: int, *, paused: bool = False) -> list[Installation]:
-    """Returns at most `limit` installations, ordered by id; only paused ones if `paused`."""
-    first = _with_deliveries(database.dialect).order_by(installation.c.installation_id).limit(limit)
+    """Returns at most `limit` installations, only paused ones if `paused`.
+
+    Trouble comes first: those without a valid token, then failing ones, the worst first, then other pauses, then the others with pending
+    work, the longest due first.
+    """
+    columns = installation.c
+    by_trouble = (_TROUBLE, columns.failures.desc(), columns.due_at, columns.installation_id)
+    first = _with_deliveries(database).order_by(*by_trouble).limit(limit)
     with database.read() as connection:
         rows = connection.execute(first.where(installation.c.pause_reason.is_not(None)) if paused else first)
         return [_installation(row) for row in rows]
 
 
-def find_installations(connection: Connection, dialect: Dialect, ids: Collection[str]) -> dict[str, Installation]:
+_TROUBLE = sa.case(
+    (installation.c.pause_reason.in_([PauseReason.UNAUTHORIZED, PauseReason.NO_CREDENTIAL]), 0),
+    (sa.and_(installation.c.pause_reason.is_(None), installation.c.failures > 0), 1),
+    (installation.c.pause_reason.is_not(None), 2),
+    (installation.c.due_at.is_not(None), 3),
+    else_=4,
+)
+
+
+def find_installations(connection: Connection, database: Database, ids: Collection[str]) -> dict[str, Installation]:
     """Returns, by id, those for which anything has been collected. Runs in the caller's transaction."""
-    rows = connection.execute(_with_deliveries(dialect).where(installation.c.installation_id.in_(ids)))
+    rows = connection.execute(_with_deliveries(database).where(installation.c.installation_id.in_(ids)))
     return {row.installation_id: _installation(row) for row in rows}
 
 
-def _with_deliveries(dialect: Dialect) -> Select[Any]:
+def _with_deliveries(database: Database) -> Select[Any]:
     counted = (
         sa.select(sa.func.count())
         .where(delivery.c.installation_id == installation.c.installation_id)
         .scalar_subquery()
         .label("deliveries")
     )
-    return sa.select(installation, counted, dialect.clock().label("now"))
+    return sa.select(*database.columns(installation), counted, database.dialect.clock().label("now"))
 
 
 def _installation(row: Row[Any]) -> Installation:

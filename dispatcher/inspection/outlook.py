@@ -29,9 +29,12 @@ class Graces:
 
 
 def look_ahead(
-    delivery: Row[Any], owner: Installation | None, now: datetime, graces: Graces
+    delivery: Row[Any], owner: Installation | None, now: datetime, graces: Graces, running: int | None
 ) -> tuple[datetime | None, str]:
-    """Returns when something happens to the delivery (None if no time is known), and what, given the state of its installation."""
+    """Returns when something happens to the delivery (None if no time is known), and what, given the state of its installation.
+
+    `running`: how many dispatchers are running; None if that is not known.
+    """
     attempt = f"attempt {delivery.attempts + 1}"
     if owner is not None and owner.pause_reason is not None:
         return _paused(owner, graces)
@@ -39,11 +42,14 @@ def look_ahead(
         return delivery.due_at, f"{attempt}, by {owner.leased_by}, which holds the lease"
     if owner is not None and owner.throttled_until is not None and owner.throttled_until > max(now, delivery.due_at):
         return owner.throttled_until, f"{attempt}, when the rate limit allows it"
+    if running == 0:
+        return delivery.due_at, f"{attempt}, when a dispatcher is running: none is"
     if delivery.due_at > now:
         return delivery.due_at, f"{attempt}, after the backoff" if delivery.attempts else f"{attempt}"
     if delivery.due_at > now - OVERDUE:
         return delivery.due_at, f"{attempt}, as soon as a dispatcher claims it"
-    return delivery.due_at, f"{attempt} is overdue: is `dispatcher run` running?"
+    why = "is `dispatcher run` running?" if running is None else "see the dispatcher's log"
+    return delivery.due_at, f"{attempt} is overdue: {why}"
 
 
 def _paused(owner: Installation, graces: Graces) -> tuple[datetime | None, str]:

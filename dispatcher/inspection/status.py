@@ -9,9 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.backlog import MAX_SCANNED_ROWS, Backlog, measure
+from dispatcher.inspection.backlog import MAX_SCANNED_ROWS, Backlog, OldestEvent, measure
+from dispatcher.inspection.dispatchers import Dispatcher, read_dispatchers
 from dispatcher.outbox.tables import attempt, installation
+from dispatcher.policy.decision import DeadLetterReason, PauseReason
 from dispatcher.policy.outcome import OutcomeKind
+from dispatcher.settings.durations import age
 
 RECENT_SECONDS = 300.0
 """Rates and lag cover at most this much of the log of attempts, of which only the newest rows are read."""
@@ -21,6 +24,10 @@ OLD_EVENT_SECONDS = 60.0
 """An event that has waited for longer is reported."""
 SILENCE_SECONDS = 30.0
 """If something is due and nothing has been sent for longer, the silence is reported."""
+REFUSED_SHARE = 0.5
+"""If the tokens of more installations than this share are refused or missing, their source is to blame rather than the customers."""
+EXPECTED_REASONS = frozenset({DeadLetterReason.PURGED, DeadLetterReason.DISABLED})
+"""Dead letters that a person or a customer caused on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,8 @@ class LastRequest:
     """In seconds."""
     outcome: str
     status: int | None
+    installation_id: str
+    resource_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,13 @@ class Status:
     failing: tuple[Failing, ...]
     recent: Recent
     last_request: LastRequest | None
+    dispatchers: tuple[Dispatcher, ...] | None
+    """None if the database's schema is too old to tell."""
+
+    @property
+    def running(self) -> list[Dispatcher]:
+        """The dispatchers that run, as far as is known."""
+        return [one for one in self.dispatchers or () if one.is_running]
 
 
 def read_status(database: Database) -> Status:
@@ -89,7 +105,15 @@ def read_status(database: Database) -> Status:
     with database.read() as connection:
         now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
         leases, failing = _installations(connection, now)
-        return Status(now, backlog, leases, failing, _recent(connection, now), _last_request(connection, now))
+        return Status(
+            now,
+            backlog,
+            leases,
+            failing,
+            _recent(connection, now),
+            _last_request(connection, now),
+            read_dispatchers(database, connection, now),
+        )
 
 
 def _installations(connection: Connection, now: datetime) -> tuple[Leases, tuple[Failing, ...]]:
@@ -107,9 +131,13 @@ def _installations(connection: Connection, now: datetime) -> tuple[Leases, tuple
 
 
 def _last_request(connection: Connection, now: datetime) -> LastRequest | None:
-    columns = (attempt.c.at, attempt.c.outcome, attempt.c.status)
-    row = connection.execute(sa.select(*columns).order_by(attempt.c.at.desc()).limit(1)).first()
-    return None if row is None else LastRequest(max(0.0, (now - row.at).total_seconds()), row.outcome, row.status)
+    names = ("at", "outcome", "status", "installation_id", "resource_id")
+    newest = sa.select(*(attempt.c[name] for name in names)).order_by(attempt.c.at.desc()).limit(1)
+    row = connection.execute(newest).first()
+    if row is None:
+        return None
+    seconds = max(0.0, (now - row.at).total_seconds())
+    return LastRequest(seconds, row.outcome, row.status, row.installation_id, row.resource_id)
 
 
 def _recent(connection: Connection, now: datetime) -> Recent:
@@ -139,8 +167,8 @@ class Concern:
     urgent: bool
     """Whether an operator must act, because it does not resolve by itself."""
     what: str
-    command: str
-    """The `dispatcher` command that shows more."""
+    command: tuple[str, ...]
+    """The words of the `dispatcher` command that shows more."""
 
 
 def concerns(status: Status) -> list[Concern]:
@@ -149,39 +177,97 @@ def concerns(status: Status) -> list[Concern]:
 
 
 def _concerns(status: Status) -> Iterator[Concern]:
-    backlog, recent = status.backlog, status.recent
-    if dead := sum(backlog.dead_letters.values()):
-        yield Concern(True, f"dead letters: {dead:,} ({_by_size(backlog.dead_letters)})", "dead-letters list")
-    if backlog.outbox + backlog.due and backlog.oldest_event_age > SILENCE_SECONDS and (why := _why_silent(status)):
-        yield Concern(True, f"events are waiting, and nothing is being sent: {why}", "check")
-    if recent.requests and not recent.delivered:
-        yield Concern(True, f"every recent request failed ({_by_size(recent.outcomes)})", "explain INSTALLATION")
-    if backlog.oldest_event_age > OLD_EVENT_SECONDS:
-        yield Concern(False, f"the oldest event has waited for {backlog.oldest_event_age:,.0f} s", "explain RESOURCE")
-    if paused := sum(backlog.paused_installations.values()):
-        by_reason = _by_size(backlog.paused_installations)
-        yield Concern(False, f"paused installations: {paused:,} ({by_reason})", "installations list")
+    yield from _waiting(status)
+    yield from _dead_letters(status.backlog.dead_letters)
+    yield from _paused(status)
+    yield from _outages(status)
     if status.failing:
         worst = ", ".join(f"{one.installation_id} {one.failures}×" for one in status.failing)
-        yield Concern(False, f"failing in a row: {worst}", "explain INSTALLATION")
+        yield Concern(False, f"failing in a row: {worst}", ("explain", status.failing[0].installation_id))
     if status.leases.expired:
+        what = f"leases that have expired: {status.leases.expired:,}; a dispatcher died or hangs"
+        yield Concern(False, what, ("check",))
+
+
+def _waiting(status: Status) -> Iterator[Concern]:
+    backlog, recent, last = status.backlog, status.recent, status.last_request
+    if backlog.outbox + backlog.due and backlog.oldest_event_age > SILENCE_SECONDS and (why := _why_silent(status)):
+        yield Concern(True, f"events are waiting, and nothing is being sent: {why}", ("check",))
+    if recent.requests and not recent.delivered and last is not None:
+        what = f"every recent request failed ({_by_size(recent.outcomes)})"
+        yield Concern(True, what, _explain(last.installation_id, last.resource_id))
+    if (oldest := backlog.oldest_event) is not None and backlog.oldest_event_age > OLD_EVENT_SECONDS:
         yield Concern(
-            False, f"leases that have expired: {status.leases.expired:,}; a dispatcher died or hangs", "check"
+            False,
+            f"the oldest event ({oldest.id}) has waited for {age(backlog.oldest_event_age)}",
+            _explain_event(oldest),
+        )
+
+
+def _explain_event(event: OldestEvent) -> tuple[str, ...]:
+    if event.installation_id is None:
+        return ("check",)
+    return _explain(event.installation_id, event.resource_id)
+
+
+def _explain(installation_id: str, resource_id: str | None) -> tuple[str, ...]:
+    if resource_id is None:
+        return "explain", installation_id
+    return "explain", resource_id, "--installation", installation_id
+
+
+def _dead_letters(dead_letters: dict[str, int]) -> Iterator[Concern]:
+    """Purged ones are no concern: a person gave them up."""
+    unexpected = {reason: count for reason, count in dead_letters.items() if reason not in EXPECTED_REASONS}
+    if dead := sum(unexpected.values()):
+        yield Concern(True, f"dead letters: {dead:,} ({_by_size(unexpected)})", ("dead-letters", "list"))
+    if disabled := dead_letters.get(DeadLetterReason.DISABLED):
+        command = ("dead-letters", "list", "--reason", "disabled")
+        yield Concern(False, f"dead letters of disabled integrations: {disabled:,}", command)
+
+
+def _outages(status: Status) -> Iterator[Concern]:
+    since = [one.outage for one in status.running if one.outage is not None]
+    if since:
+        what = (
+            f"Vercel has been unavailable since {min(since):%Y-%m-%d %H:%M:%S} UTC for {len(since)} of {len(status.running)}"
+            " dispatchers, so only probes are sent"
+        )
+        yield Concern(False, what, ("requests", "--failed"))
+
+
+def _paused(status: Status) -> Iterator[Concern]:
+    paused, known = status.backlog.paused_installations, status.backlog.installations
+    refused = paused.get(PauseReason.UNAUTHORIZED, 0) + paused.get(PauseReason.NO_CREDENTIAL, 0)
+    if refused > REFUSED_SHARE * known:
+        what = f"the tokens of {refused:,} of {known:,} installations are refused or missing: is their source right?"
+        yield Concern(True, what, ("check",))
+    if number := sum(paused.values()):
+        yield Concern(
+            False, f"paused installations: {number:,} ({_by_size(paused)})", ("installations", "list", "--paused")
         )
 
 
 def _why_silent(status: Status) -> str | None:
-    """Returns why nothing is sent; None if requests are being sent.
-
-    The breaker of Vercel's host, which spaces out requests during an outage, is local to each dispatcher and not in the database.
-    """
+    """Returns why nothing is sent; None if requests are being sent, or if only probes are, because of an outage."""
     last = status.last_request
     if last is not None and last.age <= SILENCE_SECONDS:
         return None
-    if last is None or last.outcome == OutcomeKind.DELIVERED:
+    if status.dispatchers is None:
         return "is `dispatcher run` running?"
-    result = last.outcome if last.status is None else f"{last.outcome}, {last.status}"
-    return f"the last request failed ({result}), so Vercel may be down and the breaker open, or `dispatcher run` is not running"
+    if not status.running:
+        return _last_seen(status)
+    if any(one.outage for one in status.running):
+        return None
+    return "a dispatcher is running, but makes no request: see its log"
+
+
+def _last_seen(status: Status) -> str:
+    silent = max(status.dispatchers or (), key=lambda one: one.seen_at, default=None)
+    if silent is None:
+        return "no dispatcher is running: start `dispatcher run`, or wait for the next `dispatcher drain`"
+    ago = age((status.at - silent.seen_at).total_seconds())
+    return f"no dispatcher is running: {silent.name} was last seen {ago} ago, and did not stop by itself"
 
 
 def _by_size(counts: dict[str, int]) -> str:

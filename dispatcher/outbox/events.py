@@ -18,6 +18,8 @@ TRACEPARENT_LENGTH = 55
 
 RESOURCE_UPDATED = "resource.updated"
 INSTALLATION_UPDATED = "installation.updated"
+INSTALLATION_REMOVED = "installation.removed"
+"""Not for Vercel: the application announces that a customer has uninstalled."""
 
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

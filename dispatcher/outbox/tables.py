@@ -18,6 +18,7 @@ from dispatcher.outbox.columns import (
 )
 from dispatcher.outbox.events import (
     INSTALLATION_ID_LENGTH,
+    INSTALLATION_REMOVED,
     INSTALLATION_UPDATED,
     PARTNER_ID_LENGTH,
     RESOURCE_UPDATED,
@@ -25,6 +26,8 @@ from dispatcher.outbox.events import (
 )
 
 VERSION_TABLE = "vercel_dispatcher_version"
+SINCE_0002 = {"since": "0002"}
+"""Marks a table or column that a later revision of this major version added: older tables lack it (`Database.has`)."""
 # Queue tables are small and change all the time: vacuum after a number of dead rows, not after a share of the table.
 QUEUE_VACUUM = {
     "autovacuum_vacuum_scale_factor": 0,
@@ -53,19 +56,21 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
         Column("created_at", Timestamp(), nullable=False, server_default=now_default()),
         Column("traceparent", text(TRACEPARENT_LENGTH)),
         matches_installation_id("installation_id", "vercel_outbox_installation_id_is_valid"),
-        is_one_of("type", [RESOURCE_UPDATED, INSTALLATION_UPDATED], "vercel_outbox_type_is_known"),
+        is_one_of(
+            "type", [RESOURCE_UPDATED, INSTALLATION_UPDATED, INSTALLATION_REMOVED], "vercel_outbox_type_is_known"
+        ),
         # The next three constraints concern known types only, so that an unknown type is reported by the one above.
         CheckConstraint(
             f"(type <> '{RESOURCE_UPDATED}' OR resource_id IS NOT NULL)"
-            f" AND (type <> '{INSTALLATION_UPDATED}' OR resource_id IS NULL)",
+            f" AND (type NOT IN ('{INSTALLATION_UPDATED}', '{INSTALLATION_REMOVED}') OR resource_id IS NULL)",
             "vercel_outbox_resource_id_goes_with_resource_updated",
         ),
         CheckConstraint(
-            f"product_id IS NULL OR type <> '{INSTALLATION_UPDATED}'",
+            f"product_id IS NULL OR type NOT IN ('{INSTALLATION_UPDATED}', '{INSTALLATION_REMOVED}')",
             "vercel_outbox_product_id_goes_with_resource_updated",
         ),
         CheckConstraint(
-            f"billing_plan_id IS NULL OR type <> '{RESOURCE_UPDATED}'",
+            f"billing_plan_id IS NULL OR type NOT IN ('{RESOURCE_UPDATED}', '{INSTALLATION_REMOVED}')",
             "vercel_outbox_billing_plan_id_goes_with_installation_updated",
         ),
         matches_partner_id("resource_id", PARTNER_ID_LENGTH, "vercel_outbox_resource_id_is_valid"),
@@ -131,6 +136,8 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
         Column("suspects", Integer, nullable=False, server_default="0"),
         Column("last_delivered_at", Timestamp()),
         Column("collections", counter(), nullable=False, server_default="0"),
+        Column("paused_by", text(255), info=SINCE_0002),
+        Column("pause_note", long_text(), info=SINCE_0002),
         CheckConstraint("(lease_token IS NULL) = (leased_until IS NULL)", "vercel_installation_lease_is_whole"),
         CheckConstraint(
             "(pause_reason IS NULL) = (paused_until IS NULL) AND (pause_reason IS NULL) = (paused_since IS NULL)",
@@ -229,7 +236,24 @@ def _dead_letter(metadata: MetaData, schema: str | None) -> Table:
     return table
 
 
-_TABLES = (_outbox, _delivery, _installation, _collector, _attempt, _dead_letter)
+def _dispatcher(metadata: MetaData, schema: str | None) -> Table:
+    """One row per running dispatcher. `outage`: since when Vercel has been unavailable by its own requests."""
+    return Table(
+        "vercel_dispatcher",
+        metadata,
+        Column("name", text(255), primary_key=True),
+        Column("version", text(64), nullable=False),
+        Column("started_at", Timestamp(), nullable=False),
+        Column("seen_at", Timestamp(), nullable=False),
+        Column("in_flight", Integer, nullable=False, server_default="0"),
+        Column("outage", Timestamp()),
+        schema=schema,
+        info=SINCE_0002,
+        **STORAGE,
+    )
+
+
+_TABLES = (_outbox, _delivery, _installation, _collector, _attempt, _dead_letter, _dispatcher)
 
 
 def attach_tables(metadata: MetaData, schema: str | None = None) -> None:
@@ -259,3 +283,4 @@ installation = metadata.tables["vercel_installation"]
 collector = metadata.tables["vercel_collector"]
 attempt = metadata.tables["vercel_attempt"]
 dead_letter = metadata.tables["vercel_dead_letter"]
+dispatcher = metadata.tables["vercel_dispatcher"]

@@ -20,6 +20,11 @@ class RateLimit:
         return f"{self.requests}/{self.seconds:.15g}s"
 
 
+def seconds_for(requests: int, limit: RateLimit | None) -> float:
+    """Returns the seconds from the first of these requests to the last if each is sent as soon as the limit allows."""
+    return 0.0 if limit is None else max(0, requests - 1) // limit.requests * limit.seconds
+
+
 class RateWindow:
     """Allows at most `requests` in any span of `seconds`, exactly, by one clock (epoch or monotonic seconds).
 

@@ -1,6 +1,7 @@
 """A stand-in for Vercel, and the demo that runs against it.
 
-The stand-in is a real HTTP server for Vercel's "Create Event" endpoint, faithful to the reference, with scripted faults.
+The stand-in is a real HTTP server for Vercel's endpoints "Create Event" and "Get Account Information", faithful to the reference, with
+scripted faults.
 """
 
 from dispatcher.sandbox.faults import Fault

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dispatcher.database.hosts import is_local
+from dispatcher.policy.hosts import is_local
 from dispatcher.sandbox.errors import refuse
 from dispatcher.sandbox.faults import Fault, Script
 from dispatcher.sandbox.received import ReceivedRequest

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.sandbox.errors import RATE_LIMITED, refuse
 from dispatcher.sandbox.quota import Quota
-from dispatcher.sandbox.received import MAX_BODY_BYTES, bearer_token
+from dispatcher.sandbox.received import MAX_BODY_BYTES, asks_for_account, bearer_token, path_of
 
 
 class _Closed(BaseModel):
@@ -49,14 +49,18 @@ class Endpoint:
         self._quotas = None if rate_limit is None else defaultdict[str, Quota](lambda: Quota(rate_limit))
 
     def judge(self, request: Request, installation_id: str | None, body: object) -> Response:
-        """Returns the answer, and counts the request against the rate limit. Sends nothing."""
+        """Returns the answer, and counts an event against the rate limit. Sends nothing."""
         if installation_id is None:
             return refuse(404, "The path was not found: events are posted to /v1/installations/{id}/events.")
-        if request.method != "POST":
-            return refuse(405, f"{request.method} is not allowed here.", headers={"Allow": "POST"})
+        is_account = asks_for_account(path_of(request))
+        allowed = "GET" if is_account else "POST"
+        if request.method != allowed:
+            return refuse(405, f"{request.method} is not allowed here.", headers={"Allow": allowed})
         unauthorized = self._authorize(request)
         if unauthorized is not None:
             return unauthorized
+        if is_account:
+            return _describe_account(request, installation_id)
         if self._quotas is None:
             return _check(request, installation_id, body)
         return _within_quota(self._quotas[installation_id], request, installation_id, body)
@@ -68,6 +72,14 @@ class Endpoint:
         if self.tokens is not None and token not in self.tokens:
             return refuse(401, "The bearer token is not valid.")
         return None
+
+
+def _describe_account(request: Request, installation_id: str) -> Response:
+    problem = _problem_of_path(request, installation_id)
+    if problem is not None:
+        return refuse(400, f"Invalid request: {problem}.")
+    url = f"https://vercel.com/d/dashboard/integrations/{installation_id}"
+    return JSONResponse({"name": "Sandbox", "url": url, "contact": None})
 
 
 def _within_quota(quota: Quota, request: Request, installation_id: str, body: object) -> Response:
@@ -100,11 +112,15 @@ def _check(request: Request, installation_id: str, body: object) -> Response:
     return Response(status_code=201) if problem is None else refuse(400, f"Invalid request: {problem}.")
 
 
-def _problem(request: Request, installation_id: str, body: object) -> str | None:
+def _problem_of_path(request: Request, installation_id: str) -> str | None:
     if not _ID.fullmatch(installation_id):
         return "an installation id is 1 to 128 of A-Z a-z 0-9 _ -"
-    if request.scope["query_string"]:
-        return "the endpoint has no query parameters"
+    return "the endpoint has no query parameters" if request.scope["query_string"] else None
+
+
+def _problem(request: Request, installation_id: str, body: object) -> str | None:
+    if (problem := _problem_of_path(request, installation_id)) is not None:
+        return problem
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return "the content type must be application/json"
     if not isinstance(body, dict):

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from pydantic_core import from_json
 from starlette.requests import Request
 
-_PATH = re.compile(r"/v1/installations/([^/]+)/events")
+_PATH = re.compile(r"/v1/installations/([^/]+)/(events|account)")
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE)
 MAX_BODY_BYTES = 65_536
 """No event is longer; the rest of a longer body is not read."""
@@ -26,7 +26,7 @@ class ReceivedRequest:
     path: str
     """As it was sent, with the query."""
     installation_id: str | None
-    """None if the path is not the endpoint's."""
+    """None if the path is not that of an endpoint."""
     body: object
     """The JSON value, or the text if it is not JSON."""
     token: str | None
@@ -80,9 +80,15 @@ def path_of(request: Request) -> str:
 
 
 def installation_in(path: str) -> str | None:
-    """The installation id in the path, decoded; None if the path is not the endpoint's."""
+    """The installation id in the path, decoded; None if the path is not that of an endpoint."""
     match = _PATH.fullmatch(path.partition("?")[0])
     return unquote(match[1]) if match else None
+
+
+def asks_for_account(path: str) -> bool:
+    """Whether the path is that of an installation's account."""
+    match = _PATH.fullmatch(path.partition("?")[0])
+    return match is not None and match[2] == "account"
 
 
 def bearer_token(request: Request) -> str | None:

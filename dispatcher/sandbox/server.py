@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dispatcher.database.hosts import is_local
+from dispatcher.policy.hosts import is_local
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.sandbox.connection import Connection, InFlight, connection_of, stays_connected
 from dispatcher.sandbox.control import Control

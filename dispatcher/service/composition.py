@@ -10,9 +10,8 @@ import structlog
 
 from dispatcher import store
 from dispatcher.credentials.sources import open_credentials
-from dispatcher.database import schema
-from dispatcher.database.hosts import is_local
 from dispatcher.database.transactions import Database, open_database
+from dispatcher.policy.hosts import is_local
 from dispatcher.settings.settings import Settings, insecure_hosts
 from dispatcher.telemetry import Listener
 from dispatcher.telemetry.tracing import export_traces
@@ -41,7 +40,7 @@ class Parts:
 async def composed(settings: Settings, report: Listener) -> AsyncIterator[Parts]:
     """The parts, for the duration of the block; at its end the HTTP client is closed before the engine.
 
-    Raises UnusableSchema, UnusableIsolation, UnusableNetwork or the database's error if they cannot start.
+    Does not connect to the database yet: `check_database` does. Raises UnusableDatabaseUrl, UnusableNetwork or SettingsError.
     """
     _warn_of_clear_text(settings)
     async with AsyncExitStack() as stack:
@@ -50,13 +49,10 @@ async def composed(settings: Settings, report: Listener) -> AsyncIterator[Parts]
         stack.callback(database.close)
         thread = DatabaseThread(database)
         stack.callback(thread.close)
-        await thread.run(schema.check)
-        await thread.run(Database.check_isolation)
-        transport = open_transport(
-            settings.concurrency, Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
-        )
+        network = Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
+        transport = open_transport(network, settings.vercel_base_url)
         stack.push_async_callback(transport.aclose)
-        credentials = open_credentials(settings, transport)
+        credentials = open_credentials(settings, network)
         stack.push_async_callback(credentials.aclose)
         vercel = Vercel(settings.vercel_base_url, transport, settings.request_timeout)
         worker = Worker(database, vercel, credentials, settings, report, name=f"{socket.gethostname()}:{os.getpid()}")

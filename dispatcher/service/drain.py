@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dispatcher.inspection.backlog import measure
 from dispatcher.policy.decision import Action
 from dispatcher.service.composition import Parts, composed
+from dispatcher.service.database_wait import check_database
 from dispatcher.service.signals import stop_on_signals
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, Log, Report, Ticked, listen
@@ -77,6 +78,7 @@ async def drain(
             progress(tally)
 
     async with composed(settings, listen(tally, log, show_progress)) as parts:
+        await check_database(parts.thread)
         await deliver_what_is_due(parts, enough)
         await parts.worker.stop(settings.shutdown_grace)
         left = await parts.thread.run(measure)

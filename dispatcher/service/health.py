@@ -37,19 +37,19 @@ class Health:
             case Ticked():
                 self._ticked_at = self._succeeded_at = self._clock()
                 self._failure = None
-            case StepFailed("tick", summary):
+            case StepFailed("tick" | "start" as step, summary):
                 self._ticked_at = self._clock()
-                self._failure = f"tick: {summary}"
+                self._failure = f"{step}: {summary}"
             case WritesAccepted():
                 self._no_writes = None
-            case StepFailed("writes", summary):
-                self._no_writes = f"writes: {summary}"
+            case StepFailed("heartbeat", summary):
+                self._no_writes = f"heartbeat: {summary}"
             case _:
                 pass
 
     @property
     def live(self) -> bool:
-        """Whether ticks are still made, even if they fail: a restart would not repair the database."""
+        """Whether ticks, or attempts to start, are still made, even if they fail: a restart would not repair the database."""
         return self._clock() - self._ticked_at < self._live_seconds
 
     @property

@@ -1,21 +1,37 @@
-"""The periodic work besides delivery: measures the backlog, probes for writes, fixes stranded installations, deletes old rows."""
+"""The periodic work besides delivery: measures the backlog, writes heartbeats, fixes stranded installations, deletes old rows."""
 
+import asyncio
+import contextlib
 from datetime import timedelta
 
-from dispatcher import store
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from dispatcher import __version__, store
+from dispatcher.database import schema
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import measure
+from dispatcher.outbox.tables import dispatcher
 from dispatcher.service.scheduler import Scheduler
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Gauged, Listener, Stranded, WritesAccepted
 from dispatcher.worker.database_thread import STEP_SECONDS, DatabaseThread
+from dispatcher.worker.worker import Worker
 
 GAUGE_SECONDS = 15.0
-CHECK_WRITES_SECONDS = 15.0
+HEARTBEAT_SECONDS = 15.0
 FIX_STRANDED_SECONDS = 600.0
 FIX_STRANDED_CLUSTER_SECONDS = 5.0
 """On a cluster a row lock is local to its node. The protocol does not rely on it; this is the safety net."""
 PRUNE_SECONDS = 600.0
+LEAVE_SECONDS = 1.0
+NO_HEARTBEAT = (
+    f"operators do not see this dispatcher: grant its user SELECT, INSERT, UPDATE and DELETE on {dispatcher.name}; `dispatcher check`"
+    " prints the statement"
+)
+SILENT_KEPT_FOR = timedelta(days=1)
+"""How long operators still see a dispatcher that ended without a word."""
+LOOK_FOR_MIGRATION_SECONDS = 60.0
 
 
 class Housekeeping:
@@ -27,25 +43,30 @@ class Housekeeping:
     def __init__(
         self,
         database: Database,
+        worker: Worker,
         settings: Settings,
         report: Listener,
         *,
         deadline: float = STEP_SECONDS,
-        check_writes_seconds: float = CHECK_WRITES_SECONDS,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._thread = DatabaseThread(database, deadline)
+        self._worker = worker
         self._settings = settings
         self._report = report
-        self._check_writes_seconds = check_writes_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._was_seen = self._was_denied = False
 
     def schedule(self, scheduler: Scheduler, *, clustered: bool) -> None:
         """Adds each step with its interval."""
         scheduler.every("gauges", GAUGE_SECONDS, self.gauge)
-        scheduler.every("writes", self._check_writes_seconds, self.check_writes)
+        scheduler.every("heartbeat", self._heartbeat_seconds, self.beat)
         scheduler.every(
             "stranded", FIX_STRANDED_CLUSTER_SECONDS if clustered else FIX_STRANDED_SECONDS, self.fix_stranded
         )
         scheduler.every("prune", PRUNE_SECONDS, self.prune)
+        if self._thread.database.lacking:
+            scheduler.every("schema", LOOK_FOR_MIGRATION_SECONDS, self.look_for_migration)
 
     async def gauge(self) -> None:
         """Reports the size and the age of the backlog, dead letters, pauses and open breakers."""
@@ -63,13 +84,50 @@ class Housekeeping:
                 backlog.dead_letters,
                 backlog.paused_installations,
                 backlog.open_breakers,
+                backlog.overdue,
+                backlog.installations,
+                backlog.failing,
             )
         )
 
-    async def check_writes(self) -> None:
-        """Reports that the server accepts writes: on a standby, an idle service would never notice that it does not."""
-        await self._thread.run(store.check_writes)
+    async def beat(self) -> None:
+        """Writes the heartbeat, and reports that the server accepts writes: an idle service would never notice a standby."""
+        if not self._writes_heartbeats or not await self._write_heartbeat():
+            await self._thread.run(store.check_writes)
         self._report(WritesAccepted())
+
+    async def _write_heartbeat(self) -> bool:
+        """Returns False if the database's user lacks the privilege, which a release before this one did not need."""
+        database = self._thread.database
+        try:
+            await self._thread.run(store.beat, self._heartbeat())
+        except DBAPIError as error:
+            if not database.dialect.is_denied(error):
+                raise
+            if not self._was_denied:
+                structlog.get_logger("dispatcher").warning("no heartbeat", hint=NO_HEARTBEAT)
+            self._was_denied = True
+            return False
+        self._was_seen = True
+        return True
+
+    @property
+    def _writes_heartbeats(self) -> bool:
+        """Whether the schema is new enough."""
+        return self._thread.database.has(dispatcher.c.name)
+
+    def _heartbeat(self) -> store.Heartbeat:
+        worker = self._worker
+        return store.Heartbeat(
+            worker.name, __version__, worker.in_flight, is_outage=worker.outage, is_first=not self._was_seen
+        )
+
+    async def leave(self) -> None:
+        """Deletes the heartbeat, because the service stops. If the database does not answer, operators see its end later."""
+        if self._was_seen:
+            with contextlib.suppress(DBAPIError, TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._thread.run(store.leave, self._worker.name)
 
     async def fix_stranded(self) -> None:
         """Makes stranded installations due again, and reports how many there were."""
@@ -84,6 +142,13 @@ class Housekeeping:
         )
         while await self._thread.run(store.prune, *retentions):
             pass
+        if self._writes_heartbeats:
+            await self._thread.run(store.forget_silent, SILENT_KEPT_FOR)
+
+    async def look_for_migration(self) -> None:
+        """Uses what the database has lacked so far as soon as `dispatcher migrate` has added it."""
+        if self._thread.database.lacking:
+            await self._thread.run(schema.check)
 
     def close(self) -> None:
         """Ends its thread; a running step is interrupted."""

@@ -1,6 +1,7 @@
 """Runs steps at intervals. APScheduler decides when; the work belongs to the worker and outlives a stopped scheduler."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +9,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from dispatcher.database.errors import describe_error, summarize
-from dispatcher.telemetry import Listener, StepFailed
+from dispatcher.telemetry import Listener, StepFailed, StepRecovered
 
 RETRY_SECONDS = 1.0
 """After a failure."""
@@ -20,13 +21,14 @@ Step = Callable[[], Awaitable[float | None]]
 
 
 class Scheduler:
-    """Runs each step at its interval, never twice at once. One that fails is reported and tried again."""
+    """Runs each step at its interval, never twice at once. One that fails is reported and tried again, and its recovery is reported too."""
 
     def __init__(self, report: Listener, *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._report = report
         self._retry_seconds = retry_seconds
         self._intervals: dict[str, float] = {}
         self._running: set[str] = set()
+        self._failed_at: dict[str, float] = {}
         # Two instances: while a step runs for longer than its interval, APScheduler starts its next run, which returns at once.
         self._scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 2, "misfire_grace_time": None}
@@ -71,9 +73,12 @@ class Scheduler:
         try:
             pause = await step()
         except Exception as error:  # noqa: BLE001 (any error: a scheduler that stops loses nothing, but delivers nothing either)
+            self._failed_at.setdefault(name, time.monotonic())
             self._report(StepFailed(name, summarize(error), describe_error(error)))
             await asyncio.sleep(self._retry_seconds)
             return 0.0
+        if (failed_at := self._failed_at.pop(name, None)) is not None:
+            self._report(StepRecovered(name, time.monotonic() - failed_at))
         return self._intervals[name] if pause is None else pause
 
     async def _undo_jumps(self) -> None:

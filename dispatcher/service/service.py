@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from dispatcher.database.errors import describe_error, summarize
 from dispatcher.database.transactions import Database
 from dispatcher.service.composition import Parts, composed
+from dispatcher.service.database_wait import GRACE_SECONDS, wait_for_database
 from dispatcher.service.drain import deliver_what_is_due
 from dispatcher.service.endpoints import ops_app, serving_ops
 from dispatcher.service.health import Health
@@ -28,29 +29,39 @@ LAST_ROUND_SHARE = 0.5
 """The share of the grace in which a stopping service still starts requests."""
 
 
-async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
+async def run(settings: Settings, stop: asyncio.Event | None = None, *, database_grace: float = GRACE_SECONDS) -> None:
     """Delivers until SIGTERM or SIGINT (or `stop`), then drains within the grace. A second signal ends the process at once.
 
-    Raises SettingsError, UnusableNetwork, UnusableSchema, UnusableIsolation, PortUnavailable or the database's error if it cannot start.
+    A database that is away at the start is waited for, up to `database_grace` seconds. Raises SettingsError, UnusableDatabaseUrl,
+    UnusableNetwork, UnusableSchema, UnusableIsolation, PortUnavailable or the database's error if it cannot start.
     """
     stop = stop or asyncio.Event()
     stop_on_signals(stop, settings.shutdown_grace)
-    logger, log = structlog.get_logger("dispatcher"), Log()
+    log = Log()
     health, metrics = Health(poll_interval=settings.poll_interval), Metrics(version("vercel-outbox-dispatcher"))
     report = listen(health, metrics, log)
     async with (
         composed(settings, report) as parts,
-        _waking(parts, settings) as tick,
         _serving(ops_app(health, metrics.registry), settings, log) as port,
-        _scheduled(parts, tick, settings, report),
     ):
-        logger.info("started", ops_port=port, vercel=settings.vercel_base_url, database=parts.database.dialect.name)
+        await wait_for_database(parts.thread, health, stop, database_grace)
+        if not stop.is_set():
+            await _deliver(parts, settings, stop, health, report, port)
+    log.sum_up()
+    structlog.get_logger("dispatcher").info("stopped")
+
+
+async def _deliver(
+    parts: Parts, settings: Settings, stop: asyncio.Event, health: Health, report: Listener, port: int | None
+) -> None:
+    """Delivers until `stop` is set, and drains."""
+    logger = structlog.get_logger("dispatcher")
+    async with _waking(parts, settings) as tick, _scheduled(parts, tick, settings, report):
+        logger.info("started", ops_port=port, vercel=settings.vercel_base_url, database=settings.database.place)
         await stop.wait()
         health.stopping = True
         logger.info("draining", in_flight=parts.worker.in_flight, grace=settings.shutdown_grace)
         await _stop(parts, settings.shutdown_grace, report)
-    log.sum_up()
-    logger.info("stopped")
 
 
 @asynccontextmanager
@@ -87,7 +98,7 @@ async def _serving(app: Starlette, settings: Settings, log: Log) -> AsyncIterato
 async def _scheduled(parts: Parts, tick: Tick, settings: Settings, report: Listener) -> AsyncIterator[None]:
     """Runs the ticks and the housekeeping until the end of the block."""
     clustered = await parts.thread.run(Database.is_cluster)
-    housekeeping = Housekeeping(parts.database, settings, report)
+    housekeeping = Housekeeping(parts.database, parts.worker, settings, report)
     scheduler = Scheduler(report)
     scheduler.every("tick", settings.poll_interval, tick)
     housekeeping.schedule(scheduler, clustered=clustered)
@@ -96,6 +107,7 @@ async def _scheduled(parts: Parts, tick: Tick, settings: Settings, report: Liste
         yield
     finally:
         scheduler.stop()
+        await housekeeping.leave()
         housekeeping.close()
 
 

@@ -1,4 +1,4 @@
-"""Parses and formats durations: `200ms`, `10s`, `5m`, `24h`, `30d`."""
+"""Parses and formats durations: `200ms`, `10s`, `5m`, `24h`, `30d`; for people `3m 12s`."""
 
 import math
 import re
@@ -9,12 +9,13 @@ DAY = 86_400.0
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": MINUTE, "h": HOUR, "d": DAY}
 # Spelled out, because \d matches digits of other scripts and float() accepts "1_000", "nan" and "1e9".
-_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
+_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
+_DURATION = re.compile(rf"{_PART.pattern}(?: ?{_PART.pattern})*")
 _MAX_ECHO_LENGTH = 18
 
 
 def parse_duration(value: object) -> float:
-    """Returns seconds, from text such as `200ms`, `10s`, `5m`, `24h`, `30d` or `0`, or from a number of seconds.
+    """Returns seconds, from text such as `200ms`, `10s`, `5m`, `24h`, `30d`, `1h30m` or `0`, or from a number of seconds.
 
     Raises ValueError for anything else: signs, spaces, `nan`, `1_000`, non-ASCII digits.
     """
@@ -22,13 +23,13 @@ def parse_duration(value: object) -> float:
         return float(value)
     if value == "0":
         return 0.0
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+    parts = _PART.findall(value) if isinstance(value, str) and _DURATION.fullmatch(value) else []
+    sizes = [_UNITS[unit] for _, unit in parts]
+    if not parts or sizes != sorted(set(sizes), reverse=True):
         raise ValueError(
             f"is not a duration{echo(value)}: write a number and a unit, such as 200ms, 10s, 5m, 24h or 30d"
         )
-    number, unit = match.groups()
-    return float(number) / 1_000 if unit == "ms" else float(number) * _UNITS[unit]
+    return sum(float(number) / 1_000 if unit == "ms" else float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def format_duration(seconds: float) -> str:
@@ -39,6 +40,21 @@ def format_duration(seconds: float) -> str:
             return f"{count:.0f}{unit}"
     count, unit = (seconds * 1_000, "ms") if 0 < seconds < 1 else (seconds, "s")
     return f"{count:.9f}".rstrip("0").rstrip(".") + unit
+
+
+def age(seconds: float) -> str:
+    """Returns the duration for people: `178ms`, `2.5s`, or its two largest units, `3m 12s`."""
+    if 0 < seconds < 1:
+        return f"{max(1, min(999, round(seconds * 1_000)))}ms"
+    if 0 < seconds < 9.95:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    rest = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", 1.0)):
+        count, rest = divmod(rest, int(size))
+        if count or parts or unit == "s":
+            parts.append(f"{count}{unit}")
+    return " ".join(part for part in parts[:2] if part[:-1] != "0" or len(parts) == 1)
 
 
 def echo(value: object) -> str:

@@ -2,6 +2,8 @@
 
 import re
 
+from dispatcher.database_url.address import read_address
+
 MASK = "***"
 _NUMBER_OR_TEXT = r"""
     '[^'\\]*' | "[^"\\]*" | `[^`\\]*`  # text or a quoted name: databases differ
@@ -14,20 +16,17 @@ _DOUBTFUL = re.compile(r"""['"`\\$\#] | -- | /\*""", re.VERBOSE)
 
 def mask_database_url(text: str) -> str:
     """Returns the URL without its password and without the values of its query."""
-    from sqlalchemy import make_url  # imported lazily: settings are also read where no database is needed
-    from sqlalchemy.exc import ArgumentError
-
     try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        return MASK
-    address, question, query = text.partition("?")
-    if "@" in text and not text.startswith("sqlite:///"):
-        if url.username is None or text.count("@") > 1:
-            return MASK  # the @ may be part of a password
-        address = url.set(query={}).render_as_string(hide_password=True)
-        _, question, query = text.rpartition("@")[2].partition("?")
-    return address + question + _mask_pairs(query)
+        family = read_address(text).family
+    except ValueError:
+        return MASK if text else ""
+    before, at, after = text.rpartition("@") if family != "sqlite" else ("", "", text)
+    if at:
+        scheme, _, account = before.partition("://")
+        user, colon, _ = account.partition(":")
+        before = f"{scheme}://{user}{f':{MASK}' if colon else ''}@"
+    address, question, query = after.partition("?")
+    return before + address + question + _mask_pairs(query)
 
 
 def mask_token_url(url: str) -> str:

@@ -13,6 +13,8 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
+from dispatcher.database_url.address import EXAMPLE_FILE, Address, family_of, read_address
+from dispatcher.policy.hosts import is_local
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration
 from dispatcher.settings.environment import PREFIX, Reading, read_environment
@@ -21,6 +23,7 @@ from dispatcher.settings.values import (
     BaseUrl,
     Choice,
     CredentialsQuery,
+    CredentialsUrl,
     DatabaseUrl,
     Flag,
     Host,
@@ -39,7 +42,6 @@ from dispatcher.settings.values import (
     TokenUrl,
     Wakeup,
     explain_constraint,
-    is_postgresql,
 )
 
 __all__ = [
@@ -58,6 +60,7 @@ LEASE_MARGIN_SECONDS = 1.0
 """A request is started only if its lease outlasts its deadline by this much; a shorter lease would send nothing."""
 MAX_REQUESTS_PER_WINDOW = 4_000
 """Their times are kept in the installation's row, as text of at most 64 KiB on MySQL and MariaDB."""
+_MASKS = {"oauth_token_url": mask_token_url, "credentials_url": mask_token_url, "credentials_query": mask_query}
 _SCHEMA_VARIABLE = "SCHEMA"
 """Not the field's name: pydantic's BaseModel has a method called `schema`."""
 
@@ -84,7 +87,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    database_url: DatabaseUrl = SecretStr("sqlite:///dispatcher.db")
+    database_url: DatabaseUrl = SecretStr("")
+    """Empty only where no database is needed: `load_settings` refuses to be without one."""
     database_schema: SchemaName | None = None
 
     vercel_base_url: BaseUrl = "https://api.vercel.com"
@@ -95,6 +99,8 @@ class Settings(BaseSettings):
     vercel_token: Token | None = None
     credentials_query: CredentialsQuery | None = None
     credentials_dir: Text | None = None
+    credentials_url: CredentialsUrl | None = None
+    credentials_url_token: Token | None = None
     oauth_token_url: TokenUrl | None = None
     oauth_client_id: Text | None = None
     oauth_client_secret: Secret | None = None
@@ -126,6 +132,11 @@ class Settings(BaseSettings):
 
     # The file that each field was read from; None: the variable itself.
     _files: dict[str, str | None] = PrivateAttr(default_factory=dict)
+
+    @property
+    def database(self) -> Address:
+        """Where `database_url` leads. Raises ValueError if it is empty."""
+        return read_address(self.database_url.get_secret_value())
 
     def file_of(self, field: str) -> Path | None:
         """Returns the file that the value of this field was read from; None if it came by other means."""
@@ -177,7 +188,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     fields = {variable_name(field): field for field in Settings.model_fields}
     reading = read_environment(os.environ if environ is None else environ, fields)
     checked = _check(reading)
-    problems = [*reading.unknown, *reading.unreadable]
+    problems = [*reading.unknown, *reading.unreadable, *_find_missing(reading)]
     if isinstance(checked, Settings) and not problems:
         checked._files.update({fields[name]: reading.files.get(name) for name in reading.texts})
         return checked
@@ -206,6 +217,13 @@ def _check(reading: Reading) -> Settings | list[str]:
     return [_explain(error, reading) for error in errors if error["loc"] or not reading.unreadable]
 
 
+def _find_missing(reading: Reading) -> Iterator[str]:
+    """A default would look healthy, with an empty database, while the events wait in another."""
+    name = variable_name("database_url")
+    if name not in reading.texts and not any(problem.startswith(name) for problem in reading.unreadable):
+        yield f"{name} is not set: set it to the URL of your application's database, or, for a trial, to {EXAMPLE_FILE}"
+
+
 def _explain(error: ErrorDetails, reading: Reading) -> str:
     if not error["loc"]:
         return str(error["ctx"]["error"])
@@ -227,7 +245,7 @@ def _find_contradictions(settings: Settings) -> Iterator[str]:
     if settings.rate_limit is not None and settings.rate_limit.requests > MAX_REQUESTS_PER_WINDOW:
         most = f"at most {MAX_REQUESTS_PER_WINDOW} requests, whose times an installation's row holds"
         yield f"DISPATCHER_RATE_LIMIT must name {most}: name fewer in a shorter time, such as 100/1s"
-    if is_postgresql(settings.database_url):
+    if family_of(settings.database_url.get_secret_value()) in ("postgresql", None):
         return
     if settings.wakeup is Wakeup.NOTIFY:
         yield "DISPATCHER_WAKEUP=notify needs a postgresql:// URL in DISPATCHER_DATABASE_URL: set it to poll"
@@ -237,7 +255,7 @@ def _find_contradictions(settings: Settings) -> Iterator[str]:
 
 def insecure_hosts(settings: Settings) -> list[tuple[str, str]]:
     """Returns each variable whose URL sends tokens in clear text, with its host."""
-    urls = {field: getattr(settings, field) for field in ("vercel_base_url", "oauth_token_url")}
+    urls = {field: getattr(settings, field) for field in ("vercel_base_url", "credentials_url", "oauth_token_url")}
     return [
         (variable_name(field), urlsplit(url).hostname or "")
         for field, url in urls.items()
@@ -248,7 +266,9 @@ def insecure_hosts(settings: Settings) -> list[tuple[str, str]]:
 def _find_insecure_urls(settings: Settings) -> Iterator[str]:
     if settings.allow_insecure_base_url:
         return
-    for name, _ in insecure_hosts(settings):
+    for name, host in insecure_hosts(settings):
+        if name == variable_name("credentials_url") and is_local(host):
+            continue  # a service of the partner's own, often in the same pod
         yield f"{name} must begin with https:// (for tests: {PREFIX}ALLOW_INSECURE_BASE_URL=true)"
 
 
@@ -261,9 +281,11 @@ def _find_credential_conflicts(settings: Settings) -> Iterator[str]:
     wants_oauth = len(missing) < len(oauth) or settings.oauth_params is not None
     if wants_oauth and missing:
         yield f"the OAuth settings are incomplete: set {', '.join(missing)} as well, or none of DISPATCHER_OAUTH_…"
+    if settings.credentials_url_token is not None and settings.credentials_url is None:
+        yield "DISPATCHER_CREDENTIALS_URL_TOKEN goes with DISPATCHER_CREDENTIALS_URL: set that as well, or unset it"
     sources = [
         variable_name(field)
-        for field in ("vercel_token", "credentials_query", "credentials_dir")
+        for field in ("vercel_token", "credentials_query", "credentials_dir", "credentials_url")
         if getattr(settings, field) is not None
     ]
     if wants_oauth:
@@ -282,7 +304,9 @@ def _find_source(settings: Settings, field: str) -> str:
 def _show(field: str, value: object) -> str | None:
     match value:
         case SecretStr():
-            return mask_database_url(value.get_secret_value()) if field == "database_url" else MASK
+            if field == "database_url":
+                return mask_database_url(value.get_secret_value()) or None
+            return MASK
         case Mapping():
             return ", ".join(f"{name}={MASK}" for name in value)
         case bool():
@@ -291,5 +315,4 @@ def _show(field: str, value: object) -> str | None:
             return format_duration(value)
         case None:
             return "off" if field in ("rate_limit", "global_rate_limit", "ops_port") else None
-    mask = {"oauth_token_url": mask_token_url, "credentials_query": mask_query}.get(field, str)
-    return mask(str(value))
+    return _MASKS.get(field, str)(str(value))

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 
+from dispatcher.database_url.address import read_address
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.durations import DAY, echo, format_duration, parse_duration
 
@@ -23,7 +24,7 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
-_DATABASE_URL = re.compile(r"(sqlite|postgres|postgresql|mysql|mariadb)(?:\+[a-z0-9_]+)?://(.*)", re.DOTALL)
+INSTALLATION_FIELD = "{installation_id}"
 _INSTALLATION_BIND = re.compile(r"(?<![:\w\\]):installation_id\b")
 _MAX_TOKEN_LENGTH = 512
 BEARER_TOKEN = re.compile(rf"[\x21-\x7e]{{1,{_MAX_TOKEN_LENGTH}}}")
@@ -77,12 +78,15 @@ def parse_port(value: object) -> int | None:
     return number
 
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
 def parse_flag(value: object) -> bool:
-    """Parses `true` or `false`. Raises ValueError."""
+    """Parses `true` or `false` in any case, `1` or `0`. Raises ValueError."""
     if isinstance(value, bool):
         return value
-    if value in ("true", "false"):
-        return value == "true"
+    if (flag := _FLAGS.get(str(value).lower())) is not None:
+        return flag
     raise ValueError(f"must be true or false{echo(value)}")
 
 
@@ -149,29 +153,10 @@ def parse_host(value: object) -> str:
 
 
 def parse_database_url(value: object) -> SecretStr:
-    """Parses a database URL; a driver named in it is accepted here and replaced by `database.engine`. Raises ValueError."""
+    """Parses a database URL, and returns it as it is. Raises ValueError."""
     text = reveal(value)
-    match = _DATABASE_URL.fullmatch(text)
-    if match is None:
-        raise ValueError("must begin with postgresql://, mysql:// or sqlite:///")
-    if match[1] != "sqlite":
-        _check_user(match[2])
-    return SecretStr(_check_printable(text))
-
-
-def _check_user(rest: str) -> None:
-    """Raises ValueError if the end of the user's name or password is ambiguous: part of it could be taken for the host."""
-    if rest.count("@") > 1:
-        raise ValueError("holds more than one @: write %40 for an @ in the user's name, the password or a parameter")
-    name, at, _ = rest.rpartition("@")
-    if at and "/" in name.partition(":")[0]:
-        raise ValueError("holds a / in the user's name: write %2F for it")
-
-
-def is_postgresql(database_url: SecretStr) -> bool:
-    """Whether the URL names a server that speaks PostgreSQL's protocol."""
-    match = _DATABASE_URL.fullmatch(database_url.get_secret_value())
-    return match is not None and match[1].startswith("postgres")
+    read_address(text)
+    return SecretStr(text)
 
 
 def parse_base_url(value: object) -> str:
@@ -186,6 +171,19 @@ def parse_token_url(value: object) -> str:
     """Parses the URL of an OAuth token endpoint. Raises ValueError."""
     if _parse_url(str(value)).fragment:
         raise ValueError("must not hold a fragment (#…)")
+    return str(value)
+
+
+def parse_credentials_url(value: object) -> str:
+    """Parses the URL that answers the token of `{installation_id}`. Raises ValueError."""
+    url = _parse_url(str(value))
+    if url.fragment:
+        raise ValueError("must not hold a fragment (#…)")
+    if INSTALLATION_FIELD in url.netloc or INSTALLATION_FIELD not in url.path + url.query:
+        raise ValueError(
+            f"must hold {INSTALLATION_FIELD} in its path or its query: write it like"
+            f" https://partner.example.com/vercel-tokens/{INSTALLATION_FIELD}"
+        )
     return str(value)
 
 
@@ -253,6 +251,7 @@ DatabaseUrl = Annotated[SecretStr, BeforeValidator(parse_database_url)]
 SchemaName = Annotated[str, BeforeValidator(parse_schema)]
 BaseUrl = Annotated[str, BeforeValidator(parse_base_url)]
 TokenUrl = Annotated[str, BeforeValidator(parse_token_url)]
+CredentialsUrl = Annotated[str, BeforeValidator(parse_credentials_url)]
 OauthParams = Annotated[Mapping[str, str], BeforeValidator(parse_oauth_params)]
 CredentialsQuery = Annotated[str, BeforeValidator(parse_credentials_query)]
 Host = Annotated[str, BeforeValidator(parse_host)]

@@ -4,6 +4,7 @@ Every function locks in the same order: the collector's row, then installations,
 """
 
 from dispatcher.store.collection import LOWEST_ID, collect, collect_installation
+from dispatcher.store.heartbeats import Heartbeat, beat, forget_silent, leave
 from dispatcher.store.leases import LONG_AGO, claim, fair_share, pull, renew
 from dispatcher.store.records import (
     READ,
@@ -30,17 +31,21 @@ __all__ = [
     "Claimed",
     "Collected",
     "Delivery",
+    "Heartbeat",
     "InstallationState",
     "Leased",
     "Pulled",
     "Settled",
     "Suspects",
     "Work",
+    "beat",
     "check_writes",
     "claim",
     "collect",
     "collect_installation",
     "fair_share",
+    "forget_silent",
+    "leave",
     "look",
     "prune",
     "pull",

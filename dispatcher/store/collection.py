@@ -88,7 +88,7 @@ def _collect(
         len(rows),
         subject_keys,
         installation_ids,
-        len(malformed),
+        tuple(malformed),
         read[-1].id,
         left=len(read) - len(rows),
         full=len(read) == limit,

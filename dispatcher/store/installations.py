@@ -68,7 +68,8 @@ def _lock(connection: Connection, dialect: Dialect, installation_id: str) -> Row
 
 def _locked(dialect: Dialect, installation_id: str) -> Select[Any]:
     row = is_exactly(installation.c.installation_id, installation_id)
-    return sa.select(installation, dialect.clock().label("now")).where(row).with_for_update()
+    columns = (installation.c[name] for name in ("installation_id", "due_at", "pause_reason", "throttled_until"))
+    return sa.select(*columns, dialect.clock().label("now")).where(row).with_for_update()
 
 
 def _has_events(connection: Connection, installation_id: str) -> bool:

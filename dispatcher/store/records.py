@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
+from dispatcher.store.outbox_rows import Malformed
 
 CHUNK_ROWS = 500
 """Replay, purge and prune, which may work through a whole table, lock at most this many rows at a time."""
@@ -76,7 +77,8 @@ class Collected:
     """Events moved, malformed ones included."""
     subject_keys: frozenset[str] = frozenset()
     installation_ids: frozenset[str] = frozenset()
-    malformed: int = 0
+    malformed: tuple[Malformed, ...] = ()
+    """Events that became dead letters."""
     last_event_id: int = 0
     """Id of the last event read; 0 if none was read."""
     left: int = 0

@@ -233,11 +233,27 @@ def _goes_on(row: Row[Any]) -> bool:
     return row.pause_reason is None and row.due_at is not None and row.due_at <= row.now
 
 
+# Not `collections`: writing it would hide a concurrent collection on another node of a cluster. Nor what only operators write.
+_STATE = (
+    "due_at",
+    "lease_token",
+    "leased_until",
+    "leased_by",
+    "paused_until",
+    "pause_reason",
+    "paused_since",
+    "throttled_until",
+    "rate_window",
+    "failures",
+    "faults",
+    "suspects",
+    "last_delivered_at",
+)
+
+
 @cache
 def _write(dialect: Dialect) -> Executable:
-    # Not `collections`: writing it would hide a concurrent collection on another node of a cluster.
-    key, *others = (column for column in installation.c if column.name != "collections")
-    return dialect.update(installation, [key], others)
+    return dialect.update(installation, [installation.c.installation_id], [installation.c[name] for name in _STATE])
 
 
 def _pause(row: Row[Any], answers: Sequence[Answer]) -> tuple[str | None, datetime | None, datetime | None]:

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import structlog
 
@@ -13,12 +14,13 @@ from dispatcher.telemetry.reports import (
     Attempted,
     BreakerTurned,
     CrashBuried,
-    EventsCollected,
     InstallationPaused,
     InstallationResumed,
     LeaseLost,
+    MalformedBuried,
     Report,
     StepFailed,
+    StepRecovered,
     Stranded,
 )
 from dispatcher.telemetry.retry_storm import RetryStorm
@@ -52,8 +54,8 @@ class Log:
                 self._write(logging.ERROR, "dead letter", reason="exhausted", deliveries=deliveries, why=why)
             case Stranded(installations):
                 self._write(logging.ERROR, "stranded installations fixed", installations=installations)
-            case EventsCollected(_, malformed) if malformed:
-                self._write(logging.ERROR, "dead letter", reason="malformed", events=malformed)
+            case MalformedBuried():
+                self._write(logging.ERROR, "dead letter", reason="malformed", **_given(asdict(report)))
             case InstallationPaused(installation_id, reason):
                 self._write(
                     logging.WARNING, "installation paused", reason=reason.value, installation_id=installation_id
@@ -64,6 +66,8 @@ class Log:
                 self._write_breaker(report)
             case StepFailed(step, _, why):
                 self._write(logging.ERROR, "step failed, trying again", step=step, why=why)
+            case StepRecovered(step, seconds):
+                self._write(logging.INFO, "step works again", step=step, seconds=round(seconds, 1))
             case _:
                 pass
         if self._clock() >= self._window_ends:
@@ -121,19 +125,26 @@ class Log:
         if self._debug:
             self._log.debug("attempt", **fields)
         if is_dead:
-            self._write(logging.ERROR, "dead letter", reason=attempted.decision.reason, **fields)
+            reason = attempted.decision.reason
+            self._write(logging.ERROR, "dead letter", reason=reason and reason.value, **fields)
 
 
 def _fields_of(attempted: Attempted) -> dict[str, object]:
     subject, outcome = attempted.subject, attempted.outcome
-    fields = {
-        "installation_id": subject.installation_id,
-        "resource_id": subject.resource_id,
-        "attempt": attempted.attempt,
-        "outcome": outcome.kind.value,
-        "status": outcome.status,
-        "error": outcome.error,
-        "decision": attempted.decision.action.value,
-        "delay": round(attempted.decision.delay, 3),
-    }
+    return _given(
+        {
+            "installation_id": subject.installation_id,
+            "resource_id": subject.resource_id,
+            "attempt": attempted.attempt,
+            "outcome": outcome.kind.value,
+            "status": outcome.status,
+            "error": outcome.error,
+            "vercel_id": outcome.vercel_id,
+            "decision": attempted.decision.action.value,
+            "delay": round(attempted.decision.delay, 3),
+        }
+    )
+
+
+def _given(fields: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}

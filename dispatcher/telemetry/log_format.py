@@ -1,8 +1,9 @@
 """The format of every line of the process, those of libraries included."""
 
 import logging
+import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -25,9 +26,10 @@ def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
         cache_logger_on_first_use=True,
     )
     plain = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-    ends = [plain, structlog.processors.JSONRenderer()] if as_json else [_for_people()]
+    ends = [plain, structlog.processors.JSONRenderer()] if as_json else [_for_people(sys.stderr)]
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ends]
+        foreign_pre_chain=[*shared, _rename_logger],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ends],
     )
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(formatter)
@@ -35,10 +37,20 @@ def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
     root.handlers = [stream]
     root.setLevel(log_level.value.upper())
     logging.captureWarnings(True)
-    for chatty in ("apscheduler", "uvicorn.access", "httpcore", "httpx", "alembic"):
+    for chatty in ("apscheduler", "uvicorn", "httpcore", "httpx", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-def _for_people() -> structlog.dev.ConsoleRenderer:
+def _rename_logger(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """uvicorn calls the logger of all its lines `uvicorn.error`, which looks like an error."""
+    if event["logger"] == "uvicorn.error":
+        event["logger"] = "uvicorn"
+    return event
+
+
+def _for_people(stream: TextIO) -> structlog.dev.ConsoleRenderer:
+    in_color = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     # No local variables: they hold tokens. Strings are quoted: they come from partners and could contain escape sequences.
-    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback, repr_native_str=True)
+    return structlog.dev.ConsoleRenderer(
+        colors=in_color, exception_formatter=structlog.dev.plain_traceback, repr_native_str=True
+    )

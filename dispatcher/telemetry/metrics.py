@@ -46,11 +46,21 @@ class Metrics:
         self._oldest = gauge(
             "oldest_event_age_seconds", "Age of the oldest undelivered event, excluding paused installations."
         )
+        self._overdue = gauge(
+            "overdue_seconds",
+            "How long the longest waiting event or installation has been ready to be sent: neither in backoff nor at the rate limit"
+            " nor paused.",
+        )
         self._in_flight = gauge("in_flight", "Requests in flight.")
         self._lost = total("lease_lost", "Installations whose lease was lost before an answer could be settled.")
         self._stranded = total("stranded", "Installations that the sweep had to fix: must stay 0.")
         self._dead = gauge("dead_letters", "Unresolved dead letters.", "reason")
         self._buried = total("dead_lettered", "Deliveries that became dead letters.", "reason")
+        self._installations = gauge(
+            "installations",
+            "Installations: known ones, and failing ones, whose last request did not succeed (without paused ones).",
+            "state",
+        )
         self._paused = gauge("installations_paused", "Paused installations.", "reason")
         self._breaker = gauge(
             "breaker_open", "Open breakers: the host's as this replica sees it, and those of installations.", "scope"
@@ -108,7 +118,10 @@ class Metrics:
         for state, count in gauged.backlog.items():
             self._backlog.labels(state).set(count)
         self._oldest.set(gauged.oldest_event_age)
+        self._overdue.set(gauged.overdue)
         self._breaker.labels("installation").set(gauged.open_breakers)
+        self._installations.labels("known").set(gauged.installations)
+        self._installations.labels("failing").set(gauged.failing)
         for reason in DeadLetterReason:
             self._dead.labels(reason.value).set(gauged.dead_letters.get(reason, 0))
         for pause in PauseReason:

@@ -17,6 +17,16 @@ class EventsCollected:
     malformed: int
 
 
+@dataclass(frozen=True, slots=True)
+class MalformedBuried:
+    """An outbox row that can never become a request is now a dead letter. No value is longer than its column."""
+
+    event_id: int
+    installation_id: str | None
+    resource_id: str | None
+    why: str
+
+
 class Attempted(NamedTuple):
     """A request has its outcome."""
 
@@ -100,6 +110,15 @@ class StepFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class StepRecovered:
+    """A scheduled step that had failed went through again."""
+
+    step: str
+    seconds: float
+    """Since its first failure."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gauged:
     """The figures of the scheduled query. They are global: every replica reports the same ones."""
 
@@ -109,10 +128,17 @@ class Gauged:
     paused: dict[str, int]
     open_breakers: int
     """Of installations only."""
+    overdue: float = 0.0
+    """Seconds for which the longest waiting event or installation has been ready to be sent."""
+    installations: int = 0
+    """Known ones."""
+    failing: int = 0
+    """Installations whose last request did not succeed, without the paused ones."""
 
 
 Report = (
     EventsCollected
+    | MalformedBuried
     | Attempted
     | LeaseLost
     | CrashBuried
@@ -123,6 +149,7 @@ Report = (
     | Ticked
     | WritesAccepted
     | StepFailed
+    | StepRecovered
     | Gauged
 )
 Listener = Callable[[Report], None]

@@ -1,4 +1,4 @@
-"""One POST, one reply; no secret appears in errors or redacted text.
+"""One request, one reply; no secret appears in errors or redacted text.
 
 No other package imports the HTTP libraries.
 """
@@ -12,7 +12,7 @@ from dispatcher.transport.exchange import (
     TransportFailed,
     describe_failure,
 )
-from dispatcher.transport.form import post_form
+from dispatcher.transport.fetch import get, post_form
 from dispatcher.transport.network import Network, UnusableNetwork
 
 __all__ = [
@@ -25,20 +25,27 @@ __all__ = [
     "TransportFailed",
     "UnusableNetwork",
     "describe_failure",
+    "get",
+    "open_general_transport",
     "open_transport",
     "post_form",
 ]
 
 
 def open_transport(network: Network, url: str) -> Transport:
-    """Opens the transport to the server at this URL: another client if a proxy leads there.
+    """Opens the transport for many requests to the server at this URL.
 
     Raises UnusableNetwork if there are no usable certificate authorities.
     """
-    if network.proxies.proxy_of(url) is None:
-        from dispatcher.transport.http1 import Http1Transport
+    if network.proxies.proxy_of(url) is not None:
+        return open_general_transport(network)
+    from dispatcher.transport.http1 import Http1Transport
 
-        return Http1Transport(network)
+    return Http1Transport(network)
+
+
+def open_general_transport(network: Network) -> Transport:
+    """Opens a transport for a few requests, also through a proxy. Raises the same error."""
     from dispatcher.transport.portable import PortableTransport
 
     return PortableTransport(network)

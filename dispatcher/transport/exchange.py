@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 
 class Request(NamedTuple):
-    """A POST."""
+    """A request: a POST unless `method` names another."""
 
     url: str
     headers: Mapping[str, str]
@@ -18,6 +18,7 @@ class Request(NamedTuple):
     """The names, in lower case, of the headers read of the answer."""
     read_success: bool = False
     """Whether the body of a success (2xx) is read."""
+    method: str = "POST"
 
 
 class Reply(NamedTuple):
@@ -37,7 +38,7 @@ class Transport(Protocol):
     authorities other than those of its `Network`.
     """
 
-    async def post(self, request: Request) -> Reply:
+    async def exchange(self, request: Request) -> Reply:
         """Sends the request. Once the status has arrived, an error in the rest of the answer only shortens the body.
 
         Raises TimeoutError, NotConnected or Broken (or asyncio.CancelledError). Only NotConnected proves that nothing was sent.

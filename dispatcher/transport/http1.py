@@ -39,7 +39,7 @@ class Http1Transport:
         self._connections: set[Connection] = set()
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def post(self, request: Request) -> Reply:
+    async def exchange(self, request: Request) -> Reply:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + request.timeout
         server, message = self._prepare(request)
@@ -67,11 +67,12 @@ class Http1Transport:
         origin, path = parts.groups(default="/")
         server = self._servers.get(origin) or self._add(origin)
         lines = [
-            f"POST {path} HTTP/1.1",
+            f"{request.method} {path} HTTP/1.1",
             f"host: {server.address}",
             *(f"{name}: {value}" for name, value in request.headers.items()),
-            f"content-length: {len(request.body)}",
         ]
+        if request.body or request.method == "POST":
+            lines.append(f"content-length: {len(request.body)}")
         try:
             head = "\r\n".join(lines).encode("ascii")
         except UnicodeEncodeError:
@@ -96,7 +97,7 @@ class Http1Transport:
         """Returns a free connection, None if there is none. One that the server has closed, or sent something over, is closed."""
         while server.free:
             connection = server.free.pop()
-            while not connection.is_closed and connection.has_input:
+            while not connection.is_closed and connection.has_input:  # noqa: ASYNC110 (the loop's own next reading is awaited)
                 await asyncio.sleep(0)  # the loop reads it; anything but TLS's own messages closes the connection
             if not connection.is_closed:
                 return connection

@@ -1,4 +1,4 @@
-"""The transport over httpx: for platforms where pyreqwest has no wheel, and for tests."""
+"""The transport over httpx: through proxies, to token endpoints, and for tests."""
 
 import asyncio
 import logging
@@ -23,12 +23,12 @@ class HttpxTransport:
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
 
-    async def post(self, request: Request) -> Reply:
+    async def exchange(self, request: Request) -> Reply:
         reply = None
         try:
             async with asyncio.timeout(request.timeout):
                 response = await self._transport.handle_async_request(
-                    httpx.Request("POST", request.url, headers=request.headers, content=request.body)
+                    httpx.Request(request.method, request.url, headers=request.headers, content=request.body)
                 )
                 reply = Reply(response.status_code, _copy_headers(response, request.read_headers), b"")
                 try:
@@ -59,12 +59,12 @@ class PortableTransport:
         self._tls = network.tls_context()
         self._idle: defaultdict[str, list[HttpxTransport]] = defaultdict(list)
 
-    async def post(self, request: Request) -> Reply:
+    async def exchange(self, request: Request) -> Reply:
         parts = urlsplit(request.url)
         idle = self._idle[f"{parts.scheme}://{parts.netloc}"]
         transport = idle.pop() if idle else self._open(request.url)
         try:
-            return await transport.post(request)
+            return await transport.exchange(request)
         except NotConnected as error:
             raise NotConnected(f"{error}{self._network.detour(request.url)}") from None
         finally:

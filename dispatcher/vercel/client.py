@@ -1,4 +1,4 @@
-"""Vercel's "Create Event" endpoint: one request → one `Outcome`."""
+"""Vercel's endpoints of an installation, "Create Event" and "Get Account Information": one request → one `Outcome`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -28,9 +28,10 @@ _RETRYABLE_STATUSES = {408, 409, 423, 425}
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """The part of a request that is the same for every event of an installation."""
+    """The part of a request that is the same for every request about an installation."""
 
     url: str
+    """To be followed by the name of the endpoint."""
     headers: Mapping[str, str]
 
 
@@ -64,20 +65,33 @@ class Vercel:
 
         Errors of the network and the server are outcomes, not exceptions. If the call is cancelled, the event may have arrived.
         """
+        return await self._request("POST", "events", installation_id, event_body, token)
+
+    async def read_account(self, installation_id: str, token: SecretStr) -> Outcome:
+        """Asks for the installation's account, which changes nothing. If the token is valid, the outcome is DELIVERED.
+
+        Errors are outcomes, as those of `send` are.
+        """
+        return await self._request("GET", "account", installation_id, b"", token)
+
+    async def _request(
+        self, method: str, endpoint: str, installation_id: str, body: bytes, token: SecretStr
+    ) -> Outcome:
         secret = token.get_secret_value()
         prepared = self._prepare(installation_id, secret)
         if isinstance(prepared, Outcome):
             return prepared
         started = self._clock()
         try:
-            reply = await self._transport.post(
+            reply = await self._transport.exchange(
                 Request(
-                    prepared.url,
+                    prepared.url + endpoint,
                     prepared.headers,
-                    event_body,
+                    body,
                     timeout=self._request_timeout,
                     limit=MAX_BODY_BYTES,
                     read_headers=_READ_HEADERS,
+                    method=method,
                 )
             )
         except Exception as error:  # noqa: BLE001 - whatever a transport raises, there is no answer
@@ -92,7 +106,7 @@ class Vercel:
         if not BEARER_TOKEN.fullmatch(secret):
             error = f"the credential of {installation_id} is not a bearer token: it must be 1 to 512 visible ASCII characters"
             return Outcome(OutcomeKind.NO_CREDENTIAL, error=error)
-        url = f"{self._base_url}/v1/installations/{quote(installation_id, safe='')}/events"
+        url = f"{self._base_url}/v1/installations/{quote(installation_id, safe='')}/"
         headers = {
             "authorization": f"Bearer {secret}",
             "content-type": "application/json",

@@ -7,7 +7,7 @@ from datetime import timedelta
 from dispatcher import store
 from dispatcher.settings.settings import Settings
 from dispatcher.store import Collected
-from dispatcher.telemetry import EventsCollected, Listener
+from dispatcher.telemetry import EventsCollected, Listener, MalformedBuried
 from dispatcher.worker.answers import Answers
 from dispatcher.worker.database_thread import DatabaseThread
 from dispatcher.worker.leases import Leases
@@ -109,5 +109,8 @@ class Collection:
         if collected.events:
             self.found_at = began
             self._leases.expect_more(collected.installation_ids)
-            self._report(EventsCollected(collected.events, collected.malformed))
+            self._report(EventsCollected(collected.events, len(collected.malformed)))
+            for row in collected.malformed:
+                ids = row.values["installation_id"], row.values["resource_id"]
+                self._report(MalformedBuried(row.event_id, *ids, row.why))
         return collected

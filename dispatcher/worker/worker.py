@@ -53,6 +53,7 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random,
     ) -> None:
+        self.name = name
         self._settings = settings
         self._pace = pace
         self._report = report
@@ -173,5 +174,5 @@ class Worker:
         if more or self._answers or self._clock() < active_until:
             self._pause = BUSY_PAUSE_SECONDS
         else:
-            self._pause = min(self._pause_seconds * 1.5, self._settings.poll_interval)
+            self._pause = min(self._pause * 1.5, self._settings.poll_interval)
         return min(self._pause, limit)

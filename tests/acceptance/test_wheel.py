@@ -78,7 +78,7 @@ def test_the_source_archive_holds_the_sources_and_no_generated_files(archives: P
 
 def test_the_installed_wheel_migrates_and_publishes_in_an_empty_directory(installed: Path, tmp_path: Path) -> None:
     assert "migrate" in run(str(installed / "dispatcher"), "--help", cwd=tmp_path)
-    run(str(installed / "dispatcher"), "migrate", cwd=tmp_path)
+    run(str(installed / "dispatcher"), "migrate", cwd=tmp_path, DISPATCHER_DATABASE_URL="sqlite:///dispatcher.db")
     run(str(installed / "python"), "-c", PUBLISH, cwd=tmp_path)
     with sqlite3.connect(tmp_path / "dispatcher.db") as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}

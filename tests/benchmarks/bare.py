@@ -13,7 +13,7 @@ from dispatcher.transport import Network, Request, open_transport
 
 async def post(url: str, requests: int, concurrency: int) -> None:
     """Posts `requests` events, at most `concurrency` at a time."""
-    transport = open_transport(concurrency, Network())
+    transport = open_transport(Network(), url)
     target = f"{url}/v1/installations/icfg_0/events"
     body = Subject("icfg_0", RESOURCE_UPDATED, "db_0").body()
     headers = {"authorization": "Bearer t0ken", "content-type": "application/json", "accept": "application/json"}
@@ -21,7 +21,7 @@ async def post(url: str, requests: int, concurrency: int) -> None:
 
     async def send() -> None:
         for _ in left:
-            assert (await transport.post(Request(target, headers, body, timeout=10, limit=0))).status == 201
+            assert (await transport.exchange(Request(target, headers, body, timeout=10, limit=0))).status == 201
 
     await asyncio.gather(*(send() for _ in range(concurrency)))
     await transport.aclose()

@@ -87,7 +87,8 @@ class Terminal:
 
     def environ(self, **settings: str) -> dict[str, str]:
         """The environment of a command with these settings."""
-        ours = {f"DISPATCHER_{name.upper()}": value for name, value in {**self.settings, **settings}.items()}
+        given = {"database_url": "sqlite:///dispatcher.db", **self.settings, **settings}
+        ours = {f"DISPATCHER_{name.upper()}": value for name, value in given.items()}
         return {k: v for k, v in os.environ.items() if not k.startswith("DISPATCHER_")} | {"COLUMNS": "100"} | ours
 
 
@@ -115,7 +116,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def dispatcher(tmp_path: Path, migrated: Path) -> Terminal:
-    """Commands on fresh tables in the default database file."""
+    """Commands on fresh tables."""
     shutil.copy(migrated, tmp_path / "dispatcher.db")
     return Terminal(tmp_path)
 

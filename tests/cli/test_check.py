@@ -10,6 +10,7 @@ import trustme
 
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import installation
+from dispatcher.settings.settings import Settings, describe
 from tests.cli.conftest import Ended, Terminal
 
 TOKEN = "t0ken-of-the-test"
@@ -36,8 +37,8 @@ def findings(ended: Ended) -> dict[str, tuple[str, str]]:
 
 def test_every_setting_is_shown_with_its_source_and_no_secret(reachable: Terminal, tmp_path: Path) -> None:
     (tmp_path / "lease").write_text("90s\n")
-    ended = reachable("check", "--json", lease_file=str(tmp_path / "lease"), concurrency="8")
-    settings = {row["name"]: (row["value"], row["source"]) for row in ended.rows if row["kind"] == "setting"}
+    ended = reachable("check", "--json", "--all", lease_file=str(tmp_path / "lease"), concurrency="8")
+    settings = settings_in(ended)
     assert settings["DISPATCHER_LEASE"] == ("90s", f"file {tmp_path / 'lease'}")
     assert settings["DISPATCHER_CONCURRENCY"] == ("8", "environment")
     assert settings["DISPATCHER_MAX_ATTEMPTS"] == ("20", "default")
@@ -45,10 +46,51 @@ def test_every_setting_is_shown_with_its_source_and_no_secret(reachable: Termina
     assert TOKEN not in ended.out + ended.err
 
 
+def settings_in(ended: Ended) -> dict[str, tuple[str | None, str]]:
+    """The value and the source of each setting that is listed."""
+    return {row["name"]: (row["value"], row["source"]) for row in ended.rows if row["kind"] == "setting"}
+
+
+def test_only_what_is_set_is_listed_unless_all_is_asked_for(reachable: Terminal) -> None:
+    some, every = (settings_in(reachable("check", "--json", *options, lease="90s")) for options in ([], ["--all"]))
+    set_here = {"LEASE", "VERCEL_BASE_URL", "ALLOW_INSECURE_BASE_URL", "VERCEL_TOKEN"}
+    assert set(some) == {f"DISPATCHER_{name}" for name in set_here}
+    assert set(every) == {line.name for line in describe(Settings())}
+    assert some.items() <= every.items()
+
+
+def test_findings_come_first_the_worst_before_the_others_and_the_last_line_counts_them(reachable: Terminal) -> None:
+    ended = reachable("check", vercel_base_url="http://127.0.0.1:1", lease="90s")
+    lines = ended.out.splitlines()
+    levels = [line.split(" ")[0] for line in lines[: lines.index("")]]
+    assert levels == ["PROBLEM", "warning"] + ["ok"] * (len(levels) - 2)
+    assert [line.split()[0] for line in lines[len(levels) + 1 : -2]] == [
+        "SETTING",
+        "DISPATCHER_VERCEL_BASE_URL",
+        "DISPATCHER_ALLOW_INSECURE_BASE_URL",
+        "DISPATCHER_VERCEL_TOKEN",
+        "DISPATCHER_LEASE",
+    ]
+    assert lines[-2:] == ["", "1 problem, 1 warning"]
+
+
+def test_the_last_object_counts_the_findings_too(reachable: Terminal) -> None:
+    rows = reachable("check", "--json").rows
+    assert rows[-1] == {"kind": "summary", "problems": 0, "warnings": 1}
+    assert next(row["level"] for row in rows if row["kind"] == "finding") == "warning"
+
+
+def test_without_any_setting_there_is_no_list_of_them(dispatcher: Terminal) -> None:
+    ended = dispatcher("check")
+    assert "SETTING" not in ended.out
+    assert ended.code == 2
+
+
 def test_where_nothing_is_wrong_it_ends_with_0_and_sends_nothing(reachable: Terminal) -> None:
     ended = reachable("check")
     assert (ended.code, ended.err) == (0, "")
     assert "PROBLEM" not in ended.out
+    assert ended.out.splitlines()[-1] == "0 problems, 1 warning"
     assert "ok       schema       the tables are there" in ended.out
     assert "warning  base_url     " in ended.out
 
@@ -63,6 +105,7 @@ def test_an_unmigrated_database_is_a_problem(reachable: Terminal) -> None:
     ended = reachable("check", "--json")
     assert ended.code == 1
     assert "dispatcher migrate" in findings(ended)["schema"][1]
+    assert findings(ended)["privileges"] == ("ok", "not tried: the tables are not there")
 
 
 def test_without_any_source_of_credentials_the_settings_are_to_blame(dispatcher: Terminal) -> None:
@@ -96,14 +139,30 @@ def test_a_database_that_cannot_be_reached_is_exit_code_75(reachable: Terminal, 
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("mysql://me:hush@127.0.0.1:1/app?foo=bar", "a parameter after the ? that"),
-        ("mysql://me:hush@127.0.0.1:1/app?ssl=true", "a parameter after the ? that"),
-        ("mysql://me:hush@127.0.0.1:1/app?connect_timeout=hush", "a parameter after the ? that"),
+        ("mysql://me:hush@127.0.0.1:1/app?foo=hush", "has an unknown parameter after the ?, foo: remove it"),
+        (
+            "postgres://me:hush@127.0.0.1:1/app?pgbouncr=hush",
+            "an unknown parameter after the ?, pgbouncr: did you mean",
+        ),
+        ("postgres://me:hush@127.0.0.1:1/app?sslmode=hush", "has a parameter sslmode with an unknown value"),
+        ("sqlite://me:hush@host/db", "names no file: write sqlite:///dispatcher.db"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "status", "migrate", "run", "drain"])
+def test_a_url_that_cannot_be_used_is_one_line(reachable: Terminal, url: str, text: str, command: str) -> None:
+    ended = reachable(command, database_url=url)
+    assert ended.code == 2
+    assert text in ended.complaint
+    assert "hush" not in ended.out + ended.err
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
         (
             "mysql://me:hush@127.0.0.1:1/app?ssl_ca=/no/ca.pem",
             "a file that the database URL names cannot be read: No such file",
         ),
-        ("sqlite://me:hush@host/db", "sqlite:///dispatcher.db"),
         ("sqlite:///dispatcher.db?timeout=hush", "a parameter after the ? that"),
     ],
 )
@@ -176,12 +235,88 @@ def test_a_credentials_query_is_tried_for_the_installations_that_are_known(
         connection.exec_driver_sql("CREATE TABLE partner (id TEXT, token TEXT)")
         for row in rows:
             connection.exec_driver_sql("INSERT INTO partner VALUES (?, ?)", row)
-        connection.execute(sa.insert(installation).values(installation_id="icfg_1"))
+        connection.execute(sa.insert(installation).values(installation_id="icfg_1", due_at=database.now()))
     settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
     ended = Terminal(reachable.directory, settings)("check", "--json", credentials_query=QUERY)
     level, what = findings(ended)["credentials"]
     assert (ended.code, level) == ((1, "problem") if text else (0, "ok"))
     assert (text or "icfg_1") in what
+
+
+@pytest.mark.parametrize(
+    ("due", "idle", "code", "expected"),
+    [
+        ([], ["icfg_1", "icfg_2"], 0, [("warning", "none of the installations that were tried has a token")]),
+        ([], ["icfg_1", "icfg_t"], 0, [("ok", "no token for icfg_1, but no event"), ("ok", "a token for icfg_t")]),
+        (["icfg_1"], ["icfg_t"], 1, [("problem", "finds no row for icfg_1"), ("ok", "a token for icfg_t")]),
+        (["icfg_t"], ["icfg_1"], 0, [("ok", "no token for icfg_1, but no event"), ("ok", "a token for icfg_t")]),
+        (["icfg_1", "icfg_2"], [], 1, [("problem", "no row for icfg_1"), ("problem", "no row for icfg_2")]),
+    ],
+)
+def test_an_idle_installation_without_a_token_is_no_problem(
+    reachable: Terminal,
+    database: Database,
+    due: list[str],
+    idle: list[str],
+    code: int,
+    expected: list[tuple[str, str]],
+) -> None:
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE partner (id TEXT, token TEXT)")
+        connection.exec_driver_sql("INSERT INTO partner VALUES ('icfg_t', 't0ken')")
+        rows = [{"installation_id": one, "due_at": database.now()} for one in due]
+        rows += [{"installation_id": one, "due_at": None} for one in idle]
+        connection.execute(sa.insert(installation), rows)
+    settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
+    ended = Terminal(reachable.directory, settings)("check", "--json", credentials_query=QUERY)
+    found = [(row["level"], row["what"]) for row in ended.rows if row.get("check") == "credentials"]
+    assert ended.code == code
+    assert [level for level, _ in found] == [level for level, _ in expected]
+    assert all(text in what for (_, what), (_, text) in zip(found, expected, strict=True)), found
+
+
+def test_a_malformed_installation_id_is_refused(reachable: Terminal) -> None:
+    ended = reachable("check", "--installation", "../icfg_1")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--installation '../icfg_1' is not an installation id" in ended.complaint
+
+
+def test_an_idle_installation_that_is_named_has_to_have_a_token(reachable: Terminal, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE partner (id TEXT, token TEXT)")
+        connection.execute(sa.insert(installation).values(installation_id="icfg_1"))
+    settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
+    ended = Terminal(reachable.directory, settings)(
+        "check", "--json", "--installation", "icfg_1", credentials_query=QUERY
+    )
+    assert (ended.code, findings(ended)["credentials"][0]) == (1, "problem")
+
+
+def test_a_source_that_is_away_is_one_problem_whatever_is_tried(reachable: Terminal, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(sa.insert(installation), [{"installation_id": f"icfg_{number}"} for number in range(3)])
+    settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
+    away = Terminal(reachable.directory, settings)
+    ended = away("check", "--json", credentials_url="http://127.0.0.1:1/{installation_id}", credentials_url_token=TOKEN)
+    found = [(row["level"], row["what"]) for row in ended.rows if row.get("check") == "credentials"]
+    assert ended.code == 1
+    assert [level for level, _ in found] == ["problem"]
+    assert "the token service failed 3 times: cannot connect to 127.0.0.1" in found[0][1]
+    assert TOKEN not in ended.out + ended.err
+
+
+def test_a_token_service_on_this_machine_behind_a_proxy_is_a_warning(
+    reachable: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:2")
+    monkeypatch.setenv("no_proxy", "")
+    settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
+    proxied = Terminal(reachable.directory, settings | {"credentials_url": "http://localhost:1/{installation_id}"})
+    for exceptions, level in (("", "warning"), ("localhost", "ok")):
+        monkeypatch.setenv("no_proxy", exceptions)
+        ended = proxied("check", "--json", trust_env_proxy="true")
+        assert findings(ended)["proxy"][0] == level
+        assert ("add localhost to NO_PROXY" in findings(ended)["proxy"][1]) is (level == "warning")
 
 
 def test_a_query_that_the_database_refuses_is_a_problem(reachable: Terminal) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import sqlalchemy as sa
 from dispatcher import __file__ as package_file
 from dispatcher import __version__
 from dispatcher.cli.demo import command_line
+from dispatcher.database import schema
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import VERSION_TABLE
 from tests.cli.conftest import COMMAND, Terminal
+from tests.migration.revisions import FIRST, expand
 
 READING = [
     ("publish", "--installation", "icfg_1"),
@@ -41,6 +44,30 @@ def test_every_command_explains_itself_and_its_options(dispatcher: Terminal) -> 
         assert help_.code == 0
         assert len(help_.out.partition("\n\n")[2].split("\n\n")[0]) > 20, f"{command} has no description"
         assert not [line for line in bare if len(line) < 28], f"{command} has options without an explanation"
+
+
+def test_help_has_a_short_option_and_its_summaries_are_whole(dispatcher: Terminal) -> None:
+    environ = dispatcher.environ() | {"COLUMNS": "80"}
+    for command in [(), ("dead-letters",), ("installations",), *commands(dispatcher)]:
+        help_ = dispatcher.run_in(environ, *command, "-h")
+        assert help_.code == 0, command
+        assert help_.out == dispatcher.run_in(environ, *command, "--help").out
+        assert "..." not in help_.out, command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--nope",), "dispatcher: No such option: --nope. See `dispatcher --help`."),
+        (("statu",), "dispatcher: No such command 'statu'. Did you mean 'status'? See `dispatcher --help`."),
+        (
+            ("dead-letters", "list", "--reason", "x"),
+            "dispatcher: Invalid value for '--reason': 'x' is not one of 'rejected'",
+        ),
+    ],
+)
+def test_a_usage_error_is_whole_sentences(dispatcher: Terminal, arguments: tuple[str, ...], complaint: str) -> None:
+    assert dispatcher(*arguments).complaint.startswith(complaint)
 
 
 @pytest.mark.parametrize("arguments", [("publish",), ("nonsense",), ("publish", "--installation", "a b"), ("--nope",)])
@@ -133,12 +160,36 @@ def test_a_newer_database_is_one_line(dispatcher: Terminal, database: Database, 
     assert "upgrade it" in ended.complaint
 
 
+@pytest.mark.parametrize("command", [*READING, ("check",), ("drain",), ("migrate",)])
+@pytest.mark.parametrize("change", [expand, lambda database: schema.downgrade(database, FIRST)], ids=["newer", "older"])
+def test_another_revision_of_the_same_major_version_is_as_good(
+    dispatcher: Terminal, database: Database, command: tuple[str, ...], change: Callable[[Database], None]
+) -> None:
+    settings = {"vercel_token": "t0ken", "vercel_base_url": "http://127.0.0.1:9", "allow_insecure_base_url": "true"}
+    before = dispatcher(*command, **settings)
+    change(database)
+    after = dispatcher(*command, **settings)
+    assert after.code == before.code != 1 or command == ("check",), after.err
+    assert "PROBLEM  schema" not in after.out
+
+
 @pytest.mark.parametrize("url", ["postgresql://me:hush@127.0.0.1:1/app", "mysql://me:hush@127.0.0.1:1/app"])
 def test_an_unreachable_database_is_one_line_and_exit_code_75(dispatcher: Terminal, url: str) -> None:
     ended = dispatcher(*READING[0], database_url=url)
     assert ended.code == 75
     assert "cannot be reached" in ended.complaint
     assert "hush" not in ended.err
+
+
+@pytest.mark.parametrize("command", [*READING, ("migrate",), ("run",), ("drain",), ("check",)])
+def test_a_forgotten_database_is_one_line_and_exit_code_2(tmp_path: Path, command: tuple[str, ...]) -> None:
+    terminal = Terminal(tmp_path)
+    environ = {name: value for name, value in terminal.environ().items() if name != "DISPATCHER_DATABASE_URL"}
+    ended = terminal.run_in(environ, *command)
+    assert ended.code == 2
+    assert "DISPATCHER_DATABASE_URL is not set" in ended.complaint
+    assert "sqlite:///dispatcher.db" in ended.complaint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_that_cannot_be_used_are_one_line_and_exit_code_2(dispatcher: Terminal) -> None:

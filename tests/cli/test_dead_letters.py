@@ -183,7 +183,35 @@ def test_where_nothing_matches_the_exit_code_is_3(dispatcher: Terminal) -> None:
     for arguments in NOTHING:
         ended = dispatcher("dead-letters", *arguments)
         assert (ended.code, ended.out) == (3, ""), arguments
-        assert ended.complaint.startswith(("dispatcher: there is no ", "dispatcher: no unresolved dead letter matches"))
+        assert ended.complaint.startswith(("dispatcher: there is no ", "dispatcher: no unresolved dead letter"))
+
+
+@pytest.mark.parametrize(
+    ("filters", "complaint"),
+    [
+        ((), "dispatcher: no unresolved dead letters"),
+        (("--resolved",), "dispatcher: no dead letters"),
+        (("--reason", "gone"), "dispatcher: no unresolved dead letter matches"),
+        (("--resolved", "--reason", "gone"), "dispatcher: no dead letter matches"),
+    ],
+)
+def test_an_empty_list_is_one_line(dispatcher: Terminal, filters: tuple[str, ...], complaint: str) -> None:
+    assert dispatcher("dead-letters", "list", *filters).complaint == complaint
+
+
+def test_unresolved_ones_come_first_and_the_rest_of_a_long_error_is_marked(
+    dispatcher: Terminal, database: Database
+) -> None:
+    die(database, "db_1", "db_2", "db_3")
+    dispatcher("dead-letters", "discard", "--id", "2", "--yes")
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(dead_letter).where(dead_letter.c.id == 3).values(last_error="x" * 70))
+        connection.execute(sa.update(dead_letter).where(dead_letter.c.id == 1).values(last_error="one\ntwo"))
+    _, *rows = dispatcher("dead-letters", "list", "--resolved").out.splitlines()
+    assert [row.split()[0] for row in rows] == ["3", "1", "2"]
+    assert rows[0].endswith(f" {'x' * 59}…")
+    assert rows[1].endswith(" one…")
+    assert rows[2].endswith(" no such plan")
 
 
 WRONG = [

@@ -1,14 +1,18 @@
+import os
+import pty
+import subprocess
+
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.events import ResourceUpdated
 from dispatcher.outbox.publisher import insert_event
 from dispatcher.store import installations
-from tests.cli.conftest import Terminal
+from tests.cli.conftest import COMMAND, Terminal
 
 KEYS = [
     "at",
     "what",
-    "said",
+    "message",
     "installation_id",
     "type",
     "resource_id",
@@ -17,6 +21,7 @@ KEYS = [
     "duration_ms",
     "decision",
     "reason",
+    "vercel_id",
 ]
 
 
@@ -32,7 +37,8 @@ def test_it_shows_what_happened_and_what_happens_next(dispatcher: Terminal, data
     installations.pause(database, "icfg_1")
     ended = dispatcher("explain", "db_1")
     assert (ended.code, ended.err) == (0, "")
-    lines = ended.out.splitlines()
+    about, _, *lines = ended.out.splitlines()
+    assert about == "resource db_1 of installation icfg_1"
     assert [line.split()[0] for line in (lines[0], lines[5])] == ["at", "-"]
     assert lines[1].endswith("event 1 was written")
     assert lines[2].endswith("the installation was paused: operator")
@@ -62,7 +68,7 @@ def test_json_is_one_object_a_line_with_stable_keys(dispatcher: Terminal, databa
 def test_a_cut_list_is_announced(dispatcher: Terminal, database: Database) -> None:
     publish(database, "db_1", "db_2")
     ended = dispatcher("explain", "icfg_1", "--limit", "1")
-    assert len(ended.out.splitlines()) == 5
+    assert len(ended.out.splitlines()) == 7
     assert "raise --limit to see older ones" in ended.complaint
 
 
@@ -74,6 +80,23 @@ def test_when_everything_is_delivered_nothing_waits(dispatcher: Terminal, databa
     ended = dispatcher("explain", "db_1", "--installation", "icfg_1")
     assert r"\x1b[2J" in ended.out
     assert ended.out.endswith("nothing is waiting: the next event is sent as soon as it arrives\n")
+
+
+def test_on_a_terminal_long_lines_are_wrapped(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1")
+    store.collect(database, 500)
+    installations.purge(database, "icfg_1", lambda _: None)
+    note = "because the customer has uninstalled the integration, as the ticket says"
+    dispatcher("dead-letters", "discard", "--all", "--yes", "--by", "ann", "--note", note)
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "wb") as screen:
+        environ = dispatcher.environ() | {"COLUMNS": "60"}
+        subprocess.run([COMMAND, "explain", "icfg_1"], cwd=dispatcher.directory, env=environ, stdout=screen, check=True)
+        shown = os.read(controller, 65_536).decode().replace("\r\n", "\n")
+    os.close(controller)
+    assert max(map(len, shown.splitlines())) <= 64  # the sentence below the table is not wrapped
+    assert note in " ".join(shown.split())
+    assert note in dispatcher("explain", "icfg_1").out
 
 
 def test_an_unknown_id_is_exit_code_3(dispatcher: Terminal) -> None:

@@ -1,14 +1,25 @@
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
+from datetime import timedelta
 
 import sqlalchemy as sa
 
+from dispatcher import store
 from dispatcher.database.transactions import Database
+from dispatcher.outbox.tables import dispatcher as dispatchers
 from dispatcher.outbox.tables import outbox
 from tests.cli.conftest import COMMAND, Terminal
+
+OLD = {
+    "installation_id": "icfg_1",
+    "type": "installation.updated",
+    "created_at": sa.text("'2026-01-01 00:00:00.000000'"),
+}
+NONE_RUNS = "no dispatcher is running: start `dispatcher run`, or wait for the next `dispatcher drain`"
 
 
 def test_without_problems_it_reports_that_all_is_well(dispatcher: Terminal) -> None:
@@ -20,12 +31,47 @@ def test_without_problems_it_reports_that_all_is_well(dispatcher: Terminal) -> N
 
 def test_the_worst_problem_comes_first_with_the_command_that_helps(dispatcher: Terminal, database: Database) -> None:
     with database.engine.begin() as connection:
-        row = {"installation_id": "icfg_1", "type": "installation.updated"}
+        row = {"installation_id": "icfg_1", "type": "resource.updated", "resource_id": "db 7"}
         connection.execute(sa.insert(outbox).values(row | {"created_at": sa.text("'2026-01-01 00:00:00.000000'")}))
-    first, second, third, *_ = dispatcher("status").out.splitlines()
-    assert first == "PROBLEM  events are waiting, and nothing is being sent: is `dispatcher run` running?"
+    first, second, third, fourth, *_ = dispatcher("status").out.splitlines()
+    assert first == "PROBLEM  events are waiting, and nothing is being sent: " + NONE_RUNS
     assert second == "         dispatcher check"
-    assert third.startswith("warning  the oldest event has waited for ")
+    assert re.fullmatch(r"warning  the oldest event \(1\) has waited for \d+d \d+h", third)
+    assert fourth == "         dispatcher explain 'db 7' --installation icfg_1"
+    (row,) = dispatcher("status", "--json").rows
+    assert row["concerns"][1]["command"] == ["dispatcher", "explain", "db 7", "--installation", "icfg_1"]
+    assert (row["oldest_event"]["id"], row["oldest_event"]["resource_id"]) == (1, "db 7")
+    assert dispatcher("status").code == 0
+    assert dispatcher("status", "--exit-code").code == 4
+
+
+def test_the_exit_code_is_0_without_a_problem_and_goes_without_watching(dispatcher: Terminal) -> None:
+    assert dispatcher("status", "--exit-code").code == 0
+    ended = dispatcher("status", "--exit-code", "--watch")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--exit-code goes without --watch" in ended.complaint
+
+
+def test_it_shows_what_runs_and_what_ended_without_a_word(dispatcher: Terminal, database: Database) -> None:
+    for name in ("one", "two"):
+        store.beat(database, store.Heartbeat(name, "1.0", 3, is_outage=name == "one", is_first=True))
+    assert "dispatchers   2 running (1.0)\n" in dispatcher("status").out
+    (row,) = dispatcher("status", "--json").rows
+    assert [(one["name"], one["in_flight"], one["is_running"]) for one in row["dispatchers"]] == [
+        ("one", 3, True),
+        ("two", 3, True),
+    ]
+    worst, command, *_ = dispatcher("status").out.splitlines()
+    assert worst.startswith("warning  Vercel has been unavailable since ")
+    assert worst.endswith(" for 1 of 2 dispatchers, so only probes are sent")
+    assert command == "         dispatcher requests --failed"
+    with database.engine.begin() as connection:
+        long_ago = database.now() - timedelta(minutes=3)
+        connection.execute(sa.update(dispatchers).values(seen_at=long_ago))
+        connection.execute(sa.insert(outbox).values(OLD))
+    shown = dispatcher("status").out
+    assert "dispatchers   none running; one was last seen 3m ago; two was last seen 3m ago\n" in shown
+    assert shown.startswith("PROBLEM  events are waiting, and nothing is being sent: no dispatcher is running: ")
 
 
 def test_one_screen_is_enough(dispatcher: Terminal) -> None:
@@ -39,13 +85,18 @@ def test_json_is_one_object_with_stable_keys(dispatcher: Terminal) -> None:
         "concerns",
         "backlog",
         "oldest_event_age_seconds",
+        "oldest_event",
         "dead_letters",
         "paused_installations",
+        "installations",
         "failing_installations",
+        "dispatchers",
         "leases",
         "last_request",
         "recent",
+        "database",
     ]
+    assert row["database"] == f"sqlite:///{dispatcher.directory}/dispatcher.db"
     assert row["backlog"] == {"outbox": 0, "due": 0, "waiting": 0, "paused": 0, "complete": True}
     assert row["recent"]["lag_seconds"] == {"median": None, "p95": None, "max": None}
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import sqlalchemy as sa
+import trustme
 from sqlalchemy import URL, make_url
 
 from dispatcher.database.engine import open_engine
@@ -37,6 +40,10 @@ max_client_conn = 200
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 
 MARIADB = shutil.which("mariadbd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+
+POSTGRESQL = max(Path("/usr/lib/postgresql").glob("*/bin/postgres"), default=None)
+"""Debian's, which has TLS, unlike the one that comes as a Python package."""
+CERTIFIED_HOST = "localhost"
 
 
 class Server(Protocol):
@@ -113,7 +120,84 @@ def own_postgresql() -> Iterator[Server]:
 
 
 @contextmanager
-def own_mariadb(server_id: int) -> Iterator[URL]:
+def own_postgresql_with_tls(password: str) -> Iterator[tuple[URL, Path]]:
+    """Runs a PostgreSQL that takes connections with TLS and this password only; yields its URL and its authority's certificate.
+
+    Its certificate is for `localhost` only, although it can also be reached as 127.0.0.1.
+    """
+    with tempfile.TemporaryDirectory(prefix="dispatcher-postgresql-tls-") as name:
+        directory, user = Path(name), "postgres" if os.geteuid() == 0 else None  # it does not run as root
+        authority = _certify(directory, user)
+        (directory / "password").write_text(password)
+        (directory / "password").chmod(0o644)
+        data, log, port = directory / "data", directory / "log", _free_port()
+        programs = Path(str(POSTGRESQL)).parent
+        init = [programs / "initdb", "--pgdata", data, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]
+        init += ["--username=postgres", "--no-sync", f"--pwfile={directory}/password"]
+        made = subprocess.run(init, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, user=user)
+        assert made.returncode == 0, made.stdout
+        (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": port,
+            "unix_socket_directories": directory,
+            "fsync": "off",
+            "ssl": "on",
+            "ssl_cert_file": directory / "server.pem",
+            "ssl_key_file": directory / "server.key",
+        }
+        options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
+        with log.open("w") as output:
+            command = [programs / "postgres", "-D", data, *options]
+            running = subprocess.Popen(command, stdout=output, stderr=output, user=user)
+        try:
+            _wait_for(port, running, log, "ready to accept connections")
+            yield URL.create("postgresql", "postgres", password, CERTIFIED_HOST, port, "postgres"), authority
+        finally:
+            running.send_signal(signal.SIGINT)  # a fast shutdown
+            running.wait(30)
+
+
+def _certify(directory: Path, user: str | None) -> Path:
+    """Makes a certificate for `localhost` and its key; returns the certificate of the authority that issued it."""
+    authority = trustme.CA()
+    issued = authority.issue_cert(CERTIFIED_HOST)
+    issued.private_key_pem.write_to_path(str(directory / "server.key"))
+    (directory / "server.key").chmod(0o600)
+    for certificate in issued.cert_chain_pems:
+        certificate.write_to_path(str(directory / "server.pem"), append=True)
+    authority.cert_pem.write_to_path(str(directory / "authority.pem"))
+    if user is not None:
+        for path in (directory, directory / "server.key"):
+            shutil.chown(path, user)
+    directory.chmod(0o755)
+    return directory / "authority.pem"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def own_mariadb_with_tls(password: str) -> Iterator[tuple[URL, Path]]:
+    """Runs a MariaDB that takes connections with TLS and this password only; yields its URL and its authority's certificate."""
+    with tempfile.TemporaryDirectory(prefix="dispatcher-mariadb-tls-") as name:
+        directory = Path(name)
+        authority = _certify(directory, "mysql" if os.geteuid() == 0 else None)
+        files = {"ssl-cert": "server.pem", "ssl-key": "server.key", "ssl-ca": authority.name}
+        options = [f"--{option}={directory / file}" for option, file in files.items()]
+        with own_mariadb(1, *options, "--require-secure-transport=ON") as url:
+            engine = open_engine(url.render_as_string()).execution_options(isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                connection.execute(sa.text("SET PASSWORD = PASSWORD(:password)"), {"password": password})
+            engine.dispose()
+            yield url.set(password=password, host=CERTIFIED_HOST), authority
+
+
+@contextmanager
+def own_mariadb(server_id: int, *options: str) -> Iterator[URL]:
     """Runs a MariaDB with a binary log in a directory of its own; yields the URL of its database `test`."""
     with tempfile.TemporaryDirectory(prefix="dispatcher-mariadb-") as directory:
         if os.geteuid() == 0:  # it does not run as root
@@ -125,12 +209,11 @@ def own_mariadb(server_id: int) -> Iterator[URL]:
         install = ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
         installed = subprocess.run(install, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         assert installed.returncode == 0, installed.stdout
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = _free_port()
         settings = ["--bind-address=127.0.0.1", f"--port={port}", f"--socket={directory}/socket", "--skip-name-resolve"]
         replication = [f"--server-id={server_id}", "--log-bin=binary", "--binlog-format=ROW"]
         quick = ["--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=32M"]
-        command = [MARIADB or "mariadbd", *common, *settings, *replication, *quick]
+        command = [MARIADB or "mariadbd", *common, *settings, *replication, *quick, *options]
         with log.open("w") as output:
             running = subprocess.Popen(command, stdout=output, stderr=output)
         try:
@@ -150,8 +233,7 @@ def own_mariadb(server_id: int) -> Iterator[URL]:
 def pgbouncer_before(url: str) -> Iterator[str]:
     """Yields the URL of a pgbouncer in transaction mode in front of the PostgreSQL at `url`."""
     behind = make_url(url)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = _free_port()
     with tempfile.TemporaryDirectory(prefix="dispatcher-pgbouncer-") as directory:
         Path(directory).chmod(0o755)
         config = Path(directory, "pgbouncer.ini")
@@ -185,11 +267,12 @@ def _as_another_user(behind: URL) -> list[str]:
     return ["-u", Path(directory).owner() if isinstance(directory, str) else "nobody"]
 
 
-def _wait_for(port: int, running: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(port: int, running: subprocess.Popen[bytes], log: Path, message: str = "") -> None:
+    """Waits until something listens on the port, and the log has the message."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and running.poll() is None:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if probe.connect_ex(("127.0.0.1", port)) == 0 and message in log.read_text():
                 return
         time.sleep(0.02)
     raise RuntimeError(f"nothing listens on port {port}: {log.read_text()}")

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import measure
-from dispatcher.outbox.tables import delivery, installation
+from dispatcher.outbox.tables import delivery, installation, outbox
 from dispatcher.policy.decision import Action, Decision
 from tests.contract.steps import REJECTED, claim, settle, write
 
@@ -114,6 +114,58 @@ def test_a_meaningless_created_at_gives_no_age(database: Database, partner: Engi
         )
         connection.execute(sa.text(statement), {"at": created_at})
     assert measure(database).oldest_event_age < 300
+
+
+@pytest.mark.varies
+def test_the_oldest_event_is_named_where_it_waits(database: Database, partner: Engine, now: datetime) -> None:
+    assert measure(database).oldest_event is None
+    with partner.begin() as connection:
+        write(connection, "db_1", "db_2", installation_id="icfg_1")
+    waiting = measure(database)
+    store.collect(database, 500)
+    collected = measure(database)
+    for backlog in (waiting, collected):
+        assert backlog.oldest_event is not None
+        assert (backlog.oldest_event.installation_id, backlog.oldest_event.resource_id) == ("icfg_1", "db_1")
+    assert waiting.oldest_event == collected.oldest_event
+    pause(database, "icfg_1", now)
+    assert measure(database).oldest_event is None
+
+
+@pytest.mark.varies
+def test_only_what_could_be_sent_now_is_overdue(database: Database, partner: Engine, now: datetime) -> None:
+    hour, later = now - timedelta(hours=1), now + timedelta(hours=1)
+    assert measure(database).overdue == 0.0
+    for id_ in ("icfg_throttled", "icfg_paused", "icfg_held"):
+        collect(database, partner, id_, "db_1")
+    change(database, "icfg_throttled", throttled_until=later, due_at=later)
+    pause(database, "icfg_paused", now)
+    change(database, "icfg_paused", due_at=hour)
+    change(database, "icfg_held", due_at=hour, lease_token="token", leased_until=later)
+    assert measure(database).overdue == 0.0
+    change(database, "icfg_held", leased_until=now - timedelta(minutes=1))
+    assert 3_600 <= measure(database).overdue < 3_900
+
+
+def test_an_event_that_is_not_collected_is_overdue(database: Database, partner: Engine, now: datetime) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+        ancient = sa.update(outbox).values(created_at=now - timedelta(minutes=10))
+        connection.execute(ancient)
+    assert 600 <= measure(database).overdue < 900
+
+
+@pytest.mark.varies
+def test_failing_installations_are_those_with_work_that_are_not_paused(
+    database: Database, partner: Engine, now: datetime
+) -> None:
+    for id_ in ("icfg_failing", "icfg_paused", "icfg_idle", "icfg_fine"):
+        collect(database, partner, id_, "db_1")
+        change(database, id_, failures=3 if id_ != "icfg_fine" else 0)
+    pause(database, "icfg_paused", now)
+    change(database, "icfg_idle", due_at=None)
+    backlog = measure(database)
+    assert (backlog.failing, backlog.installations) == (1, 4)
 
 
 def test_unresolved_dead_letters_are_counted_by_reason(database: Database, partner: Engine) -> None:

@@ -116,7 +116,7 @@ def test_half_a_surrogate_is_refused_or_buried_alone(database: Database, partner
         insert(connection, "icfg_1", RESOURCE_UPDATED, "before")
         connection.exec_driver_sql(SURROGATE)
         insert(connection, "icfg_1", RESOURCE_UPDATED, "after é")
-    assert store.collect(database, 100).malformed == 1
+    assert len(store.collect(database, 100).malformed) == 1
     resources, (reason,) = collected(database)
     assert resources == ["before", "after é"]
     assert "not UTF-8" in reason

@@ -4,9 +4,11 @@ import re
 import time
 import zlib
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 import trustme
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -16,6 +18,7 @@ from dispatcher.database import schema
 from dispatcher.database.errors import is_unreachable
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.checks import Finding, Level, examine
+from dispatcher.inspection.checks.attempts import check_attempts
 from dispatcher.inspection.checks.database import (
     check_clock,
     check_isolation,
@@ -25,6 +28,7 @@ from dispatcher.inspection.checks.database import (
     check_writes,
 )
 from dispatcher.inspection.checks.privileges import check_privileges
+from dispatcher.outbox.tables import attempt, installation
 from dispatcher.settings.settings import Settings, Wakeup
 from tests.contract.databases import on_mysql, on_postgresql, on_sqlite
 
@@ -125,7 +129,7 @@ def test_a_server_without_a_certificate_of_the_named_authority_gets_no_password(
 
 
 def test_missing_tables_are_reported_with_the_remedy(bare_database: Database) -> None:
-    assert next(check_privileges(bare_database)).level is Level.OK
+    assert message(check_privileges(bare_database)) == "not tried: the tables are not there"
     assert "run `dispatcher migrate`" in message(check_tables(bare_database))
 
 
@@ -295,3 +299,135 @@ def test_a_server_that_takes_no_writes_is_a_problem(database: Database, partner:
 def test_an_ordinary_server_takes_writes_and_is_no_cluster(database: Database) -> None:
     assert list(check_writes(database)) == []
     assert not database.is_cluster()
+
+
+# ── what the recorded attempts say
+
+
+class Past:
+    """Writes what a dispatcher leaves behind; times are in minutes from `begin`, by the database's clock."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.begin = database.now().replace(second=0, microsecond=0) - timedelta(hours=1)
+
+    def at(self, minute: int) -> datetime:
+        return self.begin + timedelta(minutes=minute)
+
+    def shown(self, minute: int) -> str:
+        return f"{self.at(minute):%Y-%m-%d %H:%M} UTC"
+
+    def pause(self, name: str, minute: int, reason: str = "unauthorized", delivered: int | None = None) -> None:
+        last = None if delivered is None else self.at(delivered)
+        time = self.at(minute)
+        pause = {"pause_reason": reason, "paused_since": time, "paused_until": time, "last_delivered_at": last}
+        self._add(installation, installation_id=name, due_at=time, **pause)
+
+    def deliver(self, name: str, minute: int | None) -> None:
+        last = None if minute is None else self.at(minute)
+        self._add(installation, installation_id=name, last_delivered_at=last)
+
+    def log(self, name: str, minute: int, outcome: str, **answer: object) -> None:
+        subject = {"subject_key": "k", "installation_id": name, "type": "installation.updated"}
+        events = {"attempt": 1, "events": 1, "first_event_id": 1, "last_event_id": 1, "first_created_at": self.at(0)}
+        self._add(
+            attempt, **subject, **events, at=self.at(minute), outcome=outcome, duration_ms=1, decision="pause", **answer
+        )
+
+    def _add(self, table: sa.Table, **row: object) -> None:
+        with self.database.engine.begin() as connection:
+            connection.execute(sa.insert(table).values(row))
+
+
+@pytest.fixture
+def past(database: Database) -> Past:
+    return Past(database)
+
+
+def test_where_nothing_is_refused_the_attempts_give_no_finding(past: Past) -> None:
+    assert list(check_attempts(past.database)) == []
+    past.deliver("icfg_1", 5)
+    past.pause("icfg_2", 6, reason="operator")
+    past.pause("icfg_3", 6, reason="disabled")
+    assert list(check_attempts(past.database)) == []
+
+
+def test_that_all_are_refused_is_a_problem(past: Past) -> None:
+    for number in range(20):
+        past.pause(f"icfg_{number}", 10 + number, delivered=number % 10)
+    past.deliver("icfg_quiet", 3)
+    past.log("icfg_19", 29, "unauthorized", status=401, error="the token is not valid", vercel_id="iad1::x")
+    (one,) = check_attempts(past.database)
+    assert (one.check, one.level) == ("attempts", Level.PROBLEM)
+    assert one.what.startswith(
+        f"20 of 20 installations that were tried since {past.shown(10)} are refused by Vercel"
+        " (401, the token is not valid, x-vercel-id iad1::x): "
+    )
+
+
+def test_only_those_that_were_refused_after_the_last_delivery_are_counted(past: Past) -> None:
+    past.pause("icfg_uninstalled", 1)
+    past.deliver("icfg_quiet", 5)
+    for number in range(3):
+        past.pause(f"icfg_{number}", 10 + number)
+    (one,) = check_attempts(past.database)
+    assert one.level is Level.PROBLEM
+    assert one.what.startswith(f"3 of 3 installations that were tried since {past.shown(10)} are refused by Vercel: ")
+
+
+def test_the_only_installation_that_is_refused_is_a_problem(past: Past) -> None:
+    past.pause("icfg_1", 10, delivered=9)
+    (one,) = check_attempts(past.database)
+    assert one.level is Level.PROBLEM
+    assert one.what.startswith(f"1 of 1 installations that were tried since {past.shown(10)} is refused by Vercel: ")
+
+
+@pytest.mark.parametrize("others_delivered", [None, 3, 20])
+def test_that_few_of_many_are_refused_is_a_warning(past: Past, others_delivered: int | None) -> None:
+    past.deliver("icfg_other", others_delivered)
+    past.pause("icfg_b", 12)
+    past.pause("icfg_a", 11)
+    (one,) = check_attempts(past.database)
+    assert one.level is Level.WARNING
+    assert one.what.startswith(
+        "2 installations are refused by Vercel:"
+        f" icfg_a since {past.shown(11)}, icfg_b since {past.shown(12)}. Store working tokens"
+    )
+
+
+def test_many_that_are_refused_while_others_work_are_a_warning(past: Past) -> None:
+    for number in range(9):
+        past.pause(f"icfg_{number}", number)
+    past.deliver("icfg_other", 30)
+    (one,) = check_attempts(past.database)
+    assert one.level is Level.WARNING
+    assert one.what.startswith(f"9 installations are refused by Vercel: icfg_0 since {past.shown(0)}, ")
+    assert f"icfg_2 since {past.shown(2)}, …. Store" in one.what
+
+
+def test_a_delivery_in_the_log_counts_too(past: Past) -> None:
+    for number in range(3):
+        past.pause(f"icfg_{number}", 10)
+    past.deliver("icfg_other", None)
+    past.log("icfg_other", 20, "delivered", status=201)
+    (one,) = check_attempts(past.database)
+    assert one.level is Level.WARNING
+
+
+def test_missing_tokens_are_reported_on_their_own(past: Past) -> None:
+    past.pause("icfg_1", 10)
+    past.pause("icfg_2", 11, reason="no_credential")
+    past.log("icfg_2", 11, "no_credential", error="there is no credentials file /t/icfg_2")
+    refused, missing = check_attempts(past.database)
+    assert (refused.level, missing.level) == (Level.WARNING, Level.WARNING)
+    assert refused.what.startswith("1 installation is refused by Vercel: icfg_1 since")
+    assert missing.what.startswith(
+        f"1 installation has no token: icfg_2 since {past.shown(11)} (there is no credentials"
+    )
+
+
+def test_what_is_counted_is_bounded(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.inspection.checks.attempts.MAX_SCANNED_ROWS", 4)
+    for number in range(6):
+        past.pause(f"icfg_{number}", 10)
+    assert message(check_attempts(past.database)).startswith("at least 4 of at least 4 installations")

@@ -14,6 +14,7 @@ from tests.contract.steps import count
 
 GOOD: dict[str, object] = {"installation_id": "icfg_1", "type": "resource.updated", "resource_id": "db_1"}
 PLAN: dict[str, object] = {"installation_id": "icfg_1", "type": "installation.updated", "billing_plan_id": "pro"}
+REMOVED: dict[str, object] = {"installation_id": "icfg_1", "type": "installation.removed"}
 LONG = "x" * 256
 
 
@@ -38,6 +39,9 @@ REFUSED = [
     (PLAN | {"resource_id": "db_1"}, "vercel_outbox_resource_id_goes_with_resource_updated"),
     (PLAN | {"product_id": "pg"}, "vercel_outbox_product_id_goes_with_resource_updated"),
     (GOOD | {"billing_plan_id": "pro"}, "vercel_outbox_billing_plan_id_goes_with_installation_updated"),
+    (REMOVED | {"resource_id": "db_1"}, "vercel_outbox_resource_id_goes_with_resource_updated"),
+    (REMOVED | {"product_id": "pg"}, "vercel_outbox_product_id_goes_with_resource_updated"),
+    (REMOVED | {"billing_plan_id": "pro"}, "vercel_outbox_billing_plan_id_goes_with_installation_updated"),
     (GOOD | {"resource_id": ""}, "vercel_outbox_resource_id_is_valid"),
     (GOOD | {"product_id": ""}, "vercel_outbox_product_id_is_valid"),
     (PLAN | {"billing_plan_id": ""}, "vercel_outbox_billing_plan_id_is_valid"),
@@ -110,4 +114,4 @@ def test_the_longest_possible_row_is_accepted_and_collected(
 ) -> None:
     insert(partner, row)
     collected = store.collect(database, 9)
-    assert (len(collected.subject_keys), collected.malformed) == (1, 0)
+    assert (len(collected.subject_keys), collected.malformed) == (1, ())

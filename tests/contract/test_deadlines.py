@@ -5,12 +5,14 @@ import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
+from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database.errors import is_unreachable
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.service import service
@@ -18,7 +20,10 @@ from dispatcher.service.drain import drain
 from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Report
+from dispatcher.transport.portable import HttpxTransport
+from dispatcher.vercel.client import Vercel
 from dispatcher.worker.database_thread import DatabaseThread
+from dispatcher.worker.worker import Worker
 from tests.contract.databases import on_servers
 from tests.contract.proxy import proxy_before
 from tests.contract.steps import DEADLINE_SECONDS, write
@@ -50,17 +55,19 @@ async def test_behind_a_proxy_that_has_fallen_silent(database: Database, partner
 
 @pytest.mark.varies
 @on_servers
-@pytest.mark.parametrize(
-    "step", [Housekeeping.gauge, Housekeeping.check_writes, Housekeeping.fix_stranded, Housekeeping.prune]
-)
+@pytest.mark.parametrize("step", [Housekeeping.gauge, Housekeeping.beat, Housekeeping.fix_stranded, Housekeeping.prune])
 async def test_housekeeping_behind_a_proxy_that_has_fallen_silent(
     database: Database, step: Callable[[Housekeeping], Awaitable[None]]
 ) -> None:
     with proxy_before(database.engine.url) as (proxy, url):
         behind = open_database(url.render_as_string(hide_password=False), database.schema)
         reports: list[Report] = []
+        vercel = Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(lambda _: httpx.Response(201))), 10.0)
+        token = StaticCredentials(SecretStr("t0ken"))
+        worker = Worker(behind, vercel, token, Settings(), reports.append, name="idle")
         patient, hasty = (
-            Housekeeping(behind, Settings(), reports.append, deadline=seconds) for seconds in (DEADLINE_SECONDS, SHORT)
+            Housekeeping(behind, worker, Settings(), reports.append, deadline=seconds)
+            for seconds in (DEADLINE_SECONDS, SHORT)
         )
         await step(patient)
         proxy.fall_silent()
@@ -72,7 +79,7 @@ async def test_housekeeping_behind_a_proxy_that_has_fallen_silent(
             assert reports == told
             await step(patient)
         assert len(reports) == 2 * len(told)
-        for one in (patient, hasty):
+        for one in (patient, hasty, worker):
             one.close()
         behind.close()
 

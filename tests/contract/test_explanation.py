@@ -13,10 +13,11 @@ from dispatcher.inspection.explanation import Entry, Explanation, explain
 from dispatcher.inspection.outlook import Graces
 from dispatcher.outbox.tables import delivery, installation
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store import dead_letters, installations
 from dispatcher.store.dead_letters import Filter, Signature
 from tests.contract.databases import on_sqlite
-from tests.contract.steps import ID, REJECTED, claim, deliver, settle, until, write
+from tests.contract.steps import ID, LEASE, REJECTED, claim, deliver, settle, until, write
 
 GRACES = Graces(timedelta(hours=24), timedelta(days=30))
 RETRY = Decision(Action.RETRY, delay=600)
@@ -62,15 +63,16 @@ def test_the_whole_life_of_a_resource_in_the_order_of_time(database: Database, p
     assert kinds(found.next) == ["next"]
     times = [entry.at for entry in found.happened if entry.at is not None]
     assert times == sorted(times)
-    messages = [entry.said for entry in found.happened]
+    messages = [entry.message for entry in found.happened]
     assert messages[0] == "event 1 was written"
-    assert "attempt 1 (2 events, up to 2): failed" in messages[1]
+    assert "attempt 1 (2 events up to event 2): failed" in messages[1]
     assert "→ retry, due again at" in messages[1]
     assert "rejected, after 2 attempts" in messages[3]
     assert messages[4].endswith("was replayed by ann: fixed")
     assert deliver(database) == ["db_1"]
     found = explained(database, "db_1")
     assert (found.happened[-1].decision, found.next) == ("delivered", [])
+    assert "(event 3): delivered in" in found.happened[-1].message
     assert found.complete
 
 
@@ -89,8 +91,10 @@ def test_an_event_that_is_not_collected_yet_is_next(database: Database, partner:
     with partner.begin() as connection:
         write(connection, "db_1", "db_1", "db_2")
     found = explained(database, "db_1")
-    assert [entry.said for entry in found.happened] == ["event 1 was written, and 1 more up to 2"]
-    assert [entry.said for entry in found.next] == ["2 events up to 2: collected at the dispatcher's next tick"]
+    assert [entry.message for entry in found.happened] == ["event 1 was written, and 1 more up to event 2"]
+    assert [entry.message for entry in found.next] == [
+        "2 events up to event 2: collected at the dispatcher's next tick"
+    ]
 
 
 def test_an_unknown_name_is_not_explained(database: Database, partner: Engine) -> None:
@@ -117,6 +121,33 @@ def test_a_resource_of_one_installation_or_of_all(database: Database, partner: E
     assert {entry.installation_id for entry in explained(database, "db_1", installation_id=ID).happened} == {ID}
 
 
+def test_it_begins_with_what_it_is_about(database: Database, partner: Engine) -> None:
+    for n in range(1, 7):
+        collect(database, partner, "db_1", installation_id=f"icfg_{n}")
+    with partner.begin() as connection:
+        write(connection, "db_7", installation_id="icfg_7")
+    assert explained(database, "icfg_1").about == "installation icfg_1"
+    assert explained(database, "db_7").about == "resource db_7 of installation icfg_7"
+    assert explained(database, "db_1", installation_id="icfg_2").about == "resource db_1 of installation icfg_2"
+    assert (
+        explained(database, "db_1").about
+        == "resource db_1 of installations icfg_1, icfg_2, icfg_3, icfg_4, icfg_5 and 1 more"
+    )
+
+
+def test_an_attempt_is_told_in_words_with_the_id_that_vercel_gave_it(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    (leased,) = claim(database)
+    outcome = Outcome(OutcomeKind.NO_CREDENTIAL, vercel_id="fra1::abc")
+    paused = Decision(Action.PAUSE, DeadLetterReason.NO_CREDENTIAL, 600)
+    state = store.InstallationState(leased.installation_id, leased.token, release=True)
+    store.settle(database, [store.Answer(leased.deliveries[0], leased.token, outcome, paused)], [state], LEASE)
+    (attempt,) = [entry for entry in explained(database, "db_1").happened if entry.what == "attempt"]
+    assert attempt.vercel_id == "fra1::abc"
+    assert "attempt 1 (event 1): no credential in 0 ms → the installation is paused (no credential)" in attempt.message
+    assert attempt.message.endswith("(vercel id fra1::abc)")
+
+
 def test_a_known_installation_with_no_pending_work_is_explained(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     installations.purge(database, ID, lambda _: None)
@@ -141,7 +172,7 @@ def test_beyond_the_limit_only_the_newest_is_shown_and_it_is_incomplete(database
 @on_sqlite
 def test_a_delivery_that_is_due_is_claimed_next(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
-    assert the_next(database).said == "attempt 1, as soon as a dispatcher claims it (1 event, up to 1)"
+    assert the_next(database).message == "attempt 1, as soon as a dispatcher claims it (event 1)"
 
 
 @on_sqlite
@@ -149,7 +180,7 @@ def test_a_delivery_that_is_long_overdue_points_to_the_dispatcher(database: Data
     collect(database, partner, "db_1")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(due_at=database.now() - timedelta(hours=1)))
-    assert "is `dispatcher run` running?" in the_next(database).said
+    assert "is `dispatcher run` running?" in the_next(database).message
 
 
 @on_sqlite
@@ -159,7 +190,7 @@ def test_a_delivery_in_its_backoff_shows_the_time_of_its_next_attempt(database: 
     found = the_next(database)
     assert found.at is not None
     assert timedelta(seconds=500) < found.at - database.now() <= timedelta(seconds=600)
-    assert found.said.startswith("attempt 2, after the backoff")
+    assert found.message.startswith("attempt 2, after the backoff")
 
 
 @on_sqlite
@@ -167,14 +198,14 @@ def test_a_settle_delay_is_no_backoff(database: Database, partner: Engine) -> No
     with partner.begin() as connection:
         write(connection, "db_1")
     store.collect(database, 500, settle_delay=timedelta(hours=1))
-    assert the_next(database).said.startswith("attempt 1 (")
+    assert the_next(database).message.startswith("attempt 1 (")
 
 
 @on_sqlite
 def test_a_delivery_under_a_lease_names_its_holder(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     claim(database)
-    assert "by test, which holds the lease" in the_next(database).said
+    assert "by test, which holds the lease" in the_next(database).message
 
 
 @on_sqlite
@@ -184,7 +215,7 @@ def test_a_delivery_that_waits_for_the_rate_limit_shows_until_when(database: Dat
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(throttled_until=later, due_at=later))
     found = the_next(database)
-    assert (found.at, "rate limit" in found.said) == (later, True)
+    assert (found.at, "rate limit" in found.message) == (later, True)
 
 
 @on_sqlite
@@ -201,8 +232,8 @@ def test_a_pause_shows_the_times_of_its_probe_and_of_its_end(
     (following,) = found.next
     assert following.at is not None
     assert following.at > database.now()
-    assert f"{pause.at + grace:%Y-%m-%d %H:%M:%S} UTC" in following.said
-    assert f"installations resume {ID}" in following.said
+    assert f"{pause.at + grace:%Y-%m-%d %H:%M:%S} UTC" in following.message
+    assert f"installations resume {ID}" in following.message
 
 
 @on_sqlite
@@ -211,14 +242,14 @@ def test_an_operators_pause_lasts_until_it_is_resumed(database: Database, partne
     installations.pause(database, ID)
     found = the_next(database)
     assert found.at is None
-    assert found.said.startswith(f"nothing is sent until `dispatcher installations resume {ID}`")
+    assert found.message.startswith(f"nothing is sent until `dispatcher installations resume {ID}`")
 
 
 @on_sqlite
 def test_an_unresolved_dead_letter_comes_with_advice(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     settle(database, *claim(database), decision=REJECTED)
-    assert ADVICE[DeadLetterReason.REJECTED] in the_next(database).said
+    assert ADVICE[DeadLetterReason.REJECTED] in the_next(database).message
 
 
 def test_without_an_index_only_a_limited_number_of_rows_is_scanned(database: Database, partner: Engine) -> None:
@@ -229,7 +260,7 @@ def test_without_an_index_only_a_limited_number_of_rows_is_scanned(database: Dat
     found = explain(database, "db_1", GRACES, 99, scan_limit=1)
     assert found is not None
     assert not found.complete
-    assert "event 3 was written" in [entry.said for entry in found.happened]
+    assert "event 3 was written" in [entry.message for entry in found.happened]
 
 
 @on_sqlite
@@ -239,7 +270,8 @@ def test_a_row_that_can_never_be_a_request_is_explained(database: Database, part
         insert = "INSERT INTO vercel_outbox (installation_id, type, resource_id, product_id) VALUES (?, ?, ?, ?)"
         connection.exec_driver_sql(insert, (ID, "resource.updated", "db_1", b"\xff"))
     found = explained(database, "db_1")
-    assert "can never become a request" in found.happened[0].said
-    assert "becomes a dead letter" in found.next[0].said
+    assert "can never become a request" in found.happened[0].message
+    assert "becomes a dead letter" in found.next[0].message
+    assert found.about == f"resource db_1 of installation {ID}"
     store.collect(database, 500)
-    assert "malformed" in explained(database, "db_1").happened[0].said
+    assert "malformed" in explained(database, "db_1").happened[0].message

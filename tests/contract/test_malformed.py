@@ -60,7 +60,7 @@ def test_a_malformed_row_is_buried_alone(
         insert(connection, "icfg_1", TYPE, "before")
         insert(connection, *row)
         insert(connection, "icfg_1", TYPE, "after")
-    assert store.collect(database, 100).malformed == 1
+    assert len(store.collect(database, 100).malformed) == 1
     resources, (reason,) = collected(database)
     assert resources == ["before", "after"]
     assert message in reason
@@ -85,7 +85,7 @@ def test_no_value_that_sqlite_stores_stops_the_batch(
         insert(connection, "icfg_1", TYPE, "before")
         insert(connection, "icfg_1", TYPE, value)
         insert(connection, "icfg_1", TYPE, "after")
-    assert store.collect(database, 100).malformed == 1
+    assert len(store.collect(database, 100).malformed) == 1
     resources, (reason,) = collected(database)
     assert resources == ["before", "after"]
     assert message in reason
@@ -97,7 +97,7 @@ def test_an_ancient_created_at_is_stored_unchanged(database: Database, partner: 
         created_at += "+00"
     with partner.begin() as connection:
         insert(connection, "icfg_1", TYPE, "db_1", created_at=created_at)
-    assert store.collect(database, 100).malformed == 0
+    assert len(store.collect(database, 100).malformed) == 0
     with database.read() as connection:
         first = connection.execute(sa.select(delivery.c.first_created_at)).scalar_one()
     assert first.strftime("%m-%d %H:%M:%S") == created_at[5:19]
@@ -119,7 +119,7 @@ def test_an_invalid_created_at_stops_nothing(database: Database, partner: Engine
             connection.exec_driver_sql("SET SESSION sql_mode = ''")
         for n, value in enumerate(values):
             insert(connection, "icfg_1", TYPE, f"db_{n}", created_at=value, traceparent="garbage")
-    assert store.collect(database, 100).malformed == 0
+    assert len(store.collect(database, 100).malformed) == 0
     assert len(collected(database)[0]) == len(values)
 
 
@@ -128,7 +128,7 @@ def test_an_invalid_traceparent_is_left_out(database: Database, partner: Engine)
     with partner.begin() as connection:
         drop_constraints(connection)
         insert(connection, "icfg_1", TYPE, "db_1", traceparent=b"\xff")
-    assert store.collect(database, 100).malformed == 0
+    assert len(store.collect(database, 100).malformed) == 0
     assert collected(database) == (["db_1"], [])
 
 
@@ -137,7 +137,7 @@ def test_a_collection_of_malformed_rows_only_makes_no_delivery(database: Databas
         drop_constraints(connection)
         insert(connection, "icfg_1", "resource.deleted", "db_1")
     moved = store.collect(database, 100)
-    assert (moved.events, len(moved.subject_keys), moved.malformed) == (1, 0, 1)
+    assert (moved.events, len(moved.subject_keys), len(moved.malformed)) == (1, 0, 1)
     assert collected(database)[0] == []
 
 
@@ -164,7 +164,7 @@ def test_columns_that_a_partner_made_wider_stop_nothing(
         insert(connection, "icfg_1", TYPE, "before")
         insert(connection, "icfg_1", TYPE, value)
         insert(connection, "icfg_1", TYPE, "after")
-    assert store.collect(database, 100).malformed == 1
+    assert len(store.collect(database, 100).malformed) == 1
     resources, (reason,) = collected(database)
     assert resources == ["before", "after"]
     assert message in reason
@@ -176,7 +176,7 @@ def test_a_nul_byte_that_mysql_can_hold_is_buried_alone(database: Database, part
         drop_constraints(connection)
         for resource in ("before", "a\0b", "after"):
             insert(connection, "icfg_1", TYPE, resource)
-    assert store.collect(database, 100).malformed == 1
+    assert len(store.collect(database, 100).malformed) == 1
     resources, (reason,) = collected(database)
     assert resources == ["before", "after"]
     assert "control characters" in reason
@@ -191,7 +191,7 @@ def test_mysql_itself_refuses_or_cuts_bytes_that_are_not_utf_8(database: Databas
         connection.exec_driver_sql("SET SESSION sql_mode = ''")
         connection.exec_driver_sql(f"INSERT IGNORE INTO vercel_outbox {values}")
         insert(connection, "icfg_1", TYPE, "after")
-    assert store.collect(database, 100).malformed == 0
+    assert len(store.collect(database, 100).malformed) == 0
     assert collected(database)[0][-1] == "after"
 
 

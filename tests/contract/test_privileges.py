@@ -5,12 +5,15 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy import Engine
+from structlog.testing import capture_logs
 
 from dispatcher import InstallationUpdated, ResourceUpdated, publish, store
+from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database import schema
 from dispatcher.database.notifier import Notifier, trigger_sql
 from dispatcher.database.transactions import Database
@@ -24,10 +27,16 @@ from dispatcher.inspection.installations import count_waiting, list_installation
 from dispatcher.inspection.outlook import Graces
 from dispatcher.inspection.status import read_status
 from dispatcher.outbox.tables import VERSION_TABLE, metadata, outbox
+from dispatcher.outbox.tables import dispatcher as dispatchers
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.service.drain import drain
+from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.settings.settings import Settings
 from dispatcher.store import dead_letters, installations
+from dispatcher.telemetry import Report, WritesAccepted
+from dispatcher.transport.portable import HttpxTransport
+from dispatcher.vercel.client import Vercel
+from dispatcher.worker.worker import Worker
 from tests.contract.privileges import GUIDE, Users, assert_refused, documented, users_of
 from tests.contract.steps import DELIVERED, REJECTED, claim, count, expire_leases, pull_suspects, settle, write
 
@@ -101,6 +110,29 @@ def test_the_application_can_do_nothing_else(users: Users) -> None:
         *(f"SELECT 1 FROM {table}" for table in TABLES),
         *(f"DROP TABLE {table}" for table in TABLES),
     )
+
+
+async def test_without_the_privilege_for_heartbeats_the_rest_works(users: Users) -> None:
+    """A release before 0002 needed none."""
+    users.execute("REVOKE ALL ON vercel_dispatcher FROM dispatcher")
+    reports: list[Report] = []
+    transport = HttpxTransport(httpx.MockTransport(lambda _: httpx.Response(201)))
+    vercel, token = Vercel("https://vercel.test", transport, 10.0), StaticCredentials(SecretStr("t0ken"))
+    worker = Worker(users.dispatcher, vercel, token, Settings(), reports.append, name="one")
+    housekeeping = Housekeeping(users.dispatcher, worker, Settings(), reports.append)
+    with capture_logs() as lines:
+        await housekeeping.beat()
+        await housekeeping.beat()
+    assert reports == [WritesAccepted()] * 2
+    assert [line["event"] for line in lines] == ["no heartbeat"]
+    assert count(users.administrator, dispatchers) == 0
+    users.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON vercel_dispatcher TO dispatcher")
+    await housekeeping.beat()
+    assert count(users.administrator, dispatchers) == 1
+    await housekeeping.leave()
+    assert count(users.administrator, dispatchers) == 0
+    housekeeping.close()
+    worker.close()
 
 
 def test_the_dispatcher_can_do_all_its_work(users: Users, application: Engine) -> None:

@@ -24,7 +24,7 @@ USER = "CREATE USER dispatcher@'%%'; GRANT ALL ON test.* TO dispatcher@'%%'"
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "Housekeeping", partial(Housekeeping, check_writes_seconds=0.1))
+    monkeypatch.setattr(service, "Housekeeping", partial(Housekeeping, heartbeat_seconds=0.1))
 
 
 async def gives(client: httpx.AsyncClient, reason: str) -> None:
@@ -59,7 +59,7 @@ async def test_on_postgresql_it_is_not_ready_until_the_server_takes_writes_again
     database.close()  # its sessions would be ended too
     async with running(database) as client:
         with demoted(partner):
-            await gives(client, "writes: the database takes no writes: it is a standby")
+            await gives(client, "heartbeat: the database takes no writes: it is a standby")
         assert await answers(client, "/readyz", 200)
 
 
@@ -88,6 +88,6 @@ async def test_on_mariadb_it_is_not_ready_until_the_server_takes_writes_again(
     async with running(database) as client:
         with administrator.connect() as connection:
             connection.exec_driver_sql("SET GLOBAL read_only = ON")
-            await gives(client, "writes: the database takes no writes")
+            await gives(client, "heartbeat: the database takes no writes")
             connection.exec_driver_sql("SET GLOBAL read_only = OFF")
         assert await answers(client, "/readyz", 200)

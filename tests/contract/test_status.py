@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.status import Failing, concerns, read_status
-from dispatcher.outbox.tables import attempt, delivery, installation
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation
 from dispatcher.policy.decision import Action, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from tests.contract.steps import LEASE, REJECTED, claim, deliver, expire_leases, settle, write
@@ -117,6 +117,58 @@ def test_dead_letters_come_first_and_pauses_after_them(database: Database, partn
     assert listed[0] == (True, "dead letters: 2 (2 rejected)")
     assert (False, "paused installations: 2 (2 disabled)") in listed
     assert [is_urgent for is_urgent, _ in listed] == sorted((is_urgent for is_urgent, _ in listed), reverse=True)
+
+
+def bury(database: Database, reason: str) -> None:
+    now = clock(database)
+    row = {"events": 1, "first_event_id": 1, "last_event_id": 1, "attempts": 0, "first_created_at": now}
+    with database.engine.begin() as connection:
+        connection.execute(sa.insert(dead_letter).values(died_at=now, reason=reason, **row))
+
+
+def test_what_a_person_or_a_customer_gave_up_is_no_problem(database: Database) -> None:
+    bury(database, "purged")
+    assert read_concerns(database) == []
+    bury(database, "disabled")
+    assert read_concerns(database) == [(False, "dead letters of disabled integrations: 1")]
+    bury(database, "gone")
+    assert read_concerns(database)[0] == (True, "dead letters: 1 (1 gone)")
+
+
+@pytest.mark.parametrize(
+    ("refused", "urgent"), [(["unauthorized", "no_credential"], True), (["unauthorized", "disabled"], False)]
+)
+def test_refused_tokens_of_most_installations_are_a_problem(
+    database: Database, partner: Engine, refused: list[str], urgent: bool
+) -> None:
+    for n in range(3):
+        collect(database, partner, "db_1", installation_id=f"icfg_{n}")
+    later = clock(database) + timedelta(hours=1)
+    with database.engine.begin() as connection:
+        for n, reason in enumerate(refused):
+            pause = {"pause_reason": reason, "paused_since": later, "paused_until": later, "due_at": later}
+            connection.execute(
+                sa.update(installation).where(installation.c.installation_id == f"icfg_{n}").values(pause)
+            )
+    problem = (True, "the tokens of 2 of 3 installations are refused or missing: is their source right?")
+    assert (problem in read_concerns(database)) is urgent
+
+
+def test_each_concern_names_a_command_without_a_placeholder(database: Database, partner: Engine) -> None:
+    for n in (1, 2):
+        collect(database, partner, "db_1", installation_id=f"icfg_{n}")
+        fail(database, failures=n)
+    with database.engine.begin() as connection:
+        created = clock(database) - timedelta(minutes=5)
+        connection.execute(
+            sa.update(delivery).where(delivery.c.installation_id == "icfg_1").values(first_created_at=created)
+        )
+    commands = {concern.what.split(" (")[0]: " ".join(concern.command) for concern in concerns(read_status(database))}
+    assert commands == {
+        "every recent request failed": "explain db_1 --installation icfg_2",
+        "the oldest event": "explain db_1 --installation icfg_1",
+        "failing in a row: icfg_2 2×, icfg_1 1×": "explain icfg_2",
+    }
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(5, True), (0, False)])

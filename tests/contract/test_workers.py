@@ -38,7 +38,7 @@ def hire(
 async def deliver(database: Database, sandbox: Sandbox, limit: RateLimit | None) -> list[Report]:
     """Runs three workers until nothing is left."""
     reports: list[Report] = []
-    transport = open_transport(64, Network())
+    transport = open_transport(Network(), sandbox.url)
     workers = [hire(database, sandbox, transport, reports, f"worker {n}", limit) for n in range(3)]
 
     async def work(worker: Worker) -> None:

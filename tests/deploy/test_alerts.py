@@ -19,7 +19,7 @@ from tests.deploy.documents import DEPLOY, read_yaml, sections, table
 RULES = DEPLOY / "prometheus" / "alerts.yaml"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
 SERIES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
-SHARED = "backlog|oldest_event_age_seconds|dead_letters|installations_paused|breaker_open"
+SHARED = "backlog|oldest_event_age_seconds|overdue_seconds|dead_letters|installations|installations_paused|breaker_open"
 
 
 def promtool(*arguments: object) -> str:

@@ -18,10 +18,10 @@ MANIFESTS = DEPLOY / "kubernetes"
 VARIANTS = ("drain", "example", "migrate", "standalone")
 # The oldest with native sidecars, and the newest whose schemas are at hand.
 RELEASES = ("1.29", kubernetes_validate.latest_version())
-NOT_KUBERNETES = {"Kustomization", "Component", "PodMonitor"}
+NOT_KUBERNETES = {"Kustomization", "Component", "PodMonitor", "PrometheusRule"}
 """Kinds without a schema of Kubernetes' own."""
-# Without the sidecar, which is a patch.
-WHOLE = [path for path in MANIFESTS.rglob("*.yaml") if path.parent.name != "sidecar"]
+# Without the patches of the sidecar.
+WHOLE = [path for path in MANIFESTS.rglob("*.yaml") if path.stem not in {"sidecar", "ops-port"}]
 ASK = {"command": ["dispatcher", "health"]}
 Resource = dict[str, Any]
 
@@ -64,9 +64,7 @@ def selects(selector: dict[str, str], resource: Resource) -> bool:
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_resource_is_valid(variant: str, release: str) -> None:
-    resources = [
-        one for one in compose(variant) if one["kind"] != "PodMonitor"
-    ]  # that is the Prometheus operator's own
+    resources = [one for one in compose(variant) if one["kind"] not in NOT_KUBERNETES]
     assert pods(resources)
     for resource in resources:
         kubernetes_validate.validate(resource, release, strict=True)
@@ -86,12 +84,12 @@ def test_every_manifest_is_part_of_its_kustomization(path: Path) -> None:
     assert path.name in [*kustomization.get("resources", []), *patches]
 
 
-def test_the_sidecar_starts_before_the_application_and_stops_after_it() -> None:
+def test_the_sidecar_stops_after_the_application_and_does_not_hold_it_back() -> None:
     pod = pod_template(find(compose("example"), "Deployment"))["spec"]
     assert [one["name"] for one in pod["containers"]] == ["application"]
     (sidecar,) = pod["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
-    assert sidecar["startupProbe"]["exec"] == ASK
+    assert "startupProbe" not in sidecar
     assert pod["terminationGracePeriodSeconds"] > Settings().shutdown_grace + 30
 
 
@@ -104,7 +102,8 @@ def test_the_patch_is_for_labelled_deployments_only(tmp_path: Path) -> None:
 
 
 def settings_in(container: Resource) -> Settings:
-    return load_settings({one["name"]: one["value"] for one in container.get("env", [])})
+    secret = {"DISPATCHER_DATABASE_URL": "postgres://partner@database/partner"}
+    return load_settings(secret | {one["name"]: one["value"] for one in container.get("env", [])})
 
 
 def test_the_sidecar_is_asked_inside_the_pod_and_never_taken_out_of_service() -> None:
@@ -116,8 +115,7 @@ def test_the_sidecar_is_asked_inside_the_pod_and_never_taken_out_of_service() ->
 
 def test_an_exec_probe_outlasts_the_commands_own_patience() -> None:
     (container,) = dispatchers(pods(compose("example"))[0])
-    for probe in ("startupProbe", "livenessProbe"):
-        assert container[probe]["timeoutSeconds"] > HEALTH_TIMEOUT_SECONDS
+    assert container["livenessProbe"]["timeoutSeconds"] > HEALTH_TIMEOUT_SECONDS
 
 
 def test_the_standalone_is_asked_from_outside_the_pod_and_taken_out_of_service() -> None:
@@ -171,6 +169,46 @@ def test_what_selects_the_standalone_dispatchers_selects_them() -> None:
     (endpoint,) = find(resources, "PodMonitor")["spec"]["podMetricsEndpoints"]
     (container,) = pod_template(deployment)["spec"]["containers"]
     assert [port["name"] for port in container["ports"]] == [endpoint["port"]]
+
+
+@pytest.fixture
+def monitored(tmp_path: Path) -> list[Resource]:
+    """The example with the second component of the sidecar, as the guide says."""
+    shutil.copytree(MANIFESTS, tmp_path, dirs_exist_ok=True)
+    kustomization = tmp_path / "example" / "kustomization.yaml"
+    text = kustomization.read_text().replace("  - ../sidecar\n", "  - ../sidecar\n  - ../sidecar-monitoring\n")
+    kustomization.write_text(text)
+    return compose("example", tmp_path)
+
+
+def test_the_sidecar_can_be_scraped(monitored: list[Resource]) -> None:
+    deployment, monitor = find(monitored, "Deployment"), find(monitored, "PodMonitor")["spec"]
+    (container,) = dispatchers(pod_template(deployment)["spec"])
+    settings = settings_in(container)
+    assert selects(monitor["selector"]["matchLabels"], deployment)
+    assert settings.ops_host == "0.0.0.0"  # noqa: S104 (what it has to be, not bound)
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert container["ports"] == [{"name": endpoint["port"], "containerPort": settings.ops_port}]
+    assert container["livenessProbe"]["exec"] == ASK
+    kubernetes_validate.validate(deployment, RELEASES[0], strict=True)
+
+
+def test_each_alert_of_the_operator_has_an_absolute_link_to_the_runbook(monitored: list[Resource]) -> None:
+    expected = read_yaml(DEPLOY / "prometheus" / "alerts.yaml")["groups"]
+    (source,) = read_yaml(MANIFESTS / "monitoring" / "kustomization.yaml")["configMapGenerator"]
+    published = source["literals"][0].removeprefix("url=")
+    assert published.startswith("https://")
+    for group in expected:
+        for rule in group["rules"]:
+            notes = rule["annotations"]
+            notes["runbook_url"] = notes["runbook_url"].replace("deploy/runbook.md", published)
+    for resources in (monitored, compose("standalone")):
+        assert find(resources, "PrometheusRule")["spec"]["groups"] == expected
+        assert not [one for one in resources if one["kind"] == "ConfigMap"]
+
+
+def test_a_drain_has_no_alert_for_a_service() -> None:
+    assert {one["kind"] for one in compose("drain")} == {"CronJob"}
 
 
 def test_a_drain_ends_before_the_next_one() -> None:

@@ -38,7 +38,13 @@ def test_every_setting_is_explained() -> None:
 
 
 def test_the_table_of_log_lines_is_the_codes() -> None:
-    modules = ("service/service.py", "service/composition.py", "service/signals.py", "telemetry/log.py")
+    modules = (
+        "service/service.py",
+        "service/database_wait.py",
+        "service/composition.py",
+        "service/signals.py",
+        "telemetry/log.py",
+    )
     sources = "".join((ROOT / "dispatcher" / name).read_text() for name in modules)
     written = re.findall(r'\b(?:info|warning|error)\(\s*"([^"]+)"|\(?logging\.[A-Z]+, "([^"]+)"', sources)
     told = {name for row in table("README.md", "Logs") for name in row.split("`, `")}
@@ -52,7 +58,18 @@ def test_every_file_it_names_exists() -> None:
 
 
 def test_every_tool_of_its_commands_is_looked_at_here() -> None:
-    assert {words[0] for words in commands("README.md")} == {"curl", "docker", "kubectl"}
+    assert {words[0] for words in commands("README.md")} == {"curl", "docker", "kubectl", "sed"}
+
+
+def test_the_links_of_the_alerts_can_be_made_absolute() -> None:
+    ((*command, source, redirection, _),) = commands_of("sed")
+    assert redirection == ">"
+    done = subprocess.run([*command, source], cwd=ROOT, check=True, capture_output=True, text=True)
+    links = [
+        rule["annotations"]["runbook_url"] for group in yaml.safe_load(done.stdout)["groups"] for rule in group["rules"]
+    ]
+    assert links
+    assert all(re.fullmatch(r"https://[\w./-]+/runbook\.md#\w+", link) for link in links)
 
 
 def test_the_make_commands_exist() -> None:
@@ -101,10 +118,12 @@ def test_the_secret_holds_settings_and_is_the_one_that_the_manifests_name() -> N
     load_settings(dict(literal.split("=", 1) for literal in literals))
 
 
-def test_ecs_starts_the_dispatcher_first_and_gives_it_time_to_end() -> None:
+def test_ecs_ends_the_dispatcher_last_and_does_not_hold_the_application_back() -> None:
     (task,) = (json.loads(block) for block in blocks("README.md", "json"))
     application, dispatcher = task["containerDefinitions"]
-    assert application["dependsOn"] == [{"containerName": dispatcher["name"], "condition": "HEALTHY"}]
+    assert application["dependsOn"] == [{"containerName": dispatcher["name"], "condition": "START"}]
+    assert dispatcher["essential"]  # one that cannot start must be noticed
+    assert dispatcher["restartPolicy"]["enabled"]
     settings = accept({one["name"]: one["value"] for one in dispatcher["environment"]})
     assert settings.shutdown_grace + 5 <= dispatcher["stopTimeout"] <= 120
     assert_image_and_command(dispatcher["image"], dispatcher["command"])
@@ -116,15 +135,14 @@ def test_ecs_starts_the_dispatcher_first_and_gives_it_time_to_end() -> None:
 def test_cloud_run_has_a_dispatcher_that_ends_within_its_ten_seconds() -> None:
     (service,) = (yaml.safe_load(block) for block in blocks("README.md", "yaml"))
     template = service["spec"]["template"]
-    application, dispatcher = template["spec"]["containers"]
-    waits = json.loads(template["metadata"]["annotations"]["run.googleapis.com/container-dependencies"])
-    assert waits == {application["name"]: [dispatcher["name"]]}
+    _, dispatcher = template["spec"]["containers"]
+    assert "run.googleapis.com/container-dependencies" not in template["metadata"]["annotations"]
     settings = accept({one["name"]: one["value"] for one in dispatcher["env"] if "value" in one})
     assert settings.shutdown_grace < 10
     assert_image_and_command(dispatcher["image"], dispatcher["args"])
     assert settings.ops_host == "0.0.0.0"  # noqa: S104 (what it has to be, not bound)
-    for probe in ("startupProbe", "livenessProbe"):
-        assert dispatcher[probe]["httpGet"] == {"path": "/livez", "port": settings.ops_port}
+    assert "startupProbe" not in dispatcher
+    assert dispatcher["livenessProbe"]["httpGet"] == {"path": "/livez", "port": settings.ops_port}
 
 
 def test_fly_migrates_runs_and_watches_the_dispatcher() -> None:
@@ -149,7 +167,7 @@ def kubectl() -> str:
 
 
 def test_the_settings_of_a_proxy_lead_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = blocks("README.md", "ini")
+    block, _ = blocks("README.md", "ini")
     variables = dict(line.split("=", 1) for line in block.splitlines())
     settings = accept({name: value for name, value in variables.items() if name.startswith(PREFIX)})
     for name in ("HTTPS_PROXY", "NO_PROXY"):

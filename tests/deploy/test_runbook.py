@@ -22,8 +22,14 @@ from tests.processes.conftest import HTTP, free_port, wait_until
 
 DISPATCHER = Path(sys.executable).with_name("dispatcher")
 INSERT = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', ?)"
-# Nothing runs here, and no row is malformed.
-EXITS = {"dispatcher health": Exit.UNHEALTHY, "dispatcher dead-letters list --reason malformed": Exit.NOTHING_MATCHED}
+# Nothing runs here, no row is malformed, and `check` reports that the only installation is refused.
+EXITS = {
+    "dispatcher health": Exit.UNHEALTHY,
+    "dispatcher dead-letters list --reason malformed": Exit.NOTHING_MATCHED,
+    "dispatcher check": Exit.FAILED,
+    "dispatcher check --installation icfg_1": Exit.FAILED,
+    "dispatcher check --live --installation icfg_1": Exit.FAILED,
+}
 ENTRIES = {
     *(f"Dead letter `{reason}`" for reason in DeadLetterReason),
     *(f"Pause `{reason}`" for reason in PauseReason),
@@ -56,7 +62,13 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
     directory = tmp_path_factory.mktemp("trouble")
     url = f"http://127.0.0.1:{free_port()}"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
-    settings = {"VERCEL_BASE_URL": url, "ALLOW_INSECURE_BASE_URL": "true", "VERCEL_TOKEN": "t0ken", "OPS_PORT": "1"}
+    settings = {
+        "DATABASE_URL": "sqlite:///dispatcher.db",
+        "VERCEL_BASE_URL": url,
+        "ALLOW_INSECURE_BASE_URL": "true",
+        "VERCEL_TOKEN": "t0ken",
+        "OPS_PORT": "1",
+    }
     made = Trouble(directory / "trouble.db", kept | {f"DISPATCHER_{name}": value for name, value in settings.items()})
     with subprocess.Popen([DISPATCHER, "sandbox", "--port", url.rpartition(":")[2]], env=kept) as sandbox:
         try:

@@ -113,7 +113,7 @@ def test_his_migrations_may_own_our_tables(bare_database: Database, environment:
     tables = application()
     attach_tables(tables)
     config = environment(tables, hook=False)
-    assert "dispatcher" not in migrate(config), "his migration depends on our code"
+    assert "import dispatcher" not in migrate(config), "his migration depends on our code"
     assert definitions(bare_database) == ours
     command.check(config)
     schema.check(bare_database)

@@ -18,7 +18,7 @@ from tests.mutation.mutants import Mutant
 
 LIBRARIES = (
     "aiosqlite", "alembic.command", "apscheduler", "httpx", "hypothesis", "opentelemetry.sdk.trace", "prometheus_client",
-    "pydantic_settings", "pyreqwest", "pytest_asyncio", "pytest_cov.plugin", "rich.console", "sqlalchemy.dialects.sqlite",
+    "pydantic_settings", "pytest_asyncio", "pytest_cov.plugin", "rich.console", "sqlalchemy.dialects.sqlite",
     "sqlalchemy.orm", "starlette.applications", "structlog", "typer", "uvicorn",
 )  # fmt: skip
 QUIET_OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")

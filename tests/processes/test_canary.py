@@ -14,7 +14,7 @@ pytestmark = pytest.mark.gate
 
 CANARY = "canary-7Hs2kQ9zX4"
 COMMANDS = [
-    ("check",),
+    ("check", "--live"),
     ("status",),
     ("status", "--json"),
     ("dead-letters", "list"),
@@ -139,5 +139,21 @@ def test_a_clients_secret_is_nowhere_to_be_read(stage: Stage) -> None:
     stage.commit("db_1")
     wait_until(lambda: stage.query("SELECT 1 FROM vercel_attempt WHERE outcome = 'credentials_unavailable'"))
     checked = stage.run("check", **oauth)
+    readable = [checked.stdout, checked.stderr, *_end(service), *tables(stage), "." * 5_000]
+    assert_nowhere(readable, CANARY)
+
+
+def test_the_secret_of_a_token_service_is_nowhere_to_be_read(stage: Stage) -> None:
+    del stage.environment["DISPATCHER_VERCEL_TOKEN"]
+    service_settings = {
+        # The sandbox answers a GET there with 405.
+        "DISPATCHER_CREDENTIALS_URL": f"{stage.sandbox_url}/v1/installations/{{installation_id}}/events?key={CANARY}",
+        "DISPATCHER_CREDENTIALS_URL_TOKEN": CANARY,
+        "DISPATCHER_LOG_LEVEL": "debug",
+    }
+    service = stage.start_service(**service_settings)
+    stage.commit("db_1")
+    wait_until(lambda: stage.query("SELECT 1 FROM vercel_attempt WHERE outcome = 'credentials_unavailable'"))
+    checked = stage.run("check", "--live", "--all", **service_settings)
     readable = [checked.stdout, checked.stderr, *_end(service), *tables(stage), "." * 5_000]
     assert_nowhere(readable, CANARY)

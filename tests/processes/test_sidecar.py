@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.contract.servers import Server, own_postgresql
-from tests.processes.conftest import HTTP, Stage, wait_until
+from tests.processes.conftest import HTTP, Stage, free_port, wait_until
 
 # Like other applications, it finishes its last piece of work after SIGTERM.
 APPLICATION = """
@@ -89,34 +89,73 @@ def on_postgresql(stage: Stage, own_server: Server) -> Stage:
     return stage
 
 
+def probe(stage: Stage, path: str) -> tuple[int, Any]:
+    answer = HTTP.get(f"http://127.0.0.1:{stage.ops_port}{path}")
+    return answer.status_code, answer.json()
+
+
+def is_live_but_not_ready(stage: Stage, reason: str) -> bool:
+    """Whether the service is live, and names this reason, perhaps with details, for not being ready."""
+    status, answer = probe(stage, "/readyz")
+    is_live = probe(stage, "/livez") == (200, {"live": True})
+    return is_live and status == 503 and str(answer["reason"]).startswith(reason)
+
+
 @pytest.mark.gate
 def test_the_probes_follow_the_database_without_a_restart(on_postgresql: Stage, own_server: Server) -> None:
     stage = on_postgresql
-
-    def probe(path: str) -> tuple[int, Any]:
-        answer = HTTP.get(f"http://127.0.0.1:{stage.ops_port}{path}")
-        return answer.status_code, answer.json()
-
     service = stage.start_service()
-    assert probe("/livez") == (200, {"live": True})
-    assert probe("/readyz") == (200, {"ready": True, "reason": None})
+    assert probe(stage, "/livez") == (200, {"live": True})
+    assert probe(stage, "/readyz") == (200, {"ready": True, "reason": None})
 
     own_server.stop()
-    wait_until(lambda: probe("/readyz")[0] == 503)
-    ready = probe("/readyz")[1]
-    assert not ready["ready"]
-    assert "tick" in ready["reason"]
-    assert "t0ken" not in ready["reason"]
-    assert probe("/livez") == (200, {"live": True})
+    wait_until(lambda: is_live_but_not_ready(stage, "tick: the database cannot be reached: connection refused"))
     assert stage.run("health").returncode == 0
 
     own_server.start()
-    wait_until(lambda: probe("/readyz") == (200, {"ready": True, "reason": None}))
+    delivers(stage, own_server)
+    assert service.poll() is None
+    service.send_signal(signal.SIGTERM)
+    assert service.wait(60) == 0
+    failed = {line["why"] for line in service.lines if line["event"] == "step failed, trying again"}
+    assert any(why.startswith("the database cannot be reached: connection failed: ") for why in failed), failed
+    recovered = [line for line in service.lines if line["event"] == "step works again" and line["step"] == "tick"]
+    assert recovered
+    assert all(line["seconds"] > 0 for line in recovered)
+
+
+@pytest.mark.gate
+def test_a_database_that_is_away_at_the_start_is_waited_for(on_postgresql: Stage, own_server: Server) -> None:
+    stage = on_postgresql
+    own_server.stop()
+    stage.ops_port = free_port()
+    service = stage.start("run", DISPATCHER_OPS_PORT=str(stage.ops_port))
+    wait_until(lambda: is_live_but_not_ready(stage, "start: the database cannot be reached"))
+    assert stage.run("health").returncode == 0
+    waiting = wait_until(lambda: service.logged("waiting for the database"))
+    assert "refused" in waiting["why"]
+
+    own_server.start()
+    delivers(stage, own_server)
+    assert [line["event"] for line in service.lines].count("waiting for the database") <= 2  # one for each reason
+    service.send_signal(signal.SIGTERM)
+    assert service.wait(60) == 0
+
+
+@pytest.mark.gate
+def test_while_it_waits_for_the_database_it_stops_at_once(on_postgresql: Stage, own_server: Server) -> None:
+    own_server.stop()
+    service = on_postgresql.start("run")
+    wait_until(lambda: service.logged("waiting for the database"))
+    service.send_signal(signal.SIGTERM)
+    assert service.wait(60) == 0
+
+
+def delivers(stage: Stage, own_server: Server) -> None:
+    """Waits until the service is ready again, and has delivered one event."""
+    wait_until(lambda: probe(stage, "/readyz") == (200, {"ready": True, "reason": None}))
     engine = sa.create_engine(own_server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
         connection.execute(sa.text(INSERT), {"r": "db_after"})
     engine.dispose()
     wait_until(lambda: [one["body"]["event"]["resourceId"] for one in stage.requests()] == ["db_after"])
-    assert service.poll() is None
-    service.send_signal(signal.SIGTERM)
-    assert service.wait(60) == 0

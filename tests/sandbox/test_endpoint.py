@@ -6,6 +6,7 @@ from pydantic import SecretStr
 
 from dispatcher.outbox.events import InstallationUpdated, ResourceUpdated, subject_of
 from dispatcher.policy.outcome import OutcomeKind
+from dispatcher.policy.rate_window import RateLimit
 from dispatcher.transport import Network, open_transport
 from dispatcher.vercel.client import Vercel
 from tests.sandbox.conftest import RESOURCE_UPDATED, TOKEN, Both, Start
@@ -130,6 +131,41 @@ async def test_any_other_method_is_not_allowed(shared: Both, method: str) -> Non
 
 
 @in_session
+async def test_an_account_can_be_read(shared: Both) -> None:
+    sandbox, client = shared
+    authorization = {"authorization": f"Bearer {TOKEN}"}
+    response = await client.http.get("/v1/installations/icfg_1/account", headers=authorization)
+    assert response.status_code == 200
+    assert response.json() == {
+        "name": "Sandbox",
+        "url": "https://vercel.com/d/dashboard/integrations/icfg_1",
+        "contact": None,
+    }
+    assert (sandbox.requests[-1].method, sandbox.requests[-1].installation_id) == ("GET", "icfg_1")
+    for path in ("/v1/installations/a.b/account", "/v1/installations/icfg_1/account?teamId=team_1"):
+        assert_refused(await client.http.get(path, headers=authorization), 400, "bad_request")
+    assert_refused(await client.http.get("/v1/installations/icfg_1/account"), 401, "unauthorized")
+
+
+@in_session
+async def test_an_account_can_only_be_read(shared: Both) -> None:
+    _, client = shared
+    response = await client.post(path="/v1/installations/icfg_1/account")
+    assert_refused(response, 405, "method_not_allowed", "POST")
+    assert response.headers["allow"] == "GET"
+
+
+async def test_reading_an_account_uses_up_no_event(start: Start) -> None:
+    sandbox, client = await start(rate_limit=RateLimit(1, 60.0), tokens=frozenset({TOKEN}))
+    transport = open_transport(Network(), sandbox.url)
+    vercel = Vercel(sandbox.url, transport, 60.0)
+    kinds = [(await vercel.read_account("icfg_1", SecretStr(token))).kind for token in (TOKEN, TOKEN, "unknown")]
+    await transport.aclose()
+    assert kinds == [OutcomeKind.DELIVERED, OutcomeKind.DELIVERED, OutcomeKind.UNAUTHORIZED]
+    assert (await client.post()).status_code == 201
+
+
+@in_session
 @pytest.mark.parametrize("authorization", ["", "Bearer", "Basic dDp0", TOKEN, f"Bearer {TOKEN} {TOKEN}"])
 async def test_a_request_without_a_bearer_token_is_unauthorized(shared: Both, authorization: str) -> None:
     _, client = shared
@@ -159,7 +195,7 @@ async def test_the_dispatchers_own_client_delivers_both_events(start: Start) -> 
     sandbox, _ = await start(tokens=frozenset({TOKEN}))
     resource = subject_of(ResourceUpdated(installation_id="icfg_1", resource_id="Größe 1"))
     installation = subject_of(InstallationUpdated(installation_id="icfg_2"))
-    transport = open_transport(1, Network())
+    transport = open_transport(Network(), sandbox.url)
     vercel = Vercel(sandbox.url, transport, 60.0)
     outcomes = [
         await vercel.send("icfg_1", resource.body(product_id="pg"), SecretStr(TOKEN)),

@@ -193,7 +193,7 @@ async def test_garbage_is_no_http(start: Start) -> None:
 async def test_the_dispatchers_own_client_sees_it(start: Start, fault: Fault, kind: OutcomeKind) -> None:
     sandbox, _ = await start()
     sandbox.script(fault)
-    transport = open_transport(1, Network())
+    transport = open_transport(Network(), sandbox.url)
     body = Subject("icfg_1", "installation.updated").body()
     timeout = 1.0 if kind is OutcomeKind.TIMEOUT else 60.0
     outcome = await Vercel(sandbox.url, transport, timeout).send("icfg_1", body, SecretStr(TOKEN))

@@ -92,7 +92,7 @@ def test_the_window_slides() -> None:
 
 async def test_the_dispatchers_own_client_understands_it(start: Start) -> None:
     sandbox, _ = await start(rate_limit=RateLimit(1, 600.0))
-    transport = open_transport(1, Network())
+    transport = open_transport(Network(), sandbox.url)
     vercel = Vercel(sandbox.url, transport, 60.0)
     body = Subject("icfg_1", "installation.updated").body()
     admitted, refused = [await vercel.send("icfg_1", body, SecretStr(TOKEN)) for _ in range(2)]

@@ -7,10 +7,13 @@ import pytest
 from dispatcher.settings.settings import Settings, SettingsError, load_settings
 
 CANARY = "canary-Zx81_secret"
+DATABASE = {"DISPATCHER_DATABASE_URL": "sqlite:///dispatcher.db"}
 
 
 def load(environ: Mapping[str, str]) -> Settings:
-    return load_settings({f"DISPATCHER_{name}": text for name, text in environ.items()})
+    """Loads the settings, with a database unless one is named."""
+    database = {} if "DATABASE_URL_FILE" in environ else DATABASE
+    return load_settings(database | {f"DISPATCHER_{name}": text for name, text in environ.items()})
 
 
 def refuse(environ: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.settings.durations import format_duration, parse_duration
+from dispatcher.settings.durations import age, format_duration, parse_duration
 
 
 @given(st.text())
@@ -33,3 +33,28 @@ def test_a_duration_reads_back_as_it_was_written(milliseconds: int) -> None:
 def test_what_is_neither_text_nor_a_number_of_seconds_is_no_duration(value: object) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0s"),
+        (0.0001, "1ms"),
+        (0.178254, "178ms"),
+        (0.9999, "999ms"),
+        (1.0, "1s"),
+        (2.54, "2.5s"),
+        (9.96, "10s"),
+        (59.6, "1m"),
+        (178.254, "2m 58s"),
+        (3_600.0, "1h"),
+        (90_000.0, "1d 1h"),
+    ],
+)
+def test_a_duration_for_people(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1h30m", 5_400), ("3m 12s", 192), ("1d 1h 1m 1s 1ms", 90_061.001)])
+def test_what_is_printed_for_people_can_be_written(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)

@@ -59,9 +59,9 @@ async def test_it_is_ready_while_ticks_go_through_and_otherwise_gives_the_reason
     ops.report(Ticked(0))
     ops.report(StepFailed("gauges", "ValueError", "ValueError: no"))
     assert await readiness() == (200, None)
-    ops.report(StepFailed("writes", "the database takes no writes", "the database takes no writes: icfg_secret"))
+    ops.report(StepFailed("heartbeat", "the database takes no writes", "the database takes no writes: icfg_secret"))
     ops.report(Ticked(0))
-    assert await readiness() == (503, "writes: the database takes no writes")
+    assert await readiness() == (503, "heartbeat: the database takes no writes")
     ops.report(WritesAccepted())
     assert await readiness() == (200, None)
     ops.now = READY_SECONDS

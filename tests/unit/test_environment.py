@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from dispatcher.settings.settings import Settings, SettingsError, describe, load_settings
-from tests.unit.loading import CANARY, load, refuse
+from tests.unit.loading import CANARY, DATABASE, load, refuse
 
 # ── names
 
@@ -26,7 +26,7 @@ from tests.unit.loading import CANARY, load, refuse
 )
 def test_an_unknown_name_is_refused_with_the_nearest_one(name: str, answer: str) -> None:
     with pytest.raises(SettingsError) as refusal:
-        load_settings({name: CANARY})
+        load_settings(DATABASE | {name: CANARY})
     assert str(refusal.value).startswith(answer)
     assert CANARY not in str(refusal.value)
 
@@ -47,7 +47,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(name: str, answer: str)
     ],
 )
 def test_what_is_not_ours_is_left_alone(name: str) -> None:
-    assert load_settings({name: "tcp://10.0.0.1:9464"}).model_dump() == load({}).model_dump()
+    assert load_settings(DATABASE | {name: "tcp://10.0.0.1:9464"}).model_dump() == load({}).model_dump()
 
 
 # ── files
@@ -76,7 +76,7 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
         file = tmp_path / line.name
         file.write_text(line.value or "")
         if line.value is not None:
-            settings = load_settings({f"{line.name}_FILE": str(file)})
+            settings = load({f"{line.name.removeprefix('DISPATCHER_')}_FILE": str(file)})
             assert line.name in [each.name for each in describe(settings) if each.source == f"file {file}"]
 
 

@@ -22,7 +22,7 @@ def test_importing_the_producer_api_loads_nothing_of_the_service(module: str) ->
 
 
 def test_the_same_question_finds_what_the_service_does_load() -> None:
-    assert "pyreqwest" in load("dispatcher.transport.reqwest")
+    assert "httptools" in load("dispatcher.transport.http1")
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:

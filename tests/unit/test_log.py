@@ -19,8 +19,10 @@ from dispatcher.telemetry import (
     InstallationResumed,
     LeaseLost,
     Log,
+    MalformedBuried,
     Report,
     StepFailed,
+    StepRecovered,
     Stranded,
     Ticked,
 )
@@ -67,7 +69,7 @@ def log() -> Iterator[LogUnderTest]:
     ("report", "level", "event"),
     [
         (REJECTED, "error", "dead letter"),
-        (EventsCollected(7, 2), "error", "dead letter"),
+        (MalformedBuried(7, "icfg_1", None, "resource_id is missing"), "error", "dead letter"),
         (CrashBuried(2), "error", "dead letter"),
         (LeaseLost(1), "warning", "lease lost"),
         (Stranded(1), "error", "stranded installations fixed"),
@@ -76,12 +78,21 @@ def log() -> Iterator[LogUnderTest]:
         (BreakerTurned(True), "warning", "breaker open"),
         (BreakerTurned(False, "icfg_1"), "info", "breaker closed"),
         (StepFailed("tick", "ValueError", "ValueError: no"), "error", "step failed, trying again"),
+        (StepRecovered("tick", 12.34), "info", "step works again"),
     ],
 )
 def test_each_noteworthy_change_is_a_line(log: LogUnderTest, report: Report, level: str, event: str) -> None:
     log(report)
     (line,) = log.lines
     assert (line["log_level"], line["event"]) == (level, event)
+
+
+def test_a_malformed_row_is_named(log: LogUnderTest) -> None:
+    log(MalformedBuried(7, "icfg_1", None, "resource_id is missing"))
+    (line,) = log.lines
+    assert (line["reason"], line["event_id"], line["installation_id"]) == ("malformed", 7, "icfg_1")
+    assert line["why"] == "resource_id is missing"
+    assert "resource_id" not in line
 
 
 def test_success_writes_no_line(log: LogUnderTest) -> None:

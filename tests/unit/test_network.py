@@ -12,12 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 import trustme
-from dispatcher.transport.reqwest import PyreqwestTransport
 
 from dispatcher.inspection.checks.network import check_network
 from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.settings.settings import Settings
-from dispatcher.transport import Network, Transport, UnusableNetwork, post_form
+from dispatcher.transport import Network, Transport, UnusableNetwork, open_transport, post_form
 from dispatcher.transport.portable import PortableTransport
 from tests.conftest import not_tested
 from tests.unit.raw_server import (
@@ -42,10 +41,14 @@ pytestmark = [
 Opening = Callable[[Network], Transport]
 
 
-@pytest.fixture(params=["pyreqwest", "portable"])
+@pytest.fixture(params=["to Vercel", "general"])
 def opening(request: pytest.FixtureRequest) -> Opening:
     """Opens a transport."""
-    return PortableTransport if request.param == "portable" else lambda network: PyreqwestTransport(4, network)
+    return (
+        PortableTransport
+        if request.param == "general"
+        else lambda network: open_transport(network, "https://127.0.0.1")
+    )
 
 
 @asynccontextmanager

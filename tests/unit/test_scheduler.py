@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dispatcher.service.scheduler import Scheduler
-from dispatcher.telemetry import Report, StepFailed
+from dispatcher.telemetry import Report, StepFailed, StepRecovered
 
 WAIT_SECONDS = 60.0
 """How long a busy machine may take for something that an idle one does at once."""
@@ -83,19 +83,27 @@ async def test_a_step_never_runs_twice_at_once(scheduler: Scheduler) -> None:
     assert max_running == 1
 
 
-async def test_a_step_that_fails_is_reported_and_comes_again(scheduler: Scheduler, reports: list[Report]) -> None:
+async def test_a_step_that_fails_is_reported_and_so_is_its_recovery(
+    scheduler: Scheduler, reports: list[Report]
+) -> None:
     again = asyncio.Event()
 
     async def step() -> float:
-        if reports:
+        if len(reports) < 2:
+            raise ValueError("failed")
+        if len(reports) > 2:
             again.set()
             return 60.0
-        raise ValueError("failed")
+        return 0.0
 
     scheduler.every("tick", 60, step)
     async with asyncio.timeout(WAIT_SECONDS):
         await again.wait()
-    assert reports == [StepFailed("tick", "ValueError", "ValueError: failed")]
+    *failed, recovered = reports
+    assert failed == 2 * [StepFailed("tick", "ValueError", "ValueError: failed")]
+    assert isinstance(recovered, StepRecovered)
+    assert recovered.step == "tick"
+    assert recovered.seconds > 0
 
 
 async def test_a_wall_clock_that_is_set_back_stops_nothing(scheduler: Scheduler) -> None:

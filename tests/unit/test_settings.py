@@ -10,6 +10,7 @@ from dispatcher.settings.settings import (
     LogFormat,
     LogLevel,
     Settings,
+    SettingsError,
     Wakeup,
     describe,
     load_settings,
@@ -23,7 +24,7 @@ from tests.unit.loading import CANARY, load, refuse
 def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
     minute, hour, day = 60.0, 3_600.0, 86_400.0
     expected: dict[str, object] = {
-        "DISPATCHER_DATABASE_URL": SecretStr("sqlite:///dispatcher.db"),
+        "DISPATCHER_DATABASE_URL": SecretStr(""),  # there is none: see below
         "DISPATCHER_SCHEMA": None,
         "DISPATCHER_VERCEL_BASE_URL": "https://api.vercel.com",
         "DISPATCHER_ALLOW_INSECURE_BASE_URL": False,
@@ -32,6 +33,8 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
         "DISPATCHER_VERCEL_TOKEN": None,
         "DISPATCHER_CREDENTIALS_QUERY": None,
         "DISPATCHER_CREDENTIALS_DIR": None,
+        "DISPATCHER_CREDENTIALS_URL": None,
+        "DISPATCHER_CREDENTIALS_URL_TOKEN": None,
         "DISPATCHER_OAUTH_TOKEN_URL": None,
         "DISPATCHER_OAUTH_CLIENT_ID": None,
         "DISPATCHER_OAUTH_CLIENT_SECRET": None,
@@ -58,7 +61,7 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
         "DISPATCHER_LOG_FORMAT": LogFormat.AUTO,
         "DISPATCHER_LOG_LEVEL": LogLevel.INFO,
     }
-    settings = load({})
+    settings = Settings()
     assert {variable_name(field): getattr(settings, field) for field in Settings.model_fields} == expected
 
 
@@ -69,6 +72,7 @@ def test_the_defaults_would_pass_as_values_too() -> None:
 
 
 def test_without_an_argument_the_environment_of_the_process_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPATCHER_DATABASE_URL", "sqlite:///dispatcher.db")
     monkeypatch.setenv("DISPATCHER_CONCURRENCY", "7")
     assert load_settings().concurrency == 7
 
@@ -126,6 +130,9 @@ def test_settings_cannot_be_changed() -> None:
         ("GLOBAL_RATE_LIMIT", "1000/1m", RateLimit(1_000, 60.0)),
         ("ALLOW_INSECURE_BASE_URL", "false", False),
         ("TRUST_ENV_PROXY", "true", True),
+        ("TRUST_ENV_PROXY", "True", True),
+        ("TRUST_ENV_PROXY", "1", True),
+        ("TRUST_ENV_PROXY", "0", False),
         ("CA_FILE", "/etc/ssl/private-ca.pem", "/etc/ssl/private-ca.pem"),
         ("VERCEL_BASE_URL", "https://vercel.com/api/", "https://vercel.com/api"),
         ("VERCEL_BASE_URL", "https://[::1]:8377", "https://[::1]:8377"),
@@ -133,6 +140,16 @@ def test_settings_cannot_be_changed() -> None:
         ("DATABASE_URL", "postgresql+psycopg://u@h/d", SecretStr("postgresql+psycopg://u@h/d")),
         ("VERCEL_TOKEN", "t" * 512, SecretStr("t" * 512)),
         ("CREDENTIALS_DIR", "/run/tokens", "/run/tokens"),
+        *(
+            ("CREDENTIALS_URL", url, url)
+            for url in (
+                "https://partner.test/tokens/{installation_id}",
+                "https://partner.test/tokens?id={installation_id}&v=2",
+                "http://127.0.0.1:8000/tokens/{installation_id}",
+                "http://[::1]:8000/tokens/{installation_id}",
+                "http://localhost/{installation_id}",
+            )
+        ),
     ],
 )
 def test_good_values(name: str, text: str, expected: object) -> None:
@@ -165,6 +182,20 @@ def test_oauth_is_read_whole() -> None:
 # ── refusals
 
 
+def test_a_forgotten_database_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPATCHER_DATABASE_URL", raising=False)
+    with pytest.raises(SettingsError) as refusal:
+        load_settings({"DISPATCHER_VERCEL_TOKEN": CANARY})
+    assert str(refusal.value) == (
+        "DISPATCHER_DATABASE_URL is not set: set it to the URL of your application's database, or, for a trial, to sqlite:///dispatcher.db"
+    )
+
+
+def test_a_database_that_cannot_be_read_is_not_called_forgotten_too() -> None:
+    assert "not set" not in refuse({"DATABASE_URL_FILE": "/nowhere/x"})
+    assert "not set" not in refuse({"DATABASE_URL": ""})
+
+
 @pytest.mark.parametrize(
     ("environ", "line"),
     [
@@ -183,6 +214,21 @@ def test_oauth_is_read_whole() -> None:
         (
             {"OAUTH_TOKEN_URL": "http://a", "OAUTH_CLIENT_ID": "i", "OAUTH_CLIENT_SECRET": CANARY},
             "DISPATCHER_OAUTH_TOKEN_URL must begin with https://",
+        ),
+        *(
+            (
+                {"CREDENTIALS_URL": f"http://{host}/{{installation_id}}"},
+                "DISPATCHER_CREDENTIALS_URL must begin with https://",
+            )
+            for host in ("partner.test", "10.0.0.1", "localhost.partner.test")
+        ),
+        (
+            {"CREDENTIALS_URL_TOKEN": CANARY},
+            "DISPATCHER_CREDENTIALS_URL_TOKEN goes with DISPATCHER_CREDENTIALS_URL: set that as well, or unset it",
+        ),
+        (
+            {"CREDENTIALS_URL": f"https://a/{{installation_id}}?key={CANARY}", "VERCEL_TOKEN": CANARY},
+            "DISPATCHER_VERCEL_TOKEN, DISPATCHER_CREDENTIALS_URL are several sources of credentials: keep one of them",
         ),
         (
             {"OAUTH_CLIENT_SECRET": CANARY},
@@ -237,7 +283,7 @@ def test_each_setting_is_shown_with_its_source_and_without_its_secret(tmp_path: 
     (tmp_path / "secret").write_text(CANARY)
     settings = load(
         {
-            "DATABASE_URL": f"postgres://app:{CANARY}@db:5432/app?sslpassword={CANARY}&{CANARY}",
+            "DATABASE_URL": f"postgres://app:{CANARY}@db:5432/app?sslpassword={CANARY}",
             "OAUTH_TOKEN_URL": f"https://api.vercel.com/token?key={CANARY}",
             "OAUTH_CLIENT_ID": "oac_1",
             "OAUTH_CLIENT_SECRET_FILE": str(tmp_path / "secret"),
@@ -248,7 +294,7 @@ def test_each_setting_is_shown_with_its_source_and_without_its_secret(tmp_path: 
     )
     lines = {line.name.removeprefix("DISPATCHER_"): (line.value, line.source) for line in describe(settings)}
     assert len(lines) == len(Settings.model_fields)
-    assert lines["DATABASE_URL"] == ("postgres://app:***@db:5432/app?sslpassword=***&***", "environment")
+    assert lines["DATABASE_URL"] == ("postgres://app:***@db:5432/app?sslpassword=***", "environment")
     assert lines["OAUTH_TOKEN_URL"] == ("https://api.vercel.com/token?key=***", "environment")
     assert lines["OAUTH_CLIENT_SECRET"] == ("***", f"file {tmp_path / 'secret'}")
     assert lines["OAUTH_PARAMS"] == ("assertion=***", "environment")
@@ -257,6 +303,17 @@ def test_each_setting_is_shown_with_its_source_and_without_its_secret(tmp_path: 
     assert lines["RATE_LIMIT"] == ("60/60s", "default")
     assert lines["SCHEMA"] == (None, "default")
     assert lines["VERCEL_BASE_URL"] == ("https://api.vercel.com", "default")
+    assert CANARY not in f"{settings} {settings!r} {describe(settings)}"
+
+
+def test_a_token_service_is_shown_without_its_key_and_its_secret(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{CANARY}\n")
+    url = f"http://127.0.0.1:8000/{{installation_id}}?key={CANARY}"
+    settings = load({"CREDENTIALS_URL": url, "CREDENTIALS_URL_TOKEN_FILE": str(tmp_path / "secret")})
+    lines = {line.name.removeprefix("DISPATCHER_"): (line.value, line.source) for line in describe(settings)}
+    assert settings.credentials_url_token == SecretStr(CANARY)
+    assert lines["CREDENTIALS_URL"] == ("http://127.0.0.1:8000/{installation_id}?key=***", "environment")
+    assert lines["CREDENTIALS_URL_TOKEN"] == ("***", f"file {tmp_path / 'secret'}")
     assert CANARY not in f"{settings} {settings!r} {describe(settings)}"
 
 

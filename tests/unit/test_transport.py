@@ -15,7 +15,16 @@ import trustme
 from pydantic import SecretStr
 
 from dispatcher.policy.outcome import OutcomeKind
-from dispatcher.transport import Network, NotConnected, Request, Transport, TransportFailed, open_transport, post_form
+from dispatcher.transport import (
+    Network,
+    NotConnected,
+    Request,
+    Transport,
+    TransportFailed,
+    get,
+    open_transport,
+    post_form,
+)
 from dispatcher.transport.http1 import IDLE_SECONDS, Http1Transport
 from dispatcher.transport.portable import PortableTransport
 from dispatcher.vercel.client import Vercel
@@ -43,7 +52,7 @@ async def send():
         while True:
             os.dup(0)
     try:
-        await transport.post(Request("http://127.0.0.1:9", {}, b"", timeout=60, limit=0))
+        await transport.exchange(Request("http://127.0.0.1:9", {}, b"", timeout=60, limit=0))
     except Exception as error:
         print(type(error).__name__, error)
 
@@ -103,7 +112,7 @@ async def test_only_the_headers_that_a_request_names_are_read(transport: Transpo
     async with running(answer("201 Created", b"", "X-One: 1", "X-Two: 2"), keep_alive=True) as server:
         for names, headers in (((), {}), (("x-two", "x-three"), {"x-two": "2"})):
             request = Request(server.url, {}, b"", timeout=DEADLINE_SECONDS, limit=0, read_headers=names)
-            assert (await transport.post(request)).headers == headers
+            assert (await transport.exchange(request)).headers == headers
 
 
 FAULTS: dict[str, tuple[list[Step], OutcomeKind, int | None]] = {
@@ -333,6 +342,16 @@ async def test_a_form_is_posted(transport: Transport) -> None:
     assert body == b"a=1+%26&%C3%BC=2"
 
 
+async def test_a_get_has_headers_and_no_body(transport: Transport) -> None:
+    async with running(answer("404 Not Found", b"no such token")) as server:
+        got = await get(transport, f"{server.url}/a?b=1", {"x-one": "1"}, timeout=DEADLINE_SECONDS, limit=7)
+    assert got == (404, b"no such")
+    head, _, body = server.requests[0].decode().partition("\r\n\r\n")
+    line, *headers = head.lower().split("\r\n")
+    assert (line, body) == ("get /a?b=1 http/1.1", "")
+    assert "x-one: 1" in headers
+
+
 @pytest.mark.parametrize(
     ("steps", "timeout", "message"),
     [([ENDLESS], 0.2, "no answer from 127.0.0.1 within 0.2 s"), ([], DEADLINE_SECONDS, "127.0.0.1 broke")],
@@ -506,7 +525,7 @@ async def test_what_cannot_be_a_request_is_not_sent(http1: Http1Transport, url: 
     async with running(DELIVERED) as server:
         request = Request(url.format(server.port), headers, b"", timeout=DEADLINE_SECONDS, limit=0)
         with pytest.raises(NotConnected):
-            await http1.post(request)
+            await http1.exchange(request)
         assert server.requests == []
 
 

@@ -70,9 +70,7 @@ async def run_through_outage(simulation: Simulation, subjects: int, installation
     changed = [subjects // 2]
 
     def change_some() -> None:
-        due = subjects // 2 + math.low_water(
-            (simulation.now - OUTAGE_BEGIN) / OUTAGE_SECONDS * (subjects - subjects // 2)
-        )
+        due = subjects // 2 + math.floor((simulation.now - OUTAGE_BEGIN) / OUTAGE_SECONDS * (subjects - subjects // 2))
         simulation.change(range(changed[0], min(due, subjects)), installations)
         changed[0] = max(changed[0], due)
 

@@ -80,7 +80,7 @@ class Bench:
     async def _find(self, _installation_id: str, refused: SecretStr | None) -> SecretStr:
         return SecretStr("t0ken" if refused is None else "new")
 
-    async def post(self, request: Request) -> Reply:
+    async def exchange(self, request: Request) -> Reply:
         resource = str(json.loads(request.body)["event"]["resourceId"])
         self.requests.append(resource)
         self.sent_with.append(request.headers["authorization"].removeprefix("Bearer "))

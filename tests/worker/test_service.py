@@ -6,18 +6,22 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import structlog
 from pydantic import SecretStr
+from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
+from dispatcher.database import schema
 from dispatcher.database.transactions import Database
-from dispatcher.service import service
+from dispatcher.service import housekeeping, service
 from dispatcher.service.health import Health
 from dispatcher.settings.settings import Settings
+from tests.migration.revisions import FIRST, migrate_to
 from tests.processes.conftest import free_port
 from tests.worker.conftest import DEADLINE_SECONDS
 
@@ -80,6 +84,41 @@ async def test_livez_is_red_while_a_tick_is_stuck_and_green_again_after_it(
         finally:
             go_on.set()
         assert await answers(client, "/livez", 200)
+
+
+async def test_a_database_that_never_answered_ends_the_start_after_the_grace(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    away = Settings(
+        database_url=SecretStr(f"sqlite:///{tmp_path}/missing/test.db"), vercel_token=SecretStr("t0ken"), ops_port=None
+    )
+    with structlog.testing.capture_logs() as lines, pytest.raises(DBAPIError, match="unable to open database file"):
+        await service.run(away, stop, database_grace=0.1)
+    assert [line["event"] for line in lines] == ["waiting for the database"]
+
+
+async def test_an_older_schema_is_named_and_used_in_full_once_it_is_migrated(
+    bare_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "LOOK_FOR_MIGRATION_SECONDS", 0.05)
+    migrate_to(bare_database, FIRST)
+    looked = threading.Event()
+
+    def look(database: Database) -> schema.Schema:
+        found = check(database)
+        if not database.lacking:
+            looked.set()
+        return found
+
+    check = schema.check
+    monkeypatch.setattr(schema, "check", look)
+    with structlog.testing.capture_logs() as lines:
+        async with running(bare_database):
+            assert not looked.is_set()
+            schema.migrate(bare_database)
+            assert await asyncio.to_thread(looked.wait, DEADLINE_SECONDS)
+    (warning,) = (line for line in lines if line["event"] == "older schema")
+    assert "run `dispatcher migrate`" in warning["hint"]
+    schema.downgrade(bare_database)
 
 
 OAUTH = {

@@ -24,7 +24,7 @@ from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.store import installations
-from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, Ticked
+from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, MalformedBuried, Ticked
 from dispatcher.worker.collection import MAX_WAITING_ANSWERS
 from dispatcher.worker.low_water import LAG_SECONDS
 from dispatcher.worker.pace import Pace
@@ -589,6 +589,19 @@ async def test_it_reports_the_collected_events_and_each_tick_with_the_requests_i
     held.release(2)
     await rig.settle_all()
     assert rig.reports[-1] == Ticked(0)
+
+
+async def test_it_reports_which_row_is_malformed(rig: Rig) -> None:
+    insert = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', ?)"
+    with rig.database.engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA ignore_check_constraints = 1")
+        connection.exec_driver_sql(insert, ("a\x07b",))
+        connection.exec_driver_sql("PRAGMA ignore_check_constraints = 0")
+    await rig.worker.tick()
+    assert [one for one in rig.reports if isinstance(one, EventsCollected)] == [EventsCollected(1, 1)]
+    (malformed,) = [one for one in rig.reports if isinstance(one, MalformedBuried)]
+    assert (malformed.event_id, malformed.installation_id, malformed.resource_id) == (1, "icfg_1", "a\\x07b")
+    assert malformed.why == "resource_id: must not contain control characters"
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=1)])

@@ -7,12 +7,26 @@ from dispatcher.database import schema
 from dispatcher.database.notifier import Notifier, NotifierUnavailable
 from dispatcher.database.schema import UnusableSchema
 from dispatcher.database.transactions import Database
+from dispatcher.database_url.postgresql import SCHEMA_PARAMETERS
 from dispatcher.inspection.checks.finding import Finding, ok, problem, warning
 from dispatcher.outbox.tables import metadata
 from dispatcher.settings.durations import format_duration
 from dispatcher.settings.settings import Settings, Wakeup
 
 CLOCK_TOLERANCE_SECONDS = 5.0
+
+
+def check_url(settings: Settings) -> Iterator[Finding]:
+    """Names the parameters of the URL that have no effect here."""
+    if not (ignored := settings.database.ignored):
+        return
+    what = f"parameters of DISPATCHER_DATABASE_URL that are for other clients are ignored: {', '.join(ignored)}"
+    names_schema = any(name in SCHEMA_PARAMETERS and value != "public" for name, value in ignored.items())
+    if names_schema and settings.database_schema is None:
+        advice = "for the dispatcher's tables, DISPATCHER_SCHEMA names the schema; in DISPATCHER_CREDENTIALS_QUERY, write it out"
+        yield warning("url", f"{what}; {advice}")
+    else:
+        yield ok("url", what)
 
 
 def check_tls(database: Database) -> Iterator[Finding]:
@@ -81,21 +95,28 @@ def check_clock(database: Database, tolerance: float = CLOCK_TOLERANCE_SECONDS) 
 def check_tables(database: Database) -> Iterator[Finding]:
     """Whether the tables are those that this version expects."""
     try:
-        schema.check(database)
+        found = schema.check(database)
     except UnusableSchema as unusable:
         yield problem("schema", str(unusable))
         with database.read() as connection:
             if (grant := database.dialect.grant_to_create(connection, database.schema)) is not None:
                 yield problem("privileges", f"`dispatcher migrate` will not be allowed to create tables: {grant}")
         return
-    if missing := schema.missing_columns(database):
+    if missing := [str(column) for column in schema.missing_columns(database) if database.has(column)]:
         yield problem(
             "schema",
             f"the tables lack {', '.join(missing)}: something else has changed them; `dispatcher schema --dialect"
             f" {database.dialect.name}` prints them as they should be",
         )
-        return
-    yield ok("schema", f"the tables are there, at revision {schema.newest()}")
+    elif found.warning is not None:
+        yield warning("schema", found.warning)
+    elif found.is_newer:
+        yield ok(
+            "schema",
+            f"the tables are at revision {found.revision}, newer than this program ({schema.newest()}): that is fine",
+        )
+    else:
+        yield ok("schema", f"the tables are there, at revision {schema.newest()}")
 
 
 async def check_wakeup(settings: Settings, database: Database) -> list[Finding]:

@@ -8,7 +8,8 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher.database.engine import UnusableDatabaseUrl
 from dispatcher.database.errors import first_line, is_unreachable
 from dispatcher.database.transactions import Database, open_database
-from dispatcher.inspection.checks.credentials import check_credentials
+from dispatcher.inspection.checks.attempts import check_attempts
+from dispatcher.inspection.checks.credentials import Tokens, check_credentials
 from dispatcher.inspection.checks.database import (
     check_clock,
     check_durability,
@@ -16,6 +17,7 @@ from dispatcher.inspection.checks.database import (
     check_isolation,
     check_tables,
     check_tls,
+    check_url,
     check_wakeup,
     check_writes,
 )
@@ -27,11 +29,12 @@ from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network, UnusableNetwork
 
 
-def examine(settings: Settings, installation_id: str | None = None) -> Iterator[Finding]:
-    """Checks the database, the credentials (of this installation or, without one, of some known ones) and Vercel's address.
+def examine(settings: Settings, installation_id: str | None = None, *, live: bool = False) -> Iterator[Finding]:
+    """Checks the database, the recorded attempts, the credentials (of this installation or of some known ones) and Vercel's address.
 
-    Requests real tokens from the source of credentials; to Vercel it opens a connection and sends nothing. The checks `settings` and
-    `database` report only problems that the settings or an unreachable database cause.
+    Requests real tokens from the source of credentials. To Vercel it opens a connection and sends nothing, unless `live`: then it reads
+    the installations' accounts with these tokens. The checks `settings` and `database` report only problems that the settings or an
+    unreachable database cause.
     """
     try:
         network = Network(settings.ca_file, trust_env_proxy=settings.trust_env_proxy)
@@ -39,12 +42,12 @@ def examine(settings: Settings, installation_id: str | None = None) -> Iterator[
     except UnusableNetwork as error:
         yield problem("settings", str(error))
         return
-    yield from _examine_sources(settings, network, installation_id)
+    yield from _examine_sources(settings, network, Tokens(installation_id, live))
     yield from check_network(settings, network)
     yield from check_base_url(settings, network)
 
 
-def _examine_sources(settings: Settings, network: Network, installation_id: str | None) -> Iterator[Finding]:
+def _examine_sources(settings: Settings, network: Network, tokens: Tokens) -> Iterator[Finding]:
     try:
         database = open_database(settings.database_url.get_secret_value(), settings.database_schema)
     except UnusableDatabaseUrl as unusable:
@@ -54,22 +57,25 @@ def _examine_sources(settings: Settings, network: Network, installation_id: str 
         findings = list(_examine_database(database, settings))
         yield from findings
         usable = all(one.level is not Level.PROBLEM for one in findings)
-        yield from asyncio.run(check_credentials(settings, database, network, installation_id, usable=usable))
+        if usable:
+            yield from check_attempts(database)
+        yield from asyncio.run(check_credentials(settings, database, network, tokens, usable=usable))
     finally:
         database.close()
 
 
 def _examine_database(database: Database, settings: Settings) -> Iterator[Finding]:
-    name = database.dialect.name
+    place = settings.database.place
     if (path := database.dialect.missing_file(database.engine.url)) is not None:
         yield problem(
             "schema", f"there is no database file {path}: run `dispatcher migrate`, or correct DISPATCHER_DATABASE_URL"
         )
         return
+    yield from check_url(settings)
     yield from check_tls(database)
     try:
         with database.read():
-            yield ok("database", f"{name} answers")
+            yield ok("database", f"{place} answers")
         yield from check_isolation(database)
         yield from check_writes(database)
         yield from check_durability(database)
@@ -86,7 +92,7 @@ def _examine_database(database: Database, settings: Settings) -> Iterator[Findin
         if is_unreachable(error):
             yield problem(
                 "database",
-                f"the database cannot be reached ({first_line(error)}): is it running, and does DISPATCHER_DATABASE_URL"
+                f"{place} cannot be reached ({first_line(error)}): is it running, and does DISPATCHER_DATABASE_URL"
                 " name it, its user and its password?",
             )
         else:

@@ -1,15 +1,28 @@
 """Checks what the database's user may do, with statements that touch no row and are rolled back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from enum import Enum, auto
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Executable, Table
+from sqlalchemy import Column, Executable, Table
 from sqlalchemy.exc import DBAPIError
 
+from dispatcher.database import schema
 from dispatcher.database.errors import is_unreachable
+from dispatcher.database.schema import UnusableSchema
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.checks.finding import Finding, ok, problem
-from dispatcher.outbox.tables import VERSION_TABLE, attempt, collector, dead_letter, delivery, installation, outbox
+from dispatcher.inspection.checks.finding import Finding, ok, problem, warning
+from dispatcher.outbox.tables import (
+    VERSION_TABLE,
+    attempt,
+    collector,
+    dead_letter,
+    delivery,
+    dispatcher,
+    installation,
+    outbox,
+)
 
 _NEEDED: dict[Table, tuple[str, ...]] = {
     outbox: ("SELECT", "INSERT", "DELETE"),
@@ -18,45 +31,72 @@ _NEEDED: dict[Table, tuple[str, ...]] = {
     collector: ("SELECT", "INSERT", "UPDATE"),
     attempt: ("SELECT", "INSERT", "DELETE"),
     dead_letter: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    dispatcher: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     Table(VERSION_TABLE, sa.MetaData(), sa.Column("version_num", sa.String)): ("SELECT",),
 }
 
 
+class _Verdict(Enum):
+    ALLOWED = auto()
+    DENIED = auto()
+
+
 def check_privileges(database: Database) -> Iterator[Finding]:
     """Reports the missing GRANT of each table. Tables that do not exist are left to `check_tables`."""
-    lacking = [
+    _note_what_is_lacking(database)
+    tried = {table: {one: _try(database, table, one) for one in needed} for table, needed in _NEEDED.items()}
+    if not any(verdict for verdicts in tried.values() for verdict in verdicts.values()):
+        yield ok("privileges", "not tried: the tables are not there")
+        return
+    denied = [
         (table, missing)
-        for table, needed in _NEEDED.items()
-        if (missing := [privilege for privilege in needed if _is_denied(database, table, privilege)])
+        for table, verdicts in tried.items()
+        if (missing := [privilege for privilege, verdict in verdicts.items() if verdict is _Verdict.DENIED])
     ]
     with database.read() as connection:
-        for table, missing in lacking:
+        for table, missing in denied:
             grant = database.dialect.grant(connection, table.name, missing, database.schema)
-            yield problem("privileges", f"the database's user lacks a privilege: {grant}")
-    if not lacking:
+            report = warning if schema.is_addition(table) else problem  # without an addition, the rest works
+            yield report("privileges", f"the database's user lacks a privilege: {grant}")
+    if not denied:
         yield ok("privileges", "the database's user may do everything that the dispatcher does")
 
 
-def _is_denied(database: Database, table: Table, privilege: str) -> bool:
+def _note_what_is_lacking(database: Database) -> None:
+    """An older schema lacks columns and tables, which the statements below must not name."""
+    try:
+        schema.check(database)
+    except UnusableSchema:
+        pass  # reported by `check_tables`
+    except DBAPIError as error:
+        if not database.dialect.is_denied(error):
+            raise
+
+
+def _try(database: Database, table: Table, privilege: str) -> _Verdict | None:
+    """Returns None if the statement fails for another reason, such as a missing table, or if the schema is too old for the table."""
+    columns = [column for column in table.c if database.has(column)]
+    if not columns:
+        return None
     try:
         with database.engine.connect() as connection:  # no commit: it is rolled back
-            connection.execute(_attempt(table, privilege))
+            connection.execute(_attempt(table, columns, privilege))
     except DBAPIError as error:
         if is_unreachable(error):
             raise
-        return database.dialect.is_denied(error)
-    return False
+        return _Verdict.DENIED if database.dialect.is_denied(error) else None
+    return _Verdict.ALLOWED
 
 
-def _attempt(table: Table, privilege: str) -> Executable:
+def _attempt(table: Table, columns: Sequence[Column[Any]], privilege: str) -> Executable:
     """Returns a statement that needs the privilege and matches no row."""
-    columns = [column for column in table.c if column.identity is None]
+    written = [column for column in columns if column.identity is None]
     match privilege:
         case "INSERT":
-            nothing = sa.select(*columns).where(sa.false())
-            return sa.insert(table).from_select([column.name for column in columns], nothing)
+            nothing = sa.select(*written).where(sa.false())
+            return sa.insert(table).from_select([column.name for column in written], nothing)
         case "UPDATE":
-            return sa.update(table).values({column.name: column for column in columns}).where(sa.false())
+            return sa.update(table).values({column.name: column for column in written}).where(sa.false())
         case "DELETE":
             return sa.delete(table).where(sa.false())
-    return sa.select(table).where(sa.false())
+    return sa.select(*columns).where(sa.false())
