@@ -38,22 +38,18 @@ pytestmark = [
     pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning", "default::ResourceWarning"),
 ]
 
-Opening = Callable[[Network], Transport]
+Opening = Callable[[Network, str], Transport]
 
 
 @pytest.fixture(params=["to Vercel", "general"])
 def opening(request: pytest.FixtureRequest) -> Opening:
     """Opens a transport."""
-    return (
-        PortableTransport
-        if request.param == "general"
-        else lambda network: open_transport(network, "https://127.0.0.1")
-    )
+    return open_transport if request.param == "to Vercel" else lambda network, _url: PortableTransport(network)
 
 
 @asynccontextmanager
-async def opened(opening: Opening, network: Network) -> AsyncIterator[Transport]:
-    transport = opening(network)
+async def opened(opening: Opening, network: Network, url: str = "https://127.0.0.1") -> AsyncIterator[Transport]:
+    transport = opening(network, url)
     yield transport
     await transport.aclose()
 
@@ -177,7 +173,7 @@ async def test_plain_http_has_a_proxy_of_its_own(
 ) -> None:
     async with running(DELIVERED) as proxy, running(DELIVERED) as server:
         monkeypatch.setenv("http_proxy", f"{QUOTED_LOGIN}@127.0.0.1:{proxy.port}")
-        async with opened(opening, Network(trust_env_proxy=trusted)) as transport:
+        async with opened(opening, Network(trust_env_proxy=trusted), server.url) as transport:
             outcome = await send(transport, server.url)
     assert outcome.kind is OutcomeKind.DELIVERED
     assert (len(proxy.requests), len(server.requests)) == ((1, 0) if trusted else (0, 1))
