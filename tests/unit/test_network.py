@@ -125,7 +125,7 @@ def test_a_store_without_a_certificate_is_refused(
     (tmp_path / "empty.pem").touch()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "empty.pem"))
     with pytest.raises(UnusableNetwork, match="correct SSL_CERT_FILE"):
-        opening(Network())
+        opening(Network(), "https://127.0.0.1")
 
 
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
