@@ -4,7 +4,9 @@ Every function locks in the same order: the collector's row, then installations,
 """
 
 from dispatcher.store.collection import LOWEST_ID, collect, collect_installation
+from dispatcher.store.forgetting import forget_idle
 from dispatcher.store.leases import LONG_AGO, claim, fair_share, pull, renew
+from dispatcher.store.outbox_rows import Removal
 from dispatcher.store.records import (
     READ,
     Answer,
@@ -14,9 +16,11 @@ from dispatcher.store.records import (
     InstallationState,
     Leased,
     Pulled,
+    Removed,
     Settled,
     Suspects,
 )
+from dispatcher.store.removal import remove
 from dispatcher.store.settlement import settle
 from dispatcher.store.suspects import pull_suspects
 from dispatcher.store.sweep import check_writes, prune, repair
@@ -33,6 +37,8 @@ __all__ = [
     "InstallationState",
     "Leased",
     "Pulled",
+    "Removal",
+    "Removed",
     "Settled",
     "Suspects",
     "Work",
@@ -41,10 +47,12 @@ __all__ = [
     "collect",
     "collect_installation",
     "fair_share",
+    "forget_idle",
     "look",
     "prune",
     "pull",
     "pull_suspects",
+    "remove",
     "renew",
     "repair",
     "settle",

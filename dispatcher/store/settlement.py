@@ -24,6 +24,7 @@ from dispatcher.store.leases import lock_ours
 from dispatcher.store.records import VERSION, Answer, InstallationState, Settled
 
 Rows = Mapping[str, Row[Any]]
+_NOT_OURS = {"collections", "paused_by", "pause_note"}
 # REFRESH is missing because another answer for the same delivery follows it.
 _PUT_OFF = {Action.RETRY, Action.THROTTLE, Action.PAUSE, Action.BURY}
 
@@ -184,7 +185,7 @@ def _write_states(
     lease: timedelta,
 ) -> None:
     released = [state.installation_id for state in states if state.release]
-    first_due = _read_first_due(connection, dialect, released)
+    first_due = read_first_due(connection, dialect, released)
     of_each: dict[str, list[Answer]] = {}
     for answer in answers:
         of_each.setdefault(answer.delivery.subject.installation_id, []).append(answer)
@@ -235,8 +236,8 @@ def _goes_on(row: Row[Any]) -> bool:
 
 @cache
 def _write(dialect: Dialect) -> Executable:
-    # Not `collections`: writing it would hide a concurrent collection on another node of a cluster.
-    key, *others = (column for column in installation.c if column.name != "collections")
+    # Writing `collections` would hide a concurrent collection on another node of a cluster. Only operators write who paused, and why.
+    key, *others = (column for column in installation.c if column.name not in _NOT_OURS)
     return dialect.update(installation, [key], others)
 
 
@@ -262,7 +263,8 @@ def _next_look(first: datetime | None, *others: datetime | None) -> datetime | N
     return None if first is None else max(filter(None, (first, *others)))
 
 
-def _read_first_due(connection: Connection, dialect: Dialect, ids: Sequence[str]) -> dict[str, datetime | None]:
+def read_first_due(connection: Connection, dialect: Dialect, ids: Sequence[str]) -> dict[str, datetime | None]:
+    """Returns when the first delivery of each of these installations is due; None where nothing waits."""
     if not ids:
         return {}
     rows = connection.execute(_first_due(dialect), dialect.encode([{"installation_id": id_} for id_ in ids]))

@@ -23,6 +23,7 @@ def insert(partner: Engine, row: dict[str, object]) -> None:
         connection.execute(sa.text(f"INSERT INTO vercel_outbox ({columns}) VALUES ({values})"), row)
 
 
+REMOVED: dict[str, object] = {"installation_id": "icfg_1", "type": "installation.removed"}
 REFUSED = [
     (GOOD | {"installation_id": "icfg 1"}, "vercel_outbox_installation_id_is_valid"),
     (GOOD | {"installation_id": ""}, "vercel_outbox_installation_id_is_valid"),
@@ -38,6 +39,9 @@ REFUSED = [
     (PLAN | {"resource_id": "db_1"}, "vercel_outbox_resource_id_goes_with_resource_updated"),
     (PLAN | {"product_id": "pg"}, "vercel_outbox_product_id_goes_with_resource_updated"),
     (GOOD | {"billing_plan_id": "pro"}, "vercel_outbox_billing_plan_id_goes_with_installation_updated"),
+    (REMOVED | {"resource_id": "db_1"}, "vercel_outbox_resource_id_goes_with_resource_updated"),
+    (REMOVED | {"product_id": "pg"}, "vercel_outbox_product_id_goes_with_resource_updated"),
+    (REMOVED | {"billing_plan_id": "pro"}, "vercel_outbox_billing_plan_id_goes_with_installation_updated"),
     (GOOD | {"resource_id": ""}, "vercel_outbox_resource_id_is_valid"),
     (GOOD | {"product_id": ""}, "vercel_outbox_product_id_is_valid"),
     (PLAN | {"billing_plan_id": ""}, "vercel_outbox_billing_plan_id_is_valid"),
