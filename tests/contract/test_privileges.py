@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
-from dispatcher import InstallationUpdated, ResourceUpdated, publish, store
+from dispatcher import InstallationRemoved, InstallationUpdated, ResourceUpdated, publish, store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database import schema
 from dispatcher.database.notifier import Notifier, trigger_sql
@@ -28,7 +28,7 @@ from dispatcher.inspection.outlook import Graces
 from dispatcher.inspection.status import read_status
 from dispatcher.outbox.tables import VERSION_TABLE, metadata, outbox
 from dispatcher.outbox.tables import dispatcher as dispatchers
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.decision import Action, Decision
 from dispatcher.service.drain import drain
 from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.settings.settings import Settings
@@ -173,6 +173,20 @@ def test_the_dispatcher_can_also_bury_suspects_and_sweep(users: Users, applicati
     assert store.repair(dispatcher) == 1
 
 
+def test_the_dispatcher_can_forget_an_installation(users: Users, application: Engine) -> None:
+    dispatcher = users.dispatcher
+    for installation_id in ("icfg_1", "icfg_2"):
+        commit(application, "db_1", installation_id=installation_id)
+    store.collect(dispatcher, 500)
+    settle(dispatcher, *claim(dispatcher), decision=REJECTED)
+    with application.begin() as connection:
+        publish(connection, InstallationRemoved(installation_id="icfg_1"))
+    (removal,) = store.collect(dispatcher, 500).removals
+    assert store.remove(dispatcher, removal).forgotten
+    assert store.forget_idle(dispatcher, timedelta(0)) == "icfg_2"
+    assert list_installations(dispatcher, 9) == []
+
+
 def test_operators_do_their_work_as_the_dispatchers_user(users: Users, application: Engine) -> None:
     dispatcher = users.dispatcher
     commit(application, "db_1", "db_2")
@@ -191,7 +205,7 @@ def test_operators_do_their_work_as_the_dispatchers_user(users: Users, applicati
     assert count_waiting(dispatcher, "icfg_1") is not None
     assert installations.purge(dispatcher, "icfg_1", ignore_progress) == 1
     assert explain(dispatcher, "icfg_1", Graces(timedelta(1), timedelta(30)), 9) is not None
-    assert read_status(dispatcher).backlog.dead_letters == {DeadLetterReason.PURGED: 1}
+    assert read_status(dispatcher).backlog.dead_letters == {}
     with dispatcher.engine.begin() as connection:
         publish(connection, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
 
@@ -232,7 +246,6 @@ def test_the_dispatcher_can_create_no_table_and_change_no_other_row(users: Users
         *(f"TRUNCATE TABLE {table}" for table in TABLES),
         "UPDATE vercel_outbox SET resource_id = 'db_2'",
         "UPDATE vercel_attempt SET outcome = 'delivered'",
-        "DELETE FROM vercel_installation",
         "DELETE FROM vercel_collector",
         f"UPDATE {VERSION_TABLE} SET version_num = '0'",
     )

@@ -27,7 +27,7 @@ from dispatcher.outbox.tables import (
 _NEEDED: dict[Table, tuple[str, ...]] = {
     outbox: ("SELECT", "INSERT", "DELETE"),
     delivery: ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    installation: ("SELECT", "INSERT", "UPDATE"),
+    installation: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     collector: ("SELECT", "INSERT", "UPDATE"),
     attempt: ("SELECT", "INSERT", "DELETE"),
     dead_letter: ("SELECT", "INSERT", "UPDATE", "DELETE"),
