@@ -142,6 +142,7 @@ class Housekeeping:
         )
         while await self._thread.run(store.prune, *retentions):
             pass
+        await self._forget_idle()
         if self._writes_heartbeats:
             await self._thread.run(store.forget_silent, SILENT_KEPT_FOR)
 
@@ -149,7 +150,6 @@ class Housekeeping:
         """Uses what the database has lacked so far as soon as `dispatcher migrate` has added it."""
         if self._thread.database.lacking:
             await self._thread.run(schema.check)
-        await self._forget_idle()
 
     async def _forget_idle(self) -> None:
         """Deletes the rows of installations without a request for the retention of attempts."""
