@@ -52,13 +52,19 @@ def test_every_file_it_names_exists() -> None:
 
 
 def test_every_tool_of_its_commands_is_looked_at_here() -> None:
-    assert {words[0] for words in commands("README.md")} == {"curl", "docker", "kubectl"}
+    assert {words[0] for words in commands("README.md")} == {"curl", "dispatcher", "docker", "kubectl"}
 
 
 def test_the_make_commands_exist() -> None:
     for target in re.findall(r"`make ([\w-]+)", read("README.md")):
         done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=False, capture_output=True)
         assert done.returncode == 0, target
+
+
+def test_its_own_commands_exist() -> None:
+    """`tests/contract/test_privileges.py` runs what `grants` prints."""
+    for words in commands_of("dispatcher"):
+        assert is_command(words[1 : words.index("|") if "|" in words else None])
 
 
 def test_docker_builds_and_runs_this_release() -> None:

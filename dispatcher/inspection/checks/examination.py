@@ -23,6 +23,7 @@ from dispatcher.inspection.checks.endpoint import check_base_url
 from dispatcher.inspection.checks.finding import Finding, Level, ok, problem
 from dispatcher.inspection.checks.network import check_network
 from dispatcher.inspection.checks.privileges import check_privileges
+from dispatcher.inspection.checks.triggers import check_triggers
 from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network, UnusableNetwork
 
@@ -53,7 +54,7 @@ def _examine_sources(settings: Settings, network: Network, installation_id: str 
     try:
         findings = list(_examine_database(database, settings))
         yield from findings
-        usable = all(one.level is not Level.PROBLEM for one in findings)
+        usable = all(one.level is not Level.PROBLEM or one.check == "triggers" for one in findings)
         yield from asyncio.run(check_credentials(settings, database, network, installation_id, usable=usable))
     finally:
         database.close()
@@ -79,6 +80,7 @@ def _examine_database(database: Database, settings: Settings) -> Iterator[Findin
         yield from privileges
         if all(one.level is Level.OK for one in privileges):
             yield from check_tables(database)
+        yield from check_triggers(database)
         yield from asyncio.run(check_wakeup(settings, database))
     except UnusableDatabaseUrl as unusable:
         yield problem("settings", str(unusable))

@@ -9,8 +9,18 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher.database.errors import is_unreachable
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.checks.finding import Finding, ok, problem
-from dispatcher.outbox.tables import VERSION_TABLE, attempt, collector, dead_letter, delivery, installation, outbox
+from dispatcher.outbox.tables import (
+    VERSION_TABLE,
+    attempt,
+    collector,
+    dead_letter,
+    delivery,
+    installation,
+    metadata,
+    outbox,
+)
 
+_ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _NEEDED: dict[Table, tuple[str, ...]] = {
     outbox: ("SELECT", "INSERT", "DELETE"),
     delivery: ("SELECT", "INSERT", "UPDATE", "DELETE"),
@@ -22,12 +32,17 @@ _NEEDED: dict[Table, tuple[str, ...]] = {
 }
 
 
+def needed() -> dict[Table, tuple[str, ...]]:
+    """Returns the privileges that the dispatcher's user needs, by table."""
+    return {**dict.fromkeys(metadata.tables.values(), _ALL), **_NEEDED}
+
+
 def check_privileges(database: Database) -> Iterator[Finding]:
     """Reports the missing GRANT of each table. Tables that do not exist are left to `check_tables`."""
     lacking = [
         (table, missing)
-        for table, needed in _NEEDED.items()
-        if (missing := [privilege for privilege in needed if _is_denied(database, table, privilege)])
+        for table, privileges in needed().items()
+        if (missing := [privilege for privilege in privileges if _is_denied(database, table, privilege)])
     ]
     with database.read() as connection:
         for table, missing in lacking:
