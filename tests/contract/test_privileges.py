@@ -1,9 +1,11 @@
-"""The GRANTs of the deployment guide: each user can do its work with just these, and nothing else."""
+"""What `dispatcher grants` prints: each user can do its work with just these privileges, and nothing else."""
 
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,10 +19,12 @@ from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database import schema
 from dispatcher.database.notifier import Notifier, trigger_sql
 from dispatcher.database.transactions import Database
+from dispatcher.database.triggers import create
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.checks import Level, examine
 from dispatcher.inspection.checks.database import check_tables
-from dispatcher.inspection.checks.privileges import check_privileges
+from dispatcher.inspection.checks.privileges import check_privileges, needed
+from dispatcher.inspection.checks.triggers import check_triggers
 from dispatcher.inspection.dead_letters import find_dead_letter, list_dead_letters, plan
 from dispatcher.inspection.explanation import explain
 from dispatcher.inspection.installations import count_waiting, list_installations
@@ -28,6 +32,7 @@ from dispatcher.inspection.outlook import Graces
 from dispatcher.inspection.status import read_status
 from dispatcher.outbox.tables import VERSION_TABLE, metadata, outbox
 from dispatcher.outbox.tables import dispatcher as dispatchers
+from dispatcher.outbox.trigger import Column, Watched
 from dispatcher.policy.decision import Action, Decision
 from dispatcher.service.drain import drain
 from dispatcher.service.housekeeping import Housekeeping
@@ -37,9 +42,10 @@ from dispatcher.telemetry import Report, WritesAccepted
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
-from tests.contract.privileges import GUIDE, Users, assert_refused, documented, users_of
+from tests.contract.privileges import Users, assert_refused, user_of, users_of
 from tests.contract.steps import DELIVERED, REJECTED, claim, count, expire_leases, pull_suspects, settle, write
 
+GUIDE = Path(__file__).parents[2] / "deploy" / "README.md"
 RETRY = Decision(Action.RETRY, delay=0)
 SIGNATURE = dead_letters.Signature("test")
 TABLES = [*metadata.tables, VERSION_TABLE]
@@ -236,6 +242,32 @@ def test_check_and_drain_run_as_the_dispatchers_user(users: Users, application: 
     assert {one.check for one in wrong} == {"base_url"}, wrong
 
 
+@pytest.mark.parametrize(
+    "server", ["postgresql", pytest.param("postgresql-schema", marks=pytest.mark.variant)], indirect=True
+)
+def test_the_application_changes_a_table_with_a_trigger(users: Users, application: Engine) -> None:
+    home = users.administrator.schema
+    watched = Watched("installations", Column("id"), None, outbox_schema=home)
+    users.execute("CREATE TABLE installations (id text)", "GRANT INSERT, DELETE ON installations TO application")
+    users.execute("REVOKE INSERT ON vercel_outbox FROM application")
+    search = f"SET search_path = {home}" if home else "SELECT 1"
+    place = f"{home}.installations" if home else "installations"
+    try:
+        made = create(users.administrator, replace(watched, table=place))
+        assert made.warning is not None
+        assert user_of("application", users.administrator) in made.warning
+        assert_refused(users.application, f"INSERT INTO {place} VALUES ('icfg_1')")
+        users.execute(*users.granted.after)
+        assert [one.level for one in check_triggers(users.administrator)] == [Level.OK]
+        assert [one.level for one in check_triggers(users.dispatcher)] == [Level.OK]
+        with application.begin() as connection:
+            connection.exec_driver_sql(search)
+            connection.exec_driver_sql("INSERT INTO installations VALUES ('icfg_1')")
+        assert count(users.dispatcher, outbox) == 1
+    finally:
+        users.execute("DROP TABLE installations", "DROP FUNCTION vercel_outbox_installation_of_installations")
+
+
 def test_the_dispatcher_can_create_no_table_and_change_no_other_row(users: Users) -> None:
     assert_refused(
         users.dispatcher,
@@ -273,18 +305,12 @@ async def test_the_migrator_creates_the_trigger_and_the_dispatcher_listens(users
         connection.exec_driver_sql("DROP FUNCTION vercel_outbox_wakeup CASCADE")
 
 
-def test_check_requires_exactly_what_the_guide_grants(users: Users) -> None:
+def test_check_requires_exactly_what_is_granted(users: Users) -> None:
     assert [one.level for one in check_privileges(users.dispatcher)] == [Level.OK]
     assert [one.level for one in check_tables(users.dispatcher)] == [Level.OK]
-    for privilege, table in granted_to_the_dispatcher():
+    for privilege, table in [(one, table.name) for table, all_ in needed().items() for one in all_]:
         users.execute(f"REVOKE {privilege} ON {table} FROM dispatcher")
         (missing,) = check_privileges(users.dispatcher)
         # Trying the other privileges requires SELECT, so without it they are named as well.
         assert re.search(rf": GRANT .*\b{privilege}\b.* ON \S*{table} TO ", missing.what), missing.what
         users.execute(f"GRANT {privilege} ON {table} TO dispatcher")
-
-
-def granted_to_the_dispatcher() -> list[tuple[str, str]]:
-    """Returns each granted privilege with its table."""
-    grants = [re.fullmatch(r"GRANT (.*) ON (\w+) TO dispatcher", statement) for statement in documented("after")]
-    return [(privilege, one[2]) for one in grants if one for privilege in one[1].split(", ")]
