@@ -24,7 +24,6 @@ def insert(partner: Engine, row: dict[str, object]) -> None:
         connection.execute(sa.text(f"INSERT INTO vercel_outbox ({columns}) VALUES ({values})"), row)
 
 
-REMOVED: dict[str, object] = {"installation_id": "icfg_1", "type": "installation.removed"}
 REFUSED = [
     (GOOD | {"installation_id": "icfg 1"}, "vercel_outbox_installation_id_is_valid"),
     (GOOD | {"installation_id": ""}, "vercel_outbox_installation_id_is_valid"),

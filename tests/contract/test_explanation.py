@@ -153,14 +153,14 @@ def test_a_known_installation_with_no_pending_work_is_explained(database: Databa
     deliver(database)
     installations.pause(database, ID, Signature("ann", "moves"))
     (pause,) = [one for one in explained(database, ID).happened if one.what == "pause"]
-    assert pause.said == "the installation was paused: operator, by ann: moves"
+    assert pause.message == "the installation was paused: operator, by ann: moves"
 
 
 def test_a_removal_that_is_not_carried_out_yet_is_explained(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
         publish(connection, InstallationRemoved(installation_id=ID))
     found = explained(database, ID)
-    assert [one.said for one in (*found.happened, *found.next)] == [
+    assert [one.message for one in (*found.happened, *found.next)] == [
         "event 1 was written: the installation was removed",
         "what was written before event 1 is purged at the dispatcher's next tick",
     ]

@@ -357,7 +357,7 @@ def test_events_below_the_low_water_mark_are_purged_too(database: Database, part
     with partner.begin() as connection:
         write(connection, "db_1")
         uninstall(connection)
-    (removal,) = store.collect(database, 500, floor=1).removals
+    (removal,) = store.collect(database, 500, low_water=1).removals
     assert count(database, outbox) == 2
     carry_out(database, (removal,))
     assert letters(database) == purged("db_1")
@@ -378,7 +378,7 @@ def test_it_waits_for_a_collection_and_purges_what_that_has_collected(database: 
     with partner.begin() as connection:
         write(connection, "db_1")
         uninstall(connection)
-    (removal,) = store.collect(database, 500, floor=1).removals
+    (removal,) = store.collect(database, 500, low_water=1).removals
     with database.engine.connect() as collecting, collecting.begin() as transaction:
         _collect(collecting, database.dialect, 500, store.LOWEST_ID, 0 * LEASE)
         with in_background(lambda: store.remove(database, removal)) as removing:

@@ -157,7 +157,7 @@ async def test_idle_installations_are_forgotten_by_the_housekeeping(rig: Rig) ->
     with rig.database.engine.begin() as connection:
         old = {"last_delivered_at": week_ago, "rate_window": None}
         connection.execute(sa.update(installation).where(installation.c.installation_id == "icfg_1").values(old))
-    housekeeping = Housekeeping(rig.database, rig.settings, rig.reports.append)
+    housekeeping = Housekeeping(rig.database, rig.worker, rig.settings, rig.reports.append)
     await housekeeping.prune()
     housekeeping.close()
     assert [row.installation_id for row in rig.rows(installation)] == ["icfg_2"]
