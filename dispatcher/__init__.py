@@ -8,12 +8,13 @@ with Session.begin() as session:
 from typing import TYPE_CHECKING
 
 from dispatcher.outbox.drivers import NoTransaction
-from dispatcher.outbox.events import Event, InstallationUpdated, ResourceUpdated
+from dispatcher.outbox.events import Event, InstallationRemoved, InstallationUpdated, ResourceUpdated
 from dispatcher.outbox.publisher import apublish, insert_event, publish
 from dispatcher.outbox.tables import attach_tables, include_object, metadata
 
 __all__ = [
     "Event",
+    "InstallationRemoved",
     "InstallationUpdated",
     "NoTransaction",
     "ResourceUpdated",

@@ -1,12 +1,19 @@
 """The database that a command works on."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dispatcher.cli.exits import CommandFailed
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
-from dispatcher.settings.settings import Settings
+from dispatcher.settings.settings import Settings, variable_name
+
+
+def is_named() -> bool:
+    """Whether the environment names a database."""
+    variable = variable_name("database_url")
+    return variable in os.environ or f"{variable}_FILE" in os.environ
 
 
 @contextmanager

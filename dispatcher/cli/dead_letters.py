@@ -162,7 +162,8 @@ def replay_(
     """Send the events of dead letters again.
 
     They go through the outbox once more, and are sent within the rate limit. A replayed dead letter is resolved, so repeating the
-    command does not send it twice. Exit code 3 if nothing matched, 1 if nothing that matched can be replayed.
+    command does not send it twice. With --reason purged, those that a purge has resolved are taken too. Exit code 3 if nothing matched,
+    1 if nothing that matched can be replayed.
 
     \b
     dispatcher dead-letters replay --id 7
@@ -172,7 +173,7 @@ def replay_(
     signature = sign(by, note)
     with checked(settings) as database:
         wanted = _filter(database, id_, installation, resource, reason, since)
-        planned = _plan(database, wanted, all_=all_)
+        planned = _plan(database, wanted, all_=all_, for_replay=True)
         if not dry_run and planned.malformed == planned.dead_letters:
             raise CommandFailed(f"nothing can be replayed. {_malformed(planned)}")
         account = _account(planned, settings)
@@ -205,7 +206,7 @@ def discard_(
 
     \b
     dispatcher dead-letters discard --id 7 --note "the database was deleted"
-    dispatcher dead-letters discard --installation icfg_1 --reason purged
+    dispatcher dead-letters discard --installation icfg_1 --reason gone
     """
     settings = load_settings()
     signature = sign(by, note)
@@ -230,12 +231,12 @@ def _filter(
     return Filter(ids or (), installation, resource, reason, parse_since(since, database.now))
 
 
-def _plan(database: Database, wanted: Filter, *, all_: bool) -> Plan:
+def _plan(database: Database, wanted: Filter, *, all_: bool, for_replay: bool = False) -> Plan:
     if bool(wanted.conditions) == all_:
         raise CommandFailed(
             "choose which: give --id, --installation, --resource, --reason or --since, or else --all", Exit.USAGE
         )
-    planned = plan(database, wanted)
+    planned = plan(database, wanted, for_replay=for_replay)
     if not planned.dead_letters:
         raise CommandFailed("no unresolved dead letter matches: nothing was changed", Exit.NOTHING_MATCHED)
     return planned

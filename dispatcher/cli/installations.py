@@ -1,6 +1,8 @@
 """`dispatcher installations`: their states, and what an operator can do about an installation as a whole."""
 
+from collections.abc import Callable
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -10,17 +12,27 @@ from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, DryRun, Limit, Yes
 from dispatcher.cli.output import number, print_columns, print_json, shown
+from dispatcher.cli.signature import By, Note, log, sign
+from dispatcher.database.transactions import Database
 from dispatcher.inspection.installations import (
+    Due,
     Installation,
+    count_due,
+    count_pausable,
+    count_paused,
     count_waiting,
     list_installations,
 )
+from dispatcher.policy.decision import PauseReason
 from dispatcher.settings.settings import load_settings
-from dispatcher.store.installations import FOREVER, pause, purge, resume
+from dispatcher.store.installations import FOREVER, pause, pause_all, purge, resume, resume_all
 
 app = typer.Typer(name="installations", no_args_is_help=True, help="List, pause, resume and purge installations.")
 
-InstallationId = Annotated[str, typer.Argument(metavar="ID", help="The installation's id, icfg_…", show_default=False)]
+_ID = typer.Argument(metavar="ID", help="The installation's id, icfg_…", show_default=False)
+InstallationId = Annotated[str, _ID]
+OneOrAll = Annotated[str | None, _ID]
+All = Annotated[bool, typer.Option("--all", help="All installations; not with an ID.")]
 
 
 @app.command("list")
@@ -50,7 +62,10 @@ def list_(
             "next (UTC)",
             "delivered (UTC)",
         )
-        print_columns(header, map(_row, installations))
+        by_hand = any(one.paused_by or one.pause_note for one in installations)
+        print_columns(
+            (*header, *(("paused by", "note") if by_hand else ())), (_row(one, by_hand) for one in installations)
+        )
     if not installations:
         raise CommandFailed(
             "there is no paused installation" if paused else "no installation is known yet", Exit.NOTHING_MATCHED
@@ -59,7 +74,7 @@ def list_(
         typer.echo(f"the first {limit:,} are listed, there may be more: --limit", err=True)
 
 
-def _row(one: Installation) -> tuple[object, ...]:
+def _row(one: Installation, by_hand: bool) -> tuple[object, ...]:
     next_ = "when resumed" if one.paused_until == FOREVER else one.due_at
     return (
         one.installation_id,
@@ -70,6 +85,7 @@ def _row(one: Installation) -> tuple[object, ...]:
         one.paused_since,
         next_,
         one.last_delivered_at,
+        *((one.paused_by, one.pause_note) if by_hand else ()),
     )
 
 
@@ -80,43 +96,173 @@ def _json(one: Installation) -> dict[str, object]:
 
 
 @app.command("pause")
-def pause_(installation_id: InstallationId) -> None:
-    """Send nothing for an installation until it is resumed.
+def pause_(
+    installation_id: OneOrAll = None,
+    all_: All = False,
+    by: By = None,
+    note: Note = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send nothing for an installation until it is resumed, or for all that are known.
 
-    Its events are kept. Requests in flight are not interrupted. Exit code 3 if the installation is unknown.
+    Their events are kept. Requests in flight are not interrupted. With --all, an installation whose first event comes later is not
+    paused. Exit code 3 if there is none.
+
+    \b
+    dispatcher installations pause icfg_1 --note "moves to another region"
+    dispatcher installations pause --all --dry-run
     """
-    with checked(load_settings()) as database:
-        known = pause(database, installation_id)
-    if not known:
-        raise _unknown(installation_id)
-    typer.echo(f"{shown(installation_id)} is paused until `dispatcher installations resume {shown(installation_id)}`")
+    _choose(installation_id, all_=all_)
+    settings, signature = load_settings(), sign(by, note)
+    with checked(settings) as database:
+        if installation_id is None:
+            count = _matching(count_pausable(database), "no installation is known that is not paused by an operator")
+            _ask(f"Pause {number(count, 'installation')}?", yes=yes, dry_run=dry_run)
+            done = 0 if dry_run else pause_all(database, signature, progress(count))
+            left = count_pausable(database)
+        else:
+            count, left = 1, 0
+            done = _once(
+                database, installation_id, lambda: pause(database, installation_id, signature), dry_run=dry_run
+            )
+    if done:
+        log(settings, "installations paused", signature, installation_id=installation_id or "all", installations=done)
+    if as_json:
+        print_json({"installations": count, "paused": done})
+    elif dry_run:
+        typer.echo(f"{number(count, 'installation')} would be paused; nothing was changed")
+    elif installation_id is None:
+        typer.echo(f"paused {number(done, 'installation')} until `dispatcher installations resume --reason operator`")
+    else:
+        typer.echo(
+            f"{shown(installation_id)} is paused until `dispatcher installations resume {shown(installation_id)}`"
+        )
+    _complain(0 if dry_run else left, "are not paused")
 
 
 @app.command("resume")
-def resume_(installation_id: InstallationId) -> None:
-    """End the pause of an installation, whatever its reason.
+def resume_(
+    installation_id: OneOrAll = None,
+    all_: All = False,
+    reason: Annotated[PauseReason | None, typer.Option("--reason", help="All that are paused for this reason.")] = None,
+    by: By = None,
+    note: Note = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """End the pause of an installation, whatever its reason, or of all.
 
-    Its waiting deliveries are sent at once, within the rate limit. Exit code 3 if the installation is unknown.
+    Its deliveries are sent within the rate limit, as soon as they are due: a delivery that failed before the pause still waits for its
+    next attempt, which `dispatcher deliveries retry` makes due now. Exit code 3 if there is none.
+
+    \b
+    dispatcher installations resume icfg_1
+    dispatcher installations resume --reason unauthorized --dry-run
+    dispatcher installations resume --all --yes
     """
-    with checked(load_settings()) as database:
-        known = resume(database, installation_id)
+    _choose(installation_id, all_=all_ or reason is not None)
+    settings, signature = load_settings(), sign(by, note)
+    due: Due | None = None
+    with checked(settings) as database:
+        if installation_id is None:
+            count = _matching(count_paused(database, reason), "no installation is paused" + _for(reason))
+            _ask(f"Resume {number(count, 'installation')}{_for(reason)}?", yes=yes, dry_run=dry_run)
+            done = 0 if dry_run else resume_all(database, reason, progress(count))
+            left = count_paused(database, reason)
+        else:
+            count, left = 1, 0
+            done = _once(database, installation_id, lambda: resume(database, installation_id), dry_run=dry_run)
+            due = count_due(database, installation_id)
+    if done:
+        log(settings, "installations resumed", signature, installation_id=installation_id or "all", installations=done)
+    if as_json:
+        print_json({"installations": count, "resumed": done, **({} if due is None else _due(due))})
+    elif dry_run:
+        typer.echo(f"{number(count, 'installation')} would be resumed; nothing was changed")
+    elif installation_id is None or due is None:
+        typer.echo(
+            f"resumed {number(done, 'installation')}: their deliveries are sent within the rate limit, as soon as they are due;"
+            " `dispatcher deliveries retry --all` makes those in backoff due now"
+        )
+    else:
+        typer.echo(f"{shown(installation_id)} is not paused: {_describe(due, installation_id)}")
+    _complain(0 if dry_run else left, "are still paused")
+
+
+def _choose(installation_id: str | None, *, all_: bool) -> None:
+    if (installation_id is None) != all_:
+        raise CommandFailed("choose which: give an installation's id, or else --all (resume: or --reason)", Exit.USAGE)
+
+
+def _matching(count: int, none: str) -> int:
+    if not count:
+        raise CommandFailed(f"{none}: nothing was changed", Exit.NOTHING_MATCHED)
+    return count
+
+
+def _ask(question: str, *, yes: bool, dry_run: bool) -> None:
+    if not dry_run:
+        confirm(question, yes=yes)
+
+
+def _once(database: Database, installation_id: str, change: Callable[[], bool], *, dry_run: bool) -> int:
+    """Changes one installation. Returns how many were changed; raises CommandFailed if it is unknown."""
+    known = count_waiting(database, installation_id) is not None if dry_run else change()
     if not known:
         raise _unknown(installation_id)
-    typer.echo(f"{shown(installation_id)} is not paused: its waiting deliveries are sent within the rate limit")
+    return 0 if dry_run else 1
+
+
+def _complain(left: int, state: str) -> None:
+    if left:
+        why = "another session keeps them locked, or they are new"
+        raise CommandFailed(f"{number(left, 'installation')} {state}: {why}. Repeat the command")
+
+
+def _for(reason: PauseReason | None) -> str:
+    return "" if reason is None else f" for the reason {reason}"
+
+
+def _due(due: Due) -> dict[str, object]:
+    return {"events": due.events, "due": due.now, "due_later": due.later, "next_due_at": due.first_later}
+
+
+def _describe(due: Due, installation_id: str) -> str:
+    if not due.events + due.now + due.later:
+        return "nothing waits to be sent"
+    now = f"{number(due.events, 'event')} and {number(due.now, 'delivery')} sent now, within the rate limit"
+    if not due.later:
+        return now
+    return (
+        f"{now}; {number(due.later, 'delivery')} later, the first at {shown(due.first_later)} UTC:"
+        f" `dispatcher deliveries retry --installation {shown(installation_id)}` makes them due now"
+    )
 
 
 @app.command("purge")
-def purge_(installation_id: InstallationId, dry_run: DryRun = False, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Give up all events and deliveries of an uninstalled installation.
+def purge_(
+    installation_id: InstallationId,
+    by: By = None,
+    note: Note = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give up all events and deliveries of an uninstalled installation, and forget it.
 
-    Its deliveries and its events in the outbox become dead letters with the reason "purged". To undo this:
-    `dispatcher dead-letters replay --installation ID --reason purged`. Exit code 3 if the installation is unknown.
+    Its deliveries and its events in the outbox become dead letters with the reason "purged", which are resolved. To undo this:
+    `dispatcher dead-letters replay --installation ID --reason purged`. Exit code 3 if the installation is unknown. Your application
+    can do the same in its own transaction: `InstallationRemoved`.
 
     \b
     dispatcher installations purge icfg_1 --dry-run
-    dispatcher installations purge icfg_1 --yes
+    dispatcher installations purge icfg_1 --yes --note "uninstalled"
     """
-    with checked(load_settings()) as database:
+    settings, signature = load_settings(), sign(by, note)
+    with checked(settings) as database:
         waiting = count_waiting(database, installation_id)
         if waiting is None:
             raise _unknown(installation_id)
@@ -124,7 +270,18 @@ def purge_(installation_id: InstallationId, dry_run: DryRun = False, yes: Yes = 
         what = f"{number(waiting.deliveries, 'delivery')} and {number(waiting.events, 'event')} of {shown(installation_id)}"
         if not dry_run:
             confirm(f"Purge {what}?", yes=yes)
-            account["dead_letters"] = purge(database, installation_id, progress(waiting.deliveries))
+            window = timedelta(seconds=settings.rate_limit.seconds if settings.rate_limit else 0)
+            show_progress = progress(waiting.deliveries)
+            account["dead_letters"] = purge(
+                database, installation_id, show_progress, signature=signature, rate_window=window
+            )
+            log(
+                settings,
+                "installation purged",
+                signature,
+                installation_id=installation_id,
+                dead_letters=account["dead_letters"],
+            )
     if as_json:
         print_json(account)
     elif dry_run:

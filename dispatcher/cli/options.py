@@ -10,9 +10,15 @@ from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.settings.durations import parse_duration
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line; its keys are stable.")]
-DialectName = Annotated[
-    Literal["postgresql", "mysql", "sqlite"],
-    typer.Option("--dialect", metavar="D", help="postgresql, mysql (also for MariaDB) or sqlite."),
+Dialects = Literal["postgresql", "mysql", "mariadb", "sqlite"]
+DialectName = Annotated[Dialects, typer.Option("--dialect", metavar="D", help="postgresql, mysql, mariadb or sqlite.")]
+DialectNameOrNone = Annotated[
+    Dialects | None,
+    typer.Option(
+        "--dialect",
+        metavar="D",
+        help="postgresql, mysql, mariadb or sqlite.  [default: that of DISPATCHER_DATABASE_URL]",
+    ),
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="Print at most this many.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count only; change nothing.")]

@@ -1,5 +1,7 @@
 """`dispatcher publish`: one event, by hand."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
 
@@ -10,7 +12,8 @@ from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson
 from dispatcher.cli.output import print_json, shown
-from dispatcher.outbox.events import Event, InstallationUpdated, ResourceUpdated, subject_of
+from dispatcher.cli.signature import By, Note, log, sign
+from dispatcher.outbox.events import Event, InstallationRemoved, InstallationUpdated, ResourceUpdated, subject_of
 from dispatcher.outbox.publisher import insert_and_identify
 from dispatcher.settings.settings import load_settings
 
@@ -30,21 +33,31 @@ def publish(
     resource: Annotated[str | None, typer.Option(metavar="ID", help="Your id of the resource that changed.")] = None,
     product: Annotated[str | None, typer.Option(metavar="ID", help="Your id of the resource's product.")] = None,
     plan: Annotated[str | None, typer.Option(metavar="ID", help="Without --resource: the new billing plan.")] = None,
+    removed: Annotated[
+        bool, typer.Option("--removed", help="The customer has uninstalled: purge what waits for the installation.")
+    ] = False,
+    by: By = None,
+    note: Note = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one event into the outbox by hand.
 
     With --resource it announces a change of the resource, otherwise one of the installation. A running dispatcher delivers it like
-    any other event.
+    any other event. With --removed nothing is sent: everything written before it for the installation is given up.
 
     \b
     dispatcher publish --installation icfg_1 --resource db_1
     dispatcher publish --installation icfg_1 --plan pro
+    dispatcher publish --installation icfg_1 --removed
     """
-    event = _event(installation, resource, product, plan)
-    with checked(load_settings()) as database:
+    event = (
+        _removed(installation, resource, product, plan) if removed else _event(installation, resource, product, plan)
+    )
+    settings, signature = load_settings(), sign(by, note)
+    with checked(settings) as database:
         event_id = database.transact(partial(insert_and_identify, event=event))
     subject = subject_of(event)
+    log(settings, "event published", signature, event_id=event_id, **subject._asdict())
     if as_json:
         print_json(
             {
@@ -66,10 +79,24 @@ def _event(installation: str, resource: str | None, product: str | None, plan: s
         raise CommandFailed("--product goes with --resource only: a product changes nothing by itself", Exit.USAGE)
     if resource is not None and plan is not None:
         raise CommandFailed("--plan goes without --resource: it is the installation's billing plan", Exit.USAGE)
-    try:
+    with _refused():
         if resource is not None:
             return ResourceUpdated(installation_id=installation, resource_id=resource, product_id=product)
         return InstallationUpdated(installation_id=installation, billing_plan_id=plan)
+
+
+def _removed(installation: str, *others: str | None) -> Event:
+    if any(other is not None for other in others):
+        raise CommandFailed("--removed goes with --installation only: all of its resources are gone", Exit.USAGE)
+    with _refused():
+        return InstallationRemoved(installation_id=installation)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Reports an invalid event by the options that it was made from."""
+    try:
+        yield
     except ValidationError as invalid:
         raise CommandFailed(_problems(invalid), Exit.USAGE) from None
 

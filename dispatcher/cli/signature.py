@@ -1,4 +1,4 @@
-"""Who resolves dead letters, and why: recorded with each of them."""
+"""Who changes something by hand, and why: recorded in the rows that have a column for it, and in one line of the log."""
 
 import getpass
 import os
@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from dispatcher.cli.exits import CommandFailed, Exit
+from dispatcher.settings.settings import Settings
 from dispatcher.store.dead_letters import Signature
 
 MAX_NAME_LENGTH = 255
 MAX_NOTE_LENGTH = 2_000
 
 By = Annotated[
-    str | None, typer.Option("--by", metavar="NAME", help="Your name, kept with the dead letter.  [default: user@host]")
+    str | None, typer.Option("--by", metavar="NAME", help="Your name, kept and logged.  [default: user@host]")
 ]
-Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Why you do this, kept with the dead letter.")]
+Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Why you do this, kept and logged.")]
 
 
 def sign(by: str | None, note: str | None) -> Signature:
@@ -25,6 +26,17 @@ def sign(by: str | None, note: str | None) -> Signature:
         if text is not None and len(text) > max_length:
             raise CommandFailed(f"{option} is longer than {max_length:,} characters: shorten it", Exit.USAGE)
     return Signature(by or _operator(), note)
+
+
+def log(settings: Settings, event: str, signature: Signature, **fields: object) -> None:
+    """Writes who has done what, and why, as one line to the log, which goes to stderr."""
+    import structlog
+
+    from dispatcher.telemetry import configure_logging
+
+    configure_logging(settings.log_format, settings.log_level)
+    why = {} if signature.note is None else {"note": signature.note}
+    structlog.get_logger("dispatcher").info(event, **fields, by=signature.by, **why)
 
 
 def _operator() -> str:

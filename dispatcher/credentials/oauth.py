@@ -72,7 +72,7 @@ class OAuthCredentials(TokenService):
 
     def _refusal(self, status: int, answer: Mapping[str, Any], installation_id: str) -> Exception:
         error = answer.get("error")
-        code = self.clean(error, _MAX_CODE_LENGTH) if isinstance(error, str) else ""
+        code = self.redact(error, _MAX_CODE_LENGTH) if isinstance(error, str) else ""
         refusal = f"{status} {code}".rstrip()
         if code in _REFUSALS:
             return NoCredential(f"{self.name} {self.host} refused a token for {installation_id}: {refusal}")

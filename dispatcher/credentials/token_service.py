@@ -83,7 +83,7 @@ class TokenService(ABC):
             raise CredentialsUnavailable(str(error)) from None
         return Found(checked, self._good_for(expires_in))
 
-    def clean(self, text: str, limit: int) -> str:
+    def redact(self, text: str, limit: int) -> str:
         """Returns text of the service on one line of at most `limit` characters, without the secret."""
         return clean(text, self._secret.get_secret_value() if self._secret else "", limit)
 
@@ -105,7 +105,7 @@ class TokenService(ABC):
         try:
             status, body = await self.request(installation_id)
         except TransportFailed as error:
-            raise _TryAgain(self.clean(str(error), MAX_TEXT_LENGTH)) from None
+            raise _TryAgain(self.redact(str(error), MAX_TEXT_LENGTH)) from None
         if status in (408, 429) or status >= 500:
             raise _TryAgain(f"{self.host} answered {status}")
         return self.read(status, body, installation_id)

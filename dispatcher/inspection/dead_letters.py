@@ -13,7 +13,7 @@ from dispatcher.outbox.tables import attempt, dead_letter
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.policy.rate_window import RateLimit, seconds_for
 from dispatcher.store.attempt_log import Attempt, is_of_subject, latest_attempts
-from dispatcher.store.dead_letters import Filter, is_unresolved
+from dispatcher.store.dead_letters import Filter, is_replayable, is_unresolved
 
 MAX_SHOWN_ATTEMPTS = 50
 ADVICE: Mapping[DeadLetterReason, str] = {
@@ -31,7 +31,8 @@ ADVICE: Mapping[DeadLetterReason, str] = {
     " fix the cause or wait until Vercel has fixed it, then replay.",
     DeadLetterReason.MALFORMED: "The outbox row can never become a request, so it cannot be replayed: fix the code that writes it,"
     " announce the change with `dispatcher publish`, then discard.",
-    DeadLetterReason.PURGED: "An operator purged the installation: discard; if that was a mistake, replay.",
+    DeadLetterReason.PURGED: "The installation was removed, or an operator purged it: there is nothing to do; if that was a mistake:"
+    " `dispatcher dead-letters replay --reason purged --installation ID`.",
 }
 """How an operator resolves a dead letter of each reason."""
 
@@ -71,7 +72,7 @@ class Plan:
     """The changes that a replay or discard is about to make."""
 
     dead_letters: int
-    """Unresolved dead letters that the filter matches."""
+    """Dead letters that the filter matches."""
     malformed: int
     """Those of them that cannot be replayed."""
     requests: int
@@ -113,8 +114,10 @@ def _attempts(connection: Connection, dead: DeadLetter) -> list[Attempt]:
     return latest_attempts(connection, MAX_SHOWN_ATTEMPTS, *subject, *led_to_it)
 
 
-def plan(database: Database, wanted: Filter) -> Plan:
-    """Counts the dead letters that the filter matches now. Later ones are left to the next replay or discard."""
+def plan(database: Database, wanted: Filter, *, for_replay: bool = False) -> Plan:
+    """Counts the dead letters that the filter matches now and that a discard takes, or a replay if `for_replay`. Later ones are left to
+    the next one.
+    """
     columns = dead_letter.c
     of_installation = (
         sa.select(
@@ -123,7 +126,7 @@ def plan(database: Database, wanted: Filter) -> Plan:
             sa.func.count(columns.subject_key.distinct()).label("requests"),
             sa.func.max(columns.id).label("last_id"),
         )
-        .where(is_unresolved(), *wanted.conditions)
+        .where(is_replayable(wanted) if for_replay else is_unresolved(), *wanted.conditions)
         .group_by(columns.installation_id)
         .subquery()
     )

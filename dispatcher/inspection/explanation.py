@@ -15,12 +15,13 @@ from dispatcher.inspection.dispatchers import count_running
 from dispatcher.inspection.installations import Installation, find_installations
 from dispatcher.inspection.outlook import Graces, look_ahead
 from dispatcher.outbox.columns import is_exactly
+from dispatcher.outbox.events import INSTALLATION_REMOVED
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
 from dispatcher.policy.decision import Action, DeadLetterReason, Resolution
 from dispatcher.store import LOWEST_ID
 from dispatcher.store.attempt_log import Attempt, latest_attempts
 from dispatcher.store.collection import committed
-from dispatcher.store.outbox_rows import Changes, Malformed, group
+from dispatcher.store.outbox_rows import Changes, Malformed, Removal, find_removals, group
 
 MAX_SCANNED_ROWS = 100_000
 """Rows of the outbox and, without an installation, deliveries that are scanned at most: no index covers a resource there."""
@@ -92,6 +93,7 @@ class _Found:
     now: datetime
     changes: list[Changes]
     malformed: list[Malformed]
+    removals: list[Removal]
     deliveries: Sequence[Row[Any]]
     attempts: list[Attempt]
     dead_letters: list[DeadLetter]
@@ -105,7 +107,15 @@ class _Found:
     def anything(self) -> bool:
         """Whether the database knows anything about the scope."""
         return any(
-            (self.changes, self.malformed, self.deliveries, self.attempts, self.dead_letters, self.installations)
+            (
+                self.changes,
+                self.malformed,
+                self.removals,
+                self.deliveries,
+                self.attempts,
+                self.dead_letters,
+                self.installations,
+            )
         )
 
 
@@ -154,6 +164,7 @@ def _find(connection: Connection, database: Database, scope: _Scope, limit: int)
     now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
     events, all_events = _events(connection, database.dialect, scope, limit)
     changes, malformed = group(events, now)
+    removals = find_removals(events, now)
     deliveries, all_deliveries = _deliveries(connection, scope, limit)
     attempts = latest_attempts(connection, limit, *scope.of(attempt))
     newest = sa.select(dead_letter).where(*scope.of(dead_letter)).order_by(dead_letter.c.id.desc()).limit(limit)
@@ -165,7 +176,9 @@ def _find(connection: Connection, database: Database, scope: _Scope, limit: int)
         ids.add(scope.installation_id)
     installations = find_installations(connection, database, ids)
     complete = all_events and all_deliveries and max(len(attempts), len(letters)) < limit
-    return _Found(now, changes, malformed, deliveries, attempts, letters, sorted(ids), installations, complete)
+    return _Found(
+        now, changes, malformed, removals, deliveries, attempts, letters, sorted(ids), installations, complete
+    )
 
 
 def _events(connection: Connection, dialect: Dialect, scope: _Scope, limit: int) -> tuple[Sequence[Row[Any]], bool]:
@@ -196,13 +209,16 @@ def _happened(found: _Found) -> Iterator[Entry]:
     replayed = [letter for letter in found.dead_letters if letter.resolution == Resolution.REPLAYED]
     yield from map(_resolved, replayed)  # first, because the event that a replay writes may have the same time
     yield from _written(found)
+    for removal in found.removals:
+        message = f"event {removal.event_id} was written: the installation was removed"
+        yield Entry(removal.created_at, "event", message, removal.installation_id, INSTALLATION_REMOVED)
     for malformed in found.malformed:
         message = f"event {malformed.event_id} was written, but can never become a request: {malformed.why}"
         yield Entry(malformed.created_at, "event", message, malformed.values["installation_id"])
     yield from map(_attempted, found.attempts)
     for installation in found.installations.values():
         if installation.pause_reason is not None:
-            message = f"the installation was paused: {installation.pause_reason}"
+            message = f"the installation was paused: {installation.pause_reason}{_signed(installation)}"
             yield Entry(
                 installation.paused_since,
                 "pause",
@@ -212,6 +228,11 @@ def _happened(found: _Found) -> Iterator[Entry]:
             )
     yield from map(_died, found.dead_letters)
     yield from map(_resolved, (one for one in found.dead_letters if one.resolved_at and one not in replayed))
+
+
+def _signed(installation: Installation) -> str:
+    by = f", by {installation.paused_by}" if installation.paused_by else ""
+    return by + (f": {installation.pause_note}" if installation.pause_note else "")
 
 
 def _written(found: _Found) -> Iterator[Entry]:
@@ -284,6 +305,9 @@ def _next(found: _Found, graces: Graces, running: int | None) -> Iterator[Entry]
     for change in found.changes:
         message = f"{_events_up_to(change)}: collected {soon}"
         yield Entry(None, "next", message, *change.subject, change.product_id)
+    for removal in found.removals:
+        message = f"what was written before event {removal.event_id} is purged {soon}"
+        yield Entry(None, "next", message, removal.installation_id, INSTALLATION_REMOVED)
     for malformed in found.malformed:
         message = f"event {malformed.event_id} becomes a dead letter {soon}"
         yield Entry(None, "next", message, malformed.values["installation_id"])

@@ -12,6 +12,7 @@ from dispatcher.database.transactions import Database
 from dispatcher.outbox.columns import is_exactly
 from dispatcher.outbox.tables import delivery, installation, outbox
 from dispatcher.policy.decision import PauseReason
+from dispatcher.store.installations import is_pausable, is_paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,10 @@ class Installation:
     last_delivered_at: datetime | None
     deliveries: int
     now: datetime
+    paused_by: str | None = None
+    """The operator who paused it."""
+    pause_note: str | None = None
+    """The operator's reason."""
 
     @property
     def state(self) -> str:
@@ -51,6 +56,20 @@ class Waiting:
 
     events: int
     deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The pending work of an installation by when it is due."""
+
+    events: int
+    """Not collected yet."""
+    now: int
+    """Deliveries that are due."""
+    later: int
+    """Deliveries that are not due yet, because of a backoff or a settle delay."""
+    first_later: datetime | None
+    """When the first of those is due."""
 
 
 def list_installations(database: Database, limit: int, *, paused: bool = False) -> list[Installation]:
@@ -93,7 +112,10 @@ def _with_deliveries(database: Database) -> Select[Any]:
 
 
 def _installation(row: Row[Any]) -> Installation:
-    return Installation(**{name: getattr(row, name) for name in Installation.__slots__})
+    values = {name: getattr(row, name) for name in Installation.__slots__}
+    if row.pause_reason != PauseReason.OPERATOR:  # a resume by an older program leaves these
+        values |= {"paused_by": None, "pause_note": None}
+    return Installation(**values)
 
 
 def count_waiting(database: Database, installation_id: str) -> Waiting | None:
@@ -104,6 +126,30 @@ def count_waiting(database: Database, installation_id: str) -> Waiting | None:
             for table in (outbox, delivery, installation)
         )
     return Waiting(events, deliveries) if events or deliveries or known else None
+
+
+def count_due(database: Database, installation_id: str) -> Due:
+    """Counts the installation's events and deliveries."""
+    due_at = delivery.c.due_at
+    with database.read() as connection:
+        is_later = due_at > connection.execute(sa.select(database.dialect.clock())).scalar_one()
+        figures = (sa.func.count(), sa.func.count(sa.case((is_later, 1))), sa.func.min(sa.case((is_later, due_at))))
+        of_it = is_exactly(delivery.c.installation_id, installation_id)
+        events = _count(connection, is_exactly(outbox.c.installation_id, installation_id))
+        all_, later, first = connection.execute(sa.select(*figures).where(of_it)).one()
+    return Due(events, all_ - later, later, first)
+
+
+def count_pausable(database: Database) -> int:
+    """Counts the installations that no operator has paused."""
+    with database.read() as connection:
+        return _count(connection, is_pausable())
+
+
+def count_paused(database: Database, reason: PauseReason | None = None) -> int:
+    """Counts the paused installations, or those paused for this reason."""
+    with database.read() as connection:
+        return _count(connection, is_paused(reason))
 
 
 def _count(connection: Connection, condition: ColumnElement[bool]) -> int:

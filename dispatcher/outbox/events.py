@@ -1,4 +1,5 @@
-"""The two events that Vercel accepts, their subjects, and the body of the request that announces a subject.
+"""The two events that Vercel accepts, their subjects, the body of the request that announces a subject, and the event for the dispatcher
+itself that an installation was removed.
 
 Source of the rules: Vercel's "Create Event" endpoint. The ids of resources, products and plans are the partner's own strings,
 compared byte for byte.
@@ -151,8 +152,23 @@ class InstallationUpdated(_Event):
         ) -> None: ...
 
 
-Event = ResourceUpdated | InstallationUpdated
-"""The type of any event that `publish` accepts, for annotations and `isinstance`; construct one of the two classes."""
+class InstallationRemoved(_Event):
+    """The customer has uninstalled your integration: Vercel has deleted the installation (`installation.removed`).
+
+    Vercel is not notified. Everything of the installation that was written before becomes a resolved dead letter, `purged`, instead of
+    a request that Vercel would refuse, and the dispatcher forgets the installation. Events that are written after it are delivered as
+    usual. `installation_id` follows the same rules as that of `ResourceUpdated`. Raises `pydantic.ValidationError` (a `ValueError`).
+    """
+
+    type: ClassVar[str] = INSTALLATION_REMOVED
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, installation_id: str, traceparent: str | None = None) -> None: ...
+
+
+Event = ResourceUpdated | InstallationUpdated | InstallationRemoved
+"""The type of any event that `publish` accepts, for annotations and `isinstance`; construct one of the three classes."""
 
 
 def parse_event(
@@ -171,14 +187,18 @@ def parse_event(
         return InstallationUpdated.model_validate(
             {"installation_id": installation_id, "billing_plan_id": billing_plan_id}
         )
-    raise ValueError(f"type must be {RESOURCE_UPDATED} or {INSTALLATION_UPDATED}")
+    if type_ == INSTALLATION_REMOVED:
+        if resource_id is not None or product_id is not None or billing_plan_id is not None:
+            raise ValueError(f"{INSTALLATION_REMOVED} takes an installation_id only")
+        return InstallationRemoved.model_validate({"installation_id": installation_id})
+    raise ValueError(f"type must be {RESOURCE_UPDATED}, {INSTALLATION_UPDATED} or {INSTALLATION_REMOVED}")
 
 
 def subject_of(event: Event) -> Subject:
     match event:
         case ResourceUpdated():
             return Subject(event.installation_id, event.type, event.resource_id)
-        case InstallationUpdated():
+        case InstallationUpdated() | InstallationRemoved():
             return Subject(event.installation_id, event.type)
 
 

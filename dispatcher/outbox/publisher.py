@@ -94,8 +94,8 @@ def _check(events: Sequence[object]) -> None:
             )
         if not isinstance(event, Event):
             raise TypeError(
-                f"an event is ResourceUpdated(installation_id=…, resource_id=…) or InstallationUpdated(installation_id=…),"
-                f" not {type(event).__name__}"
+                "an event is ResourceUpdated(installation_id=…, resource_id=…), InstallationUpdated(installation_id=…)"
+                f" or InstallationRemoved(installation_id=…), not {type(event).__name__}"
             )
 
 

@@ -142,6 +142,7 @@ class Housekeeping:
         )
         while await self._thread.run(store.prune, *retentions):
             pass
+        await self._forget_idle()
         if self._writes_heartbeats:
             await self._thread.run(store.forget_silent, SILENT_KEPT_FOR)
 
@@ -149,6 +150,14 @@ class Housekeeping:
         """Uses what the database has lacked so far as soon as `dispatcher migrate` has added it."""
         if self._thread.database.lacking:
             await self._thread.run(schema.check)
+
+    async def _forget_idle(self) -> None:
+        """Deletes the rows of installations without a request for the retention of attempts."""
+        rate = self._settings.rate_limit
+        idle_for = timedelta(seconds=max(self._settings.attempt_retention, rate.seconds if rate else 0.0))
+        after: str | None = ""
+        while after is not None:
+            after = await self._thread.run(store.forget_idle, idle_for, after)
 
     def close(self) -> None:
         """Ends its thread; a running step is interrupted."""

@@ -4,8 +4,10 @@ Every function locks in the same order: the collector's row, then installations,
 """
 
 from dispatcher.store.collection import LOWEST_ID, collect, collect_installation
+from dispatcher.store.forgetting import forget_idle
 from dispatcher.store.heartbeats import Heartbeat, beat, forget_silent, leave
 from dispatcher.store.leases import LONG_AGO, claim, fair_share, pull, renew
+from dispatcher.store.outbox_rows import Removal
 from dispatcher.store.records import (
     READ,
     Answer,
@@ -15,9 +17,11 @@ from dispatcher.store.records import (
     InstallationState,
     Leased,
     Pulled,
+    Removed,
     Settled,
     Suspects,
 )
+from dispatcher.store.removal import remove
 from dispatcher.store.settlement import settle
 from dispatcher.store.suspects import pull_suspects
 from dispatcher.store.sweep import check_writes, prune, repair
@@ -35,6 +39,8 @@ __all__ = [
     "InstallationState",
     "Leased",
     "Pulled",
+    "Removal",
+    "Removed",
     "Settled",
     "Suspects",
     "Work",
@@ -44,12 +50,14 @@ __all__ = [
     "collect",
     "collect_installation",
     "fair_share",
+    "forget_idle",
     "forget_silent",
     "leave",
     "look",
     "prune",
     "pull",
     "pull_suspects",
+    "remove",
     "renew",
     "repair",
     "settle",

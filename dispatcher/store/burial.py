@@ -1,4 +1,4 @@
-"""bury: turns a delivery into a dead letter, unless more events were collected since its request started."""
+"""bury: turns a delivery into a dead letter, unless more events were collected since its request started. bury_waiting: purges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Executable
 
 from dispatcher.database.dialect import Dialect
 from dispatcher.outbox.tables import dead_letter, delivery
-from dispatcher.policy.decision import DeadLetterReason
-from dispatcher.store.records import ANNOUNCED, VERSION, Delivery
+from dispatcher.policy.decision import DeadLetterReason, Resolution
+from dispatcher.store.dead_letters import RESOLVED, Signature
+from dispatcher.store.records import ANNOUNCED, READ, VERSION, Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +28,24 @@ class Burial:
     """Error of the last attempt."""
 
 
-def bury(connection: Connection, dialect: Dialect, burials: Sequence[Burial], now: datetime) -> int:
+def bury(
+    connection: Connection,
+    dialect: Dialect,
+    burials: Sequence[Burial],
+    now: datetime,
+    discarded: Signature | None = None,
+) -> int:
     """Moves the deliveries to the dead letters, in the caller's transaction, which has locked their installations.
 
-    Returns the number moved. A delivery with more events than its request covered stays: those have not been announced yet.
+    Returns the number moved. A delivery with more events than its request covered stays: those have not been announced yet. With a
+    signature the dead letters are `discarded` by it at once, so that they wait for no person.
     """
     if not burials:
         return 0
+    resolved = {} if discarded is None else discarded.resolve(Resolution.DISCARDED, now)
     rows = [
         {
+            **resolved,
             **burial.delivery.guard,
             "died_at": now,
             "reason": burial.reason,
@@ -49,9 +59,35 @@ def bury(connection: Connection, dialect: Dialect, burials: Sequence[Burial], no
     return connection.execute(_delete(dialect), dialect.encode(rows)).rowcount
 
 
+def bury_waiting(
+    connection: Connection,
+    dialect: Dialect,
+    installation_id: str,
+    limit: int,
+    now: datetime,
+    signature: Signature,
+    before: int | None = None,
+) -> int:
+    """Moves at most `limit` deliveries of the installation to the dead letters, as `purged` and resolved, in the caller's transaction,
+    which has locked the installation. Returns the number moved.
+
+    `before` spares a delivery with an event of this id or a higher one.
+    """
+    wanted = [delivery.c.installation_id == installation_id]
+    if before is not None:
+        wanted.append(delivery.c.last_event_id < before)
+    columns = (delivery.c[name] for name in (*READ, "last_status", "last_error"))
+    waiting = connection.execute(sa.select(*columns).where(*wanted).order_by(delivery.c.due_at).limit(limit)).all()
+    burials = [
+        Burial(Delivery.of(one, now), DeadLetterReason.PURGED, one.attempts, one.last_status, one.last_error)
+        for one in waiting
+    ]
+    return bury(connection, dialect, burials, now, signature)
+
+
 @cache
 def _insert(dialect: Dialect) -> Executable:
-    given = ("died_at", "reason", "attempts", "last_status", "last_error")
+    given = ("died_at", "reason", "attempts", "last_status", "last_error", *RESOLVED)
     rows = dialect.rows(*(delivery.c[name] for name in VERSION), *(dead_letter.c[name] for name in given))
     same = sa.and_(*(delivery.c[name] == rows.c[name] for name in VERSION))
     values = sa.select(*(rows.c[name] for name in given), *(delivery.c[name] for name in ANNOUNCED))

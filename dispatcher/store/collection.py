@@ -14,12 +14,13 @@ from dispatcher.database.transactions import Database
 from dispatcher.outbox.columns import Timestamp, is_exactly
 from dispatcher.outbox.events import (
     INSTALLATION_ID_LENGTH,
+    INSTALLATION_REMOVED,
     PARTNER_ID_LENGTH,
     TRACEPARENT_LENGTH,
 )
 from dispatcher.outbox.tables import collector, dead_letter, delivery, installation, outbox
 from dispatcher.policy.decision import DeadLetterReason
-from dispatcher.store.outbox_rows import Changes, Malformed, group
+from dispatcher.store.outbox_rows import Changes, Malformed, find_removals, group
 from dispatcher.store.records import Collected
 
 LOWEST_ID = -(2**63)
@@ -35,7 +36,7 @@ def collect(
 ) -> Collected:
     """Moves at most `limit` committed events with an id above `low_water`. Moves none while another dispatcher is collecting.
 
-    Events of installations whose row stays locked by another session are left in the outbox.
+    Events of installations whose row stays locked by another session are left in the outbox, and so are removals.
     """
     # Not durable: if a crash loses this transaction, the events are still in the outbox.
     return database.transact_around_locks(
@@ -48,13 +49,19 @@ def collect(
 
 def collect_installation(database: Database, installation_id: str, limit: int) -> Collected:
     """Moves at most `limit` committed events of one installation. Waits until no other dispatcher is collecting."""
+    return database.transact(lambda connection: collect_before(connection, database.dialect, installation_id, limit))
 
-    def step(connection: Connection) -> Collected:
-        connection.execute(sa.select(collector).with_for_update())
-        statement = committed(database.dialect).where(is_exactly(outbox.c.installation_id, installation_id))
-        return _collect(connection, database.dialect, limit, LOWEST_ID, timedelta(), statement)
 
-    return database.transact(step)
+def collect_before(
+    connection: Connection, dialect: Dialect, installation_id: str, limit: int, before: int | None = None
+) -> Collected:
+    """Does the same in the caller's transaction, if `before` is given only for events with a lower id. Removals stay in the outbox."""
+    connection.execute(sa.select(collector).with_for_update())
+    columns = outbox.c
+    wanted = [is_exactly(columns.installation_id, installation_id), columns.type != INSTALLATION_REMOVED]
+    if before is not None:
+        wanted.append(columns.id < before)
+    return _collect(connection, dialect, limit, LOWEST_ID, timedelta(), committed(dialect).where(*wanted))
 
 
 def _collect(
@@ -77,20 +84,24 @@ def _collect(
         return Collected()
     rows = _leave_locked(connection, dialect, read, now) if skip_locked else read
     changes, malformed = group(rows, now)
+    removals = find_removals(rows, now)
+    staying = {removal.event_id for removal in removals}
+    moved = [{"id": row.id} for row in rows if row.id not in staying]
     if changes:
         _mark_due(connection, dialect, changes, now, settle_delay)
         _add_to_deliveries(connection, dialect, changes, now, settle_delay)
     _bury(connection, malformed, now)
-    connection.execute(_delete(dialect), dialect.encode([{"id": row.id} for row in rows]))
+    connection.execute(_delete(dialect), dialect.encode(moved))
     subject_keys = frozenset(change.subject_key for change in changes)
     installation_ids = frozenset(change.subject.installation_id for change in changes)
     return Collected(
-        len(rows),
+        len(moved),
         subject_keys,
         installation_ids,
         tuple(malformed),
         read[-1].id,
-        left=len(read) - len(rows),
+        left=len(read) - len(moved),
+        removals=tuple(removals),
         full=len(read) == limit,
     )
 
@@ -131,16 +142,18 @@ def committed(dialect: Dialect) -> Select[Any]:
 
 def _leave_locked(connection: Connection, dialect: Dialect, rows: Sequence[Row[Any]], now: datetime) -> list[Row[Any]]:
     """Locks the events' installations without waiting. Returns the events whose installation was locked here or is new."""
-    ids = sorted({change.subject.installation_id for change in group(rows, now)[0]})
+    changed = {change.subject.installation_id for change in group(rows, now)[0]}
+    ids = sorted(changed | {removal.installation_id for removal in find_removals(rows, now)})
     keys = dialect.encode([{"installation_id": id_} for id_ in ids])
-    locked = set(connection.execute(_known(dialect).with_for_update(of=installation, skip_locked=True), keys).scalars())
-    others = set(connection.execute(_known(dialect), keys).scalars()) - locked if len(locked) < len(ids) else set()
+    locked = set(connection.execute(known(dialect).with_for_update(of=installation, skip_locked=True), keys).scalars())
+    others = set(connection.execute(known(dialect), keys).scalars()) - locked if len(locked) < len(ids) else set()
     left = others | {id_.encode() for id_ in others}  # some dialects read ids as bytes
     return [row for row in rows if row.installation_id not in left]
 
 
 @cache
-def _known(dialect: Dialect) -> Select[Any]:
+def known(dialect: Dialect) -> Select[Any]:
+    """Selects those of the installations in `:rows` that have a row, in key order."""
     rows = dialect.rows(installation.c.installation_id)
     return (
         sa.select(installation.c.installation_id)

@@ -46,17 +46,37 @@ class Filter:
         return conditions
 
 
+RESOLVED = ("resolved_at", "resolution", "resolved_by", "note")
+"""The columns that are NULL until a dead letter is resolved."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Who resolves a dead letter, and why."""
+    """Who does something, and why."""
 
-    by: str
+    by: str | None = None
     note: str | None = None
+
+    def resolve(self, resolution: Resolution, now: datetime) -> dict[str, object]:
+        """Returns the values of the `RESOLVED` columns of a dead letter that is resolved now."""
+        return dict(zip(RESOLVED, (now, resolution, self.by, self.note), strict=True))
+
+
+UNSIGNED = Signature()
 
 
 def is_unresolved() -> ColumnElement[bool]:
     """Returns the SQL condition for unresolved dead letters."""
     return dead_letter.c.resolved_at.is_(None)
+
+
+def is_replayable(wanted: Filter) -> ColumnElement[bool]:
+    """Returns the SQL condition for the dead letters that a replay of these takes: unresolved ones and, if purged ones are asked for by
+    their reason, discarded ones too, because a purge resolves them at once.
+    """
+    if wanted.reason is not DeadLetterReason.PURGED:
+        return is_unresolved()
+    return sa.or_(is_unresolved(), dead_letter.c.resolution == Resolution.DISCARDED)
 
 
 def replay(
@@ -89,7 +109,8 @@ def _in_chunks(database: Database, step: Callable[..., list[int]], progress: Pro
 def _replay(
     connection: Connection, dialect: Dialect, wanted: Filter, after: int, until: int, signature: Signature, chunk: int
 ) -> list[int]:
-    rows = connection.execute(_lock(wanted, after, until, chunk).where(dead_letter.c.subject_key.is_not(None))).all()
+    events_known = dead_letter.c.subject_key.is_not(None)
+    rows = connection.execute(_lock(wanted, is_replayable(wanted), after, until, chunk).where(events_known)).all()
     events = _events(connection, rows)
     ids = _resolve(connection, dialect, rows, Resolution.REPLAYED, signature)
     if rows:
@@ -110,15 +131,30 @@ _EVENT = ("installation_id", "type", "resource_id", *_CARRIED)
 def _discard(
     connection: Connection, dialect: Dialect, wanted: Filter, after: int, until: int, signature: Signature, chunk: int
 ) -> list[int]:
-    rows = connection.execute(_lock(wanted, after, until, chunk)).all()
+    rows = connection.execute(_lock(wanted, is_unresolved(), after, until, chunk)).all()
     return _resolve(connection, dialect, rows, Resolution.DISCARDED, signature)
 
 
-def _lock(wanted: Filter, after: int, until: int, chunk: int) -> Select[Any]:
+def discard_before(
+    connection: Connection, dialect: Dialect, installation_id: str, event_id: int, signature: Signature, limit: int
+) -> int:
+    """Resolves at most `limit` dead letters of the installation whose events all have ids below `event_id`, in the caller's transaction.
+
+    Returns their number. Skips those that an operator is resolving at this moment.
+    """
+    columns = dead_letter.c
+    of_it = is_exactly(columns.installation_id, installation_id)
+    before = (is_unresolved(), of_it, columns.last_event_id < event_id)
+    chunk = sa.select(columns.id).where(*before).order_by(columns.id).limit(limit)
+    rows = connection.execute(chunk.with_for_update(skip_locked=True)).all()
+    return len(_resolve(connection, dialect, rows, Resolution.DISCARDED, signature))
+
+
+def _lock(wanted: Filter, state: ColumnElement[bool], after: int, until: int, chunk: int) -> Select[Any]:
     """Locks the next chunk. A concurrent replay that was waiting for one of these rows finds it resolved and skips it."""
     key = dead_letter.c.id
-    unresolved = (is_unresolved(), key > after, key <= until, *wanted.conditions)
-    return sa.select(dead_letter).where(*unresolved).order_by(key).limit(chunk).with_for_update()
+    matching = (state, key > after, key <= until, *wanted.conditions)
+    return sa.select(dead_letter).where(*matching).order_by(key).limit(chunk).with_for_update()
 
 
 def _events(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, str | None]]:
@@ -136,9 +172,10 @@ def _overtaken(connection: Connection, rows: Sequence[Row[Any]], name: str) -> s
         return set()
     waiting = _waiting(connection, carrying, name)
     columns, keys = dead_letter.c, {row.subject_key for row in carrying}
+    dead = sa.or_(is_unresolved(), columns.id.in_([row.id for row in carrying]))
     last = (
         sa.select(columns.subject_key, sa.func.max(columns.last_event_id))
-        .where(columns.subject_key.in_(keys), is_unresolved(), columns[name].is_not(None))
+        .where(columns.subject_key.in_(keys), dead, columns[name].is_not(None))
         .group_by(columns.subject_key)
     )
     newest: dict[str, int] = dict(connection.execute(last).all())
@@ -171,7 +208,7 @@ def _resolve(
         return []
     now = connection.execute(sa.select(dialect.clock())).scalar_one()
     columns = dead_letter.c
-    fields = {"resolved_at": now, "resolution": resolution, "resolved_by": signature.by, "note": signature.note}
-    update = dialect.update(dead_letter, [columns.id], [columns[name] for name in fields])
+    fields = signature.resolve(resolution, now)
+    update = dialect.update(dead_letter, [columns.id], [columns[name] for name in RESOLVED])
     connection.execute(update, dialect.encode([{"id": row.id, **fields} for row in rows]))
     return [row.id for row in rows]

@@ -1,26 +1,33 @@
-"""Pause, resume and purge: stop, restart or empty one installation for an operator."""
+"""Pause, resume and purge: stop, restart or empty one installation, or many of them, for an operator."""
 
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row, Select
+from sqlalchemy import ColumnElement, Connection, Row, Select
 
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.columns import is_exactly
-from dispatcher.outbox.tables import delivery, installation, outbox
-from dispatcher.policy.decision import DeadLetterReason, PauseReason
-from dispatcher.store.burial import Burial, bury
+from dispatcher.outbox.tables import installation, outbox
+from dispatcher.policy.decision import PauseReason
+from dispatcher.store.burial import bury_waiting
 from dispatcher.store.collection import collect_installation
-from dispatcher.store.records import CHUNK_ROWS, READ, Delivery, Progress
+from dispatcher.store.dead_letters import UNSIGNED, Signature
+from dispatcher.store.forgetting import is_quiet
+from dispatcher.store.records import CHUNK_ROWS, Progress
+from dispatcher.store.settlement import read_first_due
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 """The end of an operator's pause, which lasts until `resume`."""
+_READ = ("installation_id", "due_at", "leased_until", "pause_reason", "throttled_until", "rate_window")
+_PAUSE = ("due_at", "pause_reason", "paused_since", "paused_until", "paused_by", "pause_note")
+"""The columns that a pause by an operator writes, and its end."""
 
 
-def pause(database: Database, installation_id: str) -> bool:
+def pause(database: Database, installation_id: str, signature: Signature = UNSIGNED) -> bool:
     """Pauses the installation until `resume`; its events are kept. The worker that holds its lease stops at the next settlement.
 
     Returns False if the installation is unknown and has no event.
@@ -29,15 +36,43 @@ def pause(database: Database, installation_id: str) -> bool:
     def step(connection: Connection) -> bool:
         row = _lock(connection, database.dialect, installation_id)
         if row is not None and row.pause_reason != PauseReason.OPERATOR:
-            paused = {"pause_reason": PauseReason.OPERATOR, "paused_since": row.now, "paused_until": FOREVER}
-            _write(connection, row, due_at=None if row.due_at is None else FOREVER, **paused)
+            _pause(connection, database, [row], signature)
         return row is not None
 
     return database.transact(step)
 
 
+def pause_all(database: Database, signature: Signature, progress: Progress, chunk: int = CHUNK_ROWS) -> int:
+    """Pauses every installation that is known now, except those that an operator has paused before; returns their number.
+
+    Rows that another session keeps locked are skipped.
+    """
+    return _in_chunks(database, is_pausable(), partial(_pause, signature=signature), progress, chunk)
+
+
+def is_pausable() -> ColumnElement[bool]:
+    """Returns the SQL condition for installations that no operator has paused."""
+    return sa.func.coalesce(installation.c.pause_reason, "") != PauseReason.OPERATOR
+
+
+def _pause(connection: Connection, database: Database, rows: Sequence[Row[Any]], signature: Signature) -> None:
+    paused = [
+        {
+            "installation_id": row.installation_id,
+            "due_at": None if row.due_at is None else FOREVER,
+            "pause_reason": PauseReason.OPERATOR,
+            "paused_since": row.now,
+            "paused_until": FOREVER,
+            "paused_by": signature.by,
+            "pause_note": signature.note,
+        }
+        for row in rows
+    ]
+    _write(connection, database, _PAUSE, paused)
+
+
 def resume(database: Database, installation_id: str) -> bool:
-    """Ends the installation's pause, whatever its reason: its waiting deliveries may be sent again.
+    """Ends the installation's pause, whatever its reason: its deliveries are sent again as soon as they are due.
 
     Returns False if the installation is unknown and has no event.
     """
@@ -45,13 +80,68 @@ def resume(database: Database, installation_id: str) -> bool:
     def step(connection: Connection) -> bool:
         row = _lock(connection, database.dialect, installation_id)
         if row is not None and row.pause_reason is not None:
-            _write(connection, row, due_at=_next_look(connection, row), failures=0, **_NO_PAUSE)
+            _resume(connection, database, [row])
         return row is not None
 
     return database.transact(step)
 
 
-_NO_PAUSE = {"pause_reason": None, "paused_since": None, "paused_until": None}
+def resume_all(database: Database, reason: PauseReason | None, progress: Progress, chunk: int = CHUNK_ROWS) -> int:
+    """Ends all pauses, or those with this reason; returns their number. Rows that another session keeps locked are skipped."""
+    return _in_chunks(database, is_paused(reason), _resume, progress, chunk)
+
+
+def is_paused(reason: PauseReason | None = None) -> ColumnElement[bool]:
+    """Returns the SQL condition for installations that are paused, for this reason if one is given."""
+    column = installation.c.pause_reason
+    return column.is_not(None) if reason is None else column == reason
+
+
+def _resume(connection: Connection, database: Database, rows: Sequence[Row[Any]]) -> None:
+    first_due = read_first_due(connection, database.dialect, [row.installation_id for row in rows])
+    resumed = [
+        {
+            "installation_id": row.installation_id,
+            "due_at": _next_look(row, first_due[row.installation_id]),
+            "failures": 0,
+        }
+        for row in rows
+    ]
+    _write(connection, database, (*_PAUSE, "failures"), resumed)
+
+
+def _next_look(row: Row[Any], first_due: datetime | None) -> datetime | None:
+    return None if first_due is None else max(first_due, row.now, row.throttled_until or row.now)
+
+
+def _write(connection: Connection, database: Database, names: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    """Writes these columns of the rows, as far as the database has them; a column that a row does not name becomes NULL."""
+    columns = [column for name in names if database.has(column := installation.c[name])]
+    update = database.dialect.update(installation, [installation.c.installation_id], columns)
+    connection.execute(update, database.dialect.encode(rows))
+
+
+def _in_chunks(
+    database: Database,
+    wanted: ColumnElement[bool],
+    change: Callable[[Connection, Database, Sequence[Row[Any]]], None],
+    progress: Progress,
+    chunk: int,
+) -> int:
+    done, after = 0, ""
+
+    def step(connection: Connection, skip_locked: bool) -> Sequence[Row[Any]]:
+        key = installation.c.installation_id
+        first = _with_now(database.dialect).where(wanted, key > after).order_by(key).limit(chunk)
+        rows = connection.execute(first.with_for_update(skip_locked=skip_locked)).all()
+        if rows:
+            change(connection, database, rows)
+        return rows
+
+    while rows := database.transact_around_locks(step):
+        done, after = done + len(rows), rows[-1].installation_id
+        progress(done)
+    return done
 
 
 def _lock(connection: Connection, dialect: Dialect, installation_id: str) -> Row[Any] | None:
@@ -67,9 +157,11 @@ def _lock(connection: Connection, dialect: Dialect, installation_id: str) -> Row
 
 
 def _locked(dialect: Dialect, installation_id: str) -> Select[Any]:
-    row = is_exactly(installation.c.installation_id, installation_id)
-    columns = (installation.c[name] for name in ("installation_id", "due_at", "pause_reason", "throttled_until"))
-    return sa.select(*columns, dialect.clock().label("now")).where(row).with_for_update()
+    return _with_now(dialect).where(is_exactly(installation.c.installation_id, installation_id)).with_for_update()
+
+
+def _with_now(dialect: Dialect) -> Select[Any]:
+    return sa.select(*(installation.c[name] for name in _READ), dialect.clock().label("now"))
 
 
 def _has_events(connection: Connection, installation_id: str) -> bool:
@@ -77,50 +169,53 @@ def _has_events(connection: Connection, installation_id: str) -> bool:
     return connection.execute(first).first() is not None
 
 
-def _write(connection: Connection, row: Row[Any], **values: object) -> None:
-    this = installation.c.installation_id == row.installation_id
-    connection.execute(sa.update(installation).where(this).values(**values))
+def purge(
+    database: Database,
+    installation_id: str,
+    progress: Progress,
+    chunk: int = CHUNK_ROWS,
+    *,
+    signature: Signature = UNSIGNED,
+    rate_window: timedelta = timedelta(minutes=1),
+) -> int:
+    """Buries all waiting events and deliveries of the installation as `purged` and resolved; returns the number of dead letters created.
 
-
-def _next_look(connection: Connection, row: Row[Any]) -> datetime | None:
-    of_it = delivery.c.installation_id == row.installation_id
-    first_due = connection.execute(
-        sa.select(delivery.c.due_at).where(of_it).order_by(delivery.c.due_at).limit(1)
-    ).scalar()
-    return None if first_due is None else max(first_due, row.now, row.throttled_until or row.now)
-
-
-def purge(database: Database, installation_id: str, progress: Progress, chunk: int = CHUNK_ROWS) -> int:
-    """Buries all waiting events and deliveries of the installation as `purged`; returns the number of dead letters created.
-
-    A pause that no operator ordered ends, because there is nothing left to probe with. Requests in flight finish as usual but do not
-    supersede the new dead letters, which may hold changes committed after those requests began. `progress` gets the number buried
-    so far.
+    Then the installation is forgotten, unless an operator has paused it, a dispatcher holds its lease, or its last request is not older
+    than `rate_window` and so still counts. If its row stays, a pause that no operator ordered ends, because there is nothing left to
+    probe with. Requests in flight finish as usual but do not supersede the new dead letters, which may hold changes committed after those
+    requests began. `progress` gets the number buried so far.
     """
     while collect_installation(database, installation_id, chunk).full:
         pass
+    step = partial(_bury, dialect=database.dialect, installation_id=installation_id, chunk=chunk, signature=signature)
     buried = 0
-    step = partial(_bury, dialect=database.dialect, installation_id=installation_id, chunk=chunk)
     while done := database.transact(step):
         buried += done
         progress(buried)
+    database.transact(partial(_empty, database=database, installation_id=installation_id, window=rate_window))
     return buried
 
 
-def _bury(connection: Connection, dialect: Dialect, installation_id: str, chunk: int) -> int:
-    """Buries the next chunk. If no delivery is left, makes the installation idle."""
-    row = _lock(connection, dialect, installation_id)
+def _bury(connection: Connection, dialect: Dialect, installation_id: str, chunk: int, signature: Signature) -> int:
+    """Buries the next chunk."""
+    row = connection.execute(_locked(dialect, installation_id)).one_or_none()
     if row is None:
         return 0
-    of_it = delivery.c.installation_id == installation_id
-    columns = (delivery.c[name] for name in (*READ, "last_status", "last_error"))
-    waiting = connection.execute(sa.select(*columns).where(of_it).order_by(delivery.c.due_at).limit(chunk)).all()
-    burials = [
-        Burial(Delivery.of(one, row.now), DeadLetterReason.PURGED, one.attempts, one.last_status, one.last_error)
-        for one in waiting
-    ]
-    if burials:
-        return bury(connection, dialect, burials, row.now)
-    keeps_pause = row.pause_reason == PauseReason.OPERATOR
-    _write(connection, row, due_at=None, **({} if keeps_pause else {"failures": 0, **_NO_PAUSE}))
-    return 0
+    return bury_waiting(connection, dialect, installation_id, chunk, row.now, signature)
+
+
+def _empty(connection: Connection, database: Database, installation_id: str, window: timedelta) -> None:
+    """Forgets the installation or makes it idle, unless a delivery has come in the meantime."""
+    dialect = database.dialect
+    row = connection.execute(_locked(dialect, installation_id)).one_or_none()
+    if row is None or read_first_due(connection, dialect, [installation_id])[installation_id] is not None:
+        return
+    is_paused_by_hand = row.pause_reason == PauseReason.OPERATOR
+    if not is_paused_by_hand and is_quiet(row, row.now - window):
+        connection.execute(sa.delete(installation).where(installation.c.installation_id == row.installation_id))
+        return
+    idle = {"installation_id": row.installation_id, "due_at": None}
+    if is_paused_by_hand:
+        _write(connection, database, ["due_at"], [idle])
+    else:
+        _write(connection, database, (*_PAUSE, "failures"), [{**idle, "failures": 0}])

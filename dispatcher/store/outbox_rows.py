@@ -9,7 +9,9 @@ from pydantic import ValidationError
 
 from dispatcher.outbox.events import (
     INSTALLATION_ID_LENGTH,
+    INSTALLATION_REMOVED,
     PARTNER_ID_LENGTH,
+    InstallationRemoved,
     Subject,
     is_traceparent,
     parse_event,
@@ -25,6 +27,7 @@ MAX_LENGTHS = {
 }
 Raw = str | bytes | None
 """A value as the dialect's `raw` reads it."""
+_REMOVED = (INSTALLATION_REMOVED, INSTALLATION_REMOVED.encode())
 MAX_TEXT_BYTES = 4 * PARTNER_ID_LENGTH
 """Bytes of the longest text that any column may hold. The database cuts longer values, possibly within a character."""
 
@@ -63,8 +66,17 @@ class Malformed:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """An outbox row that reports its installation as removed."""
+
+    event_id: int
+    installation_id: str
+    created_at: datetime
+
+
 def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malformed]]:
-    """Groups the rows, which must be in the order of their ids, by subject. Returns the malformed rows separately."""
+    """Groups the rows, which must be in the order of their ids, by subject. Returns the malformed rows separately, and no removals."""
     changes: dict[str, Changes] = {}
     known: dict[tuple[Raw, ...], tuple[Changes, str | None, str | None]] = {}
     malformed = []
@@ -74,16 +86,33 @@ def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malfo
         if entry is None:
             try:
                 texts = [_text(value) for value in raw]
-                subject = subject_of(parse_event(*texts))
+                event = parse_event(*texts)
             except ValueError as error:
                 malformed.append(_malformed(row.id, raw, instant(row.created_at, now), error))
                 continue
+            if isinstance(event, InstallationRemoved):
+                continue
+            subject = subject_of(event)
             key = subject.key
             change = changes.setdefault(key, Changes(key, subject, row.id, instant(row.created_at, now)))
             known[raw] = entry = change, texts[3], texts[4]
         change, product_id, billing_plan_id = entry
         change.add(row.id, product_id, billing_plan_id, _traceparent(row.traceparent))
     return list(changes.values()), malformed
+
+
+def find_removals(rows: Sequence[Any], now: datetime) -> list[Removal]:
+    """Returns the rows that report their installation as removed, in their order; malformed ones are left to `group`."""
+    found = []
+    for row in rows:
+        if row.type not in _REMOVED:
+            continue
+        try:
+            event = parse_event(*map(_text, row[1:6]))
+        except ValueError:
+            continue
+        found.append(Removal(row.id, event.installation_id, instant(row.created_at, now)))
+    return found
 
 
 def _text(value: Raw) -> str | None:

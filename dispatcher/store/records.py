@@ -10,10 +10,10 @@ from sqlalchemy import Row
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
-from dispatcher.store.outbox_rows import Malformed
+from dispatcher.store.outbox_rows import Malformed, Removal
 
 CHUNK_ROWS = 500
-"""Replay, purge and prune, which may work through a whole table, lock at most this many rows at a time."""
+"""Operators' commands, removals and prune, which may work through a whole table, lock at most this many rows at a time."""
 Progress = Callable[[int], None]
 """Called after each chunk with the number of rows done so far."""
 VERSION = ("subject_key", "version")
@@ -70,6 +70,24 @@ class Delivery(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Removed:
+    """The result of one step of a removal."""
+
+    events: int = 0
+    """Events taken out of the outbox."""
+    purged: int = 0
+    """Deliveries that became dead letters, all of them resolved."""
+    resolved: int = 0
+    """Older dead letters that were resolved."""
+    done: bool = False
+    """Whether the removal is complete. Otherwise it needs another step."""
+    forgotten: bool = False
+    """Whether the installation's row was deleted, and with it any lease."""
+    locked: bool = False
+    """Whether another session has the installation's row locked, so nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
     """The result of one collection."""
 
@@ -82,7 +100,9 @@ class Collected:
     last_event_id: int = 0
     """Id of the last event read; 0 if none was read."""
     left: int = 0
-    """Events left in the outbox because another session has their installation locked."""
+    """Events left in the outbox: another session has their installation locked, or they are `removals`."""
+    removals: tuple[Removal, ...] = ()
+    """The events that report a removed installation, in the order of their ids. They stay in the outbox until `remove` is done."""
     full: bool = False
     """Whether the limit was reached, so more events may be waiting."""
     skipped: bool = False

@@ -184,7 +184,7 @@ def _write_states(
     lease: timedelta,
 ) -> None:
     released = [state.installation_id for state in states if state.release]
-    first_due = _read_first_due(connection, dialect, released)
+    first_due = read_first_due(connection, dialect, released)
     of_each: dict[str, list[Answer]] = {}
     for answer in answers:
         of_each.setdefault(answer.delivery.subject.installation_id, []).append(answer)
@@ -278,7 +278,8 @@ def _next_look(first: datetime | None, *others: datetime | None) -> datetime | N
     return None if first is None else max(filter(None, (first, *others)))
 
 
-def _read_first_due(connection: Connection, dialect: Dialect, ids: Sequence[str]) -> dict[str, datetime | None]:
+def read_first_due(connection: Connection, dialect: Dialect, ids: Sequence[str]) -> dict[str, datetime | None]:
+    """Returns when the first delivery of each of these installations is due; None where nothing waits."""
     if not ids:
         return {}
     rows = connection.execute(_first_due(dialect), dialect.encode([{"installation_id": id_} for id_ in ids]))

@@ -14,6 +14,7 @@ from dispatcher.telemetry.reports import (
     Attempted,
     BreakerTurned,
     CrashBuried,
+    InstallationForgotten,
     InstallationPaused,
     InstallationResumed,
     LeaseLost,
@@ -62,6 +63,9 @@ class Log:
                 )
             case InstallationResumed(installation_id):
                 self._write(logging.INFO, "installation resumed", installation_id=installation_id)
+            case InstallationForgotten(installation_id, purged, resolved):
+                event = "installation removed"
+                self._write(logging.INFO, event, installation_id=installation_id, purged=purged, resolved=resolved)
             case BreakerTurned():
                 self._write_breaker(report)
             case StepFailed(step, _, why):

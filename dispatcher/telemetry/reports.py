@@ -85,6 +85,17 @@ class InstallationResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class InstallationForgotten:
+    """The application has reported the installation as removed, and that was carried out."""
+
+    installation_id: str
+    purged: int
+    """Deliveries that became dead letters, all of them resolved."""
+    resolved: int
+    """Older dead letters that were resolved."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """A tick succeeded."""
 
@@ -146,6 +157,7 @@ Report = (
     | BreakerTurned
     | InstallationPaused
     | InstallationResumed
+    | InstallationForgotten
     | Ticked
     | WritesAccepted
     | StepFailed

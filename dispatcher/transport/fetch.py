@@ -28,7 +28,7 @@ async def get(
     transport: Transport, url: str, headers: Mapping[str, str], *, timeout: float, limit: int
 ) -> tuple[int, bytes]:
     """The same for a GET with these further headers."""
-    sent = _GET_HEADERS | headers
+    sent = {**_GET_HEADERS, **headers}
     return await _fetch(transport, Request(url, sent, b"", timeout, limit, read_success=True, method="GET"))
 
 

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from dispatcher import store
 from dispatcher.settings.settings import Settings
-from dispatcher.store import Collected
-from dispatcher.telemetry import EventsCollected, Listener, MalformedBuried
+from dispatcher.store import Collected, Removal
+from dispatcher.telemetry import EventsCollected, InstallationForgotten, Listener, MalformedBuried
 from dispatcher.worker.answers import Answers
 from dispatcher.worker.database_thread import DatabaseThread
 from dispatcher.worker.leases import Leases
@@ -89,6 +89,8 @@ class Collection:
         while not self._stopping:
             began = self._clock()
             collected = await self._collect_once(began)
+            for removal in collected.removals:
+                await self._remove(removal, until)
             if collected.skipped:
                 return False
             if not collected.full:
@@ -114,3 +116,18 @@ class Collection:
                 ids = row.values["installation_id"], row.values["resource_id"]
                 self._report(MalformedBuried(row.event_id, *ids, row.why))
         return collected
+
+    async def _remove(self, removal: Removal, until: float) -> None:
+        """Purges what was written before the installation was removed. If there is no time for all of it, a later sweep goes on with it."""
+        purged = resolved = 0
+        while not self._stopping:
+            removed = await self._thread.run(store.remove, removal)
+            purged, resolved = purged + removed.purged, resolved + removed.resolved
+            if removed.events:
+                self._report(EventsCollected(removed.events, 0))
+            if removed.forgotten:
+                self._leases.drop(removal.installation_id)
+            if removed.done:
+                self._report(InstallationForgotten(removal.installation_id, purged, resolved))
+            if removed.done or removed.locked or self._clock() >= until:
+                return

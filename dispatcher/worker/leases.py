@@ -204,10 +204,14 @@ class Leases:
     def forget(self, lost: Set[str]) -> None:
         """Drops leases that another dispatcher has taken over, and the deliveries queued under them."""
         for installation_id in lost:
-            if (lease := self.held.pop(installation_id, None)) is not None:
-                lease.drop_queue()
+            self.drop(installation_id)
         if lost:
             self._report(LeaseLost(len(lost)))
+
+    def drop(self, installation_id: str) -> None:
+        """Drops a lease that is not in the database any more, if it is held. Answers to its requests in flight will be ignored."""
+        if (lease := self.held.pop(installation_id, None)) is not None:
+            lease.drop_queue()
 
     # stop ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

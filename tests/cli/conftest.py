@@ -38,6 +38,12 @@ class Ended:
         return [json.loads(line) for line in self.out.splitlines()]
 
     @property
+    def log(self) -> list[dict[str, Any]]:
+        """Its lines in the log, without their times."""
+        lines = [json.loads(line) for line in self.err.splitlines()]
+        return [{name: value for name, value in line.items() if name != "timestamp"} for line in lines]
+
+    @property
     def complaint(self) -> str:
         """The one line that it wrote to stderr."""
         (line,) = self.err.splitlines()

@@ -31,8 +31,8 @@ def reachable(dispatcher: Terminal, open_port: int) -> Terminal:
 
 
 def findings(ended: Ended) -> dict[str, tuple[str, str]]:
-    """The level and the text of each check's finding."""
-    return {row["check"]: (row["level"], row["what"]) for row in ended.rows if row["kind"] == "finding"}
+    """The level and the text of each check's worst finding."""
+    return {row["check"]: (row["level"], row["what"]) for row in reversed(ended.rows) if row["kind"] == "finding"}
 
 
 def test_every_setting_is_shown_with_its_source_and_no_secret(reachable: Terminal, tmp_path: Path) -> None:

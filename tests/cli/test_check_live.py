@@ -38,7 +38,7 @@ def live(ended: Ended) -> list[tuple[str, str]]:
 
 
 def know(database: Database, *idle: str, due: str | None = None) -> None:
-    rows = [{"installation_id": one, "due_at": None} for one in idle]
+    rows: list[dict[str, object]] = [{"installation_id": one, "due_at": None} for one in idle]
     rows += [{"installation_id": due, "due_at": database.now()}] if due else []
     with database.engine.begin() as connection:
         connection.execute(sa.insert(installation), rows)

@@ -7,6 +7,7 @@ from dispatcher.database.transactions import Database
 from dispatcher.outbox.events import ResourceUpdated
 from dispatcher.outbox.publisher import insert_event
 from dispatcher.store import installations
+from dispatcher.store.dead_letters import Signature
 from tests.cli.conftest import COMMAND, Terminal
 
 KEYS = [
@@ -75,8 +76,7 @@ def test_a_cut_list_is_announced(dispatcher: Terminal, database: Database) -> No
 def test_when_everything_is_delivered_nothing_waits(dispatcher: Terminal, database: Database) -> None:
     publish(database, "db_1")
     store.collect(database, 500)
-    installations.purge(database, "icfg_1", lambda _: None)
-    dispatcher("dead-letters", "discard", "--all", "--yes", "--note", "\x1b[2J")
+    installations.purge(database, "icfg_1", lambda _: None, signature=Signature("ann", "\x1b[2J"))
     ended = dispatcher("explain", "db_1", "--installation", "icfg_1")
     assert r"\x1b[2J" in ended.out
     assert ended.out.endswith("nothing is waiting: the next event is sent as soon as it arrives\n")

@@ -23,3 +23,9 @@ def test_impossible_combinations_are_refused(dispatcher: Terminal, options: tupl
     ended = dispatcher("schema", "--dialect", *options)
     assert (ended.code, ended.out) == (2, "")
     assert "--schema" in ended.complaint
+
+
+def test_mariadb_has_the_tables_of_mysql(dispatcher: Terminal) -> None:
+    on_mariadb, on_mysql = (dispatcher("schema", "--dialect", dialect).out for dialect in ("mariadb", "mysql"))
+    assert on_mariadb == on_mysql
+    assert "utf8mb4_bin" in on_mariadb

@@ -1,29 +1,21 @@
-"""Database users with exactly the privileges that the deployment guide grants."""
+"""Database users with exactly the privileges that `dispatcher grants` prints."""
 
 import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
+from dispatcher.inspection import grants
 from dispatcher.outbox.tables import VERSION_TABLE
 
-GUIDE = Path(__file__).parents[2] / "deploy" / "README.md"
 ROLES = ("application", "dispatcher", "migrator")
 PASSWORD = "s3cret of the test"
-
-
-def documented(kind: str) -> list[str]:
-    """Returns the guide's statements: those before the tables exist, for either database, or those `after`."""
-    on_postgresql, on_mysql, after = re.findall(r"(?ms)^```sql\n(.*?)^```$", GUIDE.read_text())
-    block = {"postgresql": on_postgresql, "mysql": on_mysql, "after": after}[kind]
-    return [statement.strip() for statement in block.split(";") if statement.strip()]
 
 
 @dataclass(frozen=True)
@@ -34,6 +26,7 @@ class Users:
     application: Database
     dispatcher: Database
     migrator: Database
+    granted: grants.Grants
 
     def execute(self, *statements: str) -> None:
         """Executes statements as the administrator, in the schema of the tables. The users get names that no real database has."""
@@ -45,9 +38,8 @@ class Users:
 
 
 def in_test(statement: str, database: Database) -> str:
-    """Returns the statement with the names of the test's users and schema."""
-    renamed = re.sub(rf"\b({'|'.join(ROLES)})\b", lambda role: user_of(role[0], database), statement)
-    return renamed.replace("SCHEMA public", f"SCHEMA {database.schema}") if database.schema else renamed
+    """Returns the statement with the names of the test's users."""
+    return re.sub(rf"\b({'|'.join(ROLES)})\b", lambda role: user_of(role[0], database), statement)
 
 
 def user_of(role: str, database: Database) -> str:
@@ -60,7 +52,7 @@ def user_of(role: str, database: Database) -> str:
 
 @contextmanager
 def users_of(administrator: Database) -> Iterator[Users]:
-    """The three users, with what the guide grants them, in a database without our tables; `migrator` makes these."""
+    """The three users, with what `dispatcher grants` gives them, in a database without our tables; `migrator` makes these."""
     url = administrator.engine.url.set(password=PASSWORD)
     opened = {
         role: open_database(
@@ -68,7 +60,9 @@ def users_of(administrator: Database) -> Iterator[Users]:
         )
         for role in ROLES
     }
-    users = Users(administrator, **opened)
+    names = grants.Users(*(user_of(role, administrator) for role in ROLES))
+    printed = grants.grants(administrator.dialect.name, names, administrator.schema)
+    users = Users(administrator, **opened, granted=printed)
     _drop(users)
     is_mysql = administrator.dialect.name == "mysql"
     # Leftovers of an earlier test would not belong to the migrator.
@@ -76,9 +70,9 @@ def users_of(administrator: Database) -> Iterator[Users]:
     if not is_mysql:
         users.execute("DROP FUNCTION IF EXISTS vercel_outbox_wakeup CASCADE")
     create = "CREATE USER {} IDENTIFIED BY '{}'" if is_mysql else "CREATE ROLE {} LOGIN PASSWORD '{}'"
-    users.execute(*(create.format(role, PASSWORD) for role in ROLES), *documented(administrator.dialect.name))
+    users.execute(*(create.format(role, PASSWORD) for role in ROLES), *printed.before)
     schema.migrate(users.migrator)
-    users.execute(*documented("after"))
+    users.execute(*printed.after)
     try:
         yield users
     finally:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from dispatcher.credentials.bearer_token import CredentialsUnavailable
 from dispatcher.credentials.query import QueryCredentials
 from dispatcher.database.transactions import Database, open_database
-from dispatcher.inspection.checks.credentials import check_credentials
+from dispatcher.inspection.checks.credentials import Tokens, check_credentials
 from dispatcher.inspection.checks.finding import Level
 from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network
@@ -78,7 +78,7 @@ def test_a_query_that_finds_the_token_of_another_in_upper_case_is_a_warning(
         database_url=SecretStr(partner.engine.url.render_as_string(hide_password=False)),
         credentials_query=f"SELECT token FROM canary_partner WHERE {condition}",
     )
-    found = asyncio.run(check_credentials(settings, partner, Network(), "icfg_1", usable=True))
+    found = asyncio.run(check_credentials(settings, partner, Network(), Tokens("icfg_1"), usable=True))
     assert [one.level for one in found] == [Level.OK, Level.WARNING][: 1 + is_warned]
     assert ("ICFG_1" in found[-1].what) is is_warned
 

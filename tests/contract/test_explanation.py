@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher import store
+from dispatcher import InstallationRemoved, publish, store
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import ADVICE, plan
 from dispatcher.inspection.explanation import Entry, Explanation, explain
@@ -150,9 +150,21 @@ def test_an_attempt_is_told_in_words_with_the_id_that_vercel_gave_it(database: D
 
 def test_a_known_installation_with_no_pending_work_is_explained(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
-    installations.purge(database, ID, lambda _: None)
-    installations.pause(database, ID)
-    assert "pause" in kinds(explained(database, ID).happened)
+    deliver(database)
+    installations.pause(database, ID, Signature("ann", "moves"))
+    (pause,) = [one for one in explained(database, ID).happened if one.what == "pause"]
+    assert pause.message == "the installation was paused: operator, by ann: moves"
+
+
+def test_a_removal_that_is_not_carried_out_yet_is_explained(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        publish(connection, InstallationRemoved(installation_id=ID))
+    found = explained(database, ID)
+    assert [one.message for one in (*found.happened, *found.next)] == [
+        "event 1 was written: the installation was removed",
+        "what was written before event 1 is purged at the dispatcher's next tick",
+    ]
+    assert {(one.installation_id, one.type) for one in (*found.happened, *found.next)} == {(ID, "installation.removed")}
 
 
 def test_beyond_the_limit_only_the_newest_is_shown_and_it_is_incomplete(database: Database, partner: Engine) -> None:

@@ -1,5 +1,6 @@
 """Operators pause, resume, purge and list installations, on every database, also while a dispatcher holds the lease."""
 
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -7,14 +8,23 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher import store
+from dispatcher import InstallationUpdated, publish, store
 from dispatcher.database.transactions import Database
+from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.dead_letters import list_dead_letters, plan
-from dispatcher.inspection.installations import Waiting, count_waiting, list_installations
+from dispatcher.inspection.installations import (
+    Due,
+    Waiting,
+    count_due,
+    count_pausable,
+    count_paused,
+    count_waiting,
+    list_installations,
+)
 from dispatcher.outbox.tables import collector, dead_letter, delivery, installation, outbox
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.policy.decision import Action, DeadLetterReason, Decision, PauseReason
 from dispatcher.store import dead_letters, installations
-from dispatcher.store.dead_letters import Filter
+from dispatcher.store.dead_letters import Filter, Signature
 from dispatcher.store.installations import FOREVER
 from tests.contract.databases import on_mysql, on_servers, on_sqlite
 from tests.contract.steps import (
@@ -27,6 +37,7 @@ from tests.contract.steps import (
     expire_leases,
     in_background,
     settle,
+    standing,
     stays_blocked,
     write,
 )
@@ -52,9 +63,9 @@ def purge(database: Database, installation_id: str = ID) -> int:
 
 
 def purged(database: Database) -> list[str]:
-    """Returns the resources of the dead letters, all of which must be purged ones."""
-    letters = list_dead_letters(database, Filter(), 999)
-    assert {letter.reason for letter in letters} <= {"purged"}
+    """Returns the resources of the dead letters, all of which must be purged and resolved."""
+    letters = list_dead_letters(database, Filter(), 999, resolved=True)
+    assert {(letter.reason, letter.resolution) for letter in letters} <= {("purged", "discarded")}
     return sorted(letter.resource_id or "" for letter in letters)
 
 
@@ -192,6 +203,108 @@ def test_after_a_resume_the_lease_of_a_dead_dispatcher_is_taken_over(database: D
     assert [one.subject.resource_id for lease in claim(database) for one in lease.deliveries] == ["db_1"]
 
 
+def test_who_paused_and_why_is_kept_until_the_resume(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    installations.pause(database, ID, Signature("ann", "moves"))
+    installations.pause(database, ID, Signature("bob", "again"))
+    (leased,) = list_installations(database, 9)
+    assert (leased.paused_by, leased.pause_note) == ("ann", "moves")
+    installations.resume(database, ID)
+    resumed = row(database)
+    assert (resumed.paused_by, resumed.pause_note) == (None, None)
+
+
+def test_a_settlement_keeps_who_paused_and_why(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    leased = claim(database)
+    installations.pause(database, ID, Signature("ann", "moves"))
+    settle(database, *leased, decision=UNAUTHORIZED)
+    paused = row(database)
+    assert (paused.pause_reason, paused.paused_by, paused.pause_note) == ("operator", "ann", "moves")
+
+
+def test_a_name_that_an_older_program_left_behind_is_not_shown(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    settle(database, *claim(database), decision=UNAUTHORIZED)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(paused_by="ann", pause_note="moves"))
+    (listed,) = list_installations(database, 9)
+    assert (listed.pause_reason, listed.paused_by, listed.pause_note) == ("unauthorized", None, None)
+
+
+@pytest.mark.varies
+@pytest.mark.parametrize("chunk", [1, 2, 500])
+def test_all_are_paused_and_resumed_chunk_by_chunk(database: Database, partner: Engine, chunk: int) -> None:
+    for id_ in ("a", "b", "c"):
+        collect(database, partner, "db_1", installation_id=id_)
+    installations.pause(database, "b", Signature("bob"))
+    progress: list[int] = []
+    assert count_pausable(database) == 2
+    assert installations.pause_all(database, Signature("ann", "incident"), progress.append, chunk) == 2
+    assert (progress[-1], len(progress)) == (2, -(-2 // chunk))
+    assert {one.installation_id: one.paused_by for one in list_installations(database, 9)} == {
+        "a": "ann",
+        "b": "bob",
+        "c": "ann",
+    }
+    assert claim(database) == ()
+    assert installations.pause_all(database, Signature("ann"), progress.append, chunk) == 0
+    assert count_paused(database) == installations.resume_all(database, None, progress.append, chunk) == 3
+    assert {(one.paused_by, one.pause_note) for one in list_installations(database, 9)} == {(None, None)}
+    assert sorted(one.installation_id for one in claim(database)) == ["a", "b", "c"]
+
+
+def test_those_paused_for_one_reason_are_resumed(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1", installation_id="a")
+    settle(database, *claim(database), decision=UNAUTHORIZED)
+    collect(database, partner, "db_1", installation_id="b")
+    installations.pause(database, "b")
+    for reason in (PauseReason.DISABLED, PauseReason.UNAUTHORIZED):
+        expected = int(reason is PauseReason.UNAUTHORIZED)
+        assert count_paused(database, reason) == expected
+        assert installations.resume_all(database, reason, lambda _: None) == expected
+    assert [one.installation_id for one in claim(database)] == ["a"]
+    assert (row(database, "a").failures, row(database, "b").pause_reason) == (0, "operator")
+
+
+def test_an_idle_installation_is_paused_and_resumed_with_all(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    deliver(database)
+    assert installations.pause_all(database, Signature("ann"), lambda _: None) == 1
+    assert row(database).due_at is None
+    assert installations.resume_all(database, None, lambda _: None) == 1
+    assert row(database).due_at is None
+
+
+@on_servers
+def test_a_pause_of_all_skips_a_row_that_is_locked_for_long(
+    database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for id_ in ("a", "b", "c"):
+        collect(database, partner, "db_1", installation_id=id_)
+    monkeypatch.setattr(database, "_skip_until", math.inf)  # as after a lock timeout
+    with database.engine.connect() as session, session.begin():
+        session.execute(sa.select(installation).where(installation.c.installation_id == "b").with_for_update())
+        assert installations.pause_all(database, Signature("ann"), lambda _: None) == 2
+    assert count_pausable(database) == 1
+    assert [one.installation_id for one in claim(database)] == ["b"]
+
+
+def test_what_is_sent_after_a_resume_is_told_from_what_waits_for_its_time(database: Database, partner: Engine) -> None:
+    still = standing(database)
+    collect(database, partner, "db_1", "db_2", "db_3")
+    collect(database, partner, "db_1", installation_id="icfg_2")
+    later = still.now() + timedelta(hours=1)
+    with database.engine.begin() as connection:
+        for resource, due_at in (("db_1", still.now()), ("db_2", later), ("db_3", later + timedelta(hours=1))):
+            of_it = (delivery.c.resource_id == resource, delivery.c.installation_id == ID)
+            connection.execute(sa.update(delivery).where(*of_it).values(due_at=due_at))
+    with partner.begin() as connection:
+        write(connection, "db_4")
+    assert count_due(still, ID) == Due(events=1, now=1, later=2, first_later=later)
+    assert count_due(still, "unknown") == Due(0, 0, 0, None)
+
+
 # purge
 
 
@@ -206,8 +319,8 @@ def test_a_purge_buries_deliveries_and_uncollected_events_of_this_installation_o
     assert count_waiting(database, ID) == Waiting(events=2, deliveries=2)
     assert purge(database) == 3
     assert purged(database) == ["db_1", "db_2", "db_3"]
-    assert count_waiting(database, ID) == Waiting(0, 0)
-    assert row(database).due_at is None
+    assert count_waiting(database, ID) is None
+    assert row(database) is None
     assert (count(database, outbox), count(database, delivery)) == (1, 1)
     assert deliver(database) == ["db_other"]
 
@@ -225,9 +338,63 @@ def test_a_purge_goes_chunk_by_chunk(database: Database, partner: Engine, waitin
 def test_deliveries_purged_by_mistake_can_be_replayed(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     purge(database)
-    until = plan(database, Filter()).last_id
-    assert dead_letters.replay(database, Filter(), until, dead_letters.Signature("ann"), lambda _: None) == 1
+    wanted = Filter(reason=DeadLetterReason.PURGED)
+    until = plan(database, wanted, for_replay=True).last_id
+    replays = [dead_letters.replay(database, wanted, until, Signature("ann"), lambda _: None) for _ in range(2)]
+    assert replays == [1, 0]
     assert deliver(database) == ["db_1"]
+
+
+def test_only_those_who_ask_for_purged_dead_letters_replay_resolved_ones(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    purge(database)
+    for wanted in (Filter(), Filter(installation_id=ID), Filter(reason=DeadLetterReason.GONE)):
+        assert plan(database, wanted, for_replay=True).dead_letters == 0
+        assert dead_letters.replay(database, wanted, 9, Signature("ann"), lambda _: None) == 0
+    assert plan(database, Filter(reason=DeadLetterReason.PURGED)).dead_letters == 0  # there is nothing to discard
+
+
+def test_the_newest_plan_of_purged_events_is_replayed_last(database: Database, partner: Engine) -> None:
+    for plan_ in ("old", "new"):
+        with partner.begin() as connection:
+            publish(connection, InstallationUpdated(installation_id=ID, billing_plan_id=plan_))
+        purge(database)
+    wanted = Filter(reason=DeadLetterReason.PURGED)
+    dead_letters.replay(database, wanted, 9, Signature("ann"), lambda _: None)
+    store.collect(database, 500)
+    assert [one.billing_plan_id for lease in claim(database) for one in lease.deliveries] == ["new"]
+
+
+def test_a_purge_is_signed(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    installations.purge(database, ID, lambda _: None, signature=Signature("ann", "uninstalled"))
+    (letter,) = list_dead_letters(database, Filter(), 9, resolved=True)
+    assert (letter.resolution, letter.resolved_by, letter.note) == ("discarded", "ann", "uninstalled")
+    assert letter.resolved_at == letter.died_at
+    assert list_dead_letters(database, Filter(), 9) == []
+    assert measure(database).dead_letters == {}
+
+
+def test_a_purge_forgets_the_installation_unless_its_row_still_says_something(
+    database: Database, partner: Engine
+) -> None:
+    still = standing(database)
+    recently = (still.now() - timedelta(seconds=10)).timestamp()
+    states: dict[str, dict[str, object]] = {
+        "requested": {"rate_window": f"[{recently}]"},
+        "requested_long_ago": {"rate_window": f"[{recently - 0.001}]"},
+        "leased": {"lease_token": "t", "leased_until": still.now() + timedelta(seconds=1)},
+        "lease_expired": {"lease_token": "t", "leased_until": still.now()},
+    }
+    for id_, values in states.items():
+        collect(database, partner, "db_1", installation_id=id_)
+        with database.engine.begin() as connection:
+            connection.execute(sa.update(installation).where(installation.c.installation_id == id_).values(**values))
+        window = timedelta(seconds=10)
+        assert installations.purge(still, id_, lambda _: None, rate_window=window) == 1
+    assert [one.installation_id for one in list_installations(database, 9)] == ["leased", "requested"]
+    assert claim(database) == ()
+    assert store.repair(database) == 0
 
 
 def test_a_purge_ends_a_pause_but_not_an_operators(database: Database, partner: Engine) -> None:
@@ -324,7 +491,7 @@ def test_a_purge_waits_for_a_collection_and_buries_its_deliveries(database: Data
 def test_two_concurrent_purges_bury_everything_once(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
     with database.engine.connect() as first, first.begin() as transaction:
-        assert installations._bury(first, database.dialect, ID, 500) == 2
+        assert installations._bury(first, database.dialect, ID, 500, Signature("ann")) == 2
         with in_background(lambda: purge(database)) as second:
             try:
                 assert stays_blocked(second, database)
@@ -370,11 +537,12 @@ def test_a_list_shows_the_state_of_each_installation(database: Database, partner
         "sending": {"lease_token": "t", "leased_until": later, "leased_by": "d"},
         "throttled": {"throttled_until": later, "due_at": later},
         "waiting": {"due_at": later},
+        "idle": {"due_at": None},
     }
     with database.engine.begin() as connection:
         for id_, values in changes.items():
             connection.execute(sa.update(installation).where(installation.c.installation_id == id_).values(**values))
-    purge(database, "idle")
+        connection.execute(sa.delete(delivery).where(delivery.c.installation_id == "idle"))
     installations.pause(database, "paused")
     listed = list_installations(database, 9)
     assert [(one.installation_id, one.state) for one in listed] == [

@@ -1,9 +1,11 @@
-"""The GRANTs of the deployment guide: each user can do its work with just these, and nothing else."""
+"""What `dispatcher grants` prints: each user can do its work with just these privileges, and nothing else."""
 
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,15 +14,17 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
-from dispatcher import InstallationUpdated, ResourceUpdated, publish, store
+from dispatcher import InstallationRemoved, InstallationUpdated, ResourceUpdated, publish, store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database import schema
 from dispatcher.database.notifier import Notifier, trigger_sql
 from dispatcher.database.transactions import Database
+from dispatcher.database.triggers import create
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.checks import Level, examine
 from dispatcher.inspection.checks.database import check_tables
-from dispatcher.inspection.checks.privileges import check_privileges
+from dispatcher.inspection.checks.privileges import check_privileges, needed
+from dispatcher.inspection.checks.triggers import check_triggers
 from dispatcher.inspection.dead_letters import find_dead_letter, list_dead_letters, plan
 from dispatcher.inspection.explanation import explain
 from dispatcher.inspection.installations import count_waiting, list_installations
@@ -28,7 +32,8 @@ from dispatcher.inspection.outlook import Graces
 from dispatcher.inspection.status import read_status
 from dispatcher.outbox.tables import VERSION_TABLE, metadata, outbox
 from dispatcher.outbox.tables import dispatcher as dispatchers
-from dispatcher.policy.decision import Action, DeadLetterReason, Decision
+from dispatcher.outbox.trigger import Column, Watched
+from dispatcher.policy.decision import Action, Decision
 from dispatcher.service.drain import drain
 from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.settings.settings import Settings
@@ -37,9 +42,10 @@ from dispatcher.telemetry import Report, WritesAccepted
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
-from tests.contract.privileges import GUIDE, Users, assert_refused, documented, users_of
+from tests.contract.privileges import Users, assert_refused, user_of, users_of
 from tests.contract.steps import DELIVERED, REJECTED, claim, count, expire_leases, pull_suspects, settle, write
 
+GUIDE = Path(__file__).parents[2] / "deploy" / "README.md"
 RETRY = Decision(Action.RETRY, delay=0)
 SIGNATURE = dead_letters.Signature("test")
 TABLES = [*metadata.tables, VERSION_TABLE]
@@ -173,6 +179,20 @@ def test_the_dispatcher_can_also_bury_suspects_and_sweep(users: Users, applicati
     assert store.repair(dispatcher) == 1
 
 
+def test_the_dispatcher_can_forget_an_installation(users: Users, application: Engine) -> None:
+    dispatcher = users.dispatcher
+    for installation_id in ("icfg_1", "icfg_2"):
+        commit(application, "db_1", installation_id=installation_id)
+    store.collect(dispatcher, 500)
+    settle(dispatcher, *claim(dispatcher), decision=REJECTED)
+    with application.begin() as connection:
+        publish(connection, InstallationRemoved(installation_id="icfg_1"))
+    (removal,) = store.collect(dispatcher, 500).removals
+    assert store.remove(dispatcher, removal).forgotten
+    assert store.forget_idle(dispatcher, timedelta(0)) == "icfg_2"
+    assert list_installations(dispatcher, 9) == []
+
+
 def test_operators_do_their_work_as_the_dispatchers_user(users: Users, application: Engine) -> None:
     dispatcher = users.dispatcher
     commit(application, "db_1", "db_2")
@@ -191,7 +211,7 @@ def test_operators_do_their_work_as_the_dispatchers_user(users: Users, applicati
     assert count_waiting(dispatcher, "icfg_1") is not None
     assert installations.purge(dispatcher, "icfg_1", ignore_progress) == 1
     assert explain(dispatcher, "icfg_1", Graces(timedelta(1), timedelta(30)), 9) is not None
-    assert read_status(dispatcher).backlog.dead_letters == {DeadLetterReason.PURGED: 1}
+    assert read_status(dispatcher).backlog.dead_letters == {}
     with dispatcher.engine.begin() as connection:
         publish(connection, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
 
@@ -222,6 +242,32 @@ def test_check_and_drain_run_as_the_dispatchers_user(users: Users, application: 
     assert {one.check for one in wrong} == {"base_url"}, wrong
 
 
+@pytest.mark.parametrize(
+    "server", ["postgresql", pytest.param("postgresql-schema", marks=pytest.mark.variant)], indirect=True
+)
+def test_the_application_changes_a_table_with_a_trigger(users: Users, application: Engine) -> None:
+    home = users.administrator.schema
+    watched = Watched("installations", Column("id"), None, outbox_schema=home)
+    users.execute("CREATE TABLE installations (id text)", "GRANT INSERT, DELETE ON installations TO application")
+    users.execute("REVOKE INSERT ON vercel_outbox FROM application")
+    search = f"SET search_path = {home}" if home else "SELECT 1"
+    place = f"{home}.installations" if home else "installations"
+    try:
+        made = create(users.administrator, replace(watched, table=place))
+        assert made.warning is not None
+        assert user_of("application", users.administrator) in made.warning
+        assert_refused(users.application, f"INSERT INTO {place} VALUES ('icfg_1')")
+        users.execute(*users.granted.after)
+        assert [one.level for one in check_triggers(users.administrator)] == [Level.OK]
+        assert [one.level for one in check_triggers(users.dispatcher)] == [Level.OK]
+        with application.begin() as connection:
+            connection.exec_driver_sql(search)
+            connection.exec_driver_sql("INSERT INTO installations VALUES ('icfg_1')")
+        assert count(users.dispatcher, outbox) == 1
+    finally:
+        users.execute("DROP TABLE installations", "DROP FUNCTION vercel_outbox_installation_of_installations")
+
+
 def test_the_dispatcher_can_create_no_table_and_change_no_other_row(users: Users) -> None:
     assert_refused(
         users.dispatcher,
@@ -232,7 +278,6 @@ def test_the_dispatcher_can_create_no_table_and_change_no_other_row(users: Users
         *(f"TRUNCATE TABLE {table}" for table in TABLES),
         "UPDATE vercel_outbox SET resource_id = 'db_2'",
         "UPDATE vercel_attempt SET outcome = 'delivered'",
-        "DELETE FROM vercel_installation",
         "DELETE FROM vercel_collector",
         f"UPDATE {VERSION_TABLE} SET version_num = '0'",
     )
@@ -260,18 +305,12 @@ async def test_the_migrator_creates_the_trigger_and_the_dispatcher_listens(users
         connection.exec_driver_sql("DROP FUNCTION vercel_outbox_wakeup CASCADE")
 
 
-def test_check_requires_exactly_what_the_guide_grants(users: Users) -> None:
+def test_check_requires_exactly_what_is_granted(users: Users) -> None:
     assert [one.level for one in check_privileges(users.dispatcher)] == [Level.OK]
     assert [one.level for one in check_tables(users.dispatcher)] == [Level.OK]
-    for privilege, table in granted_to_the_dispatcher():
+    for privilege, table in [(one, table.name) for table, all_ in needed().items() for one in all_]:
         users.execute(f"REVOKE {privilege} ON {table} FROM dispatcher")
         (missing,) = check_privileges(users.dispatcher)
         # Trying the other privileges requires SELECT, so without it they are named as well.
         assert re.search(rf": GRANT .*\b{privilege}\b.* ON \S*{table} TO ", missing.what), missing.what
         users.execute(f"GRANT {privilege} ON {table} TO dispatcher")
-
-
-def granted_to_the_dispatcher() -> list[tuple[str, str]]:
-    """Returns each granted privilege with its table."""
-    grants = [re.fullmatch(r"GRANT (.*) ON (\w+) TO dispatcher", statement) for statement in documented("after")]
-    return [(privilege, one[2]) for one in grants if one for privilege in one[1].split(", ")]

@@ -42,6 +42,7 @@ def test_the_table_of_log_lines_is_the_codes() -> None:
         "service/service.py",
         "service/database_wait.py",
         "service/composition.py",
+        "service/housekeeping.py",
         "service/signals.py",
         "telemetry/log.py",
     )
@@ -58,7 +59,7 @@ def test_every_file_it_names_exists() -> None:
 
 
 def test_every_tool_of_its_commands_is_looked_at_here() -> None:
-    assert {words[0] for words in commands("README.md")} == {"curl", "docker", "kubectl", "sed"}
+    assert {words[0] for words in commands("README.md")} == {"curl", "dispatcher", "docker", "kubectl", "sed"}
 
 
 def test_the_links_of_the_alerts_can_be_made_absolute() -> None:
@@ -76,6 +77,12 @@ def test_the_make_commands_exist() -> None:
     for target in re.findall(r"`make ([\w-]+)", read("README.md")):
         done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=False, capture_output=True)
         assert done.returncode == 0, target
+
+
+def test_its_own_commands_exist() -> None:
+    """`tests/contract/test_privileges.py` runs what `grants` prints."""
+    for words in commands_of("dispatcher"):
+        assert is_command(words[1 : words.index("|") if "|" in words else None])
 
 
 def test_docker_builds_and_runs_this_release() -> None:

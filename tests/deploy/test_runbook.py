@@ -36,7 +36,7 @@ ENTRIES = {
     *(f"Exit code {code.value}" for code in Exit),
     *(rule["alert"] for group in read_yaml(DEPLOY / "prometheus" / "alerts.yaml")["groups"] for rule in group["rules"]),
 }
-CHAPTERS = {"Runbook", "Alerts", "Dead letters", "Pauses", "Exit codes"}
+CHAPTERS = {"Runbook", "Alerts", "Dead letters", "Pauses", "Uninstalls", "Exit codes"}
 COMMANDS = [shlex.join(words) for words in commands("runbook.md")]
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import Engine, Row
 
-from dispatcher import InstallationUpdated, ResourceUpdated, store
+from dispatcher import InstallationRemoved, InstallationUpdated, ResourceUpdated, store
 from dispatcher.database.transactions import Database
-from dispatcher.outbox.events import Event, Subject
+from dispatcher.outbox.events import INSTALLATION_REMOVED, Event, Subject
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
 from dispatcher.policy.decision import Action
 from dispatcher.store import dead_letters, installations
@@ -219,6 +219,22 @@ class Machine(RuleBasedStateMachine):
         self.writers.remove(writer)
         writer.roll_back()
 
+    @step(when=lambda machine: machine.may_write())
+    def uninstall(self, draw: Draw) -> None:
+        """Commits a removal."""
+        writer = Writer(self.partner)
+        writer.insert(InstallationRemoved(installation_id=draw(sorted({one.installation_id for one in self.events}))))
+        self.truth.commit(writer.commit())
+
+    @step(when=lambda machine: machine.tables.removals() and machine.may_write())
+    def remove(self, draw: Draw) -> None:
+        """Takes a step of a removal, whether or not the events before it have been collected."""
+        removal = draw(self.tables.removals())
+        later = [row for row in self.tables.deliveries if row.last_event_id > removal.event_id]
+        self.carry_out(removal, draw([500, 1]))
+        left = Snapshot.of(self.database)
+        assert {row.subject_key for row in later} <= left.keys(), "a removal took a later event"
+
     # time
 
     @step(when=lambda machine: machine.tables.installations and machine.may_write())
@@ -229,6 +245,7 @@ class Machine(RuleBasedStateMachine):
     @step(when=lambda machine: machine.tables.attempts and machine.may_write())
     def prune(self, _draw: Draw) -> None:
         store.prune(self.database, timedelta(0), timedelta(0))
+        store.forget_idle(self.database, timedelta(0))
         assert Snapshot.of(self.database).unresolved() == self.tables.unresolved()
 
     # operators
@@ -263,6 +280,14 @@ class Machine(RuleBasedStateMachine):
         assert self.resolve(dead_letters.discard, draw([row.id for row in self.tables.unresolved()])) == 1
 
     # helpers of the steps
+
+    def carry_out(self, removal: store.Removal, chunk: int) -> bool:
+        """Takes one step of the removal. The truth counts the event of a completed one as delivered."""
+        removed = store.remove(self.database, removal, chunk)
+        if removed.done:
+            self.truth.delivered += 1
+            self.truth.look(Subject(removal.installation_id, INSTALLATION_REMOVED).key, self.truth.commits)
+        return removed.done
 
     def resolve(self, how: Callable[..., int], dead: int) -> int:
         return how(self.database, Filter(ids=[dead]), dead, Signature("test"), lambda _: None)
@@ -353,7 +378,9 @@ class Machine(RuleBasedStateMachine):
     def deliver_everything(self) -> None:
         """Waits long, then delivers one round in which every request succeeds."""
         self.wait(LONG_WAIT)
-        store.collect(self.database, 500)
+        for removal in store.collect(self.database, 500).removals:
+            while not self.carry_out(removal, 500):
+                pass
         self.held.clear()
         self.lease()
         for held in self.held:

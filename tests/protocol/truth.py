@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy import Row
 
 from dispatcher.database.transactions import Database
+from dispatcher.outbox.events import INSTALLATION_REMOVED
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
+from dispatcher.store import Removal
 
 Rows = list[Row[Any]]
 EVERYTHING = [
@@ -44,6 +46,11 @@ class Snapshot:
         """Returns all rows about these installations in the dispatcher's tables."""
         tables = (self.deliveries, list(self.installations.values()), self.dead_letters, self.attempts)
         return tuple([row for row in rows if row.installation_id in installation_ids] for rows in tables)
+
+    def removals(self) -> list[Removal]:
+        """Returns the removals in the outbox."""
+        found = [row for row in self.outbox if row.type == INSTALLATION_REMOVED]
+        return [Removal(row.id, row.installation_id, row.created_at) for row in found]
 
     def keys(self) -> set[str]:
         """Returns the keys of the subjects that have a delivery."""

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
-from dispatcher import InstallationUpdated, ResourceUpdated
+from dispatcher import InstallationRemoved, InstallationUpdated, ResourceUpdated
 from dispatcher.outbox.events import Subject, parse_event, subject_of
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -113,6 +113,10 @@ def test_a_body_holds_what_there_is_and_never_a_null() -> None:
         (("icfg_1", "installation.updated", "db_1", None, None), "resource_id and product_id go with"),
         (("icfg_1", "resource.updated", None, None, None), "resource_id"),
         ((None, "installation.updated", None, None, None), "installation_id"),
+        ((None, "installation.removed", None, None, None), "installation_id"),
+        (("icfg_1", "installation.removed", "db_1", None, None), "takes an installation_id only"),
+        (("icfg_1", "installation.removed", None, "pg", None), "takes an installation_id only"),
+        (("icfg_1", "installation.removed", None, None, "pro"), "takes an installation_id only"),
     ],
 )
 def test_a_row_that_is_no_event_is_refused_in_words(row: tuple[Any, ...], message: str) -> None:
@@ -127,6 +131,9 @@ def test_a_row_is_the_event_that_was_published() -> None:
     assert parse_event("icfg_1", "installation.updated", None, None, "pro") == InstallationUpdated(
         installation_id="icfg_1", billing_plan_id="pro"
     )
+    removed = InstallationRemoved(installation_id="icfg_1")
+    assert parse_event("icfg_1", "installation.removed", None, None, None) == removed
+    assert subject_of(removed) == Subject("icfg_1", "installation.removed")
 
 
 def test_a_uuid_and_an_integer_become_text() -> None:

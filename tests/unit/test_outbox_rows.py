@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from dispatcher.outbox.events import PARTNER_ID_LENGTH
-from dispatcher.store.outbox_rows import Raw, group
+from dispatcher.store.outbox_rows import Raw, Removal, find_removals, group
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -106,6 +106,18 @@ def test_a_row_that_can_never_be_a_request_is_shown_as_far_as_it_can_be(
         "billing_plan_id": None,
     }
     assert why in bad.why
+
+
+@pytest.mark.parametrize("as_bytes", [False, True], ids=["text", "bytes"])
+def test_removals_are_told_from_changes_and_malformed_rows(as_bytes: bool) -> None:
+    removed = Row(2, type="installation.removed", resource_id=None)
+    rows = [Row(1), removed, removed._replace(id=3, resource_id="db_1"), removed._replace(id=4, installation_id="a b")]
+    if as_bytes:
+        rows = [Row(*(v.encode() if isinstance(v, str) else v for v in row)) for row in rows]  # type: ignore[arg-type]
+    written = datetime(2026, 11, 30, 11, tzinfo=UTC)
+    assert find_removals(rows, NOW) == [Removal(2, "icfg_1", written)]
+    changes, malformed = group(rows, NOW)
+    assert ([one.first_event_id for one in changes], [one.event_id for one in malformed]) == ([1], [3, 4])
 
 
 def test_why_a_row_is_malformed_names_the_column_and_does_not_repeat_its_value() -> None:

@@ -25,6 +25,7 @@ from dispatcher.inspection.checks.endpoint import check_base_url
 from dispatcher.inspection.checks.finding import Finding, Level, ok, problem
 from dispatcher.inspection.checks.network import check_network
 from dispatcher.inspection.checks.privileges import check_privileges
+from dispatcher.inspection.checks.triggers import check_triggers
 from dispatcher.settings.settings import Settings
 from dispatcher.transport import Network, UnusableNetwork
 
@@ -56,7 +57,7 @@ def _examine_sources(settings: Settings, network: Network, tokens: Tokens) -> It
     try:
         findings = list(_examine_database(database, settings))
         yield from findings
-        usable = all(one.level is not Level.PROBLEM for one in findings)
+        usable = all(one.level is not Level.PROBLEM or one.check == "triggers" for one in findings)
         if usable:
             yield from check_attempts(database)
         yield from asyncio.run(check_credentials(settings, database, network, tokens, usable=usable))
@@ -85,6 +86,7 @@ def _examine_database(database: Database, settings: Settings) -> Iterator[Findin
         yield from privileges
         if all(one.level is Level.OK for one in privileges):
             yield from check_tables(database)
+        yield from check_triggers(database)
         yield from asyncio.run(check_wakeup(settings, database))
     except UnusableDatabaseUrl as unusable:
         yield problem("settings", str(unusable))

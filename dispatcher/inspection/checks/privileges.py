@@ -13,25 +13,13 @@ from dispatcher.database.errors import is_unreachable
 from dispatcher.database.schema import UnusableSchema
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.checks.finding import Finding, ok, problem, warning
-from dispatcher.outbox.tables import (
-    VERSION_TABLE,
-    attempt,
-    collector,
-    dead_letter,
-    delivery,
-    dispatcher,
-    installation,
-    outbox,
-)
+from dispatcher.outbox.tables import VERSION_TABLE, attempt, collector, metadata, outbox
 
-_NEEDED: dict[Table, tuple[str, ...]] = {
+_ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
+_FEWER: dict[Table, tuple[str, ...]] = {
     outbox: ("SELECT", "INSERT", "DELETE"),
-    delivery: ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    installation: ("SELECT", "INSERT", "UPDATE"),
     collector: ("SELECT", "INSERT", "UPDATE"),
     attempt: ("SELECT", "INSERT", "DELETE"),
-    dead_letter: ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    dispatcher: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     Table(VERSION_TABLE, sa.MetaData(), sa.Column("version_num", sa.String)): ("SELECT",),
 }
 
@@ -41,10 +29,15 @@ class _Verdict(Enum):
     DENIED = auto()
 
 
+def needed() -> dict[Table, tuple[str, ...]]:
+    """Returns the privileges that the dispatcher's user needs, by table."""
+    return {**dict.fromkeys(metadata.tables.values(), _ALL), **_FEWER}
+
+
 def check_privileges(database: Database) -> Iterator[Finding]:
     """Reports the missing GRANT of each table. Tables that do not exist are left to `check_tables`."""
     _note_what_is_lacking(database)
-    tried = {table: {one: _try(database, table, one) for one in needed} for table, needed in _NEEDED.items()}
+    tried = {table: {one: _try(database, table, one) for one in wanted} for table, wanted in needed().items()}
     if not any(verdict for verdicts in tried.values() for verdict in verdicts.values()):
         yield ok("privileges", "not tried: the tables are not there")
         return
