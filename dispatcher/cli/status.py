@@ -50,7 +50,7 @@ def status(
     settings = load_settings()
     place = settings.database.place
     with checked(settings) as database:
-        for reading in _readings(database, every if watch else None):
+        for reading in _readings(database, every if watch else None, logs_successes=settings.logs_successes):
             if as_json:
                 print_json({**_row(reading), "database": place})
                 continue
@@ -61,11 +61,11 @@ def status(
         raise typer.Exit(Exit.UNHEALTHY)
 
 
-def _readings(database: Database, every: float | None) -> Iterator[Status]:
-    yield read_status(database)
+def _readings(database: Database, every: float | None, *, logs_successes: bool) -> Iterator[Status]:
+    yield read_status(database, logs_successes=logs_successes)
     while every is not None:
         time.sleep(every)
-        yield read_status(database)
+        yield read_status(database, logs_successes=logs_successes)
 
 
 def _show(reading: Status, place: str) -> None:
@@ -89,7 +89,7 @@ def _show(reading: Status, place: str) -> None:
             ("dispatchers", _dispatchers(reading)),
             ("leases", f"{reading.leases.held:,} held, {reading.leases.expired:,} expired"),
             ("last request", _last(reading.last_request)),
-            ("requests", _rates(recent)),
+            ("requests" if reading.logs_successes else "failures", _rates(recent)),
             ("lag", _lag(recent)),
         ]
     )

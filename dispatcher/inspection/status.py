@@ -92,6 +92,8 @@ class Status:
     last_request: LastRequest | None
     dispatchers: tuple[Dispatcher, ...] | None
     """None if the database's schema is too old to tell."""
+    logs_successes: bool
+    """Whether the log of attempts has the successful requests too."""
 
     @property
     def running(self) -> list[Dispatcher]:
@@ -99,7 +101,7 @@ class Status:
         return [one for one in self.dispatchers or () if one.is_running]
 
 
-def read_status(database: Database) -> Status:
+def read_status(database: Database, *, logs_successes: bool = True) -> Status:
     """Reads the status at a cost that does not grow with the backlog. Locks nothing."""
     backlog = measure(database)
     with database.read() as connection:
@@ -113,6 +115,7 @@ def read_status(database: Database) -> Status:
             _recent(connection, now),
             _last_request(connection, now),
             read_dispatchers(database, connection, now),
+            logs_successes,
         )
 
 
@@ -193,7 +196,7 @@ def _waiting(status: Status) -> Iterator[Concern]:
     backlog, recent, last = status.backlog, status.recent, status.last_request
     if backlog.outbox + backlog.due and backlog.oldest_event_age > SILENCE_SECONDS and (why := _why_silent(status)):
         yield Concern(True, f"events are waiting, and nothing is being sent: {why}", ("check",))
-    if recent.requests and not recent.delivered and last is not None:
+    if status.logs_successes and recent.requests and not recent.delivered and last is not None:
         what = f"every recent request failed ({_by_size(recent.outcomes)})"
         yield Concern(True, what, _explain(last.installation_id, last.resource_id))
     if (oldest := backlog.oldest_event) is not None and backlog.oldest_event_age > OLD_EVENT_SECONDS:
@@ -257,7 +260,7 @@ def _why_silent(status: Status) -> str | None:
         return "is `dispatcher run` running?"
     if not status.running:
         return _last_seen(status)
-    if any(one.outage for one in status.running):
+    if not status.logs_successes or any(one.outage for one in status.running):
         return None
     return "a dispatcher is running, but makes no request: see its log"
 

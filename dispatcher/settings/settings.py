@@ -20,6 +20,7 @@ from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration
 from dispatcher.settings.environment import PREFIX, Reading, read_environment
 from dispatcher.settings.masking import MASK, mask_database_url, mask_query, mask_token_url
 from dispatcher.settings.values import (
+    AttemptLog,
     BaseUrl,
     Choice,
     CredentialsQuery,
@@ -45,6 +46,7 @@ from dispatcher.settings.values import (
 )
 
 __all__ = [
+    "AttemptLog",
     "LogFormat",
     "LogLevel",
     "SettingLine",
@@ -121,6 +123,7 @@ class Settings(BaseSettings):
     backoff_cap: Annotated[Seconds, Field(ge=0.001, le=30 * DAY), ParsedDuration] = HOUR
     auth_grace: Period = 24 * HOUR
     disabled_grace: Period = 30 * DAY
+    attempt_log: Annotated[AttemptLog, Choice] = AttemptLog.ALL
     attempt_retention: Period = 7 * DAY
     dead_letter_retention: Period = 90 * DAY
     shutdown_grace: Annotated[Seconds, Field(ge=0.0, le=HOUR), ParsedDuration] = 25.0
@@ -137,6 +140,11 @@ class Settings(BaseSettings):
     def database(self) -> Address:
         """Where `database_url` leads. Raises ValueError if it is empty."""
         return read_address(self.database_url.get_secret_value())
+
+    @property
+    def logs_successes(self) -> bool:
+        """Whether successful requests get a row in the log of attempts too."""
+        return self.attempt_log is AttemptLog.ALL and self.attempt_retention > 0
 
     def file_of(self, field: str) -> Path | None:
         """Returns the file that the value of this field was read from; None if it came by other means."""

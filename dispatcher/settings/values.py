@@ -39,6 +39,13 @@ class Wakeup(StrEnum):
     NOTIFY = "notify"
 
 
+class AttemptLog(StrEnum):
+    """Which requests the log of attempts has a row for."""
+
+    ALL = "all"
+    FAILURES = "failures"
+
+
 class LogFormat(StrEnum):
     """The format of log lines; `auto` is `text` on a terminal and `json` elsewhere."""
 

@@ -84,7 +84,7 @@ class Settlement:
     async def _write(self, batch: Sequence[Answer], answers: list[Answer], states: list[InstallationState]) -> Settled:
         try:
             return await self._thread.run(
-                store.settle, answers, states, self._lease_time, failures_only=not self._settings.attempt_retention
+                store.settle, answers, states, self._lease_time, failures_only=not self._settings.logs_successes
             )
         except Exception as error:
             if not is_unreachable(error) and not self._thread.database.dialect.is_transient(error):

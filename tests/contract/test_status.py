@@ -70,6 +70,14 @@ def test_rates_and_lag_are_those_of_recent_requests(database: Database, partner:
     assert not [what for _, what in read_concerns(database) if "every recent request" in what]
 
 
+def test_a_log_of_failures_only_is_not_taken_for_an_outage(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    fail(database, 1)
+    failing = "every recent request failed (1 failed)"
+    assert failing in [concern.what for concern in concerns(read_status(database))]
+    assert failing not in [concern.what for concern in concerns(read_status(database, logs_successes=False))]
+
+
 def test_a_request_from_an_hour_ago_is_the_last_one_but_not_recent(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     deliver(database)

@@ -22,7 +22,7 @@ from dispatcher.policy.breaker import FAULTS_TO_OPEN
 from dispatcher.policy.decision import Action
 from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.policy.rate_window import RateLimit
-from dispatcher.settings.settings import Settings
+from dispatcher.settings.settings import AttemptLog, Settings
 from dispatcher.store import installations
 from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, MalformedBuried, Ticked
 from dispatcher.worker.collection import MAX_WAITING_ANSWERS
@@ -646,3 +646,19 @@ async def test_a_closed_worker_does_nothing_more(rig: Rig) -> None:
     with pytest.raises(RuntimeError, match="shutdown"):
         await worker.tick()
     assert len(rig.rows(outbox)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "logged"),
+    [
+        (Settings(vercel_token=SecretStr("t0ken")), ["db_1", "db_2"]),
+        (Settings(vercel_token=SecretStr("t0ken"), attempt_log=AttemptLog.FAILURES), ["db_2"]),
+        (Settings(vercel_token=SecretStr("t0ken"), attempt_retention=0.0), ["db_2"]),
+    ],
+    ids=["all", "failures", "no retention"],
+)
+async def test_the_log_of_attempts_has_the_requests_that_the_settings_name(rig: Rig, logged: list[str]) -> None:
+    rig.answer = lambda request: REFUSAL if b"db_2" in request.content else httpx.Response(201)
+    rig.commit("db_1", "db_2")
+    await rig.settle_all()
+    assert sorted(row.resource_id for row in rig.rows(attempt)) == logged
