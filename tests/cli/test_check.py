@@ -335,6 +335,38 @@ def test_a_remote_database_without_verified_tls_is_a_warning(reachable: Terminal
     assert "tls" not in findings(reachable("check", "--json", database_url="postgres://app@127.0.0.1:1/app"))
 
 
+@pytest.mark.parametrize(
+    ("parameters", "settings", "level", "text"),
+    [
+        (
+            "pgbouncer=true&connection_limit=hush",
+            {},
+            "ok",
+            "that are for other clients are ignored: pgbouncer, connection_limit",
+        ),
+        ("schema=public", {}, "ok", "are ignored: schema"),
+        ("schema=app", {}, "warning", "DISPATCHER_SCHEMA names the schema"),
+        ("schema=app", {"schema": "vercel"}, "ok", "are ignored: schema"),
+    ],
+)
+def test_the_parameters_of_other_clients_are_listed(
+    reachable: Terminal, parameters: str, settings: dict[str, str], level: str, text: str
+) -> None:
+    ended = reachable("check", "--json", database_url=f"postgres://me@127.0.0.1:1/app?{parameters}", **settings)
+    found = findings(ended)["url"]
+    assert (found[0], text in found[1]) == (level, True)
+    assert "hush" not in ended.out + ended.err
+
+
+def test_the_database_is_named_without_its_user(reachable: Terminal) -> None:
+    assert findings(reachable("check", "--json"))["database"] == (
+        "ok",
+        f"sqlite:///{reachable.directory}/dispatcher.db answers",
+    )
+    ended = reachable("check", "--json", database_url="postgres://me:hush@127.0.0.1:1/app")
+    assert findings(ended)["database"][1].startswith("postgresql://127.0.0.1:1/app cannot be reached")
+
+
 def test_neither_half_a_password_nor_the_key_of_a_query_is_shown(reachable: Terminal) -> None:
     settings = {name: value for name, value in reachable.settings.items() if name != "vercel_token"}
     settings["credentials_query"] = "SELECT d(token, 'MASTERKEY') FROM t WHERE id = :installation_id"
