@@ -28,7 +28,7 @@ def trigger(
     type_: Annotated[
         Literal["resource.updated", "installation.updated"],
         typer.Option("--type", metavar="TYPE", help="installation.updated: each row of the table is an installation."),
-    ] = RESOURCE_UPDATED,
+    ] = "resource.updated",
     installation_column: Annotated[
         str | None, typer.Option(metavar="C", help="Its column with Vercel's id of the installation.")
     ] = None,

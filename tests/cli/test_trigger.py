@@ -114,7 +114,7 @@ def test_with_a_database_the_columns_are_checked(resources: Terminal, dialect: t
     good = resources("trigger", "--table", "resources", *COLUMNS, *dialect)
     assert (good.code, good.err) == (0, "")
     assert "CREATE TRIGGER" in good.out
-    bad = resources("trigger", "--table", "resources", *COLUMNS, *dialect, "--when-changed", "nam")
+    bad = resources("trigger", "--table", "resources", *COLUMNS, *dialect, "--when-changed", "names")
     assert (bad.code, bad.out) == (2, "")
     assert "did you mean name?" in bad.complaint
 
@@ -141,7 +141,7 @@ def test_it_is_created_and_left_alone_and_checked(resources: Terminal, database:
 
 def test_what_cannot_be_created_is_refused(resources: Terminal) -> None:
     create = ("trigger", "--apply", "--table", "resources", "--resource-column", "id", "--installation-column")
-    misspelt = resources(*create, "instalation")
+    misspelt = resources(*create, "install")
     assert (misspelt.code, misspelt.out) == (2, "")
     assert "did you mean installation?" in misspelt.complaint
     elsewhere = resources(*create, "installation", "--dialect", "postgresql")

@@ -13,7 +13,7 @@ from dispatcher.inspection.checks import Finding, Level, examine
 from dispatcher.inspection.checks.triggers import check_triggers
 from dispatcher.outbox.trigger import Expression, Watched
 from dispatcher.settings.settings import Settings
-from tests.contract.databases import on_postgresql
+from tests.contract.databases import on_postgresql, on_servers
 from tests.contract.watched_table import COLUMNS, Table, made
 
 pytestmark = pytest.mark.varies
@@ -69,6 +69,16 @@ def test_a_trigger_that_is_not_wanted_any_more_leaves_nothing_behind(table: Tabl
     with table.database.engine.begin() as connection:
         connection.exec_driver_sql(finding(table).what.rpartition("any more, ")[2])
     assert list(check_triggers(table.database)) == []
+
+
+@on_servers
+def test_a_table_that_was_renamed_keeps_its_trigger(table: Table) -> None:
+    create_trigger(table, "Name")
+    table('ALTER TABLE @T RENAME TO "my New Resources"')
+    try:
+        assert (finding(table).level, "my New Resources" in finding(table).what) == (Level.OK, True)
+    finally:
+        table('ALTER TABLE "my New Resources" RENAME TO @T')
 
 
 def test_a_trigger_of_which_a_part_is_gone(table: Table) -> None:
