@@ -53,7 +53,7 @@ def settings_in(ended: Ended) -> dict[str, tuple[str | None, str]]:
 
 def test_only_what_is_set_is_listed_unless_all_is_asked_for(reachable: Terminal) -> None:
     some, every = (settings_in(reachable("check", "--json", *options, lease="90s")) for options in ([], ["--all"]))
-    set_here = {"LEASE", "VERCEL_BASE_URL", "ALLOW_INSECURE_BASE_URL", "VERCEL_TOKEN"}
+    set_here = {"DATABASE_URL", "LEASE", "VERCEL_BASE_URL", "ALLOW_INSECURE_BASE_URL", "VERCEL_TOKEN"}
     assert set(some) == {f"DISPATCHER_{name}" for name in set_here}
     assert set(every) == {line.name for line in describe(Settings())}
     assert some.items() <= every.items()
@@ -66,6 +66,7 @@ def test_findings_come_first_the_worst_before_the_others_and_the_last_line_count
     assert levels == ["PROBLEM", "warning"] + ["ok"] * (len(levels) - 2)
     assert [line.split()[0] for line in lines[len(levels) + 1 : -2]] == [
         "SETTING",
+        "DISPATCHER_DATABASE_URL",
         "DISPATCHER_VERCEL_BASE_URL",
         "DISPATCHER_ALLOW_INSECURE_BASE_URL",
         "DISPATCHER_VERCEL_TOKEN",
@@ -81,7 +82,9 @@ def test_the_last_object_counts_the_findings_too(reachable: Terminal) -> None:
 
 
 def test_without_any_setting_there_is_no_list_of_them(dispatcher: Terminal) -> None:
-    ended = dispatcher("check")
+    environ = dispatcher.environ()
+    del environ["DISPATCHER_DATABASE_URL"]
+    ended = dispatcher.run_in(environ, "check")
     assert "SETTING" not in ended.out
     assert ended.code == 2
 
