@@ -216,7 +216,7 @@ def test_a_driver_that_is_missing_is_named_with_what_installs_it(reachable: Term
     environ = reachable.environ(database_url="postgresql://me@127.0.0.1:1/app") | {"PYTHONPATH": "."}
     ended = reachable.in_process(environ, "check", "--json")
     assert ended.code == 2
-    assert "pip install 'vercel-outbox-dispatcher[postgres]'" in findings(ended)["settings"][1]
+    assert "install the wheel with its extra [postgres]" in findings(ended)["settings"][1]
 
 
 QUERY = "SELECT token FROM partner WHERE id = :installation_id"
