@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 TESTS ?= -m "not gate and not nightly and not variant"
 # Number of parallel test processes; 0: only one.
 WORKERS ?= auto
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock"
 
@@ -27,8 +28,8 @@ $(READY): requirements-dev.txt pyproject.toml
 		"$(PYTHON) cannot create virtual environments. Install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
 	@echo "Creating $(VENV) with the locked dependencies (once; about a minute) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@$(PIP) install --quiet --require-hashes --requirement requirements-dev.txt
+	@$(PIP) install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
 demo: $(READY) ## show events on their way from commit to delivery, on SQLite, against a stand-in for Vercel
@@ -64,7 +65,7 @@ format: $(READY) ## format the code
 	@$(BIN)/ruff format .
 
 lock: $(READY) ## update the pinned dependencies and hashes (LOCK_FLAGS=--upgrade takes newer versions)
-	@$(LOCK) $(LOCK_FLAGS) pyproject.toml --extra postgres --extra mysql --output-file requirements.txt
+	@$(LOCK) $(LOCK_FLAGS) pyproject.toml --extra service --extra postgres --extra mysql --output-file requirements.txt
 	@$(LOCK) $(LOCK_FLAGS) pyproject.toml --all-extras --group dev --constraints requirements.txt --output-file requirements-dev.txt
 	@$(LOCK) $(LOCK_FLAGS) --group build --constraints requirements-dev.txt --output-file requirements-build.txt
 	@cd tests/benchmarks/peers/adapters && $(CURDIR)/$(LOCK) $(LOCK_FLAGS) requirements.in --output-file requirements.txt
@@ -72,9 +73,14 @@ lock: $(READY) ## update the pinned dependencies and hashes (LOCK_FLAGS=--upgrad
 build: $(READY) ## build the wheel and the source archive in dist/
 	@$(BIN)/hatchling build
 
-sbom: $(READY) ## list the image's contents, in CycloneDX, in build/sbom.json
-	@mkdir -p build
-	@$(BIN)/python -W ignore $(BIN)/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
+sbom: $(READY) ## list what an installation from the lock file holds, in CycloneDX, in build/sbom.json
+	@rm -rf build/sbom && mkdir -p build/sbom
+	@$(BIN)/python -m venv --without-pip build/sbom/environment
+	@$(PIP) --python build/sbom/environment/bin/python install --quiet --require-hashes --only-binary :all: \
+		--report build/sbom/packages.json --requirement requirements.txt
+	@$(BIN)/hatchling build --target wheel --directory build/sbom >/dev/null
+	@$(PIP) --python build/sbom/environment/bin/python install --quiet --no-index --no-deps build/sbom/*.whl
+	@build/sbom/environment/bin/python deploy/sbom.py --report build/sbom/packages.json >build/sbom.json
 
 image-test: $(READY) ## build the image without a Docker engine and run it (Debian, root: buildah, debootstrap)
 	@deploy/image_test.sh

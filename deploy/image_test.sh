@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # `make image-test`: builds the real image without a Docker engine, and runs it as its user on its read-only root.
-# Needs root, buildah and debootstrap (Debian). The base is created here and committed under the name in the Dockerfile; this
-# machine's own pip fetches the locked packages, so the build uses the same package index as this machine.
+# Needs root, buildah and debootstrap (Debian). The base is created here; this machine's own pip fetches the locked packages, so the
+# build uses the same package index as this machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 scratch="$(mktemp -d)"
 buildah=(buildah --root "$scratch/storage" --runroot "$scratch/run" --storage-driver vfs)
 image=localhost/vercel-outbox-dispatcher:test
+base_name=localhost/python
 
 say() { printf '── %s\n' "$*"; }
 
@@ -20,15 +21,15 @@ clean_up() {
 trap clean_up EXIT
 
 create_base() {
-    local name container
-    name="$(sed -n 's/^ARG BASE=//p' Dockerfile)"
-    say "a base with the name $name"
+    local container
+    say "a base"
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates \
         "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$scratch/base" >"$scratch/debootstrap.log" 2>&1 ||
         { tail "$scratch/debootstrap.log" >&2; exit 1; }
     container="$("${buildah[@]}" from scratch)"
     "${buildah[@]}" add --quiet "$container" "$scratch/base" / >/dev/null
-    "${buildah[@]}" commit --quiet --rm "$container" "$name" >/dev/null
+    "${buildah[@]}" commit --quiet --rm "$container" "$base_name" >/dev/null
+    base="$base_name@$("${buildah[@]}" images --format '{{.Digest}}' "$base_name")"
     rm -rf "$scratch/base"
 }
 
@@ -43,12 +44,19 @@ fetch_packages() {
     printf '[global]\nno-index = true\nfind-links = /packages\n' >"$scratch/pip.conf"
 }
 
-build_image() {
-    say "the image"
+build() {
     "${buildah[@]}" bud --quiet --format docker --isolation chroot --network host --pull-never \
         --volume "$scratch/packages:/packages:ro" --volume "$scratch/pip.conf:/etc/pip.conf:ro" \
         --build-arg VERSION="$(.venv/bin/hatchling version)" --build-arg REVISION="$(git rev-parse HEAD)" \
-        --tag "$image" . >"$scratch/build.log" 2>&1 || { tail -30 "$scratch/build.log" >&2; exit 1; }
+        "$@" --tag "$image" . >"$scratch/build.log" 2>&1
+}
+
+build_image() {
+    say "the image: refused on a base without its digest"
+    if build --build-arg BASE="$base_name"; then echo "it was built on a tag" >&2; exit 1; fi
+    grep --quiet "BASE is not an image with its digest" "$scratch/build.log" || { tail -30 "$scratch/build.log" >&2; exit 1; }
+    say "the image"
+    build --build-arg BASE="$base" || { tail -30 "$scratch/build.log" >&2; exit 1; }
     root="$("${buildah[@]}" mount "$("${buildah[@]}" from --pull-never "$image")")"
 }
 
@@ -84,9 +92,15 @@ check_configuration() {
     expect "command" "$(config '{{.Docker.Config.Cmd}}')" "[run]"
     expect "health check" "$(config '{{.Docker.Config.Healthcheck.Test}}')" "[CMD dispatcher health]"
     expect "version" "$(config '{{index .Docker.Config.Labels "org.opencontainers.image.version"}}')" "$(.venv/bin/hatchling version)"
+    expect "base" "$(config '{{index .Docker.Config.Labels "org.opencontainers.image.base.name"}}')" "$base"
     expect "files that the user owns or anyone may change" "$(cd "$root" && find opt/dispatcher -user 65532 -o -perm -o=w ! -type l | wc -l)" 0
     expect "build tools left in the image" "$(cd "$root" && ls opt/dispatcher/lib/python3.*/site-packages | grep -cxE 'pip|hatchling')" 0
     say "$(du -sm "$root/opt/dispatcher" | cut -f1) MB on top of the base"
+}
+
+check_sbom() {
+    say "the list of what the image holds"
+    $python -m tests.deploy.image_sbom "$root"
 }
 
 run_demo() {
@@ -124,6 +138,7 @@ create_base
 fetch_packages
 build_image
 check_configuration
+check_sbom
 run_demo
 run_service
 say "the image works"

@@ -1,6 +1,25 @@
-"""`python -m dispatcher`: the `dispatcher` command where its script is not on the path."""
+"""The `dispatcher` command, also as `python -m dispatcher`. Where only publishing is installed, it says what is missing."""
 
-from dispatcher.cli import main
+import sys
+
+MISSING_EXTRA = 2
+
+
+def main() -> None:
+    """Entry point. Without the extra `service`, ends with one line and exit code 2."""
+    try:
+        from dispatcher.cli import main as run
+
+        run()
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.partition(".")[0] == "dispatcher":
+            raise
+        sys.stderr.write(
+            f"dispatcher: the package {missing.name} is not installed: publishing works without it, but the commands need it:"
+            " install the wheel with its extra [service], as deploy/README.md shows\n"
+        )
+        sys.exit(MISSING_EXTRA)
+
 
 if __name__ == "__main__":
     main()

@@ -33,10 +33,11 @@ def grants(
     ] = None,
     dialect: DialectNameOrNone = None,
 ) -> None:
-    """Print the GRANTs that three database users need, and no more than that.
+    """Print the GRANTs that your database users need.
 
-    An administrator runs the first ones before `dispatcher migrate`, the others, which name its tables, after it. They grant
-    nothing twice, so after an upgrade you can run all of them again. On MySQL and MariaDB a user can be NAME@HOST.
+    They are the least privileges of three users. An administrator runs the first ones before `dispatcher migrate`, the others,
+    which name its tables, after it. They grant nothing twice, so after an upgrade you can run all of them again. On MySQL and
+    MariaDB a user can be NAME@HOST.
 
     \b
     dispatcher grants --application app --dispatcher dispatcher --migrator migrator --step before | psql "$ADMIN_URL"

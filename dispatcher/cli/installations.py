@@ -105,7 +105,7 @@ def pause_(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send nothing for an installation until it is resumed, or for all that are known.
+    """Send nothing for one installation, or for all, until resumed.
 
     Their events are kept. Requests in flight are not interrupted. With --all, an installation whose first event comes later is not
     paused. Exit code 3 if there is none.
@@ -153,7 +153,7 @@ def resume_(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """End the pause of an installation, whatever its reason, or of all.
+    """End the pause of one installation, or of all.
 
     Its deliveries are sent within the rate limit, as soon as they are due: a delivery that failed before the pause still waits for its
     next attempt, which `dispatcher deliveries retry` makes due now. Exit code 3 if there is none.
@@ -251,11 +251,12 @@ def purge_(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give up all events and deliveries of an uninstalled installation, and forget it.
+    """Give up everything that waits for an installation.
 
-    Its deliveries and its events in the outbox become dead letters with the reason "purged", which are resolved. To undo this:
-    `dispatcher dead-letters replay --installation ID --reason purged`. Exit code 3 if the installation is unknown. Your application
-    can do the same in its own transaction: `InstallationRemoved`.
+    Use it when a customer has uninstalled the integration: the installation is forgotten. Its deliveries and its events in the
+    outbox become dead letters with the reason "purged", which are resolved. To undo this: `dispatcher dead-letters replay
+    --installation ID --reason purged`. Exit code 3 if the installation is unknown. Your application can do the same in its own
+    transaction: `InstallationRemoved`.
 
     \b
     dispatcher installations purge icfg_1 --dry-run

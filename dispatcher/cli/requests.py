@@ -43,9 +43,9 @@ def requests(
     limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show the newest requests of all installations, oldest first.
+    """Show the newest requests of all installations.
 
-    They are kept for DISPATCHER_ATTEMPT_RETENTION. Exit code 3 if there are none, unless --follow.
+    The newest is last. They are kept for DISPATCHER_ATTEMPT_RETENTION. Exit code 3 if there are none, unless --follow.
 
     \b
     dispatcher requests --failed

@@ -28,7 +28,7 @@ def trigger(
     type_: Annotated[
         Literal["resource.updated", "installation.updated"],
         typer.Option("--type", metavar="TYPE", help="installation.updated: each row of the table is an installation."),
-    ] = RESOURCE_UPDATED,
+    ] = "resource.updated",
     installation_column: Annotated[
         str | None, typer.Option(metavar="C", help="Its column with Vercel's id of the installation.")
     ] = None,
@@ -64,7 +64,7 @@ def trigger(
         bool, typer.Option("--apply", help="Create the trigger in DISPATCHER_DATABASE_URL instead of printing it.")
     ] = False,
 ) -> None:
-    """Print or create a trigger that announces changes of your own table.
+    """Print or create a trigger that announces changes.
 
     The trigger writes an event into the outbox whenever a row of the table is inserted, updated or deleted, so no code path can
     forget it. Rows whose installation or resource id is NULL or empty are ignored. Names are used exactly as written. Running it

@@ -89,7 +89,7 @@ def _create(url: URL, dialect: Dialect) -> Engine:
         )
     except ModuleNotFoundError as missing:
         raise UnusableDatabaseUrl(
-            f"the driver {missing.name} is not installed: pip install 'vercel-outbox-dispatcher[{dialect.extra}]'"
+            f"the driver {missing.name} is not installed: install the wheel with its extra [{dialect.extra}], as deploy/README.md shows"
         ) from None
     except (ArgumentError, TypeError, ValueError) as error:
         raise UnusableDatabaseUrl(_describe(error, dialect)) from None

@@ -87,7 +87,7 @@ def _read_file(parts: Mapping[str, str]) -> Address:
 def _read_server(family: str, parts: Mapping[str, str], rest: str) -> Address:
     _check_user(rest)
     given = split_query(parts["query"])
-    hosts = read_hosts(given.pop("host", None) or unquote(parts["hosts"]), given.pop("port", None))
+    hosts = read_hosts(given.pop("host", "") or unquote(parts["hosts"]), given.pop("port", ""))
     if family == "mysql" and len(hosts) > 1:
         raise ValueError("names several hosts, of which the MySQL driver takes one: name the primary, or a proxy")
     translation = _TRANSLATIONS[family](given)

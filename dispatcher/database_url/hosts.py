@@ -22,13 +22,13 @@ class Host(NamedTuple):
         return name if self.port is None else f"{name}:{self.port}"
 
 
-def read_hosts(hosts: str, ports: str | None = None) -> tuple[Host, ...]:
+def read_hosts(hosts: str, ports: str = "") -> tuple[Host, ...]:
     """Reads hosts separated by commas, each with its port or none, or with `ports` in the same order. Raises ValueError.
 
     One port is for all the hosts. No host means the driver's default.
     """
     read = tuple(map(_read_host, hosts.split(","))) if hosts or ports else ()
-    if ports is None:
+    if not ports:
         return read
     if any(host.port is not None for host in read):
         raise ValueError("names ports twice: write host:port, or the parameter port")

@@ -81,7 +81,12 @@ def list_deliveries(
     scanned: Table | Subquery = delivery
     if wanted.installation_id is None:
         scanned = sa.select(delivery).order_by(delivery.c.subject_key).limit(scan_limit).subquery()
-    oldest = sa.select(scanned).where(*wanted.of(scanned)).order_by(scanned.c.first_created_at).limit(limit + 1)
+    oldest = (
+        sa.select(scanned)
+        .where(*wanted.of(scanned))
+        .order_by(scanned.c.first_created_at, scanned.c.first_event_id)
+        .limit(limit + 1)
+    )
     with database.read() as connection:
         now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
         running = count_running(database, connection, now)

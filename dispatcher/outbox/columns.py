@@ -24,6 +24,13 @@ STORAGE: dict[str, Any] = {
     for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
 }
 
+_TABLE_OPTIONS = dict(postgresql.dialect.construct_arguments or ())[sa.Table]
+
+
+def storage_parameters(**parameters: int) -> dict[str, Any]:
+    """A table's storage parameters on PostgreSQL. They only tune vacuum; SQLAlchemy before 2.0.40 does not take them, and gets none."""
+    return {"postgresql_with": parameters} if "with" in _TABLE_OPTIONS else {}
+
 
 class Timestamp(TypeDecorator[datetime]):
     """A UTC timestamp with microseconds: `timestamptz`, `DATETIME(6)`, and on SQLite text that sorts by time."""

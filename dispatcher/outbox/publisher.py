@@ -1,19 +1,13 @@
 """Producer side: inserts events in the transaction of the change that they announce. Never begins, flushes or commits."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Insert
 
 from dispatcher.outbox import drivers
-from dispatcher.outbox.drivers import (
-    NO_TRANSACTION,
-    PSYCOPG_STATUS_IDLE,
-    AsyncDriverConnection,
-    DBAPIConnection,
-    NoTransaction,
-)
+from dispatcher.outbox.drivers import AsyncDriverConnection, DBAPIConnection
 from dispatcher.outbox.events import Event, subject_of
 from dispatcher.outbox.tables import outbox
 from dispatcher.outbox.traceparent import current_traceparent
@@ -131,15 +125,6 @@ def _insert(connection: Connection, events: Sequence[Event]) -> None:
 
 def _refuse_autocommit(connection: Connection) -> None:
     opened = connection.connection
-    dbapi = opened.dbapi_connection
-    commits = dbapi is not None and connection.dialect.detect_autocommit_setting(dbapi)
-    if commits and not _has_begun(opened.driver_connection):
-        raise NoTransaction(NO_TRANSACTION)
-
-
-def _has_begun(connection: Any) -> bool:
-    """Whether an explicit BEGIN was executed, as far as the driver reports it."""
-    if hasattr(connection, "in_transaction"):  # sqlite3
-        return bool(connection.in_transaction)
-    status = getattr(getattr(connection, "info", None), "transaction_status", PSYCOPG_STATUS_IDLE)
-    return bool(status != PSYCOPG_STATUS_IDLE)
+    # With asyncpg, SQLAlchemy begins the transaction only with the first statement, so the driver does not show it yet.
+    if getattr(opened.dbapi_connection, "autocommit", None) is not False:
+        drivers.refuse_autocommit(opened.driver_connection)

@@ -14,6 +14,7 @@ from dispatcher.outbox.columns import (
     now_default,
     partial,
     plain_timestamp,
+    storage_parameters,
     text,
 )
 from dispatcher.outbox.events import (
@@ -78,7 +79,7 @@ def _outbox(metadata: MetaData, schema: str | None) -> Table:
         matches_partner_id("billing_plan_id", PARTNER_ID_LENGTH, "vercel_outbox_billing_plan_id_is_valid"),
         schema=schema,
         sqlite_autoincrement=True,
-        postgresql_with=QUEUE_VACUUM,
+        **storage_parameters(**QUEUE_VACUUM),
         **STORAGE,
     )
 
@@ -109,7 +110,7 @@ def _delivery(metadata: MetaData, schema: str | None) -> Table:
         Column("last_error", long_text()),
         Column("traceparent", text(TRACEPARENT_LENGTH)),
         schema=schema,
-        postgresql_with={"fillfactor": 70, **QUEUE_VACUUM},
+        **storage_parameters(fillfactor=70, **QUEUE_VACUUM),
         **STORAGE,
     )
     Index("vercel_delivery_due", table.c.installation_id, table.c.due_at)
@@ -144,7 +145,7 @@ def _installation(metadata: MetaData, schema: str | None) -> Table:
             "vercel_installation_pause_is_whole",
         ),
         schema=schema,
-        postgresql_with={"fillfactor": 70, **QUEUE_VACUUM},
+        **storage_parameters(fillfactor=70, **QUEUE_VACUUM),
         **STORAGE,
     )
     Index("vercel_installation_due", table.c.due_at, **partial("due_at IS NOT NULL"))

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    database_url: DatabaseUrl = SecretStr("")
+    database_url: Annotated[DatabaseUrl, Field(validate_default=False)] = SecretStr("")
     """Empty only where no database is needed: `load_settings` refuses to be without one."""
     database_schema: SchemaName | None = None
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
 
 
 def snippets(language: str) -> list[str]:
@@ -43,7 +43,7 @@ def test_every_make_command_exists(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_exists(document: str) -> None:
-    commands = set(re.findall(r"`dispatcher ([a-z-]+)", (ROOT / document).read_text()))
+    commands = set(re.findall(r"`dispatcher ([a-z][a-z-]*)", (ROOT / document).read_text()))
     shown = bash("dispatcher --help", ROOT).stdout
     assert {command for command in commands if not re.search(rf"\b{command}\b", shown)} == set()
 
@@ -59,6 +59,14 @@ def test_every_file_exists(document: str) -> None:
         for name in named
         if not name.startswith(made) and not any((ROOT / place / name).exists() for place in places)
     ] == []
+
+
+def test_every_threat_has_its_tests() -> None:
+    """That they exist, the test above checks."""
+    model = (ROOT / "SECURITY.md").read_text().partition("## Threat model\n")[2]
+    rows = [line.strip("|").split("|") for line in model.splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 5
+    assert [threat for threat, *_, tests in rows if not re.search(r"`tests/\w+/test_\w+\.py`", tests)] == []
 
 
 @pytest.mark.gate

@@ -1,12 +1,15 @@
 """The shipped wheel works in an empty directory, without a checkout or development dependencies."""
 
+import json
 import os
 import re
 import sqlite3
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,55 @@ with sqlalchemy.create_engine("sqlite:///dispatcher.db").begin() as connection:
     publish(connection, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
 """
 
+ANNOUNCE = """
+import asyncio
+import sqlalchemy
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+import dispatcher
+from dispatcher import NoTransaction, ResourceUpdated, apublish, publish
+from dispatcher.testing import announced
+
+app = FastAPI()
+event = ResourceUpdated(installation_id="icfg_1", resource_id="db_1")
+
+@app.put("/databases")
+def rename() -> None:
+    with Session(engine) as session, session.begin():
+        publish(session, event)
+        assert announced(session) == [event]
+
+async def rename_too(engine) -> None:
+    async with AsyncSession(engine) as session, session.begin():
+        await apublish(session, event)
+    try:
+        async with AsyncSession(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+            await apublish(session, event)
+    except NoTransaction:
+        print("refused")
+    await engine.dispose()
+
+engine = sqlalchemy.create_engine("sqlite:///own.db")
+dispatcher.metadata.create_all(engine)
+(route,) = [one for one in app.routes if one.path == "/databases"]
+route.endpoint()
+asyncio.run(rename_too(create_async_engine("sqlite+aiosqlite:///own.db")))
+"""
+# What an application of 2024 has, and what it publishes with: the oldest versions that we promise to work with.
+APPLICATION = {
+    "fastapi": "0.115.0",
+    "uvicorn": "0.30.6",
+    "sqlalchemy": "2.0.35",
+    "pydantic": "2.5.0",
+    "aiosqlite": "0.20.0",
+}
+PUBLISHING = {"pydantic", "sqlalchemy", "typing-extensions"}
+THEIRS = {"annotated-types", "greenlet", "pydantic-core", "typing-inspection"}
+"""What these need in turn."""
+PRODUCT = "vercel-outbox-dispatcher"
+
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,14 +92,27 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(archives: Path) -> str:
+    return str(find_one(archives, "*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of commands in an environment with only the wheel and its locked dependencies."""
-    environment = tmp_path_factory.mktemp("clean") / "venv"
-    run(sys.executable, "-m", "venv", str(environment), cwd=environment.parent)
-    install = (str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet")
-    run(*install, "--require-hashes", "--requirement", str(ROOT / "requirements.txt"), cwd=environment.parent)
-    run(*install, "--no-deps", "--no-index", str(find_one(archives, "*.whl")), cwd=environment.parent)
-    return environment / "bin"
+    commands = make_environment(tmp_path_factory)
+    install(commands, "--require-hashes", "--requirement", str(ROOT / "requirements.txt"))
+    install(commands, "--no-deps", "--no-index", wheel)
+    return commands
+
+
+@pytest.fixture(scope="module")
+def application(wheel: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The directory of commands of a partner's application with the wheel, and the versions that it had before."""
+    commands = make_environment(tmp_path_factory)
+    install(commands, *(f"{name}=={version}" for name, version in APPLICATION.items()))
+    before = versions(commands)
+    install(commands, wheel)
+    return commands, before
 
 
 def test_the_wheel_holds_the_package_its_types_and_its_migrations(archives: Path) -> None:
@@ -64,6 +129,10 @@ def test_the_wheel_requires_no_development_dependency(archives: Path) -> None:
     with zipfile.ZipFile(find_one(archives, "*.whl")) as wheel:
         metadata = wheel.read(next(name for name in wheel.namelist() if name.endswith("/METADATA"))).decode()
     required = {name.lower() for name in re.findall(r"(?m)^Requires-Dist: ([A-Za-z0-9-]+)", metadata)}
+    always = re.findall(r"(?m)^Requires-Dist: ([a-z-]+)[^;\n]*$", metadata)
+    assert set(always) == PUBLISHING
+    assert re.findall(r"(?m)^Provides-Extra: (\w+)$", metadata) == ["mysql", "otel", "postgres", "service"]
+    assert re.findall(r"(?m)^Project-URL: .*, https://vercel\.com/docs/\S+$", metadata)
     assert {"sqlalchemy", "alembic", "psycopg", "pymysql"} <= required
     assert not required & {"pytest", "hypothesis", "mypy", "ruff", "import-linter", "uv"}
     assert "Requires-Python: >=3.11" in metadata
@@ -100,11 +169,94 @@ def test_the_installed_wheel_needs_none_of_our_tools(installed: Path, tmp_path: 
             run(str(installed / "python"), "-c", f"import dispatcher.{module}", cwd=tmp_path)
 
 
-def run(*command: str, cwd: Path, **others: str) -> str:
-    """Runs a command without any of this process's settings; returns its stdout."""
+def test_the_wheel_alone_brings_only_what_publishing_needs(
+    wheel: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    commands = make_environment(tmp_path_factory)
+    bare = versions(commands).keys()
+    install(commands, wheel)
+    added = versions(commands).keys() - bare
+    assert {PRODUCT, *PUBLISHING} <= added <= {PRODUCT, *PUBLISHING, *THEIRS}
+
+
+def test_an_application_with_older_packages_keeps_them_and_publishes(
+    application: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    commands, before = application
+    assert APPLICATION.items() <= before.items()
+    after = versions(commands)
+    assert after.pop(PRODUCT)
+    assert after == before
+    assert run(str(commands / "pip"), "check", cwd=tmp_path) == "No broken requirements found.\n"
+    assert run(str(commands / "python"), "-c", ANNOUNCE, cwd=tmp_path) == "refused\n"
+    with closing(sqlite3.connect(tmp_path / "own.db")) as database:
+        assert database.execute("SELECT resource_id FROM vercel_outbox").fetchall() == [("db_1",), ("db_1",)]
+
+
+def test_the_promised_versions_are_the_ones_tested() -> None:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    lowest = dict(re.findall(r"([\w-]+)>=([\d.]+)", " ".join(dependencies)))
+    assert lowest.keys() == PUBLISHING
+    for name in ("pydantic", "sqlalchemy"):
+        assert APPLICATION[name] in {lowest[name], f"{lowest[name]}.0"}
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("run",), ("--help",), ()])
+def test_a_command_without_its_extra_says_which_to_install(
+    application: tuple[Path, dict[str, str]], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    commands, _ = application
+    for command in ([str(commands / "dispatcher")], [str(commands / "python"), "-m", "dispatcher"]):
+        done = execute(*command, *arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert re.fullmatch(
+            r"dispatcher: the package \w+ is not installed: .* with its extra \[service\], .*\n", done.stderr
+        )
+
+
+def test_a_driver_without_its_extra_says_which_to_install(installed: Path, tmp_path: Path) -> None:
+    """`installed` has both; so one is taken away from the interpreter."""
+    hidden = "import sys; sys.modules['psycopg'] = None; from dispatcher.__main__ import main; main()"
+    done = execute(
+        str(installed / "python"),
+        "-c",
+        hidden,
+        "migrate",
+        cwd=tmp_path,
+        DISPATCHER_DATABASE_URL="postgres://me@127.0.0.1:1/app",
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "install the wheel with its extra [postgres]" in done.stderr
+
+
+def make_environment(directories: pytest.TempPathFactory) -> Path:
+    """Returns the directory of commands of a new virtual environment."""
+    environment = directories.mktemp("environment") / "venv"
+    run(sys.executable, "-m", "venv", str(environment), cwd=environment.parent)
+    return environment / "bin"
+
+
+def install(commands: Path, *arguments: str) -> None:
+    run(str(commands / "python"), "-m", "pip", "install", "--quiet", *arguments, cwd=commands)
+
+
+def versions(commands: Path) -> dict[str, str]:
+    """Returns the version of each package by its name."""
+    listed = run(str(commands / "python"), "-m", "pip", "list", "--format", "json", cwd=commands)
+    return {one["name"].lower().replace("_", "-"): one["version"] for one in json.loads(listed)}
+
+
+def execute(*command: str, cwd: Path, **others: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command without any of this process's settings."""
     ours = ("DISPATCHER_", "PYTHON", "COV", "VIRTUAL_ENV")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | others
-    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
+
+
+def run(*command: str, cwd: Path, **others: str) -> str:
+    """Runs a command that must succeed; returns its stdout."""
+    done = execute(*command, cwd=cwd, **others)
     assert done.returncode == 0, (
         f"{command[0]} {command[1:3]} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     )

@@ -53,7 +53,7 @@ def settings_in(ended: Ended) -> dict[str, tuple[str | None, str]]:
 
 def test_only_what_is_set_is_listed_unless_all_is_asked_for(reachable: Terminal) -> None:
     some, every = (settings_in(reachable("check", "--json", *options, lease="90s")) for options in ([], ["--all"]))
-    set_here = {"LEASE", "VERCEL_BASE_URL", "ALLOW_INSECURE_BASE_URL", "VERCEL_TOKEN"}
+    set_here = {"DATABASE_URL", "LEASE", "VERCEL_BASE_URL", "ALLOW_INSECURE_BASE_URL", "VERCEL_TOKEN"}
     assert set(some) == {f"DISPATCHER_{name}" for name in set_here}
     assert set(every) == {line.name for line in describe(Settings())}
     assert some.items() <= every.items()
@@ -66,6 +66,7 @@ def test_findings_come_first_the_worst_before_the_others_and_the_last_line_count
     assert levels == ["PROBLEM", "warning"] + ["ok"] * (len(levels) - 2)
     assert [line.split()[0] for line in lines[len(levels) + 1 : -2]] == [
         "SETTING",
+        "DISPATCHER_DATABASE_URL",
         "DISPATCHER_VERCEL_BASE_URL",
         "DISPATCHER_ALLOW_INSECURE_BASE_URL",
         "DISPATCHER_VERCEL_TOKEN",
@@ -81,7 +82,9 @@ def test_the_last_object_counts_the_findings_too(reachable: Terminal) -> None:
 
 
 def test_without_any_setting_there_is_no_list_of_them(dispatcher: Terminal) -> None:
-    ended = dispatcher("check")
+    environ = dispatcher.environ()
+    del environ["DISPATCHER_DATABASE_URL"]
+    ended = dispatcher.run_in(environ, "check")
     assert "SETTING" not in ended.out
     assert ended.code == 2
 
@@ -213,7 +216,7 @@ def test_a_driver_that_is_missing_is_named_with_what_installs_it(reachable: Term
     environ = reachable.environ(database_url="postgresql://me@127.0.0.1:1/app") | {"PYTHONPATH": "."}
     ended = reachable.in_process(environ, "check", "--json")
     assert ended.code == 2
-    assert "pip install 'vercel-outbox-dispatcher[postgres]'" in findings(ended)["settings"][1]
+    assert "install the wheel with its extra [postgres]" in findings(ended)["settings"][1]
 
 
 QUERY = "SELECT token FROM partner WHERE id = :installation_id"
@@ -333,6 +336,38 @@ def test_a_remote_database_without_verified_tls_is_a_warning(reachable: Terminal
     level, what = findings(ended)["tls"]
     assert (level, "sslmode=verify-full" in what) == ("warning", True)
     assert "tls" not in findings(reachable("check", "--json", database_url="postgres://app@127.0.0.1:1/app"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "settings", "level", "text"),
+    [
+        (
+            "pgbouncer=true&connection_limit=hush",
+            {},
+            "ok",
+            "that are for other clients are ignored: pgbouncer, connection_limit",
+        ),
+        ("schema=public", {}, "ok", "are ignored: schema"),
+        ("schema=app", {}, "warning", "DISPATCHER_SCHEMA names the schema"),
+        ("schema=app", {"schema": "vercel"}, "ok", "are ignored: schema"),
+    ],
+)
+def test_the_parameters_of_other_clients_are_listed(
+    reachable: Terminal, parameters: str, settings: dict[str, str], level: str, text: str
+) -> None:
+    ended = reachable("check", "--json", database_url=f"postgres://me@127.0.0.1:1/app?{parameters}", **settings)
+    found = findings(ended)["url"]
+    assert (found[0], text in found[1]) == (level, True)
+    assert "hush" not in ended.out + ended.err
+
+
+def test_the_database_is_named_without_its_user(reachable: Terminal) -> None:
+    assert findings(reachable("check", "--json"))["database"] == (
+        "ok",
+        f"sqlite:///{reachable.directory}/dispatcher.db answers",
+    )
+    ended = reachable("check", "--json", database_url="postgres://me:hush@127.0.0.1:1/app")
+    assert findings(ended)["database"][1].startswith("postgresql://127.0.0.1:1/app cannot be reached")
 
 
 def test_neither_half_a_password_nor_the_key_of_a_query_is_shown(reachable: Terminal) -> None:

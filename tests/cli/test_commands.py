@@ -52,7 +52,7 @@ def test_help_has_a_short_option_and_its_summaries_are_whole(dispatcher: Termina
         help_ = dispatcher.run_in(environ, *command, "-h")
         assert help_.code == 0, command
         assert help_.out == dispatcher.run_in(environ, *command, "--help").out
-        assert "..." not in help_.out, command
+        assert "..." not in help_.out.partition("\n")[2], command  # but for the first line, the usage
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_an_error_cannot_control_the_terminal(dispatcher: Terminal, steering: st
 
 def test_a_process_ends_with_the_same_code_and_line(dispatcher: Terminal) -> None:
     environ = dispatcher.environ()
-    for command, code in (("status", "--json", "--nope"), 2), (("dead-letters", "show", "7"), 3), (READING[0], 0):
+    for command, code in (("status", "--json", "--nope"), 2), (("dead-letters", "show", "7"), 3), (("status",), 0):
         ended = dispatcher.in_process(environ, *command)
         assert ended.code == dispatcher(*command).code == code
         assert (ended.out == "", ended.err != "") == (code != 0, code != 0)

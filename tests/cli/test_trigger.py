@@ -10,11 +10,15 @@ from tests.cli.conftest import Terminal
 COLUMNS = ("--installation-column", "installation", "--resource-column", "id")
 
 
+def without_database(dispatcher: Terminal) -> dict[str, str]:
+    """The environment of a command that knows of no database."""
+    return {name: value for name, value in dispatcher.environ().items() if name != "DISPATCHER_DATABASE_URL"}
+
+
 @pytest.mark.parametrize("dialect", ["postgresql", "mysql", "mariadb", "sqlite"])
 def test_it_prints_sql_and_nothing_else(dispatcher: Terminal, dialect: str) -> None:
-    ended = dispatcher(
-        "trigger", "--dialect", dialect, "--table", "databases", *COLUMNS, "--when-changed", "name, plan"
-    )
+    watched = ("--table", "databases", *COLUMNS, "--when-changed", "name, plan")
+    ended = dispatcher.run_in(without_database(dispatcher), "trigger", "--dialect", dialect, *watched)
     assert (ended.code, ended.err) == (0, "")
     assert " TRIGGER " in ended.out
     assert "plan" in ended.out
@@ -95,7 +99,7 @@ def test_an_installation_names_neither_resource_nor_product(dispatcher: Terminal
 
 
 def test_without_a_database_it_needs_the_dialect(dispatcher: Terminal) -> None:
-    ended = dispatcher("trigger", "--table", "t", *COLUMNS)
+    ended = dispatcher.run_in(without_database(dispatcher), "trigger", "--table", "t", *COLUMNS)
     assert ended.code == 2
     assert "--dialect" in ended.complaint
 
@@ -114,7 +118,7 @@ def test_with_a_database_the_columns_are_checked(resources: Terminal, dialect: t
     good = resources("trigger", "--table", "resources", *COLUMNS, *dialect)
     assert (good.code, good.err) == (0, "")
     assert "CREATE TRIGGER" in good.out
-    bad = resources("trigger", "--table", "resources", *COLUMNS, *dialect, "--when-changed", "nam")
+    bad = resources("trigger", "--table", "resources", *COLUMNS, *dialect, "--when-changed", "names")
     assert (bad.code, bad.out) == (2, "")
     assert "did you mean name?" in bad.complaint
 
@@ -141,7 +145,7 @@ def test_it_is_created_and_left_alone_and_checked(resources: Terminal, database:
 
 def test_what_cannot_be_created_is_refused(resources: Terminal) -> None:
     create = ("trigger", "--apply", "--table", "resources", "--resource-column", "id", "--installation-column")
-    misspelt = resources(*create, "instalation")
+    misspelt = resources(*create, "install")
     assert (misspelt.code, misspelt.out) == (2, "")
     assert "did you mean installation?" in misspelt.complaint
     elsewhere = resources(*create, "installation", "--dialect", "postgresql")

@@ -132,7 +132,7 @@ def own_postgresql_with_tls(password: str) -> Iterator[tuple[URL, Path]]:
         (directory / "password").chmod(0o644)
         data, log, port = directory / "data", directory / "log", _free_port()
         programs = Path(str(POSTGRESQL)).parent
-        init = [programs / "initdb", "--pgdata", data, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]
+        init = [str(programs / "initdb"), f"--pgdata={data}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]
         init += ["--username=postgres", "--no-sync", f"--pwfile={directory}/password"]
         made = subprocess.run(init, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, user=user)
         assert made.returncode == 0, made.stdout
@@ -148,7 +148,7 @@ def own_postgresql_with_tls(password: str) -> Iterator[tuple[URL, Path]]:
         }
         options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
         with log.open("w") as output:
-            command = [programs / "postgres", "-D", data, *options]
+            command = [str(programs / "postgres"), "-D", str(data), *options]
             running = subprocess.Popen(command, stdout=output, stderr=output, user=user)
         try:
             _wait_for(port, running, log, "ready to accept connections")

@@ -11,6 +11,7 @@ from dispatcher import store
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.backlog import measure
+from dispatcher.inspection.checks import attempts
 from dispatcher.policy.decision import Action, Decision, PauseReason
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from tests.contract.crowd import INSTALLATIONS as INSTALLATIONS_IN_CROWD
@@ -163,6 +164,16 @@ def test_the_gauges_read_a_limited_number_of_deliveries(crowded: Database) -> No
         backlog = measure(crowded, limit=1_000)
     assert not backlog.complete
     max_rows = 1.2 * INSTALLATIONS_IN_CROWD
+    assert [plan for plan in plans if plan.rows_read > max_rows] == []
+
+
+def test_what_the_attempts_say_is_read_from_a_limited_number_of_rows(crowded: Database) -> None:
+    analyze(crowded)
+    with explaining(crowded) as plans:
+        (found,) = attempts.check_attempts(crowded)
+    assert "installations are refused by Vercel" in found.what
+    assert len(plans) >= 5
+    max_rows = 3 * attempts.MAX_SCANNED_ROWS  # each is read, limited and counted
     assert [plan for plan in plans if plan.rows_read > max_rows] == []
 
 

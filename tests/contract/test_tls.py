@@ -18,6 +18,7 @@ from dispatcher.inspection.checks import Level, examine
 from dispatcher.settings.settings import Settings
 from tests.conftest import not_tested
 from tests.contract.servers import (
+    CERTIFIED_HOST,
     MARIADB,
     POSTGRESQL,
     own_mariadb,
@@ -41,10 +42,10 @@ class Server:
     url: URL
     authority: Path
 
-    def written(self, parameters: str, **changes: str) -> str:
-        """Its URL with these parameters, where CA stands for the file of its authority."""
-        text = self.url.set(**changes).render_as_string(hide_password=False)
-        return f"{text}?{parameters.replace('CA', str(self.authority))}"
+    def written(self, parameters: str, host: str = CERTIFIED_HOST) -> str:
+        """Its URL with these parameters, where FILE stands for the file of its authority."""
+        text = self.url.set(host=host).render_as_string(hide_password=False)
+        return f"{text}?{parameters.replace('FILE', str(self.authority))}"
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +94,21 @@ UNVERIFIED = {
     ],
 }
 CERTIFIED = {
-    "postgresql": ["sslmode=verify-ca&sslrootcert=CA", "sslmode=require&sslrootcert=CA"],
+    "postgresql": ["sslmode=verify-ca&sslrootcert=FILE", "sslmode=require&sslrootcert=FILE"],
     "mysql": [
-        "ssl-mode=VERIFY_CA&ssl-ca=CA",
-        "ssl-mode=REQUIRED&ssl-ca=CA",
-        "ssl_ca=CA&ssl_check_hostname=false",
+        "ssl-mode=VERIFY_CA&ssl-ca=FILE",
+        "ssl-mode=REQUIRED&ssl-ca=FILE",
+        "ssl_ca=FILE&ssl_check_hostname=false",
     ],
 }
 VERIFIED = {
-    "postgresql": ["sslmode=verify-full&sslrootcert=CA", "ssl=true&sslrootcert=CA"],
-    "mysql": ["ssl_ca=CA", "ssl-ca=CA&ssl-mode=VERIFY_IDENTITY", "sslcert=CA&sslaccept=strict", "ssl=true&sslca=CA"],
+    "postgresql": ["sslmode=verify-full&sslrootcert=FILE", "ssl=true&sslrootcert=FILE"],
+    "mysql": [
+        "ssl_ca=FILE",
+        "ssl-ca=FILE&ssl-mode=VERIFY_IDENTITY",
+        "sslcert=FILE&sslaccept=strict",
+        "ssl=true&sslca=FILE",
+    ],
 }
 SYSTEM = {
     "postgresql": [
@@ -138,7 +144,7 @@ def test_any_server_is_trusted_unless_the_url_asks_for_more(own_server: Server) 
 def test_a_server_of_the_authority_may_have_another_name(own_server: Server) -> None:
     for parameters in of(own_server, CERTIFIED):
         assert is_cipher(connect(own_server.written(parameters, host="127.0.0.1"))), parameters
-        others = parameters.replace("CA", "/etc/ssl/certs/ca-certificates.crt")
+        others = parameters.replace("FILE", "/etc/ssl/certs/ca-certificates.crt")
         assert "certificate verify failed" in connect(own_server.written(others)).lower(), parameters
 
 
@@ -193,12 +199,12 @@ def test_check_finds_nothing_to_say_against_a_verified_server(own_server: Server
 
 def test_several_hosts_are_tried_in_turn_until_one_takes_writes(postgresql: Server) -> None:
     port = postgresql.url.port
-    text = postgresql.written("target_session_attrs=read-write&sslmode=verify-full&sslrootcert=CA")
+    text = postgresql.written("target_session_attrs=read-write&sslmode=verify-full&sslrootcert=FILE")
     assert is_cipher(connect(text.replace(f"localhost:{port}", f"127.0.0.1:1,localhost:{port}")))
 
 
 async def test_notifications_travel_encrypted_too(postgresql: Server) -> None:
-    database = open_database(postgresql.written("sslmode=verify-full&sslrootcert=CA"))
+    database = open_database(postgresql.written("sslmode=verify-full&sslrootcert=FILE"))
     schema.migrate(database)
     with database.engine.begin() as connection:
         connection.exec_driver_sql(trigger_sql())

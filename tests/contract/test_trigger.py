@@ -241,7 +241,7 @@ def test_keys_that_are_bytes(database: Database, partner: Engine) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"installation": Column("instalation")},
+        {"installation": Column("inst")},
         {"resource": Expression("NEW.identity")},
         {"installation": Expression("SELECT a.nothing FROM vercel_accounts a WHERE a.id = NEW.note")},
         {"product": Column("plan")},

@@ -1,5 +1,6 @@
 """What `dispatcher check` says of triggers that are in place, gone, disabled, broken or outdated, on every database."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -7,13 +8,13 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from dispatcher.database.transactions import Database
+from dispatcher.database.transactions import Database, open_database
 from dispatcher.database.triggers import create
 from dispatcher.inspection.checks import Finding, Level, examine
 from dispatcher.inspection.checks.triggers import check_triggers
 from dispatcher.outbox.trigger import Expression, Watched
 from dispatcher.settings.settings import Settings
-from tests.contract.databases import on_postgresql
+from tests.contract.databases import on_mysql, on_postgresql, on_servers
 from tests.contract.watched_table import COLUMNS, Table, made
 
 pytestmark = pytest.mark.varies
@@ -71,6 +72,16 @@ def test_a_trigger_that_is_not_wanted_any_more_leaves_nothing_behind(table: Tabl
     assert list(check_triggers(table.database)) == []
 
 
+@on_servers
+def test_a_table_that_was_renamed_keeps_its_trigger(table: Table) -> None:
+    create_trigger(table, "Name")
+    table('ALTER TABLE @T RENAME TO "my New Resources"')
+    try:
+        assert (finding(table).level, "my New Resources" in finding(table).what) == (Level.OK, True)
+    finally:
+        table('ALTER TABLE "my New Resources" RENAME TO @T')
+
+
 def test_a_trigger_of_which_a_part_is_gone(table: Table) -> None:
     create_trigger(table)
     name = f"vercel_outbox_{table.name}"
@@ -122,6 +133,23 @@ def test_a_trigger_that_another_version_made_otherwise(table: Table) -> None:
     assert f"run `{watched.command} --apply`" in finding(table).what
     create(table.database, watched)
     assert finding(table).level is Level.OK
+
+
+@on_mysql
+def test_a_user_from_whom_triggers_are_hidden_does_not_miss_them(table: Table) -> None:
+    create_trigger(table)
+    url = table.database.engine.url
+    user = f"outbox_test_hidden_{zlib.crc32(str(url.database).encode()):08x}"
+    table(
+        f"CREATE OR REPLACE USER {user} IDENTIFIED BY 's3cret'",
+        f'GRANT SELECT, SHOW VIEW ON "{url.database}".* TO {user}',
+    )
+    limited = open_database(url.set(username=user, password="s3cret").render_as_string(hide_password=False))
+    try:
+        assert list(check_triggers(limited)) == []
+    finally:
+        limited.close()
+        table(f"DROP USER {user}")
 
 
 def test_a_trigger_that_this_version_cannot_read(table: Table) -> None:

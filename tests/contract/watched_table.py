@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -78,13 +79,13 @@ class Table:
         """Returns the installations and resources in the outbox, and empties it."""
         return [(one[0], one[1]) for one in self.whole_events()]
 
-    def whole_events(self) -> list[tuple[str, str, str, str]]:
+    def whole_events(self) -> list[tuple[Any, ...]]:
         """Returns the installations, resources, products and types in the outbox, and empties it."""
         statement = "SELECT installation_id, resource_id, product_id, type FROM vercel_outbox ORDER BY id"
         with self.partner.begin() as connection:
             rows = [tuple(row) for row in connection.exec_driver_sql(statement)]
             connection.exec_driver_sql("DELETE FROM vercel_outbox")
-        return rows  # type: ignore[return-value]  # the columns above
+        return rows
 
     def remove(self) -> None:
         """Removes the table and everything that `dispatcher trigger` has created for it."""

@@ -5,6 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from dispatcher.settings.settings import Settings
 from tests.deploy.documents import ROOT
 
@@ -18,9 +20,22 @@ def instruction(name: str) -> str:
     return str(found)
 
 
-def test_both_stages_have_the_same_base() -> None:
+def test_both_stages_have_the_same_base_which_the_builder_names_by_its_digest() -> None:
+    """No digest stands here: it would keep the security fixes of later bases out."""
     assert BUILD.splitlines()[0] == "${BASE} AS build"
     assert FINAL.splitlines()[0] == "${BASE}"
+    assert re.findall(r"(?m)^ARG BASE.*$", DOCKERFILE.partition("FROM ")[0]) == ["ARG BASE"]
+    assert 'org.opencontainers.image.base.name="${BASE}"' in FINAL
+
+
+@pytest.mark.parametrize(
+    ("base", "code"), [("python:3.13", 1), ("", 1), ("python@sha256:0123", 0), ("python:3.13@sha256:0123", 0)]
+)
+def test_a_base_without_its_digest_is_refused(base: str, code: int) -> None:
+    (check,) = re.findall(r"(?m)^RUN (case .*)$", BUILD)
+    done = subprocess.run(["sh", "-c", check], check=False, env={"BASE": base}, capture_output=True, text=True)
+    assert done.returncode == code
+    assert ("deploy/README.md" in done.stderr) is bool(code)
 
 
 def test_it_is_started_without_a_shell_as_nobody_in_particular() -> None:

@@ -23,6 +23,9 @@ NOT_KUBERNETES = {"Kustomization", "Component", "PodMonitor", "PrometheusRule"}
 # Without the patches of the sidecar.
 WHOLE = [path for path in MANIFESTS.rglob("*.yaml") if path.stem not in {"sidecar", "ops-port"}]
 ASK = {"command": ["dispatcher", "health"]}
+SECRETS = "/etc/vercel-outbox-dispatcher"
+SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
+URL = "postgres://partner@database/partner"
 Resource = dict[str, Any]
 
 
@@ -101,14 +104,46 @@ def test_the_patch_is_for_labelled_deployments_only(tmp_path: Path) -> None:
     assert not dispatchers(pod)
 
 
-def settings_in(container: Resource) -> Settings:
-    secret = {"DISPATCHER_DATABASE_URL": "postgres://partner@database/partner"}
-    return load_settings(secret | {one["name"]: one["value"] for one in container.get("env", [])})
+def settings_in(container: Resource, mounted: Path) -> Settings:
+    """The settings, with the Secret of the deployment guide in `mounted`."""
+    (mounted / "database-url").write_text(f"{URL}\n")
+    variables = {one["name"]: one["value"] for one in container["env"]}
+    return load_settings({name: value.replace(SECRETS, str(mounted)) for name, value in variables.items()})
 
 
-def test_the_sidecar_is_asked_inside_the_pod_and_never_taken_out_of_service() -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_secret_is_a_file_and_no_variable_holds_one(variant: str, tmp_path: Path) -> None:
+    (pod,) = pods(compose(variant))
+    (container,) = dispatchers(pod)
+    assert settings_in(container, tmp_path).database_url.get_secret_value() == URL
+    assert {"name": IMAGE, "mountPath": SECRETS, "readOnly": True} in container["volumeMounts"]
+    assert {"name": IMAGE, "secret": {"secretName": IMAGE}} in pod["volumes"]
+    assert container["envFrom"] == [{"configMapRef": {"name": IMAGE}}]
+    assert not [one for one in container["env"] if "valueFrom" in one]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_dispatcher_has_a_token_of_the_cluster(variant: str) -> None:
+    (pod,) = pods(compose(variant))
+    assert pod["automountServiceAccountToken"] is False
+
+
+def test_a_sidecar_has_no_token_of_the_cluster_even_if_its_application_has_one(tmp_path: Path) -> None:
+    """Kubernetes adds the token to no container that mounts something else in its place."""
+    shutil.copytree(MANIFESTS, tmp_path, dirs_exist_ok=True)
+    application = tmp_path / "example" / "application.yaml"
+    application.write_text(application.read_text().replace("automountServiceAccountToken: false", ""))
+    (pod,) = pods(compose("example", tmp_path))
+    assert "automountServiceAccountToken" not in pod
+    (container,) = dispatchers(pod)
+    (shadow,) = (one for one in container["volumeMounts"] if one["mountPath"] == SERVICE_ACCOUNT_TOKEN)
+    assert {"name": shadow["name"], "emptyDir": {}} in pod["volumes"]
+    assert not any("volumeMounts" in one for one in pod["containers"])
+
+
+def test_the_sidecar_is_asked_inside_the_pod_and_never_taken_out_of_service(tmp_path: Path) -> None:
     (container,) = dispatchers(pods(compose("example"))[0])
-    assert settings_in(container).ops_host == "127.0.0.1"
+    assert settings_in(container, tmp_path).ops_host == "127.0.0.1"
     assert container["livenessProbe"]["exec"] == ASK
     assert not {"ports", "readinessProbe"} & container.keys()
 
@@ -118,9 +153,9 @@ def test_an_exec_probe_outlasts_the_commands_own_patience() -> None:
     assert container["livenessProbe"]["timeoutSeconds"] > HEALTH_TIMEOUT_SECONDS
 
 
-def test_the_standalone_is_asked_from_outside_the_pod_and_taken_out_of_service() -> None:
+def test_the_standalone_is_asked_from_outside_the_pod_and_taken_out_of_service(tmp_path: Path) -> None:
     (container,) = dispatchers(pods(compose("standalone"))[0])
-    settings = settings_in(container)
+    settings = settings_in(container, tmp_path)
     assert settings.ops_host == "0.0.0.0"  # noqa: S104 (what it has to be, not bound)
     assert container["ports"] == [{"name": "ops", "containerPort": settings.ops_port}]
     for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
@@ -146,12 +181,11 @@ def test_every_dispatcher_may_as_little_as_possible(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_dispatcher_runs_a_command_of_this_release_with_the_settings_of_the_secret(variant: str) -> None:
+def test_every_dispatcher_runs_a_command_of_this_release(variant: str) -> None:
     for pod in pods(compose(variant)):
         for container in dispatchers(pod):
             assert is_command(container["args"])
             assert container["image"].endswith(f"{IMAGE}:{VERSION}")
-            assert container["envFrom"] == [{"secretRef": {"name": IMAGE}}]
 
 
 @pytest.mark.parametrize("variant", ["example", "standalone"])

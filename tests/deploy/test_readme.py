@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY, IMAGE, ROOT, VERSION, blocks, commands, is_command, read, read_yaml, table
 
 KUBERNETES = DEPLOY / "kubernetes"
+INSTALLED = "/opt/vercel-outbox-dispatcher/bin"
 PREFIX = "DISPATCHER_"
 
 
@@ -54,12 +56,13 @@ def test_the_table_of_log_lines_is_the_codes() -> None:
 
 def test_every_file_it_names_exists() -> None:
     for name in re.findall(r"`([\w./-]+\.(?:yaml|json|md|service|txt|toml))`", read("README.md")):
-        if not name.startswith("build/"):
+        if not name.startswith(("build/", "/opt/")):  # made elsewhere
             assert (DEPLOY / name).exists() or (ROOT / name).exists(), name
 
 
 def test_every_tool_of_its_commands_is_looked_at_here() -> None:
-    assert {words[0] for words in commands("README.md")} == {"curl", "dispatcher", "docker", "kubectl", "sed"}
+    tools = {"curl", "docker", "export", "gpg", "install", "kubectl", "python3", "sed", "sha256sum", "systemctl"}
+    assert {words[0] for words in commands("README.md")} == tools | {"dispatcher", f"{INSTALLED}/pip"}
 
 
 def test_the_links_of_the_alerts_can_be_made_absolute() -> None:
@@ -85,11 +88,16 @@ def test_its_own_commands_exist() -> None:
         assert is_command(words[1 : words.index("|") if "|" in words else None])
 
 
-def test_docker_builds_and_runs_this_release() -> None:
-    build, run = (words for words in commands_of("docker") if words[1] != "compose")
-    assert build == ["docker", "build", "--tag", f"{IMAGE}:{VERSION}", "."]
-    image = run.index(f"{IMAGE}:{VERSION}")
-    assert is_command(run[image + 1 :])
+def test_docker_builds_and_runs_this_release_on_a_base_with_its_digest() -> None:
+    pull, build, demo, sbom = (words for words in commands_of("docker") if words[1] != "compose")
+    (export,) = commands_of("export")
+    assert export[1] == f"BASE=$(docker image inspect --format '{{{{index .RepoDigests 0}}}} {pull[-1]})".replace(
+        "}} ", "}}' "
+    )
+    assert build == ["docker", "build", "--build-arg", "BASE", "--tag", f"{IMAGE}:{VERSION}", "."]
+    assert is_command(demo[demo.index(f"{IMAGE}:{VERSION}") + 1 :])
+    assert sbom[sbom.index(f"{IMAGE}:{VERSION}") + 1 :] == ["/opt/dispatcher/sbom.json"]
+    assert "> /opt/dispatcher/sbom.json" in (ROOT / "Dockerfile").read_text()
 
 
 def test_compose_is_given_its_file_and_a_profile_and_asked_where_it_listens() -> None:
@@ -114,15 +122,58 @@ def test_the_job_that_is_replaced_and_waited_for_is_the_migration() -> None:
     assert all(job in words or f"job/{job}" in words for words in others)
 
 
-def test_the_secret_holds_settings_and_is_the_one_that_the_manifests_name() -> None:
-    (create,) = (words for words in commands_of("kubectl") if words[1] == "create")
-    done = subprocess.run(
-        [kubectl(), *create[1:], "--dry-run=client", "--output=yaml"], check=False, capture_output=True, text=True
-    )
+def test_the_secret_holds_a_file_and_the_config_map_settings_under_the_names_in_the_manifests(tmp_path: Path) -> None:
+    (tmp_path / "database-url").write_text("postgres://partner@database/partner")
+    secret, settings = (create(words, tmp_path) for words in commands_of("kubectl") if words[1] == "create")
+    assert (secret["kind"], secret["metadata"]["name"]) == ("Secret", IMAGE)
+    assert secret["data"].keys() == {"database-url"}
+    assert (settings["kind"], settings["metadata"]["name"]) == ("ConfigMap", IMAGE)
+    assert accept(settings["data"]).credentials_query
+
+
+def create(words: list[str], directory: Path) -> Any:
+    """The object that this command would create."""
+    command = [kubectl(), *words[1:], "--dry-run=client", "--output=yaml"]
+    done = subprocess.run(command, cwd=directory, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["metadata"]["name"] == IMAGE
-    literals = [word.removeprefix("--from-literal=") for word in create if word.startswith("--from-literal=")]
-    load_settings(dict(literal.split("=", 1) for literal in literals))
+    return yaml.safe_load(done.stdout)
+
+
+def test_no_command_has_a_secret_in_its_arguments() -> None:
+    for words in commands("README.md"):
+        assert "DATABASE_URL=" not in " ".join(words)
+
+
+def test_systemd_gets_its_units_and_starts_them_in_order() -> None:
+    (install,) = commands_of("install")
+    units = [DEPLOY.parent / word for word in install if word.endswith(".service")]
+    assert {unit.name for unit in units} == {unit.name for unit in (DEPLOY / "systemd").iterdir()}
+    assert all(unit.is_file() for unit in units)
+    started = [words[-1] for words in commands_of("systemctl") if len(words) > 2]
+    assert [f"{name}.service" for name in started] == ["dispatcher-migrate.service", "dispatcher.service"]
+    for unit in units:
+        assert f"{INSTALLED}/dispatcher " in unit.read_text()
+
+
+def test_the_table_of_extras_is_the_projects() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    assert {name for row in table("README.md", "Install") for name in row.split("`, `")} == {"none", *extras}
+    for document in (ROOT / "README.md", DEPLOY / "README.md"):
+        for asked in re.findall(r"whl\)\[([\w,]+)\]", document.read_text()):
+            assert set(asked.split(",")) <= extras
+
+
+def test_the_promised_versions_are_those_of_the_project() -> None:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    lowest = dict(re.findall(r"(\w+)>=([\d.]+)", " ".join(dependencies)))
+    assert f"from SQLAlchemy\n{lowest['sqlalchemy']} and pydantic {lowest['pydantic']} on" in read("README.md")
+
+
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *DEPLOY.rglob("*.md"), *DEPLOY.rglob("*.service"), *DEPLOY.rglob("*.in")]
+)
+def test_nothing_is_installed_by_the_name_that_others_could_register(document: Path) -> None:
+    assert not re.search(r"(install|add)\b[^\n]* ['\"]?vercel-outbox-dispatcher(?![./:\w])", document.read_text())
 
 
 def test_ecs_ends_the_dispatcher_last_and_does_not_hold_the_application_back() -> None:

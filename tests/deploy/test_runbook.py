@@ -1,4 +1,4 @@
-"""The runbook knows every alert, reason and exit code of the code; its commands and queries work on a database with trouble in it."""
+"""The runbook knows every alert, reason, exit code and secret; its commands and queries work on a database with trouble in it."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ import pytest
 from dispatcher.cli.exits import Exit
 from dispatcher.policy.decision import DeadLetterReason, PauseReason
 from dispatcher.settings.settings import Settings, variable_name
-from tests.deploy.documents import DEPLOY, blocks, commands, read, read_yaml, sections
+from tests.deploy.documents import DEPLOY, blocks, commands, read, read_yaml, sections, table
 from tests.processes.conftest import HTTP, free_port, wait_until
 
 DISPATCHER = Path(sys.executable).with_name("dispatcher")
@@ -36,7 +36,15 @@ ENTRIES = {
     *(f"Exit code {code.value}" for code in Exit),
     *(rule["alert"] for group in read_yaml(DEPLOY / "prometheus" / "alerts.yaml")["groups"] for rule in group["rules"]),
 }
-CHAPTERS = {"Runbook", "Alerts", "Dead letters", "Pauses", "Uninstalls", "Exit codes"}
+LEAKS = {
+    "Leaked token",
+    "Leaked database password",
+    "Leaked OAuth client secret",
+    "Suspected core dump",
+    "Suspected image or package",
+}
+ROTATIONS = {"Rotate a token", "Rotate the database password", "Rotate the OAuth client secret"}
+CHAPTERS = {"Runbook", "Alerts", "Dead letters", "Pauses", "Uninstalls", "Rotation", "Leaks", "Exit codes"}
 COMMANDS = [shlex.join(words) for words in commands("runbook.md")]
 
 
@@ -88,13 +96,35 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
 def test_it_has_an_entry_for_everything_and_for_nothing_else() -> None:
     titles = [section.title for section in sections("runbook.md")]
     assert len(titles) == len(set(titles))
-    assert set(titles) == CHAPTERS | ENTRIES
+    assert set(titles) == CHAPTERS | ENTRIES | LEAKS | ROTATIONS
 
 
-@pytest.mark.parametrize("entry", sorted(ENTRIES))
+@pytest.mark.parametrize("entry", sorted(ENTRIES | LEAKS))
 def test_each_entry_says_what_it_means_what_to_check_and_how_to_mend_it(entry: str) -> None:
+    assert parts_of(entry) == ["Means", "Check", "Fix"]
+
+
+@pytest.mark.parametrize("entry", sorted(ROTATIONS))
+def test_each_rotation_says_what_to_do_and_how_to_see_that_it_worked(entry: str) -> None:
+    assert parts_of(entry) == ["Do", "Verify"]
+
+
+def parts_of(entry: str) -> list[str]:
     (section,) = (one for one in sections("runbook.md") if one.title == entry)
-    assert re.findall(r"(?m)^- \*\*(\w+):\*\* \w", section.text.replace("`", "")) == ["Means", "Check", "Fix"]
+    return re.findall(r"(?m)^- \*\*(\w+):\*\* \w", section.text.replace("`", ""))
+
+
+def test_the_table_of_rotation_has_every_secret() -> None:
+    told = " ".join(table("runbook.md", "Rotation"))
+    for field in (
+        "database_url",
+        "vercel_token",
+        "credentials_query",
+        "credentials_dir",
+        "oauth_token_url",
+        "oauth_client_secret",
+    ):
+        assert variable_name(field) in told
 
 
 def test_its_links_lead_to_its_own_headings() -> None:
@@ -103,8 +133,9 @@ def test_its_links_lead_to_its_own_headings() -> None:
 
 
 def test_every_setting_it_names_exists() -> None:
+    settings = {variable_name(field) for field in Settings.model_fields}
     named = set(re.findall(r"DISPATCHER_\w+", read("runbook.md")))
-    assert named <= {variable_name(field) for field in Settings.model_fields}
+    assert named <= settings | {f"{name}_FILE" for name in settings}
 
 
 @pytest.mark.gate

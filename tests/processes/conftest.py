@@ -161,10 +161,14 @@ class Stage:
             schema.downgrade(self.database)
 
     def start_sandbox(
-        self, rate_limit: str, port: str = "0", before_it_answers: Callable[[], object] = lambda: None
+        self,
+        rate_limit: str,
+        *options: str,
+        port: str = "0",
+        before_it_answers: Callable[[], object] = lambda: None,
     ) -> None:
         """Starts a sandbox; services started from now on use it."""
-        self.sandbox = sandbox = self.start("sandbox", "--port", port, "--rate-limit", rate_limit)
+        self.sandbox = sandbox = self.start("sandbox", "--port", port, "--rate-limit", rate_limit, *options)
         before_it_answers()
         wait_until(lambda: sandbox.poll() is not None or sandbox.out.endswith("\n"))
         announced = re.search(r"DISPATCHER_VERCEL_BASE_URL=(\S+)", sandbox.out)

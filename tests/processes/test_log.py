@@ -32,6 +32,8 @@ def test_every_line_is_json_and_at_debug_each_attempt_has_one(stage: Stage) -> N
     assert attempts == [("failed", 503), ("delivered", 201)]
     changes = [line["event"] for line in lines if line["logger"] == "dispatcher" and line["level"] == "info"]
     assert changes == ["started", "draining", "stopped"]
+    (started,) = (line for line in lines if line["event"] == "started")
+    assert started["database"] == f"sqlite:///{stage.path}"
 
 
 def test_a_storm_of_dead_letters_is_a_few_lines_and_their_sum(stage: Stage) -> None:

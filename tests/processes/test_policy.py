@@ -168,7 +168,7 @@ def outage(stage: Stage) -> Iterator[set[str]]:
     stage.sandbox.kill()
     stage.sandbox.wait()
     yield before
-    stage.start_sandbox("off", stage.sandbox_url.rpartition(":")[2])
+    stage.start_sandbox("off", port=stage.sandbox_url.rpartition(":")[2])
 
 
 @on_postgresql

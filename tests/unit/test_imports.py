@@ -1,9 +1,12 @@
 """The public package: the modules that a publishing partner's process loads, the version, the type of an event."""
 
+import os
+import re
 import subprocess
 import sys
 from importlib import metadata
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,23 @@ def test_importing_the_producer_api_loads_nothing_of_the_service(module: str) ->
 
 def test_the_same_question_finds_what_the_service_does_load() -> None:
     assert "httptools" in load("dispatcher.transport.http1")
+
+
+@pytest.mark.parametrize("missing", ["typer", "alembic"])
+def test_a_command_without_the_packages_of_its_extra_is_one_line(tmp_path: Path, missing: str) -> None:
+    """Some of them are imported by the commands that need them only."""
+    done = run_without(missing, tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(
+        rf"dispatcher: the package {missing} is not installed: .* with its extra \[service\], .*\n", done.stderr
+    )
+
+
+def test_a_module_of_our_own_that_is_missing_is_a_bug_and_no_extra(tmp_path: Path) -> None:
+    done = run_without("dispatcher.cli", tmp_path)
+    assert done.returncode == 1
+    assert "ModuleNotFoundError" in done.stderr
+    assert "[service]" not in done.stderr
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:
@@ -52,6 +72,14 @@ def test_every_event_is_of_the_exported_type() -> None:
     ]
     assert all(isinstance(event, dispatcher.Event) for event in events)
     assert not isinstance("resource.updated", dispatcher.Event)
+
+
+def run_without(missing: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `dispatcher migrate` where this package is not installed."""
+    script = f"import sys; sys.modules['{missing}'] = None; from dispatcher.__main__ import main; main()"
+    environment = os.environ | {"DISPATCHER_DATABASE_URL": f"sqlite:///{directory}/dispatcher.db"}
+    command = [sys.executable, "-c", script, "migrate"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def load(module: str) -> set[str]:

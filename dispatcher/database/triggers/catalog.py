@@ -28,10 +28,14 @@ class Installed:
     """The command that made it."""
     bodies: Mapping[str, str]
     """The text of each function (PostgreSQL) or trigger that is in place, by its name."""
+    table: str | None
+    """The table that it stands on now; None if it is gone. The command may name the same table without its schema."""
     is_disabled: bool
     dialect: str
     removal: str
     """SQL that removes the note, and what else is left if the trigger is gone."""
+    search_path: str | None = None
+    """Where its function looks for tables, on PostgreSQL."""
 
     @property
     def watched(self) -> Watched | None:
@@ -44,17 +48,18 @@ class Installed:
     @property
     def is_whole(self) -> bool:
         """Whether every trigger of it is in place."""
-        return self.bodies.keys() >= self._expected.keys()
+        return self.bodies.keys() >= self.expected.keys()
 
     @property
     def is_current(self) -> bool:
         """Whether it is in place exactly as this version would make it."""
         return not self.is_disabled and all(
-            _words(self.bodies.get(name, "")) == _words(body) for name, body in self._expected.items()
+            _words(self.bodies.get(name, "")) == _words(body) for name, body in self.expected.items()
         )
 
     @property
-    def _expected(self) -> dict[str, str]:
+    def expected(self) -> dict[str, str]:
+        """What `bodies` would be if this version made it."""
         return {} if self.watched is None else script(self.dialect, self.watched).bodies
 
 
@@ -72,7 +77,10 @@ def _words(text: str) -> list[str]:
 
 _POSTGRESQL = sa.text("""
 SELECT n.nspname, p.proname, p.prosrc, pg_catalog.obj_description(p.oid, 'pg_proc') AS command,
-  t.oid IS NOT NULL AND t.tgtype = :tgtype AS is_whole, coalesce(t.tgenabled IN ('D', 'R'), false) AS is_disabled
+  t.oid IS NOT NULL AND t.tgtype = :tgtype AS is_whole, coalesce(t.tgenabled IN ('D', 'R'), false) AS is_disabled,
+  (SELECT m.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
+    WHERE c.oid = t.tgrelid) AS place,
+  (SELECT split_part(s, '=', 2) FROM unnest(p.proconfig) s WHERE s LIKE 'search_path=%') AS search_path
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 LEFT JOIN pg_catalog.pg_trigger t ON t.tgfoid = p.oid AND t.tgparentid = 0
 WHERE p.proname LIKE :names ESCAPE '!' AND n.nspname NOT LIKE 'pg!_temp%' ESCAPE '!'
@@ -85,7 +93,8 @@ def _on_postgresql(connection: Connection) -> Iterator[Installed]:
     for row in connection.execute(_POSTGRESQL, parameters):
         bodies = {row.proname: row.prosrc} if row.is_whole else {}
         function = qualified(row.nspname, row.proname, '"')
-        yield Installed(row.command, bodies, row.is_disabled, "postgresql", f"DROP FUNCTION {function}() CASCADE")
+        removal = f"DROP FUNCTION {function}() CASCADE"
+        yield Installed(row.command, bodies, row.place, row.is_disabled, "postgresql", removal, row.search_path)
 
 
 _MYSQL_VIEWS = sa.text(
@@ -93,7 +102,7 @@ _MYSQL_VIEWS = sa.text(
     " AND view_definition LIKE :notes"
 )
 _MYSQL_TRIGGERS = sa.text(
-    "SELECT trigger_schema, trigger_name, action_statement FROM information_schema.triggers"
+    "SELECT trigger_schema, trigger_name, event_object_table, action_statement FROM information_schema.triggers"
     " WHERE trigger_name LIKE :names ESCAPE '!'"
 )
 
@@ -106,9 +115,10 @@ def _on_mysql(connection: Connection) -> Iterator[Installed]:
     found = [tuple(row) for row in connection.execute(_MYSQL_TRIGGERS, {"names": _NAMES})]
     for view in views:
         command, removal = _read_view(connection, qualified(None, view, "`"))
-        one = Installed(command, {}, False, "mysql", removal)
-        schema = (one.watched.schema if one.watched else None) or here
-        yield replace(one, bodies={name: body for place, name, body in found if place == schema})
+        one = Installed(command, {}, None, False, "mysql", removal)
+        schema = one.watched and one.watched.schema
+        there = {name: (table, body) for place, name, table, body in found if place == (schema or here)}
+        yield _found(one, there, f"{schema}." if schema else "")
 
 
 def _may_see_triggers(connection: Connection) -> bool:
@@ -117,17 +127,28 @@ def _may_see_triggers(connection: Connection) -> bool:
 
 
 _SQLITE = sa.text(
-    "SELECT type, name, sql FROM sqlite_master WHERE name LIKE :names ESCAPE '!'"
+    "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name LIKE :names ESCAPE '!'"
     " AND (type = 'trigger' OR type = 'view' AND sql LIKE :notes)"
 )
 
 
 def _on_sqlite(connection: Connection) -> Iterator[Installed]:
     found = connection.execute(_SQLITE, {"names": _NAMES, "notes": _NOTES}).all()
-    bodies = {row.name: row.sql.partition("BEGIN\n")[2].rpartition("END")[0] for row in found if row.type == "trigger"}
+    there = {row.name: (row.tbl_name, _body(row.sql)) for row in found if row.type == "trigger"}
     for view in (row.name for row in found if row.type == "view"):
         command, removal = _read_view(connection, qualified(None, view, '"'))
-        yield Installed(command, bodies, False, "sqlite", removal)
+        yield _found(Installed(command, {}, None, False, "sqlite", removal), there)
+
+
+def _body(sql: str) -> str:
+    return sql.partition("BEGIN\n")[2].rpartition("END")[0]
+
+
+def _found(one: Installed, there: dict[str, tuple[str, str]], prefix: str = "") -> Installed:
+    """Returns it with those triggers that are there: their tables and texts by their names."""
+    mine = {name: there[name] for name in one.expected if name in there}
+    table = next((prefix + table for table, _ in mine.values()), None)
+    return replace(one, bodies={name: body for name, (_, body) in mine.items()}, table=table)
 
 
 def _read_view(connection: Connection, view: str) -> tuple[str, str]:

@@ -70,7 +70,7 @@ def _check_columns(dialect: str, watched: Watched, types: dict[str, TypeEngine[o
     for name in watched.columns:
         if fold(name) not in known:
             listed = ", ".join([*types][:_MAX_LISTED_COLUMNS])
-            raise UnfitTrigger(f"{watched.table} has no column {name}{_hint(name, types)}. Its columns: {listed}")
+            raise UnfitTrigger(f"{watched.table} has no column {name}{_hint(name, types)} (its columns are {listed})")
     for column, source in watched.sources.items():
         if isinstance(source, Column) and _holds_bytes(known[fold(source.name)]):
             option, example = column.removesuffix("_id"), _HEX[dialect].format(source.name)

@@ -58,7 +58,8 @@ def _judge(pauses: _Pauses) -> Finding:
             "attempts",
             f"{count} of {count} installations that were tried since {_time(stopped[0][1])}"
             f" {_verb(pauses.reason, stopped)}{pauses.last_answer}: check the source of the tokens;"
-            " `dispatcher check --live` asks Vercel with the tokens that it provides now",
+            " `dispatcher check --live` asks Vercel with those that it provides now. A pause ends with the next probe that succeeds, or by"
+            " `dispatcher installations resume`",
         )
     named = ", ".join(f"{one} since {_time(since)}" for one, since in pauses.since[:MAX_NAMED_INSTALLATIONS])
     more = ", …" if len(pauses.since) > MAX_NAMED_INSTALLATIONS else ""
@@ -76,7 +77,9 @@ def _verb(reason: PauseReason, rows: Sequence[object]) -> str:
 
 def _paused(connection: Connection, reason: PauseReason) -> Sequence[tuple[str, datetime]]:
     columns = (installation.c.installation_id, installation.c.paused_since)
-    rows = connection.execute(sa.select(*columns).where(installation.c.pause_reason == reason).limit(MAX_SCANNED_ROWS))
+    # A literal: a plan for any value of a parameter would read the whole table.
+    same = installation.c.pause_reason == sa.literal(reason.value, literal_execute=True)
+    rows = connection.execute(sa.select(*columns).where(same).limit(MAX_SCANNED_ROWS))
     return sorted(((row[0], row[1]) for row in rows), key=lambda row: (row[1], row[0]))
 
 
