@@ -215,10 +215,10 @@ def monitored(tmp_path: Path) -> list[Resource]:
     return compose("example", tmp_path)
 
 
-def test_the_sidecar_can_be_scraped(monitored: list[Resource]) -> None:
+def test_the_sidecar_can_be_scraped(monitored: list[Resource], tmp_path: Path) -> None:
     deployment, monitor = find(monitored, "Deployment"), find(monitored, "PodMonitor")["spec"]
     (container,) = dispatchers(pod_template(deployment)["spec"])
-    settings = settings_in(container)
+    settings = settings_in(container, tmp_path)
     assert selects(monitor["selector"]["matchLabels"], deployment)
     assert settings.ops_host == "0.0.0.0"  # noqa: S104 (what it has to be, not bound)
     (endpoint,) = monitor["podMetricsEndpoints"]
