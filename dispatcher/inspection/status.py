@@ -161,8 +161,8 @@ def concerns(status: Status) -> list[Concern]:
 
 
 def _concerns(status: Status) -> Iterator[Concern]:
-    yield from _waiting(status)
     yield from _dead_letters(status.backlog.dead_letters)
+    yield from _waiting(status)
     yield from _paused(status)
     if status.failing:
         worst = ", ".join(f"{one.installation_id} {one.failures}×" for one in status.failing)

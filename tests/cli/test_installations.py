@@ -45,7 +45,7 @@ def test_a_purge_is_announced_asked_for_and_done(dispatcher: Terminal, database:
 
 
 def test_trouble_is_listed_first(dispatcher: Terminal, database: Database) -> None:
-    rows = {
+    rows: dict[str, dict[str, object]] = {
         "icfg_1": {},
         "icfg_2": {"due_at": database.now()},
         "icfg_3": pause(database, "operator"),
