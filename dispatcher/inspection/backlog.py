@@ -3,7 +3,6 @@
 The cost of a reading is bounded: it counts along an index, in the order in which installations are due, and stops at a limit.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -90,14 +89,14 @@ def measure(database: Database, limit: int = MAX_COUNTED_ROWS) -> Backlog:
             due=due,
             waiting=max(0, deliveries - due - paused),
             paused=paused,
-            oldest_event_age=_age((oldest and oldest.created_at,), now),
+            oldest_event_age=_age(now, oldest.created_at if oldest else None),
             oldest_event=oldest,
             dead_letters=_by_reason(connection, dead_letter.c.reason, dead_letter.c.resolved_at.is_(None), limit),
             paused_installations=_by_reason(
                 connection, installation.c.pause_reason, installation.c.pause_reason.is_not(None), limit
             ),
             open_breakers=_count(connection, _with_open_breaker(), limit),
-            overdue=_age((in_outbox and in_outbox.created_at, longest_due), now),
+            overdue=_age(now, in_outbox.created_at if in_outbox else None, longest_due),
             installations=_count(connection, _known(), limit),
             failing=failing,
             complete=max(events, deliveries) < limit,
@@ -199,6 +198,6 @@ def _by_reason(
     return {row[0]: row[1] for row in counted}
 
 
-def _age(times: Sequence[datetime | None], now: datetime) -> float:
+def _age(now: datetime, *times: datetime | None) -> float:
     known = [time for time in times if time is not None]
     return max(0.0, (now - min(known)).total_seconds()) if known else 0.0

@@ -170,8 +170,8 @@ def _find(connection: Connection, database: Database, scope: _Scope, limit: int)
     newest = sa.select(dead_letter).where(*scope.of(dead_letter)).order_by(dead_letter.c.id.desc()).limit(limit)
     letters = [DeadLetter.of(row) for row in connection.execute(newest)]
     subjects: list[Any] = [*(change.subject for change in changes), *deliveries, *attempts, *letters]
-    ids = {one.installation_id for one in subjects} | {row.values["installation_id"] for row in malformed}
-    ids.discard(None)
+    named = [*(one.installation_id for one in subjects), *(row.values["installation_id"] for row in malformed)]
+    ids: set[str] = {id_ for id_ in named if id_ is not None}
     if scope.installation_id is not None and scope.resource_id is None:
         ids.add(scope.installation_id)
     installations = find_installations(connection, database, ids)

@@ -180,8 +180,8 @@ def concerns(status: Status) -> list[Concern]:
 
 
 def _concerns(status: Status) -> Iterator[Concern]:
-    yield from _waiting(status)
     yield from _dead_letters(status.backlog.dead_letters)
+    yield from _waiting(status)
     yield from _paused(status)
     yield from _outages(status)
     if status.failing:

@@ -169,7 +169,7 @@ def test_a_purge_by_mistake_is_undone(dispatcher: Terminal, database: Database) 
 
 
 def test_trouble_is_listed_first(dispatcher: Terminal, database: Database) -> None:
-    rows = {
+    rows: dict[str, dict[str, object]] = {
         "icfg_1": {},
         "icfg_2": {"due_at": database.now()},
         "icfg_3": pause(database, "operator"),

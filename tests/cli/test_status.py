@@ -38,9 +38,9 @@ def test_the_worst_problem_comes_first_with_the_command_that_helps(dispatcher: T
     assert second == "         dispatcher check"
     assert re.fullmatch(r"warning  the oldest event \(1\) has waited for \d+d \d+h", third)
     assert fourth == "         dispatcher explain 'db 7' --installation icfg_1"
-    (row,) = dispatcher("status", "--json").rows
-    assert row["concerns"][1]["command"] == ["dispatcher", "explain", "db 7", "--installation", "icfg_1"]
-    assert (row["oldest_event"]["id"], row["oldest_event"]["resource_id"]) == (1, "db 7")
+    (reading,) = dispatcher("status", "--json").rows
+    assert reading["concerns"][1]["command"] == ["dispatcher", "explain", "db 7", "--installation", "icfg_1"]
+    assert (reading["oldest_event"]["id"], reading["oldest_event"]["resource_id"]) == (1, "db 7")
     assert dispatcher("status").code == 0
     assert dispatcher("status", "--exit-code").code == 4
 

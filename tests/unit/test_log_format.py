@@ -25,7 +25,7 @@ logging.getLogger("sqlalchemy.engine.Engine").info("SELECT %s", "s3cret")
 warnings.warn("old", DeprecationWarning)
 try:
     token = "s3cret"
-    raise ValueError("no")
+    raise ValueError("no\\x1b[3J")
 except ValueError:
     logging.getLogger("asyncio").exception("Task exception was never retrieved \\x1b[2J")
 import structlog
@@ -99,5 +99,6 @@ def test_on_a_terminal_lines_are_for_people_and_cannot_control_it() -> None:
     shown = on_terminal("auto", TERM="dumb")
     assert not shown.startswith("{")
     assert "ValueError: no" in shown
+    assert "\x1b" not in shown
     assert "s3cret" not in shown
     assert "\nforged" not in shown

@@ -601,7 +601,7 @@ async def test_it_reports_which_row_is_malformed(rig: Rig) -> None:
     assert [one for one in rig.reports if isinstance(one, EventsCollected)] == [EventsCollected(1, 1)]
     (malformed,) = [one for one in rig.reports if isinstance(one, MalformedBuried)]
     assert (malformed.event_id, malformed.installation_id, malformed.resource_id) == (1, "icfg_1", "a\\x07b")
-    assert malformed.why == "resource_id: must not contain control characters"
+    assert malformed.why.startswith("resource_id: must not contain control characters")
 
 
 @pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=1)])
