@@ -85,9 +85,8 @@ def test_when_everything_is_delivered_nothing_waits(dispatcher: Terminal, databa
 def test_on_a_terminal_long_lines_are_wrapped(dispatcher: Terminal, database: Database) -> None:
     publish(database, "db_1")
     store.collect(database, 500)
-    installations.purge(database, "icfg_1", lambda _: None)
     note = "because the customer has uninstalled the integration, as the ticket says"
-    dispatcher("dead-letters", "discard", "--all", "--yes", "--by", "ann", "--note", note)
+    installations.purge(database, "icfg_1", lambda _: None, signature=Signature("ann", note))
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "wb") as screen:
         environ = dispatcher.environ() | {"COLUMNS": "60"}

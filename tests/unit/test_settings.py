@@ -7,6 +7,7 @@ from pydantic import SecretStr, ValidationError
 
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import (
+    AttemptLog,
     LogFormat,
     LogLevel,
     Settings,
@@ -53,6 +54,7 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
         "DISPATCHER_BACKOFF_CAP": hour,
         "DISPATCHER_AUTH_GRACE": 24 * hour,
         "DISPATCHER_DISABLED_GRACE": 30 * day,
+        "DISPATCHER_ATTEMPT_LOG": AttemptLog.ALL,
         "DISPATCHER_ATTEMPT_RETENTION": 7 * day,
         "DISPATCHER_DEAD_LETTER_RETENTION": 90 * day,
         "DISPATCHER_SHUTDOWN_GRACE": 25.0,

@@ -31,6 +31,7 @@ async def running(database: Database, **others: Any) -> AsyncIterator[httpx.Asyn
     """Runs the service; yields a client of its ops port once it is ready."""
     own: dict[str, Any] = {
         "database_url": SecretStr(database.engine.url.render_as_string(hide_password=False)),
+        "database_schema": database.schema,
         "vercel_token": SecretStr("t0ken"),
         "vercel_base_url": f"http://127.0.0.1:{free_port()}",
         "allow_insecure_base_url": True,
