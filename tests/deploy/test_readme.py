@@ -51,7 +51,7 @@ def test_the_table_of_log_lines_is_the_codes() -> None:
         "cli/publish.py",
     )
     sources = "".join((ROOT / "dispatcher" / name).read_text() for name in modules)
-    calls = r'\b(?:info|warning|error)\(\s*"([^"]+)"|(?:logging\.[A-Z]+|log\(settings), "([^"]+)"'
+    calls = r'\b(?:info|warning|error)\(\s*"([^"]+)"|(?:logging\.[A-Z]+|log\(\s*settings),\s*"([^"]+)"'
     written = re.findall(calls, sources)
     told = {name for row in table("README.md", "Logs") for name in row.split("`, `")}
     assert told == {first or second for first, second in written}
