@@ -79,11 +79,13 @@ def translate(given: Mapping[str, str]) -> Translation:
     refuse_unknown(given, unknown, {*_LIBPQ, *FOREIGN, "sslmode"})
     driver = {name: _check(name, value) for name, value in given.items() if name in _LIBPQ}
     level = read_tls(given)
+    if level is None and driver.get("sslrootcert") == _SYSTEM:
+        level = Tls.HOST  # libpq's own default with it
     if level is not None:
         driver["sslmode"] = _MODES[level]
         if level is Tls.HOST and given.get("sslmode") != "verify-full":  # other clients trust the machine's authorities
             driver.setdefault("sslrootcert", _SYSTEM)
-    if driver.get("sslrootcert") == _SYSTEM and level not in (None, Tls.HOST):
+    if driver.get("sslrootcert") == _SYSTEM and level is not Tls.HOST:
         raise ValueError("has sslrootcert=system, which needs sslmode=verify-full: write that, or name a file")
     return Translation(driver, {name: value for name, value in given.items() if name in FOREIGN})
 

@@ -68,17 +68,17 @@ def test_a_healthy_database_gives_no_problem(database: Database) -> None:
 UNVERIFIED = [
     "postgres://app@db.example/app",
     "postgres://app@db.example/app?sslmode=require",
-    "postgres://app@db.example/app?sslrootcert=system",
     "postgres://app@/app?host=127.0.0.1&host=db.example",
     "mysql://app@db.example/app",
-    "mysql://app@db.example/app?ssl_check_hostname=true",
     "postgres://app@192.0.2.1/app",
     "mysql://app@[2001:db8::1]/app",
 ]
 VERIFIED_OR_LOCAL = [
     "postgres://app@db.example/app?sslmode=verify-full&sslrootcert=system",
     "postgres://app@db.example/app?sslmode=verify-ca",
+    "postgres://app@db.example/app?sslrootcert=system",
     "mysql://app@db.example/app?ssl_ca=ca.pem",
+    "mysql://app@db.example/app?ssl_check_hostname=true",
     "mysql://app@db.example/app?unix_socket=/run/mysqld.sock",
     "postgres://app@localhost/app",
     "postgres://app@127.0.0.1/app",
@@ -95,7 +95,7 @@ VERIFIED_OR_LOCAL = [
 def test_a_remote_database_that_is_not_verified_gives_a_warning(url: str) -> None:
     (one,) = tls_findings(url)
     assert one.level is Level.WARNING
-    assert ("sslmode=verify-full" if url.startswith("postgres") else "ssl_ca=") in one.what
+    assert ("sslmode=verify-full" if url.startswith("postgres") else "ssl-mode=VERIFY_IDENTITY") in one.what
 
 
 @pytest.mark.parametrize("url", VERIFIED_OR_LOCAL)

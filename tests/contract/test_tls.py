@@ -113,6 +113,7 @@ VERIFIED = {
 SYSTEM = {
     "postgresql": [
         "sslmode=verify-full&sslrootcert=system",
+        "sslrootcert=system",
         "ssl=true",
         "sslmode=require&sslaccept=strict",
         'ssl={"rejectUnauthorized":true}',

@@ -72,6 +72,7 @@ WRITTEN = {
     "mysql://u:pw@h/d?sslcert=/ca.pem&sslaccept=strict": ({"ssl_ca": "/ca.pem", "ssl_mode": "VERIFY_IDENTITY"}, ""),
     # Node's drivers, JDBC, Go, Rails, Python
     "postgres://h/d?ssl=true": (SYSTEM, ""),
+    "postgres://h/d?sslrootcert=system": (SYSTEM, ""),
     "postgres://h/d?ssl=false": ({"sslmode": "disable"}, ""),
     "postgres://h/d?ssl=prefer&max=10": ({"sslmode": "prefer"}, "max"),
     'postgres://h/d?ssl={"rejectUnauthorized":false}': ({"sslmode": "require"}, ""),
