@@ -37,8 +37,9 @@ def run_on(connection: Connection) -> None:
 def forget_overtaken(connection: Connection) -> None:
     """Keeps the newest revision. Where nothing excludes other migrations, one that was overtaken may have inserted an earlier one."""
     version = sa.table(VERSION_TABLE, sa.column("version_num"))
-    newest = sa.select(sa.func.max(version.c.version_num))
-    connection.execute(sa.delete(version).where(version.c.version_num < connection.execute(newest).scalar()))
+    newest = connection.execute(sa.select(sa.func.max(version.c.version_num))).scalar()
+    if newest is not None:
+        connection.execute(sa.delete(version).where(version.c.version_num < newest))
 
 
 def write_sql(dialect: str) -> None:

@@ -57,12 +57,14 @@ class Schema:
     @property
     def warning(self) -> str | None:
         """What does not work because the schema is older than the program, and what to do; None if it is not older."""
-        if not self.lacking:
-            return None
-        names = {column.table.name if is_addition(column.table) else str(column) for column in self.lacking}
-        where = f"the database is at schema {self.revision}" if self.revision else "the tables are older"
-        cure = "run `dispatcher migrate`" if self.revision else f"upgrade them: {_FOREIGN}"
-        return f"{where}: everything works but what needs {', '.join(sorted(names))}. For this, {cure}"
+        names = sorted({column.table.name if is_addition(column.table) else str(column) for column in self.lacking})
+        lacking = ", ".join(names) or "what later revisions add"
+        if self.revision is not None and self.revision < newest():
+            return (
+                f"the database is at schema {self.revision}, this program knows {newest()}: everything works that does not need {lacking}."
+                " Run `dispatcher migrate`"
+            )
+        return f"the tables lack {lacking}, without which everything else works: {_FOREIGN}" if names else None
 
 
 def migrate(database: Database) -> str:

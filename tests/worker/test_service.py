@@ -113,12 +113,12 @@ async def test_an_older_schema_is_named_and_used_in_full_once_it_is_migrated(
     check = schema.check
     monkeypatch.setattr(schema, "check", look)
     with structlog.testing.capture_logs() as lines:
-        async with running(bare_database):
+        async with running(bare_database, database_schema=bare_database.schema):
             assert not looked.is_set()
             schema.migrate(bare_database)
             assert await asyncio.to_thread(looked.wait, DEADLINE_SECONDS)
     (warning,) = (line for line in lines if line["event"] == "older schema")
-    assert "run `dispatcher migrate`" in warning["hint"]
+    assert "Run `dispatcher migrate`" in warning["hint"]
     schema.downgrade(bare_database)
 
 
