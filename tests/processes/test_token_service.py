@@ -63,7 +63,7 @@ def test_an_installation_that_it_does_not_know_is_paused(stage: Stage, token_ser
 def test_a_wrong_secret_pauses_nobody(stage: Stage, token_service: str) -> None:
     settings = {"DISPATCHER_CREDENTIALS_URL": token_service, "DISPATCHER_CREDENTIALS_URL_TOKEN": "another"}
     stage.commit("db_1")
-    drained = stage.run("drain", "--max-seconds", "1", **settings)
+    drained = stage.run("drain", DISPATCHER_BACKOFF_BASE="1h", DISPATCHER_BACKOFF_CAP="1h", **settings)
     assert "another" not in drained.stdout + drained.stderr
     assert stage.query("SELECT pause_reason FROM vercel_installation") == [(None,)]
     (error,) = stage.query("SELECT DISTINCT error FROM vercel_attempt WHERE outcome = 'credentials_unavailable'")
