@@ -20,7 +20,7 @@ _FILES = {
     "sslcapath": "ssl_capath",
     "sslcert": "ssl_cert",
     "sslkey": "ssl_key",
-    "sslkeypassword": "ssl_key_password",
+    "sslkeypassword": "ssl_key_password",  # pragma: allowlist secret (the names of parameters)
     "sslcipher": "ssl_cipher",
 }
 _SOCKETS = {"unix_socket", "socket", "socketPath"}

@@ -64,8 +64,13 @@ class Log:
             case InstallationResumed(installation_id):
                 self._write(logging.INFO, "installation resumed", installation_id=installation_id)
             case InstallationForgotten(installation_id, purged, resolved):
-                done = {"purged": purged, "resolved": resolved}
-                self._write(logging.INFO, "installation removed", installation_id=installation_id, **done)
+                self._write(
+                    logging.INFO,
+                    "installation removed",
+                    installation_id=installation_id,
+                    purged=purged,
+                    resolved=resolved,
+                )
             case BreakerTurned():
                 self._write_breaker(report)
             case StepFailed(step, _, why):
