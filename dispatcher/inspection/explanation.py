@@ -14,7 +14,7 @@ from dispatcher.inspection.dead_letters import ADVICE, DeadLetter
 from dispatcher.inspection.dispatchers import count_running
 from dispatcher.inspection.installations import Installation, find_installations
 from dispatcher.inspection.outlook import Graces, look_ahead
-from dispatcher.outbox.columns import is_exactly
+from dispatcher.outbox.columns import belongs_to
 from dispatcher.outbox.events import INSTALLATION_REMOVED
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
 from dispatcher.policy.decision import Action, DeadLetterReason, Resolution
@@ -82,8 +82,7 @@ class _Scope:
 
     def of(self, table: Table | Subquery) -> list[ColumnElement[bool]]:
         """Returns the conditions that select its rows of the table."""
-        wanted = (("installation_id", self.installation_id), ("resource_id", self.resource_id))
-        return [is_exactly(table.c[name], value) for name, value in wanted if value is not None]
+        return belongs_to(table, self.installation_id, self.resource_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Subquery, Table
 
 from dispatcher.database.transactions import Database
-from dispatcher.outbox.columns import is_exactly
+from dispatcher.outbox.columns import belongs_to
 from dispatcher.outbox.tables import attempt
 from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.store.attempt_log import Attempt
@@ -29,8 +29,7 @@ class RequestFilter:
 
     def of(self, table: Table | Subquery) -> list[ColumnElement[bool]]:
         """Returns the conditions in SQL, for the table or a part of it."""
-        ids = ((table.c.installation_id, self.installation_id), (table.c.resource_id, self.resource_id))
-        conditions = [is_exactly(column, value) for column, value in ids if value is not None]
+        conditions = belongs_to(table, self.installation_id, self.resource_id)
         if self.failed:
             conditions.append(table.c.outcome != OutcomeKind.DELIVERED)
         return conditions

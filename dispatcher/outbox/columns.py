@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import CheckConstraint
+from sqlalchemy import CheckConstraint, Subquery, Table
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine.interfaces import Dialect as EngineDialect
 from sqlalchemy.ext.compiler import compiles
@@ -91,6 +91,14 @@ def is_exactly(column: ColumnElement[str], value: str) -> ColumnElement[bool]:
     """Equal byte for byte. MySQL's and MariaDB's `=` ignores trailing spaces; it is there for the index."""
     end = sa.literal("|")
     return sa.and_(column == value, column.concat(end) == sa.literal(value).concat(end))
+
+
+def belongs_to(
+    table: Table | Subquery, installation_id: str | None, resource_id: str | None
+) -> list[ColumnElement[bool]]:
+    """Returns the conditions for rows of this installation and this resource; None stands for any."""
+    ids = ((table.c.installation_id, installation_id), (table.c.resource_id, resource_id))
+    return [is_exactly(column, value) for column, value in ids if value is not None]
 
 
 class now_default(ColumnElement[datetime]):  # noqa: N801 (reads as the SQL function it stands for)

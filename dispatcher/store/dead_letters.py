@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Executable, Row, Select
 
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
-from dispatcher.outbox.columns import is_exactly
+from dispatcher.outbox.columns import belongs_to, is_exactly
 from dispatcher.outbox.tables import dead_letter, delivery, outbox
 from dispatcher.policy.decision import DeadLetterReason, Resolution
 from dispatcher.store.records import CHUNK_ROWS, Progress
@@ -35,10 +35,7 @@ class Filter:
         conditions: list[ColumnElement[bool]] = []
         if self.ids:
             conditions.append(columns.id.in_(self.ids))
-        if self.installation_id is not None:
-            conditions.append(is_exactly(columns.installation_id, self.installation_id))
-        if self.resource_id is not None:
-            conditions.append(is_exactly(columns.resource_id, self.resource_id))
+        conditions += belongs_to(dead_letter, self.installation_id, self.resource_id)
         if self.reason is not None:
             conditions.append(columns.reason == self.reason)
         if self.since is not None:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Subquery, Table
 
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
-from dispatcher.outbox.columns import is_exactly
+from dispatcher.outbox.columns import belongs_to
 from dispatcher.outbox.tables import delivery, installation
 from dispatcher.store.records import CHUNK_ROWS, Progress
 
@@ -26,8 +26,7 @@ class DeliveryFilter:
 
     def of(self, table: Table | Subquery = delivery) -> list[ColumnElement[bool]]:
         """Returns the conditions in SQL, for the table or a part of it."""
-        ids = ((table.c.installation_id, self.installation_id), (table.c.resource_id, self.resource_id))
-        conditions = [is_exactly(column, value) for column, value in ids if value is not None]
+        conditions = belongs_to(table, self.installation_id, self.resource_id)
         if self.since is not None:
             conditions.append(table.c.first_created_at >= self.since)
         return conditions
