@@ -12,9 +12,9 @@ from dispatcher.database_url.hosts import Host
 from dispatcher.settings.settings import SettingsError
 from tests.unit.loading import CANARY, load, refuse
 
-NEON = "postgresql://app:pw@ep-cool-darkness-123456-pooler.us-east-2.aws.neon.tech/app"
-SUPABASE = "postgres://postgres.ref:pw@aws-0-eu-central-1.pooler.supabase.com:6543/postgres"
-PLANETSCALE = "mysql://u:pscale_pw_x@aws.connect.psdb.cloud/app"
+NEON = "postgresql://app:hush@ep-cool-darkness-123456-pooler.us-east-2.aws.neon.tech/app"
+SUPABASE = "postgres://postgres.ref:hush@aws-0-eu-central-1.pooler.supabase.com:6543/postgres"
+PLANETSCALE = "mysql://u:hush@aws.connect.psdb.cloud/app"
 SYSTEM = {"sslmode": "verify-full", "sslrootcert": "system"}
 WRITTEN = {
     # Neon, also through Vercel's integration
@@ -33,43 +33,43 @@ WRITTEN = {
     f"{SUPABASE}?sslmode=require&supa=base-pooler.x": ({"sslmode": "require"}, "supa"),
     f"{SUPABASE}?workaround=supabase-pooler.vercel": ({}, "workaround"),
     # RDS and Aurora
-    "postgresql://app:pw@db.x.eu-central-1.rds.amazonaws.com:5432/app?sslmode=verify-full&sslrootcert=/etc/ssl/rds.pem": (
+    "postgresql://app:hush@db.x.eu-central-1.rds.amazonaws.com:5432/app?sslmode=verify-full&sslrootcert=/etc/ssl/rds.pem": (
         {"sslmode": "verify-full", "sslrootcert": "/etc/ssl/rds.pem"},
         "",
     ),
-    "mysql://app:pw@db.x.eu-central-1.rds.amazonaws.com/app?ssl-mode=VERIFY_IDENTITY&ssl-ca=/etc/ssl/rds.pem": (
+    "mysql://app:hush@db.x.eu-central-1.rds.amazonaws.com/app?ssl-mode=VERIFY_IDENTITY&ssl-ca=/etc/ssl/rds.pem": (
         {"ssl_mode": "VERIFY_IDENTITY", "ssl_ca": "/etc/ssl/rds.pem"},
         "",
     ),
     # Cloud SQL
-    "postgresql://app:pw@/app?host=/cloudsql/project:region:instance": ({}, ""),
-    "mysql+pymysql://app:pw@/app?unix_socket=/cloudsql/project:region:instance": (
+    "postgresql://app:hush@/app?host=/cloudsql/project:region:instance": ({}, ""),
+    "mysql+pymysql://app:hush@/app?unix_socket=/cloudsql/project:region:instance": (
         {"unix_socket": "/cloudsql/project:region:instance"},
         "",
     ),
-    "mysql://app:pw@localhost/app?socket=/cloudsql/p:r:i": ({"unix_socket": "/cloudsql/p:r:i"}, ""),
+    "mysql://app:hush@localhost/app?socket=/cloudsql/p:r:i": ({"unix_socket": "/cloudsql/p:r:i"}, ""),
     # PlanetScale
     f'{PLANETSCALE}?ssl={{"rejectUnauthorized":true}}': ({"ssl_mode": "VERIFY_IDENTITY"}, ""),
     f"{PLANETSCALE}?ssl=%7B%22rejectUnauthorized%22%3Atrue%7D": ({"ssl_mode": "VERIFY_IDENTITY"}, ""),
     f"{PLANETSCALE}?sslaccept=strict": ({"ssl_mode": "VERIFY_IDENTITY"}, ""),
     f"{PLANETSCALE}?ssl_mode=verify_identity": ({"ssl_mode": "VERIFY_IDENTITY"}, ""),
-    "postgresql://u:pw@aws-eu-central-1.pg.psdb.cloud:6432/postgres?sslmode=verify-full&sslrootcert=system": (
+    "postgresql://u:hush@aws-eu-central-1.pg.psdb.cloud:6432/postgres?sslmode=verify-full&sslrootcert=system": (
         SYSTEM,
         "",
     ),
     # DigitalOcean and Aiven
-    "mysql://doadmin:pw@db.ondigitalocean.com:25060/defaultdb?ssl-mode=REQUIRED": ({"ssl_mode": "REQUIRED"}, ""),
-    "postgresql://doadmin:pw@db.ondigitalocean.com:25061/pool?sslmode=require": ({"sslmode": "require"}, ""),
+    "mysql://doadmin:hush@db.ondigitalocean.com:25060/defaultdb?ssl-mode=REQUIRED": ({"ssl_mode": "REQUIRED"}, ""),
+    "postgresql://doadmin:hush@db.ondigitalocean.com:25061/pool?sslmode=require": ({"sslmode": "require"}, ""),
     # Heroku, with what its applications add
-    "postgres://u:pw@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d?sslmode=no-verify": ({"sslmode": "require"}, ""),
-    "postgres://u:pw@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d?ssl=true&sslmode=no-verify": (
+    "postgres://u:hush@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d?sslmode=no-verify": ({"sslmode": "require"}, ""),
+    "postgres://u:hush@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d?ssl=true&sslmode=no-verify": (
         {"sslmode": "require"},
         "",
     ),
-    "mysql://u:pw@us-cdbr-east-06.cleardb.net/heroku_1?reconnect=true": ({}, "reconnect"),
+    "mysql://u:hush@us-cdbr-east-06.cleardb.net/heroku_1?reconnect=true": ({}, "reconnect"),
     # Prisma
-    "postgresql://u:pw@db.prisma.io:5432/postgres?sslmode=require&schema=public": ({"sslmode": "require"}, "schema"),
-    "mysql://u:pw@h/d?sslcert=/ca.pem&sslaccept=strict": ({"ssl_ca": "/ca.pem", "ssl_mode": "VERIFY_IDENTITY"}, ""),
+    "postgresql://u:hush@db.prisma.io:5432/postgres?sslmode=require&schema=public": ({"sslmode": "require"}, "schema"),
+    "mysql://u:hush@h/d?sslcert=/ca.pem&sslaccept=strict": ({"ssl_ca": "/ca.pem", "ssl_mode": "VERIFY_IDENTITY"}, ""),
     # Node's drivers, JDBC, Go, Rails, Python
     "postgres://h/d?ssl=true": (SYSTEM, ""),
     "postgres://h/d?sslrootcert=system": (SYSTEM, ""),
@@ -130,7 +130,7 @@ def test_what_an_engine_shows_of_its_url_can_be_read_again(url: str) -> None:
     [
         ("postgres://db.example.com/d", [("db.example.com", None)]),
         ("postgres://a:5432,b:5433/d?target_session_attrs=read-write", [("a", 5432), ("b", 5433)]),
-        ("postgres://u:pw@a,b:5433/d", [("a", None), ("b", 5433)]),
+        ("postgres://u:hush@a,b:5433/d", [("a", None), ("b", 5433)]),
         ("postgres://[::1]:5432,[fe80::1%25eth0]/d", [("::1", 5432), ("fe80::1%eth0", None)]),
         ("postgres:///d?host=a:1&host=b:2", [("a", 1), ("b", 2)]),
         ("postgres:///d?host=a,b&port=1,2", [("a", 1), ("b", 2)]),
@@ -147,9 +147,9 @@ def test_hosts_are_read_in_every_form(url: str, hosts: list[tuple[str, int | Non
 
 
 def test_several_hosts_reach_libpq() -> None:
-    engine = open_engine("postgres://app:p%40ss@a:5432,[::1]/d?target_session_attrs=read-write")
+    engine = open_engine("postgres://app:s3cret%40@a:5432,[::1]/d?target_session_attrs=read-write")
     _, options = engine.dialect.create_connect_args(engine.url)
-    expected = {"host": "a,::1", "port": "5432,", "user": "app", "password": "p@ss", "dbname": "d"}
+    expected = {"host": "a,::1", "port": "5432,", "user": "app", "password": "s3cret@", "dbname": "d"}
     assert {name: options[name] for name in expected} == expected
 
 
@@ -236,11 +236,11 @@ def test_a_remote_host_that_is_not_verified_is_known(url: str, host: str | None)
 @pytest.mark.parametrize(
     ("url", "place"),
     [
-        ("postgres://u:pw@db.example.com:5432/app?sslmode=require", "postgresql://db.example.com:5432/app"),
-        ("postgres://u:pw@a:1,[::1]:2/app", "postgresql://a:1,[::1]:2/app"),
-        ("postgres://u:pw@/app?host=/cloudsql/p:r:i", "postgresql:///cloudsql/p:r:i/app"),
-        ("mariadb://u:pw@h/app", "mysql://h/app"),
-        ("mysql://u:pw@/app?unix_socket=/run/m.sock", "mysql:///run/m.sock/app"),
+        ("postgres://u:hush@db.example.com:5432/app?sslmode=require", "postgresql://db.example.com:5432/app"),
+        ("postgres://u:hush@a:1,[::1]:2/app", "postgresql://a:1,[::1]:2/app"),
+        ("postgres://u:hush@/app?host=/cloudsql/p:r:i", "postgresql:///cloudsql/p:r:i/app"),
+        ("mariadb://u:hush@h/app", "mysql://h/app"),
+        ("mysql://u:hush@/app?unix_socket=/run/m.sock", "mysql:///run/m.sock/app"),
         ("sqlite:////var/lib/app.db?timeout=1", "sqlite:////var/lib/app.db"),
         ("sqlite:///file:app.db?mode=rw&uri=true", "sqlite:///file:app.db"),
     ],
@@ -259,7 +259,7 @@ def test_the_path_of_a_file_is_shown_whole(
 
 def test_the_password_is_not_in_the_representation() -> None:
     assert CANARY not in repr(read_address(f"postgres://u:{CANARY}@h/d?sslpassword={CANARY}"))
-    assert read_address("postgres://u:p%2Fw@h/d").password == "p/w"
+    assert read_address("postgres://u:s3cret%2F@h/d").password == "s3cret/"
     assert read_address("postgres://h").password is None
 
 
