@@ -13,16 +13,12 @@ MODES = {
     Tls.HOST: "VERIFY_IDENTITY",
 }
 """The values of `ssl_mode`."""
+_FILE_PARAMETERS = ("ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_key_password", "ssl_cipher")
 _FILES = {
-    "sslca": "ssl_ca",
-    "sslrootcert": "ssl_ca",
-    "serversslcert": "ssl_ca",
-    "sslcapath": "ssl_capath",
-    "sslcert": "ssl_cert",
-    "sslkey": "ssl_key",
-    "sslkeypassword": "ssl_key_password",  # pragma: allowlist secret (the names of parameters)
-    "sslcipher": "ssl_cipher",
+    **{squeeze(name): name for name in _FILE_PARAMETERS},
+    **dict.fromkeys(("sslrootcert", "serversslcert"), "ssl_ca"),
 }
+"""Our names by those of other clients, squeezed."""
 _SOCKETS = {"unix_socket", "socket", "socketPath"}
 _NUMBERS = {"connect_timeout"}
 _TEXTS = {"user", "password", "bind_address", "program_name", "read_default_file", "read_default_group"}

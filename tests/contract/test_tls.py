@@ -28,7 +28,7 @@ from tests.contract.servers import (
 
 pytestmark = pytest.mark.gate
 
-PASSWORD = "s3cret%/w?rd"
+PASSWORD = "s3cret%/?"
 CIPHER = {
     "postgresql": "SELECT cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
     "mysql": "SELECT variable_value FROM information_schema.session_status WHERE variable_name = 'Ssl_cipher'",

@@ -12,9 +12,9 @@ from dispatcher.database_url.hosts import Host
 from dispatcher.settings.settings import SettingsError
 from tests.unit.loading import CANARY, load, refuse
 
-NEON = "postgresql://app:password@ep-cool-darkness-123456-pooler.us-east-2.aws.neon.tech/app"
-SUPABASE = "postgres://app:password@aws-0-eu-central-1.pooler.supabase.com:6543/postgres"
-PLANETSCALE = "mysql://u:pscale_s3cret@aws.connect.psdb.cloud/app"
+NEON = "postgresql://app:hush@ep-cool-darkness-123456-pooler.us-east-2.aws.neon.tech/app"
+SUPABASE = "postgres://postgres.ref:hush@aws-0-eu-central-1.pooler.supabase.com:6543/postgres"
+PLANETSCALE = "mysql://u:hush@aws.connect.psdb.cloud/app"
 SYSTEM = {"sslmode": "verify-full", "sslrootcert": "system"}
 WRITTEN = {
     # Neon, also through Vercel's integration
@@ -33,49 +33,43 @@ WRITTEN = {
     f"{SUPABASE}?sslmode=require&supa=base-pooler.x": ({"sslmode": "require"}, "supa"),
     f"{SUPABASE}?workaround=supabase-pooler.vercel": ({}, "workaround"),
     # RDS and Aurora
-    "postgresql://app:password@db.x.eu-central-1.rds.amazonaws.com:5432/app?sslmode=verify-full&sslrootcert=/etc/ssl/rds.pem": (
+    "postgresql://app:hush@db.x.eu-central-1.rds.amazonaws.com:5432/app?sslmode=verify-full&sslrootcert=/etc/ssl/rds.pem": (
         {"sslmode": "verify-full", "sslrootcert": "/etc/ssl/rds.pem"},
         "",
     ),
-    "mysql://app:password@db.x.eu-central-1.rds.amazonaws.com/app?ssl-mode=VERIFY_IDENTITY&ssl-ca=/etc/ssl/rds.pem": (
+    "mysql://app:hush@db.x.eu-central-1.rds.amazonaws.com/app?ssl-mode=VERIFY_IDENTITY&ssl-ca=/etc/ssl/rds.pem": (
         {"ssl_mode": "VERIFY_IDENTITY", "ssl_ca": "/etc/ssl/rds.pem"},
         "",
     ),
     # Cloud SQL
-    "postgresql://app:password@/app?host=/cloudsql/project:region:instance": ({}, ""),
-    "mysql+pymysql://app:password@/app?unix_socket=/cloudsql/project:region:instance": (
+    "postgresql://app:hush@/app?host=/cloudsql/project:region:instance": ({}, ""),
+    "mysql+pymysql://app:hush@/app?unix_socket=/cloudsql/project:region:instance": (
         {"unix_socket": "/cloudsql/project:region:instance"},
         "",
     ),
-    "mysql://app:password@localhost/app?socket=/cloudsql/p:r:i": ({"unix_socket": "/cloudsql/p:r:i"}, ""),
+    "mysql://app:hush@localhost/app?socket=/cloudsql/p:r:i": ({"unix_socket": "/cloudsql/p:r:i"}, ""),
     # PlanetScale
     f'{PLANETSCALE}?ssl={{"rejectUnauthorized":true}}': ({"ssl_mode": "VERIFY_IDENTITY"}, ""),
     f"{PLANETSCALE}?ssl=%7B%22rejectUnauthorized%22%3Atrue%7D": ({"ssl_mode": "VERIFY_IDENTITY"}, ""),
     f"{PLANETSCALE}?sslaccept=strict": ({"ssl_mode": "VERIFY_IDENTITY"}, ""),
     f"{PLANETSCALE}?ssl_mode=verify_identity": ({"ssl_mode": "VERIFY_IDENTITY"}, ""),
-    "postgresql://u:password@aws-eu-central-1.pg.psdb.cloud:6432/postgres?sslmode=verify-full&sslrootcert=system": (
+    "postgresql://u:hush@aws-eu-central-1.pg.psdb.cloud:6432/postgres?sslmode=verify-full&sslrootcert=system": (
         SYSTEM,
         "",
     ),
     # DigitalOcean and Aiven
-    "mysql://doadmin:password@db.ondigitalocean.com:25060/defaultdb?ssl-mode=REQUIRED": ({"ssl_mode": "REQUIRED"}, ""),
-    "postgresql://doadmin:password@db.ondigitalocean.com:25061/pool?sslmode=require": ({"sslmode": "require"}, ""),
+    "mysql://doadmin:hush@db.ondigitalocean.com:25060/defaultdb?ssl-mode=REQUIRED": ({"ssl_mode": "REQUIRED"}, ""),
+    "postgresql://doadmin:hush@db.ondigitalocean.com:25061/pool?sslmode=require": ({"sslmode": "require"}, ""),
     # Heroku, with what its applications add
-    "postgres://u:password@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d?sslmode=no-verify": ({"sslmode": "require"}, ""),
-    "postgres://u:password@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d?ssl=true&sslmode=no-verify": (
+    "postgres://u:hush@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d?sslmode=no-verify": ({"sslmode": "require"}, ""),
+    "postgres://u:hush@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d?ssl=true&sslmode=no-verify": (
         {"sslmode": "require"},
         "",
     ),
-    "mysql://u:password@us-cdbr-east-06.cleardb.net/heroku_1?reconnect=true": ({}, "reconnect"),
+    "mysql://u:hush@us-cdbr-east-06.cleardb.net/heroku_1?reconnect=true": ({}, "reconnect"),
     # Prisma
-    "postgresql://u:password@db.prisma.io:5432/postgres?sslmode=require&schema=public": (
-        {"sslmode": "require"},
-        "schema",
-    ),
-    "mysql://u:password@h/d?sslcert=/ca.pem&sslaccept=strict": (
-        {"ssl_ca": "/ca.pem", "ssl_mode": "VERIFY_IDENTITY"},
-        "",
-    ),
+    "postgresql://u:hush@db.prisma.io:5432/postgres?sslmode=require&schema=public": ({"sslmode": "require"}, "schema"),
+    "mysql://u:hush@h/d?sslcert=/ca.pem&sslaccept=strict": ({"ssl_ca": "/ca.pem", "ssl_mode": "VERIFY_IDENTITY"}, ""),
     # Node's drivers, JDBC, Go, Rails, Python
     "postgres://h/d?ssl=true": (SYSTEM, ""),
     "postgres://h/d?sslrootcert=system": (SYSTEM, ""),
@@ -136,7 +130,7 @@ def test_what_an_engine_shows_of_its_url_can_be_read_again(url: str) -> None:
     [
         ("postgres://db.example.com/d", [("db.example.com", None)]),
         ("postgres://a:5432,b:5433/d?target_session_attrs=read-write", [("a", 5432), ("b", 5433)]),
-        ("postgres://u:password@a,b:5433/d", [("a", None), ("b", 5433)]),
+        ("postgres://u:hush@a,b:5433/d", [("a", None), ("b", 5433)]),
         ("postgres://[::1]:5432,[fe80::1%25eth0]/d", [("::1", 5432), ("fe80::1%eth0", None)]),
         ("postgres:///d?host=a:1&host=b:2", [("a", 1), ("b", 2)]),
         ("postgres:///d?host=a,b&port=1,2", [("a", 1), ("b", 2)]),
@@ -242,11 +236,11 @@ def test_a_remote_host_that_is_not_verified_is_known(url: str, host: str | None)
 @pytest.mark.parametrize(
     ("url", "place"),
     [
-        ("postgres://u:password@db.example.com:5432/app?sslmode=require", "postgresql://db.example.com:5432/app"),
-        ("postgres://u:password@a:1,[::1]:2/app", "postgresql://a:1,[::1]:2/app"),
-        ("postgres://u:password@/app?host=/cloudsql/p:r:i", "postgresql:///cloudsql/p:r:i/app"),
-        ("mariadb://u:password@h/app", "mysql://h/app"),
-        ("mysql://u:password@/app?unix_socket=/run/m.sock", "mysql:///run/m.sock/app"),
+        ("postgres://u:hush@db.example.com:5432/app?sslmode=require", "postgresql://db.example.com:5432/app"),
+        ("postgres://u:hush@a:1,[::1]:2/app", "postgresql://a:1,[::1]:2/app"),
+        ("postgres://u:hush@/app?host=/cloudsql/p:r:i", "postgresql:///cloudsql/p:r:i/app"),
+        ("mariadb://u:hush@h/app", "mysql://h/app"),
+        ("mysql://u:hush@/app?unix_socket=/run/m.sock", "mysql:///run/m.sock/app"),
         ("sqlite:////var/lib/app.db?timeout=1", "sqlite:////var/lib/app.db"),
         ("sqlite:///file:app.db?mode=rw&uri=true", "sqlite:///file:app.db"),
     ],
