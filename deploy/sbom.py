@@ -62,8 +62,12 @@ def list_everything(wheels: dict[str, str], *, is_image: bool) -> Component:
 def read_hashes(reports: Iterable[Path]) -> dict[str, str]:
     """Returns the SHA-256 of each wheel that pip installed, by the package's normalized name."""
     installs = [install for report in reports for install in json.loads(report.read_text())["install"]]
-    hashes = ((one["metadata"]["name"], one["download_info"]["archive_info"]["hashes"]) for one in installs)
-    return {normalize(name): found["sha256"] for name, found in hashes}
+    return {normalize(one["metadata"]["name"]): sha256_of(one["download_info"]["archive_info"]) for one in installs}
+
+
+def sha256_of(archive: dict[str, Any]) -> str:
+    """pip before 23.1 writes it in a form of its own."""
+    return str(archive["hashes"]["sha256"] if "hashes" in archive else archive["hash"].removeprefix("sha256="))
 
 
 def normalize(name: str) -> str:

@@ -28,7 +28,7 @@ _TABLE_OPTIONS = dict(postgresql.dialect.construct_arguments or ())[sa.Table]
 
 
 def storage_parameters(**parameters: int) -> dict[str, Any]:
-    """A table's storage parameters on PostgreSQL. They only tune vacuum; SQLAlchemy before 2.0.40 does not take them, and gets none."""
+    """A table's storage parameters on PostgreSQL. They only tune vacuum; SQLAlchemy before 2.1 does not take them, and gets none."""
     return {"postgresql_with": parameters} if "with" in _TABLE_OPTIONS else {}
 
 

@@ -260,7 +260,8 @@ _TABLES = (_outbox, _delivery, _installation, _collector, _attempt, _dead_letter
 def attach_tables(metadata: MetaData, schema: str | None = None) -> None:
     """Adds the dispatcher's tables to your metadata, so that your own Alembic migrations create them.
 
-    `schema` is the PostgreSQL schema to put them in. Without this call, `dispatcher migrate` creates the tables.
+    `schema` is the PostgreSQL schema to put them in. Without this call, `dispatcher migrate` creates the tables. SQLAlchemy before 2.1
+    leaves out their storage parameters on PostgreSQL, which tune vacuum: `dispatcher schema --dialect postgresql` prints them.
     """
     for table in _TABLES:
         for column in table(metadata, schema).columns:
