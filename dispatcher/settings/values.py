@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 
+from dispatcher.outbox.schema import parse_name
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.durations import DAY, echo, format_duration, parse_duration
 
@@ -21,7 +22,6 @@ Seconds = float
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
-_SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 _DATABASE_URL = re.compile(r"(sqlite|postgres|postgresql|mysql|mariadb)(?:\+[a-z0-9_]+)?://(.*)", re.DOTALL)
 _INSTALLATION_BIND = re.compile(r"(?<![:\w\\]):installation_id\b")
@@ -130,12 +130,7 @@ def _check_printable(text: str) -> str:
 
 def parse_schema(value: object) -> str:
     """Parses the name of a PostgreSQL schema. Raises ValueError."""
-    text = str(value)
-    if not _SCHEMA.fullmatch(text):
-        raise ValueError(
-            "is not a schema name: write at most 63 letters, digits and underscores, not beginning with a digit"
-        )
-    return text
+    return parse_name(str(value))
 
 
 def parse_host(value: object) -> str:

@@ -98,7 +98,9 @@ def test_it_is_completed_wherever_it_broke_off(bare_database: Database, database
 def assert_refused(database: Database, *, has_tables: bool) -> None:
     """Asserts that programs do not start, and say what to do."""
     what_to_do = (
-        "was interrupted: run `dispatcher migrate` again" if has_tables else "no schema yet .*run `dispatcher migrate`"
+        "was interrupted: run `dispatcher migrate` again"
+        if has_tables
+        else "tables are missing: run `dispatcher migrate`"
     )
     with pytest.raises(schema.UnusableSchema, match=what_to_do):
         schema.check(database)
