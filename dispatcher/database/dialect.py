@@ -138,8 +138,14 @@ class Dialect(ABC):
         """Returns the SQL that the owner of the tables must run to give this connection's user the privileges."""
 
     def grant_to_create(self, connection: Connection, schema: str | None) -> str | None:
-        """Returns the SQL that lets this user create tables; None if it may already, or if that is unknown."""
+        """Returns the SQL that lets this user create tables, and the schema if it is missing; None if it may already, or if that is
+        unknown.
+        """
         return None
+
+    def lacks_schema(self, connection: Connection, schema: str | None) -> bool:
+        """Whether the database has no schema of this name."""
+        return False
 
     @contextmanager
     def migration(self, connection: Connection) -> Iterator[None]:

@@ -180,12 +180,18 @@ class Postgresql(Dialect):
 
     @override
     def grant_to_create(self, connection: Connection, schema: str | None) -> str | None:
+        if schema and self.lacks_schema(connection, schema):
+            return _grant_to_create_schema(connection, schema)
         # Since PostgreSQL 15 not every user may create tables in `public`.
         target = schema or connection.exec_driver_sql("SELECT current_schema()").scalar_one() or "public"
         if _may(connection, target, "CREATE"):
             return None
         quote, user = _account(connection)
         return f"GRANT USAGE, CREATE ON SCHEMA {quote(target)} TO {user};"
+
+    @override
+    def lacks_schema(self, connection: Connection, schema: str | None) -> bool:
+        return schema is not None and not sa.inspect(connection).has_schema(schema)
 
     @override
     def is_transient(self, error: BaseException) -> bool:
@@ -292,6 +298,14 @@ def _migration_holder(connection: Connection) -> str | None:
     """Describes the session that holds the migration lock, if this user may see it."""
     held = connection.exec_driver_sql(_MIGRATION_HOLDER).first()
     return f"process {held.pid} of the user {held.usename}, application {held.application_name!r}" if held else None
+
+
+def _grant_to_create_schema(connection: Connection, schema: str) -> str | None:
+    may = sa.func.has_database_privilege(sa.func.current_database(), "CREATE")
+    if connection.execute(sa.select(may)).scalar_one():
+        return None
+    quote, user = _account(connection)
+    return f"CREATE SCHEMA {quote(schema)} AUTHORIZATION {user};"
 
 
 def _may(connection: Connection, schema: str, privilege: str) -> bool:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import CreateIndex, CreateTable, DropTable
+from sqlalchemy.schema import CreateSchema, DropTable
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from dispatcher.database.dialect import MigrationUnderWay
-from dispatcher.database.engine import dialect_of
 from dispatcher.database.transactions import MAX_TRIES, Database
-from dispatcher.outbox.tables import VERSION_TABLE, attach_tables, metadata
+from dispatcher.outbox.ddl import table_statements
+from dispatcher.outbox.tables import VERSION_TABLE, metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config  # imported lazily: most commands do not need its memory
@@ -118,6 +118,7 @@ def _migrate(database: Database) -> str:
             raise UnusableSchema(_unknown(revision))
         if revision is None and _has_tables(connection, database.schema) and not _was_interrupted(connection, database):
             raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
+        _ensure_schema(connection, database)
         try:
             command.upgrade(_config(connection=connection, schema=database.schema), "head")
         except CommandError as refused:
@@ -125,6 +126,21 @@ def _migrate(database: Database) -> str:
                 raise _Overtaken from None
             raise UnusableSchema(str(refused)) from None
     return newest()
+
+
+def _ensure_schema(connection: sa.Connection, database: Database) -> None:
+    """Creates the PostgreSQL schema of the setting if it is missing. Raises UnusableSchema if this user may not."""
+    if database.schema is None or not database.dialect.lacks_schema(connection, database.schema):
+        return
+    if grant := database.dialect.grant_to_create(connection, database.schema):
+        raise UnusableSchema(
+            f"{_missing(database.schema)}, and this user may not create it. An administrator can: {grant}"
+        )
+    connection.execute(CreateSchema(database.schema))
+
+
+def _missing(schema: str) -> str:
+    return f"the database has no schema {schema}, which DISPATCHER_SCHEMA names"
 
 
 def downgrade(database: Database, revision: str = "base") -> None:
@@ -169,12 +185,16 @@ def _read(connection: sa.Connection, database: Database) -> Schema:
     missing = _missing_columns(connection, database.schema)
     needed = [column for column in missing if not is_addition(column)]
     if revision is None and needed:
-        raise UnusableSchema(
-            f"{needed[0]} is missing, and {_FOREIGN}"
-            if _has_tables(connection, database.schema)
-            else f"the database has no schema yet ({needed[0]} is missing): run `dispatcher migrate`"
-        )
+        raise UnusableSchema(_why_missing(connection, database, needed[0]))
     return Schema(revision, frozenset(missing))
+
+
+def _why_missing(connection: sa.Connection, database: Database, first: sa.Column[Any]) -> str:
+    if database.dialect.lacks_schema(connection, database.schema):
+        return f"{_missing(str(database.schema))}: correct it, or run `dispatcher migrate`, which creates it"
+    if _has_tables(connection, database.schema):
+        return f"{first} is missing, and {_FOREIGN}"
+    return "the dispatcher's tables are missing: run `dispatcher migrate`"
 
 
 def missing_columns(database: Database) -> list[sa.Column[Any]]:
@@ -198,24 +218,15 @@ def migration_sql(dialect: str, schema: str | None = None) -> str:
     from alembic import command
 
     output = io.StringIO()
+    if schema:
+        output.write(f"{CreateSchema(schema, if_not_exists=True)};\n\n")
     command.upgrade(_config(output=output, dialect=dialect, schema=schema), "head", sql=True)
     return output.getvalue()
 
 
 def ddl(dialect: str, schema: str | None = None) -> str:
     """Returns the newest schema as SQL, for partners who create the tables themselves. `dialect`: postgresql, mysql or sqlite."""
-    tables = sa.MetaData()
-    attach_tables(tables, schema)
-    engine = sa.create_mock_engine(f"{dialect_of(dialect).driver}://", lambda *_: None)
-    statements: list[str] = []
-    for table in tables.sorted_tables:
-        statements.append(str(CreateTable(table).compile(dialect=engine.dialect)))
-        statements += [str(CreateIndex(index).compile(dialect=engine.dialect)) for index in _sorted_indexes(table)]
-    return "\n".join(f"{statement.strip()};" for statement in statements)
-
-
-def _sorted_indexes(table: sa.Table) -> list[sa.Index]:
-    return sorted(table.indexes, key=lambda index: str(index.name))
+    return "\n".join(f"{statement};" for statement in table_statements(dialect, schema))
 
 
 def _config(output: io.StringIO | None = None, **attributes: object) -> "Config":

@@ -39,6 +39,11 @@ NO_TRANSACTION = (
 )
 
 _QUESTION_MARKS = {"sqlite3", "pysqlite3", "sqlcipher3", "mariadb", "aiosqlite"}
+_DRIVERS = {
+    "postgresql": {"psycopg", "psycopg2", "asyncpg", "pg8000"},
+    "mysql": {"pymysql", "MySQLdb", "mysql", "mariadb", "aiomysql", "asyncmy"},
+    "sqlite": {"sqlite3", "pysqlite3", "sqlcipher3", "aiosqlite"},
+}
 _ASYNC_ONLY = {"asyncpg", "aiosqlite", "aiomysql", "asyncmy"}
 _MYSQL_STATUS_IN_TRANSACTION = 1
 PSYCOPG_STATUS_IDLE = 0
@@ -55,8 +60,8 @@ def is_async(connection: object) -> bool:
     return inspect.iscoroutinefunction(commit) or not _drivers_of(connection).isdisjoint(_ASYNC_ONLY)
 
 
-def insert(connection: Any, rows: Iterable[Row]) -> None:
-    """Inserts the rows into the outbox.
+def insert(connection: Any, rows: Iterable[Row], schema: str | None = None) -> None:
+    """Inserts the rows into the outbox, in this schema.
 
     Raises NoTransaction on an autocommit connection without an open transaction, and TypeError on an async one, where nothing would be
     executed.
@@ -65,12 +70,13 @@ def insert(connection: Any, rows: Iterable[Row]) -> None:
         _refuse_async(connection)
     refuse_autocommit(connection)
     mark = "?" if _drivers_of(connection) & _QUESTION_MARKS else "%s"
+    table = outbox_name(dialect_of(connection), schema)
     cursor = connection.cursor()
     if inspect.isawaitable(cursor):
         _refuse_async(connection, cursor)
     try:
         for row in rows:
-            executed = cursor.execute(_statement(row, [mark] * len(row)), tuple(row.values()))
+            executed = cursor.execute(_statement(table, row, [mark] * len(row)), tuple(row.values()))
             if inspect.isawaitable(executed):
                 _refuse_async(connection, executed)
     finally:
@@ -79,11 +85,20 @@ def insert(connection: Any, rows: Iterable[Row]) -> None:
             closed.close()
 
 
-async def ainsert(connection: Any, rows: Iterable[Row]) -> None:
+async def ainsert(connection: Any, rows: Iterable[Row], schema: str | None = None) -> None:
     """As `insert`, on a connection of psycopg (async), asyncpg, aiosqlite, aiomysql or asyncmy.
 
     Raises NoTransaction on an autocommit connection without an open transaction, and TypeError for any other object.
     """
+    driver = _async_driver_of(connection)
+    refuse_autocommit(connection)
+    table = outbox_name(dialect_of(connection), schema)
+    for row in rows:
+        marks = [_MARK[driver].format(number) for number in range(1, len(row) + 1)]
+        await _EXECUTE[driver](connection, _statement(table, row, marks), tuple(row.values()))
+
+
+def _async_driver_of(connection: object) -> str:
     drivers = _drivers_of(connection) & _EXECUTE.keys()
     if not drivers or not is_async(connection):
         raise TypeError(
@@ -92,10 +107,34 @@ async def ainsert(connection: Any, rows: Iterable[Row]) -> None:
             + (": use publish(…)" if hasattr(connection, "rollback") and not is_async(connection) else "")
         )
     (driver,) = drivers
-    refuse_autocommit(connection)
-    for row in rows:
-        marks = [_MARK[driver].format(number) for number in range(1, len(row) + 1)]
-        await _EXECUTE[driver](connection, _statement(row, marks), tuple(row.values()))
+    return driver
+
+
+def query(connection: Any, statement: str) -> list[tuple[Any, ...]]:
+    """Executes a statement without parameters and returns its rows, if it has any."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute(statement)
+        return _plain(cursor.fetchall()) if cursor.description else []
+    finally:
+        cursor.close()
+
+
+async def aquery(connection: Any, statement: str) -> list[tuple[Any, ...]]:
+    """As `query`, on a connection that `ainsert` accepts. Raises TypeError for any other object."""
+    driver = _async_driver_of(connection)
+    if driver == "asyncpg":
+        return _plain(await connection.fetch(statement))
+    if driver == "aiosqlite":
+        return _plain(await connection.execute_fetchall(statement))
+    async with connection.cursor() as cursor:
+        await cursor.execute(statement)
+        return _plain(await cursor.fetchall()) if cursor.description else []
+
+
+def _plain(rows: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Some drivers can be configured to return each row as a dictionary."""
+    return [tuple(row.values()) if isinstance(row, Mapping) else tuple(row) for row in rows]
 
 
 def refuse_autocommit(connection: Any) -> None:
@@ -124,8 +163,23 @@ def _mysql_status(connection: Any) -> int:
     return int(getattr(connection, "server_status", 0))
 
 
-def _statement(row: Row, marks: list[str]) -> str:
-    return f"INSERT INTO {outbox.name} ({', '.join(row)}) VALUES ({', '.join(marks)})"  # noqa: S608 (our own names)
+def dialect_of(connection: object) -> str | None:
+    """Returns `postgresql`, `mysql` or `sqlite`; None if the driver is not known."""
+    vendor = getattr(connection, "vendor", None)  # Django
+    drivers = _drivers_of(connection)
+    return next(
+        (name for name, packages in _DRIVERS.items() if name == vendor or not drivers.isdisjoint(packages)), None
+    )
+
+
+def outbox_name(dialect: str | None, schema: str | None) -> str:
+    """Returns the outbox's name as it stands in statements of this dialect (None: not known)."""
+    mark = "`" if dialect == "mysql" else '"'
+    return f"{mark}{schema}{mark}.{outbox.name}" if schema else outbox.name
+
+
+def _statement(table: str, row: Row, marks: list[str]) -> str:
+    return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(marks)})"  # noqa: S608 (our own names)
 
 
 def _refuse_async(connection: object, unused: object = None) -> NoReturn:

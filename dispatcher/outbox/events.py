@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import to_json
+from pydantic_core import PydanticCustomError, to_json
 
 INSTALLATION_ID_LENGTH = 128
 PARTNER_ID_LENGTH = 255
@@ -31,12 +31,25 @@ def _refuse_control_characters(value: str) -> str:
     PostgreSQL cannot store U+0000, and the others do not occur in ids that people choose.
     """
     if _CONTROL_CHARACTER.search(value):
-        raise ValueError("must not contain control characters (such as NUL or a line break)")
+        raise PydanticCustomError("partner_id", "must not contain control characters (such as NUL or a line break)")
     return value
 
 
 INSTALLATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{INSTALLATION_ID_LENGTH}}}")
-InstallationId = Annotated[str, Field(strict=True, pattern=f"^{INSTALLATION_ID.pattern}$", description="icfg_…")]
+
+
+def _refuse_unlike_vercels(value: str) -> str:
+    """Raises ValueError for an id that Vercel cannot have given to an installation."""
+    if not INSTALLATION_ID.fullmatch(value):
+        raise PydanticCustomError(
+            "installation_id",
+            "must be the id that Vercel gave the installation, such as icfg_…:"
+            f" 1 to {INSTALLATION_ID_LENGTH} letters, digits, _ and -",
+        )
+    return value
+
+
+InstallationId = Annotated[str, Field(strict=True), AfterValidator(_refuse_unlike_vercels)]
 
 
 def _as_text(value: object) -> object:

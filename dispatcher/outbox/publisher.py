@@ -1,5 +1,6 @@
 """Producer side: inserts events in the transaction of the change that they announce. Never begins, flushes or commits."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,12 @@ from sqlalchemy import Connection, Insert
 from dispatcher.outbox import drivers
 from dispatcher.outbox.drivers import AsyncDriverConnection, DBAPIConnection
 from dispatcher.outbox.events import Event, subject_of
+from dispatcher.outbox.schema import choose_schema, outbox_in
 from dispatcher.outbox.tables import outbox
 from dispatcher.outbox.traceparent import current_traceparent
+
+_VERCELS = "icfg_"
+"""Every id that Vercel gives to an installation begins with it."""
 
 if TYPE_CHECKING:
     # A caller with a session has already imported the ORM. The service has not: it would cost 10 % of its start-up time and memory.
@@ -18,25 +23,28 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
-def insert_event(event: Event) -> Insert:
-    """Returns the INSERT of an event, for callers that execute statements by other means."""
+def insert_event(event: Event, *, schema: str | None = None) -> Insert:
+    """Returns the INSERT of an event, for callers that execute statements by other means. `schema` is as in `publish`."""
     # `inline()` prevents RETURNING id, which would require the partner's user to have SELECT on PostgreSQL.
-    return sa.insert(outbox).values(row_of(event)).inline()
+    return sa.insert(outbox_in(choose_schema(schema))).values(row_of(event)).inline()
 
 
-def publish(connection: "Session | Connection | DBAPIConnection", *events: Event) -> None:
+def publish(connection: "Session | Connection | DBAPIConnection", *events: Event, schema: str | None = None) -> None:
     """Inserts the events into the outbox in the current transaction of `connection`. The caller commits.
 
     `connection` is a SQLAlchemy Session or Connection, or a connection of a database driver (sqlite3, psycopg, PyMySQL, Django's).
+    `schema` is the schema of the dispatcher's tables (on MySQL: their database); None: the one that the environment variable
+    DISPATCHER_SCHEMA names, else the connection's own.
+
     Publish after the change that the event announces. Raises NoTransaction on an autocommit connection without an open transaction,
-    and TypeError on an async connection (await `apublish`) or if an argument is not an event.
+    TypeError on an async connection (await `apublish`) or if an argument is not an event, and ValueError for an impossible schema name.
     """
     _check(events)
-    own = connection_of(connection)
+    own, place = connection_of(connection), choose_schema(schema)
     if own is None:
-        drivers.insert(connection, map(row_of, events))
+        drivers.insert(connection, map(row_of, events), place)
     else:
-        _insert(own, events)
+        _insert(own, events, place)
 
 
 def connection_of(connection: object) -> Connection | None:
@@ -62,19 +70,22 @@ def connection_of(connection: object) -> Connection | None:
     return None
 
 
-async def apublish(connection: "AsyncSession | AsyncConnection | AsyncDriverConnection", *events: Event) -> None:
+async def apublish(
+    connection: "AsyncSession | AsyncConnection | AsyncDriverConnection", *events: Event, schema: str | None = None
+) -> None:
     """As `publish`, on SQLAlchemy's AsyncSession and AsyncConnection, and on connections of psycopg, asyncpg, aiosqlite, aiomysql and
     asyncmy.
     """
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
     _check(events)
+    place = choose_schema(schema)
     if isinstance(connection, AsyncSession):
-        await (await connection.connection(bind_arguments=_BIND)).run_sync(_insert, events)
+        await (await connection.connection(bind_arguments=_BIND)).run_sync(_insert, events, place)
     elif isinstance(connection, AsyncConnection):
-        await connection.run_sync(_insert, events)
+        await connection.run_sync(_insert, events, place)
     else:
-        await drivers.ainsert(connection, map(row_of, events))
+        await drivers.ainsert(connection, map(row_of, events), place)
 
 
 def _check(events: Sequence[object]) -> None:
@@ -91,6 +102,16 @@ def _check(events: Sequence[object]) -> None:
                 "an event is ResourceUpdated(installation_id=…, resource_id=…), InstallationUpdated(installation_id=…)"
                 f" or InstallationRemoved(installation_id=…), not {type(event).__name__}"
             )
+        if _is_swapped(event):
+            warnings.warn(
+                "resource_id begins with icfg_ and installation_id does not: are they swapped? Vercel would refuse this event",
+                stacklevel=3,
+            )
+
+
+def _is_swapped(event: Event) -> bool:
+    resource_id = getattr(event, "resource_id", None) or ""
+    return resource_id.startswith(_VERCELS) and not event.installation_id.startswith(_VERCELS)
 
 
 def row_of(event: Event) -> dict[str, str]:
@@ -117,10 +138,10 @@ def insert_and_identify(connection: Connection, event: Event) -> int:
 _BIND = {"clause": outbox}
 
 
-def _insert(connection: Connection, events: Sequence[Event]) -> None:
+def _insert(connection: Connection, events: Sequence[Event], schema: str | None) -> None:
     _refuse_autocommit(connection)
     for event in events:
-        connection.execute(insert_event(event))
+        connection.execute(insert_event(event, schema=schema))
 
 
 def _refuse_autocommit(connection: Connection) -> None:

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 
 from dispatcher.database_url.address import read_address
+from dispatcher.outbox.schema import parse_name
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.durations import DAY, echo, format_duration, parse_duration
 
@@ -22,7 +23,6 @@ Seconds = float
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
-_SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 INSTALLATION_FIELD = "{installation_id}"
 _INSTALLATION_BIND = re.compile(r"(?<![:\w\\]):installation_id\b")
@@ -141,12 +141,7 @@ def _check_printable(text: str) -> str:
 
 def parse_schema(value: object) -> str:
     """Parses the name of a PostgreSQL schema. Raises ValueError."""
-    text = str(value)
-    if not _SCHEMA.fullmatch(text):
-        raise ValueError(
-            "is not a schema name: write at most 63 letters, digits and underscores, not beginning with a digit"
-        )
-    return text
+    return parse_name(str(value))
 
 
 def parse_host(value: object) -> str:

@@ -138,6 +138,12 @@ def test_the_wheel_requires_no_development_dependency(archives: Path) -> None:
     assert "Requires-Python: >=3.11" in metadata
 
 
+def test_the_wheel_offers_its_plugin_to_pytest(archives: Path) -> None:
+    with zipfile.ZipFile(find_one(archives, "*.whl")) as wheel:
+        offered = wheel.read(next(name for name in wheel.namelist() if name.endswith("/entry_points.txt"))).decode()
+    assert "[pytest11]\nvercel_outbox = dispatcher.pytest_plugin" in offered
+
+
 def test_the_source_archive_holds_the_sources_and_no_generated_files(archives: Path) -> None:
     with tarfile.open(find_one(archives, "*.tar.gz")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -165,7 +171,7 @@ def test_the_installed_wheel_needs_none_of_our_tools(installed: Path, tmp_path: 
     assert run(str(installed / "python"), "-c", question, cwd=tmp_path).strip() == "[]"
     modules = "import dispatcher, pkgutil; print(*[m.name for m in pkgutil.iter_modules(dispatcher.__path__)])"
     for module in run(str(installed / "python"), "-c", modules, cwd=tmp_path).split():
-        if module != "migrations":
+        if module not in {"migrations", "pytest_plugin"}:
             run(str(installed / "python"), "-c", f"import dispatcher.{module}", cwd=tmp_path)
 
 

@@ -266,3 +266,11 @@ async def test_an_argument_that_is_no_event_is_named_and_nothing_is_inserted(
     with pytest.raises(TypeError, match=message):
         await apublish(object(), *events)  # type: ignore[arg-type] # the events are checked first
     assert published(partner) == []
+
+
+def test_swapped_ids_are_pointed_out(partner: Engine) -> None:
+    swapped = ResourceUpdated(installation_id="db_1", resource_id="icfg_1")
+    with partner.begin() as opened, pytest.warns(UserWarning, match="are they swapped") as warned:
+        publish(opened, swapped)
+    assert [one.filename for one in warned] == [__file__]
+    assert [row[:3] for row in published(partner)] == [("db_1", "resource.updated", "icfg_1")]

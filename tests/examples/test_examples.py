@@ -128,9 +128,19 @@ def test_django(database: Database, tmp_path: Path) -> None:
     python, port = installed("django", tmp_path / "venv"), free_port()
     where, environment = EXAMPLES / "django", environ(database, PYTHONDONTWRITEBYTECODE="1")
     subprocess.run([python, "manage.py", "migrate"], cwd=where, env=environment, check=True, timeout=120)
+    # No migration for the dispatcher's tables.
+    subprocess.run(
+        [python, "manage.py", "makemigrations", "--check", "--dry-run"],
+        cwd=where,
+        env=environment,
+        check=True,
+        timeout=120,
+    )
     command = [python, "manage.py", "runserver", f"127.0.0.1:{port}", "--noreload"]
     with running(command, where, environment, port) as url:
         assert_renames_or_rolls_back(url, database)
+    # Its own tests, in a database of their own.
+    subprocess.run([python, "manage.py", "test", "--noinput"], cwd=where, env=environment, check=True, timeout=120)
 
 
 def test_node_and_typescript(database: Database, tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def assert_says_what_to_do(database: Database, *, has_tables: bool) -> None:
         assert "Run `dispatcher migrate`" in str(schema.check(database).warning)
         return
     what_to_do = (
-        "was interrupted: run `dispatcher migrate` again" if has_tables else "no schema yet .*run `dispatcher migrate`"
+        "was interrupted: run `dispatcher migrate` again"
+        if has_tables
+        else "tables are missing: run `dispatcher migrate`"
     )
     with pytest.raises(schema.UnusableSchema, match=what_to_do):
         schema.check(database)

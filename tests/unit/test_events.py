@@ -63,6 +63,13 @@ def test_a_refusal_does_not_show_what_it_refused() -> None:
     assert "s3cret" not in str(refused.value)
 
 
+def test_a_refusal_tells_what_an_installations_id_looks_like() -> None:
+    with pytest.raises(
+        ValidationError, match="must be the id that Vercel gave the installation, such as icfg_…: 1 to 128 letters"
+    ):
+        InstallationUpdated(installation_id="my customer")
+
+
 def test_an_event_does_not_change() -> None:
     event = ResourceUpdated(installation_id="icfg_1", resource_id="db_1")
     with pytest.raises(ValidationError):

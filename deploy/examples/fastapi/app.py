@@ -26,6 +26,8 @@ class Database(Base):
 
 
 engine = create_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
+# `dispatcher migrate` creates the dispatcher's tables. With Alembic, pass `include_object=dispatcher.include_object` to
+# `context.configure`; otherwise autogenerate proposes to drop them. See ../recipes.md.
 Base.metadata.create_all(engine)
 Session = sessionmaker(engine)
 app = FastAPI()

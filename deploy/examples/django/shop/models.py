@@ -1,4 +1,4 @@
-"""The partner's tables."""
+"""The partner's tables. `dispatcher migrate` creates the dispatcher's: Django's migrations change no table that has no model."""
 
 from django.db import models
 
