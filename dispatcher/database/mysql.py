@@ -30,7 +30,8 @@ _READ_ONLY_ERRORS = {1290, 1792, 1836, 1047}
 _DENIED_ERRORS = {1142, 1143}  # on a table, on a column
 # A table, a column, an index or a row exists already, or another session is altering the table
 _OVERTAKEN_ERRORS = {1050, 1060, 1061, 1062, 1684}
-_MIGRATION_LOCK = "vercel_dispatcher_migration"
+MIGRATION_LOCK = "concat('vercel_dispatcher_migration ', md5(database()))"
+"""SQL for the name of the lock that a migration holds. Names of locks are the server's, and a server may have several databases."""
 _ISOLATION = "READ-COMMITTED"
 _VERIFYING_MODES = {MODES[Tls.AUTHORITY], MODES[Tls.HOST]}
 _CHARSET = "utf8mb4"
@@ -123,7 +124,7 @@ class Mysql(Dialect):
     def migration(self, connection: Connection) -> Iterator[None]:
         # DDL commits implicitly here, so the lock belongs to the session and is held until the revision is committed.
         with connection.begin():
-            lock = f"SELECT GET_LOCK('{_MIGRATION_LOCK}', {self.migration_seconds})"
+            lock = f"SELECT GET_LOCK({MIGRATION_LOCK}, {self.migration_seconds})"
             if connection.exec_driver_sql(lock).scalar() != 1:
                 raise MigrationUnderWay
         try:
@@ -131,7 +132,7 @@ class Mysql(Dialect):
                 yield
         finally:
             with connection.begin():
-                connection.exec_driver_sql(f"SELECT RELEASE_LOCK('{_MIGRATION_LOCK}')")
+                connection.exec_driver_sql(f"SELECT RELEASE_LOCK({MIGRATION_LOCK})")
                 connection.exec_driver_sql(self._session())
 
     @contextmanager

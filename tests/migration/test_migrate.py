@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from dispatcher import store
 from dispatcher.database import schema
+from dispatcher.database.mysql import MIGRATION_LOCK
 from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import VERSION_TABLE, attempt, dead_letter, delivery, installation, metadata, outbox
@@ -113,7 +114,7 @@ def test_the_next_waits_until_the_revision_is_committed(bare_database: Database,
 
     def note(_connection: sa.Connection) -> None:
         with bare_database.read() as connection:
-            holders.append(connection.exec_driver_sql("SELECT IS_USED_LOCK('vercel_dispatcher_migration')").scalar())
+            holders.append(connection.exec_driver_sql(f"SELECT IS_USED_LOCK({MIGRATION_LOCK})").scalar())
 
     with other.engine.connect() as connection:
         with other.dialect.migration(connection):

@@ -133,7 +133,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(on_postgresql: Stage
     wait_until(lambda: is_live_but_not_ready(stage, "start"))
     assert stage.run("health").returncode == 0
     waiting = wait_until(lambda: service.logged("waiting for the database"))
-    assert "refused" in waiting["why"]
+    assert "failed" in waiting["why"]
 
     own_server.start()
     delivers(stage, own_server)
