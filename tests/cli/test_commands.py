@@ -59,7 +59,7 @@ def test_help_has_a_short_option_and_its_summaries_are_whole(dispatcher: Termina
     ("arguments", "complaint"),
     [
         (("--nope",), "dispatcher: No such option: --nope. See `dispatcher --help`."),
-        (("statsu",), "dispatcher: No such command 'statsu'. Did you mean 'status'? See `dispatcher --help`."),
+        (("stats",), "dispatcher: No such command 'stats'. Did you mean 'status'? See `dispatcher --help`."),
         (
             ("dead-letters", "list", "--reason", "x"),
             "dispatcher: Invalid value for '--reason': 'x' is not one of 'rejected'",
