@@ -11,7 +11,7 @@ from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import ADVICE, plan
 from dispatcher.inspection.explanation import Entry, Explanation, explain
 from dispatcher.inspection.outlook import Graces
-from dispatcher.outbox.tables import delivery, installation
+from dispatcher.outbox.tables import delivery, dispatcher, installation
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store import dead_letters, installations
@@ -34,6 +34,12 @@ def let_the_clock_advance(database: Database) -> None:
     """Waits until the database's clock has advanced: SQLite's counts milliseconds."""
     now = database.now()
     until(lambda: database.now() > now)
+
+
+@pytest.fixture(autouse=True)
+def a_dispatcher_runs(database: Database) -> None:
+    """Its heartbeat is there."""
+    store.beat(database, store.Heartbeat("one", "1.0", 0, is_outage=False, is_first=True))
 
 
 def explained(database: Database, name: str, limit: int = 99, installation_id: str | None = None) -> Explanation:
@@ -192,7 +198,26 @@ def test_a_delivery_that_is_long_overdue_points_to_the_dispatcher(database: Data
     collect(database, partner, "db_1")
     with database.engine.begin() as connection:
         connection.execute(sa.update(delivery).values(due_at=database.now() - timedelta(hours=1)))
-    assert "is `dispatcher run` running?" in the_next(database).message
+    assert the_next(database).message == "attempt 1 is overdue: see the dispatcher's log (event 1)"
+
+
+@on_sqlite
+def test_where_no_dispatcher_runs_nothing_is_promised(database: Database, partner: Engine) -> None:
+    store.leave(database, "one")
+    with partner.begin() as connection:
+        write(connection, "db_1")
+    assert the_next(database).message == "event 1: collected when a dispatcher is running: none is"
+    store.collect(database, 500)
+    assert the_next(database).message == "attempt 1, when a dispatcher is running: none is (event 1)"
+
+
+@on_sqlite
+def test_an_older_schema_does_not_tell_whether_a_dispatcher_runs(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(delivery).values(due_at=database.now() - timedelta(hours=1)))
+    database.lacking = frozenset(dispatcher.c)
+    assert the_next(database).message == "attempt 1 is overdue: is `dispatcher run` running? (event 1)"
 
 
 @on_sqlite

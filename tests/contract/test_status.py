@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.status import Failing, concerns, read_status
-from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, dispatcher, installation
 from dispatcher.policy.decision import Action, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from tests.contract.steps import LEASE, REJECTED, claim, deliver, expire_leases, settle, write
@@ -190,7 +190,7 @@ def test_old_events_that_are_not_being_sent_are_urgent(
     assert any("the oldest event" in what for _, what in read_concerns(database)) is expected
 
 
-def test_silence_after_a_failure_may_also_be_due_to_vercel(database: Database, partner: Engine) -> None:
+def test_silence_is_explained_by_what_runs(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     fail(database, failures=1)
     collect(database, partner, "db_2")
@@ -198,6 +198,18 @@ def test_silence_after_a_failure_may_also_be_due_to_vercel(database: Database, p
         long_ago = clock(database) - timedelta(minutes=10)
         connection.execute(sa.update(attempt).values(at=long_ago))
         connection.execute(sa.update(delivery).values(first_created_at=long_ago))
-    assert any(
-        "the last request failed (failed, 503), so Vercel may be down" in what for _, what in read_concerns(database)
+    silent = "events are waiting, and nothing is being sent: "
+    assert read_concerns(database)[0] == (
+        True,
+        f"{silent}no dispatcher is running: start `dispatcher run`, or wait for the next `dispatcher drain`",
     )
+    store.beat(database, store.Heartbeat("one", "1.0", 0, is_outage=False, is_first=True))
+    running = f"{silent}a dispatcher is running, but makes no request: see its log"
+    assert read_concerns(database)[0] == (True, running)
+    assert running not in [concern.what for concern in concerns(read_status(database, logs_successes=False))]
+    store.beat(database, store.Heartbeat("one", "1.0", 0, is_outage=True, is_first=False))
+    (outage,) = (what for _, what in read_concerns(database) if what.startswith("Vercel has been unavailable since"))
+    assert outage.endswith("for 1 of 1 dispatchers, so only probes are sent")
+    assert not [what for _, what in read_concerns(database) if what.startswith(silent)]
+    database.lacking = frozenset(dispatcher.c)
+    assert read_concerns(database)[0] == (True, f"{silent}is `dispatcher run` running?")
