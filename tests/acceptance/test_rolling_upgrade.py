@@ -92,7 +92,7 @@ class Load(threading.Thread):
 
     def run(self) -> None:
         for installation, resource in itertools.cycle(RESOURCES):
-            if self._stopping.wait(0.01):
+            if self._stopping.wait(0.05):
                 return
             with self._partner.begin() as connection:
                 connection.execute(INSERT, {"i": installation, "r": resource})
