@@ -19,10 +19,15 @@ from sqlalchemy import Engine
 
 from dispatcher.database import schema
 from tests.migration.revisions import FIRST, contract, migrate_to
-from tests.processes.conftest import INSERT, Running, Stage, bare, on_every_database, server, wait_until
+from tests.processes.conftest import INSERT, Running, Stage, bare, server, wait_until
 
 __all__ = ["bare", "server"]  # fixtures
-pytestmark = [pytest.mark.gate, pytest.mark.timeout(600), on_every_database]
+OTHERS = [pytest.param(name, marks=pytest.mark.nightly) for name in ("sqlite", "mysql")]
+pytestmark = [
+    pytest.mark.gate,
+    pytest.mark.timeout(600),
+    pytest.mark.parametrize("server", ["postgresql", *OTHERS], indirect=True),
+]
 
 ROOT = Path(__file__).parents[2]
 TOMORROW = "0003"
