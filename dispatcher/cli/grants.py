@@ -18,7 +18,7 @@ app = typer.Typer()
 
 @app.command()
 def grants(
-    application: Annotated[str, typer.Option(metavar="USER", help="The user as which your application writes events.")],
+    application: Annotated[str, typer.Option(metavar="USER", help="Your application's user, which writes events.")],
     dispatcher: Annotated[str, typer.Option(metavar="USER", help="The user of `dispatcher run` and of operators.")],
     migrator: Annotated[str, typer.Option(metavar="USER", help="The user of `dispatcher migrate`.")],
     step: Annotated[

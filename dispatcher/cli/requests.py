@@ -38,7 +38,7 @@ def requests(
     installation: OfInstallation = None,
     resource: OfResource = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only those that Vercel did not accept.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Then show new ones until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --follow: the interval.")] = 1.0,
     limit: Limit = 20,
     as_json: AsJson = False,

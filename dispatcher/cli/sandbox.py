@@ -47,7 +47,7 @@ def sandbox(
     curl http://127.0.0.1:8377/faults -d '{"status": 401, "installation_id": "icfg_1"}'
     curl http://127.0.0.1:8377/faults -d '{"cut": "after", "delay": 2, "resource_id": "db_1", "times": 1}'
 
-    A fault has one of these: "status" answers with it, and "error_code", "headers" and "body" change that answer; "hang" never
+    A fault has one of these: "status" is that of the answer, which "error_code", "headers" and "body" change; "hang" never
     answers; "garbage" answers with bytes that are not HTTP; "cut" closes the connection "before" or "after" processing the request.
     "delay" is in seconds. "installation_id" and "resource_id" choose the requests, "times" is how many.
     """
