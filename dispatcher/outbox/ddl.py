@@ -5,17 +5,18 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine.interfaces import Dialect as EngineDialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from dispatcher.outbox.columns import MYSQL
 from dispatcher.outbox.tables import attach_tables
 
 _DIALECTS: dict[str, EngineDialect] = {
     "postgresql": postgresql.dialect(),  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
-    "mysql": mysql.dialect(),
+    **dict.fromkeys(MYSQL, mysql.dialect()),
     "sqlite": sqlite.dialect(),
 }
 
 
 def table_statements(dialect: str, schema: str | None = None) -> list[str]:
-    """Returns the statements that create the tables and their indexes. `dialect`: postgresql, mysql or sqlite."""
+    """Returns the statements that create the tables and their indexes. `dialect`: postgresql, mysql, mariadb or sqlite."""
     metadata = MetaData()
     attach_tables(metadata, schema)
     target = _DIALECTS[dialect]

@@ -23,6 +23,7 @@ from tests.processes.conftest import HTTP, free_port, wait_until
 DISPATCHER = Path(sys.executable).with_name("dispatcher")
 INSERT = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', ?)"
 # Nothing runs here, no row is malformed, and `check` reports that the only installation is refused.
+BACK_OFF = "UPDATE vercel_delivery SET due_at = '2999-01-01 00:00:00.000000' WHERE resource_id = 'db_failing'"
 EXITS = {
     "dispatcher health": Exit.UNHEALTHY,
     "dispatcher dead-letters list --reason malformed": Exit.NOTHING_MATCHED,
@@ -82,11 +83,13 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trouble]:
         try:
             assert made.run(directory, "migrate").returncode == 0
             wait_until(lambda: HTTP.get(f"{url}/faults").status_code == 200)
-            for resource, status in (("db_refused", 400), ("db_unauthorized", 401)):
+            for resource, status in (("db_refused", 400), ("db_failing", 503), ("db_unauthorized", 401)):
                 HTTP.post(f"{url}/faults", json={"resource_id": resource, "status": status})
                 with contextlib.closing(sqlite3.connect(directory / "dispatcher.db")) as connection, connection:
                     connection.execute(INSERT, (resource,))
                 made.run(directory, "drain")
+            with contextlib.closing(sqlite3.connect(directory / "dispatcher.db")) as connection, connection:
+                connection.execute(BACK_OFF)
             (directory / "dispatcher.db").rename(made.database)
             yield made
         finally:

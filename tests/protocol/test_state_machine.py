@@ -98,6 +98,6 @@ def test_without_a_guard_the_search_finds_the_fault(
     database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, without: Any
 ) -> None:
     monkeypatch.setattr(module, name, cache(without))
-    fault = r"last look is older|events appeared|under a lost lease|lease_is_whole"
+    fault = r"last look is older|events appeared|under a lost lease|a lost lease was honoured|lease_is_whole"
     with pytest.raises((AssertionError, sa.exc.DBAPIError), match=fault):
         search(database, partner, 2_000, ONE_SUBJECT, phases=[Phase.generate])  # at most 406 were needed
