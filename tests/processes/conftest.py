@@ -10,6 +10,7 @@ import re
 import secrets
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -232,6 +233,21 @@ class Stage:
             connection.exec_driver_sql(
                 f"UPDATE vercel_installation SET leased_until = '2000-01-01 00:00:00.000000' WHERE {held}"
             )
+
+    def freeze(self, service: Running) -> None:
+        """Freezes a service, on SQLite at a moment when it holds no lock: nobody else could write as long as it is frozen."""
+        service.freeze()
+        while self.partner.dialect.name == "sqlite" and self._is_locked():
+            service.thaw()
+            service.freeze()
+
+    def _is_locked(self) -> bool:
+        with contextlib.closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            return False
 
     @contextlib.contextmanager
     def blocked(self) -> Iterator[None]:

@@ -128,7 +128,7 @@ def test_frozen_between_claim_and_send_it_starts_no_request_if_it_wakes_too_late
 ) -> None:
     brief = {"DISPATCHER_LEASE": "5s", "DISPATCHER_REQUEST_TIMEOUT": "3s"}
     sleeper, asking = waiting_for_its_token(stage, token_server, **brief)
-    sleeper.freeze()
+    stage.freeze(sleeper)
     stage.start("run")  # it waits for the lease to end
     wait_until(lambda: stage.count("vercel_delivery") == 0)
     at = stage.commit("db_1")

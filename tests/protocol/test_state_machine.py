@@ -80,15 +80,9 @@ def test_no_order_of_steps_loses_or_strands_anything(database: Database, partner
     search(database, partner, examples)
 
 
+@pytest.mark.nightly  # in the gate, tests/contract/test_guards.py shows what each guard prevents
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "server",
-    [
-        pytest.param("sqlite", marks=pytest.mark.gate),
-        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("postgresql", "mysql")),
-    ],
-    indirect=True,
-)
+@pytest.mark.parametrize("server", ["sqlite", "postgresql", "mysql"], indirect=True)
 @pytest.mark.parametrize(
     ("module", "name", "without"),
     [(SETTLING, "_delete", without_version), (CLAIMING, "_ours", without_token)],
