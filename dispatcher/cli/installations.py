@@ -107,8 +107,8 @@ def pause_(
 ) -> None:
     """Send nothing for one installation, or for all, until resumed.
 
-    Their events are kept. Requests in flight are not interrupted. With --all, an installation whose first event comes later is not
-    paused. Exit code 3 if there is none.
+    Their events are kept. Requests in flight are not interrupted. --all pauses the installations that are known now: one whose first
+    event comes later is served. Exit code 3 if there is none.
 
     \b
     dispatcher installations pause icfg_1 --note "moves to another region"
@@ -118,7 +118,9 @@ def pause_(
     settings, signature = load_settings(), sign(by, note)
     with checked(settings) as database:
         if installation_id is None:
-            count = _matching(count_pausable(database), "no installation is known that is not paused by an operator")
+            count = _matching(
+                count_pausable(database), "no installation is known, or an operator has paused them all already"
+            )
             _ask(f"Pause {number(count, 'installation')}?", yes=yes, dry_run=dry_run)
             done = 0 if dry_run else pause_all(database, signature, progress(count))
             left = count_pausable(database)
@@ -233,7 +235,7 @@ def _due(due: Due) -> dict[str, object]:
 def _describe(due: Due, installation_id: str) -> str:
     if not due.events + due.now + due.later:
         return "nothing waits to be sent"
-    now = f"{number(due.events, 'event')} and {number(due.now, 'delivery')} sent now, within the rate limit"
+    now = f"{number(due.events, 'event')} and {number(due.now, 'delivery')} due now, sent within the rate limit"
     if not due.later:
         return now
     return (

@@ -19,8 +19,6 @@ from dispatcher.settings.durations import format_duration
 from dispatcher.settings.masking import mask_query
 from dispatcher.settings.settings import SettingsError
 
-MAX_LOOK_UPS = 8
-"""The maximum number of concurrent look-ups, each with a thread and a connection."""
 CUT_INTERVAL_SECONDS = 0.1
 """While it closes, the source cuts the connections of unfinished look-ups at this interval."""
 
@@ -28,8 +26,9 @@ CUT_INTERVAL_SECONDS = 0.1
 class QueryCredentials:
     """Finds a token with a query that returns a single value for `:installation_id`; keeps it for `ttl` seconds.
 
-    Each query runs in a thread and on a connection of its own, in a transaction that is always rolled back. After `deadline` seconds
-    the connection is cut. `aclose` also closes `database`. Raises SettingsError if the query has other parameters.
+    Each query runs in a thread and on a connection of its own, at most `max_look_ups` at a time, in a transaction that is always rolled
+    back. After `deadline` seconds the connection is cut. `aclose` also closes `database`. Raises SettingsError if the query has other
+    parameters.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class QueryCredentials:
         ttl: float,
         *,
         deadline: float,
-        max_look_ups: int = MAX_LOOK_UPS,
+        max_look_ups: int = 8,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database

@@ -53,7 +53,11 @@ def open_credentials(settings: Settings, network: Network) -> Credentials:
         # Connections of its own, so that the worker never waits for a look-up that waits for the partner's table.
         database = open_database(settings.database_url.get_secret_value(), settings.database_schema)
         return QueryCredentials(
-            database, settings.credentials_query, settings.credentials_ttl, deadline=settings.request_timeout
+            database,
+            settings.credentials_query,
+            settings.credentials_ttl,
+            deadline=settings.request_timeout,
+            max_look_ups=settings.credentials_connections,
         )
     if settings.credentials_url is not None:
         url, secret = settings.credentials_url, settings.credentials_url_token

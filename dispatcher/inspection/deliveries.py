@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import Subquery, Table
 
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.dispatchers import count_running
+from dispatcher.inspection.dispatchers import read_fleet
 from dispatcher.inspection.installations import find_installations
 from dispatcher.inspection.outlook import Graces, look_ahead
 from dispatcher.outbox.tables import delivery, installation
@@ -89,13 +89,13 @@ def list_deliveries(
     )
     with database.read() as connection:
         now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
-        running = count_running(database, connection, now)
+        fleet = read_fleet(database, connection, now)
         rows = connection.execute(oldest).all()
         all_scanned = scanned is delivery or connection.execute(_beyond(scan_limit)).scalar() is None
         owners = find_installations(connection, database, {row.installation_id for row in rows})
     found = []
     for row in rows[:limit]:
-        next_at, what = look_ahead(row, owners.get(row.installation_id), now, graces, running)
+        next_at, what = look_ahead(row, owners.get(row.installation_id), now, graces, fleet)
         found.append(WaitingDelivery(**{name: getattr(row, name) for name in _COLUMNS}, next_at=next_at, next=what))
     return Listing(found, all_scanned and len(rows) <= limit)
 

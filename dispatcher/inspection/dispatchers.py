@@ -50,7 +50,21 @@ def read_dispatchers(database: Database, connection: Connection, now: datetime) 
     return tuple(sorted(found, key=lambda one: not one.is_running))
 
 
-def count_running(database: Database, connection: Connection, now: datetime) -> int | None:
-    """Returns how many dispatchers run; None if the database's schema is too old to tell."""
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What the running dispatchers have in common."""
+
+    runs: bool
+    """Whether any is running."""
+    outage: datetime | None
+    """Since when Vercel as a whole has answered none of them; None if it answers one."""
+
+
+def read_fleet(database: Database, connection: Connection, now: datetime) -> Fleet | None:
+    """Returns the running dispatchers as one; None if the database's schema is too old to tell."""
     known = read_dispatchers(database, connection, now)
-    return None if known is None else sum(one.is_running for one in known)
+    if known is None:
+        return None
+    outages = [one.outage for one in known if one.is_running]
+    since = [outage for outage in outages if outage is not None]
+    return Fleet(bool(outages), max(since) if since and len(since) == len(outages) else None)

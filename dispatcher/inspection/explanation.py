@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Subquery, Table
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import ADVICE, DeadLetter
-from dispatcher.inspection.dispatchers import count_running
+from dispatcher.inspection.dispatchers import Fleet, read_fleet
 from dispatcher.inspection.installations import Installation, find_installations
 from dispatcher.inspection.outlook import Graces, look_ahead
 from dispatcher.outbox.columns import belongs_to
@@ -137,10 +137,8 @@ def explain(
             if found.anything:
                 happened = sorted(_happened(found), key=lambda entry: entry.at or found.now)
                 complete = found.complete and len(happened) <= limit
-                running = count_running(database, connection, found.now)
-                return Explanation(
-                    _about(scope, found), happened[-limit:], list(_next(found, graces, running)), complete
-                )
+                fleet = read_fleet(database, connection, found.now)
+                return Explanation(_about(scope, found), happened[-limit:], list(_next(found, graces, fleet)), complete)
     return None
 
 
@@ -299,8 +297,9 @@ def _words(value: str) -> str:
 # what happens next ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _next(found: _Found, graces: Graces, running: int | None) -> Iterator[Entry]:
-    soon = "when a dispatcher is running: none is" if running == 0 else "at the dispatcher's next tick"
+def _next(found: _Found, graces: Graces, fleet: Fleet | None) -> Iterator[Entry]:
+    idle = fleet is not None and not fleet.runs
+    soon = "when a dispatcher is running: none is" if idle else "at the dispatcher's next tick"
     for change in found.changes:
         message = f"{_events_up_to(change)}: collected {soon}"
         yield Entry(None, "next", message, *change.subject, change.product_id)
@@ -311,7 +310,7 @@ def _next(found: _Found, graces: Graces, running: int | None) -> Iterator[Entry]
         message = f"event {malformed.event_id} becomes a dead letter {soon}"
         yield Entry(None, "next", message, malformed.values["installation_id"])
     for row in found.deliveries:
-        at, message = look_ahead(row, found.installations.get(row.installation_id), found.now, graces, running)
+        at, message = look_ahead(row, found.installations.get(row.installation_id), found.now, graces, fleet)
         yield _entry(row, at, "next", f"{message} ({_events_up_to(row)})")
     for letter in found.dead_letters:
         if letter.resolved_at is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from dispatcher.inspection.dispatchers import Fleet
 from dispatcher.inspection.installations import Installation
 from dispatcher.policy.decision import PauseReason
 from dispatcher.store.sweep import OVERDUE
@@ -29,11 +30,11 @@ class Graces:
 
 
 def look_ahead(
-    delivery: Row[Any], owner: Installation | None, now: datetime, graces: Graces, running: int | None
+    delivery: Row[Any], owner: Installation | None, now: datetime, graces: Graces, fleet: Fleet | None
 ) -> tuple[datetime | None, str]:
     """Returns when something happens to the delivery (None if no time is known), and what, given the state of its installation.
 
-    `running`: how many dispatchers are running; None if that is not known.
+    `fleet`: the running dispatchers; None if they are not known.
     """
     attempt = f"attempt {delivery.attempts + 1}"
     if owner is not None and owner.pause_reason is not None:
@@ -42,13 +43,16 @@ def look_ahead(
         return delivery.due_at, f"{attempt}, by {owner.leased_by}, which holds the lease"
     if owner is not None and owner.throttled_until is not None and owner.throttled_until > max(now, delivery.due_at):
         return owner.throttled_until, f"{attempt}, when the rate limit allows it"
-    if running == 0:
+    if fleet is not None and not fleet.runs:
         return delivery.due_at, f"{attempt}, when a dispatcher is running: none is"
+    if fleet is not None and fleet.outage is not None:
+        since = f"{fleet.outage:%Y-%m-%d %H:%M:%S} UTC"
+        return delivery.due_at, f"{attempt}, when Vercel answers again: it has been unavailable since {since}"
     if delivery.due_at > now:
         return delivery.due_at, f"{attempt}, after the backoff" if delivery.attempts else f"{attempt}"
     if delivery.due_at > now - OVERDUE:
         return delivery.due_at, f"{attempt}, as soon as a dispatcher claims it"
-    why = "is `dispatcher run` running?" if running is None else "see the dispatcher's log"
+    why = "is `dispatcher run` running?" if fleet is None else "see the dispatcher's log"
     return delivery.due_at, f"{attempt} is overdue: {why}"
 
 

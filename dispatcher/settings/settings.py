@@ -108,6 +108,7 @@ class Settings(BaseSettings):
     oauth_client_secret: Secret | None = None
     oauth_params: OauthParams | None = None
     credentials_ttl: Delay = 5 * MINUTE
+    credentials_connections: Annotated[int, Field(ge=1, le=100), ParsedNumber] = 8
 
     poll_interval: Wait = 0.2
     wakeup: Annotated[Wakeup, Choice] = Wakeup.POLL

@@ -33,7 +33,7 @@ def test_pause_list_resume(dispatcher: Terminal, database: Database) -> None:
     assert (row["state"], row["pause_reason"], row["paused_until"], row["due_at"]) == ("paused", "operator", None, None)
     assert (row["paused_by"], row["pause_note"]) == ("ann", "moves")
     ended = dispatcher("installations", "resume", "icfg_1", "--by", "bob")
-    assert ended.out == "icfg_1 is not paused: 0 events and 1 delivery sent now, within the rate limit\n"
+    assert ended.out == "icfg_1 is not paused: 0 events and 1 delivery due now, sent within the rate limit\n"
     assert ended.log == [{**logged, "event": "installations resumed", "by": "bob"}]
     assert "note" not in dispatcher("installations", "list").out
     assert [one["state"] for one in dispatcher("installations", "list", "--json").rows] == ["due"]
@@ -49,7 +49,7 @@ def test_a_resume_tells_what_is_sent_now_and_what_waits(dispatcher: Terminal, da
     publish(database, "db_2")
     ended = dispatcher("installations", "resume", "icfg_1")
     assert ended.out == (
-        "icfg_1 is not paused: 1 event and 0 deliveries sent now, within the rate limit; 1 delivery later, the first at"
+        "icfg_1 is not paused: 1 event and 0 deliveries due now, sent within the rate limit; 1 delivery later, the first at"
         " 2999-12-31 00:00:00 UTC: `dispatcher deliveries retry --installation icfg_1` makes them due now\n"
     )
     (row,) = dispatcher("installations", "resume", "icfg_1", "--json").rows

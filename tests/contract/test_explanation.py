@@ -212,6 +212,19 @@ def test_where_no_dispatcher_runs_nothing_is_promised(database: Database, partne
 
 
 @on_sqlite
+def test_it_says_that_vercel_is_unavailable_once_no_dispatcher_is_answered(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    store.beat(database, store.Heartbeat("one", "1.0", 0, is_outage=True, is_first=False))
+    store.beat(database, store.Heartbeat("two", "1.0", 0, is_outage=False, is_first=True))
+    assert the_next(database).message == "attempt 1, as soon as a dispatcher claims it (event 1)"
+    store.beat(database, store.Heartbeat("two", "1.0", 0, is_outage=True, is_first=False))
+    with database.read() as connection:
+        since = connection.execute(sa.select(sa.func.max(dispatcher.c.outage))).scalar_one()
+    unavailable = f"it has been unavailable since {since:%Y-%m-%d %H:%M:%S} UTC"
+    assert the_next(database).message == f"attempt 1, when Vercel answers again: {unavailable} (event 1)"
+
+
+@on_sqlite
 def test_an_older_schema_does_not_tell_whether_a_dispatcher_runs(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
     with database.engine.begin() as connection:

@@ -1,6 +1,7 @@
 """The schema of the outbox: an argument of `publish`, or the application's own DISPATCHER_SCHEMA, on every kind of connection."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -61,6 +62,19 @@ def test_the_applications_own_setting_names_it(
         publish(opened, *EVENTS)
         assert announced(opened) == list(EVENTS)
         commit()
+    assert announced(plain_engine, schema=apart) == list(EVENTS)
+
+
+def test_it_may_stand_in_a_file_like_every_setting(
+    plain_engine: Engine, apart: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "schema").write_text(apart + "\n")
+    monkeypatch.setenv("DISPATCHER_SCHEMA_FILE", str(tmp_path / "schema"))
+    with plain_engine.begin() as opened:
+        publish(opened, *EVENTS)
+    monkeypatch.setenv("DISPATCHER_SCHEMA_FILE", str(tmp_path / "missing"))
+    with plain_engine.begin() as opened, pytest.raises(ValueError, match=r"^DISPATCHER_SCHEMA_FILE cannot be read"):
+        publish(opened, *EVENTS)
     assert announced(plain_engine, schema=apart) == list(EVENTS)
 
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from dispatcher.credentials.bearer_token import CredentialsUnavailable
-from dispatcher.credentials.query import MAX_LOOK_UPS, QueryCredentials
+from dispatcher.credentials.query import QueryCredentials
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.settings.settings import Settings
 from dispatcher.transport.portable import HttpxTransport
@@ -22,6 +22,7 @@ from tests.contract.steps import DEADLINE_SECONDS, write
 
 FOREVER_SECONDS = 3_600
 """Longer than any test waits."""
+MAX_LOOK_UPS = 8
 SHORT_SECONDS = 0.3
 ENDLESS = {
     "sqlite": "(WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n)",

@@ -200,7 +200,12 @@ def test_cloud_run_has_a_dispatcher_that_ends_within_its_ten_seconds() -> None:
     template = service["spec"]["template"]
     _, dispatcher = template["spec"]["containers"]
     assert "run.googleapis.com/container-dependencies" not in template["metadata"]["annotations"]
-    settings = accept({one["name"]: one["value"] for one in dispatcher["env"] if "value" in one})
+    variables = {one["name"]: one["value"] for one in dispatcher["env"]}
+    (mount,), (volume,) = dispatcher["volumeMounts"], template["spec"]["volumes"]
+    assert mount["name"] == volume["name"]
+    (item,) = volume["secret"]["items"]
+    assert variables.pop("DISPATCHER_DATABASE_URL_FILE") == f"{mount['mountPath']}/{item['path']}"
+    settings = accept(variables)
     assert settings.shutdown_grace < 10
     assert_image_and_command(dispatcher["image"], dispatcher["args"])
     assert settings.ops_host == "0.0.0.0"  # noqa: S104 (what it has to be, not bound)

@@ -27,6 +27,7 @@ BACK_OFF = "UPDATE vercel_delivery SET due_at = '2999-01-01 00:00:00.000000' WHE
 EXITS = {
     "dispatcher health": Exit.UNHEALTHY,
     "dispatcher dead-letters list --reason malformed": Exit.NOTHING_MATCHED,
+    "dispatcher dead-letters discard --reason gone --resource db_1 --dry-run": Exit.NOTHING_MATCHED,
     "dispatcher check": Exit.FAILED,
     "dispatcher check --installation icfg_1": Exit.FAILED,
     "dispatcher check --live --installation icfg_1": Exit.FAILED,

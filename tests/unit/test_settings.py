@@ -41,6 +41,7 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
         "DISPATCHER_OAUTH_CLIENT_SECRET": None,
         "DISPATCHER_OAUTH_PARAMS": None,
         "DISPATCHER_CREDENTIALS_TTL": 5 * minute,
+        "DISPATCHER_CREDENTIALS_CONNECTIONS": 8,
         "DISPATCHER_POLL_INTERVAL": 0.2,
         "DISPATCHER_WAKEUP": Wakeup.POLL,
         "DISPATCHER_CONCURRENCY": 64,
