@@ -11,7 +11,7 @@ from dispatcher.service.composition import Parts, composed
 from dispatcher.service.database_wait import check_database
 from dispatcher.service.signals import stop_on_signals
 from dispatcher.settings.settings import Settings
-from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, Log, Report, Ticked, listen
+from dispatcher.telemetry import Answered, CrashBuried, EventsCollected, Log, Report, Ticked, listen
 
 MAX_PAUSE_SECONDS = 0.02
 """The longest pause between two ticks."""
@@ -40,10 +40,11 @@ class Tally:
             case EventsCollected(events, malformed):
                 self.events += events
                 self.dead_lettered += malformed
-            case Attempted():
-                self.requests += report.outcome.made_a_request
-                self.delivered += report.decision.action is Action.DELIVERED
-                self.dead_lettered += report.decision.action is Action.BURY
+            case Answered(answers):
+                for answer in answers:
+                    self.requests += answer.outcome.made_a_request
+                    self.delivered += answer.decision.action is Action.DELIVERED
+                    self.dead_lettered += answer.decision.action is Action.BURY
             case CrashBuried(deliveries):
                 self.dead_lettered += deliveries
             case _:

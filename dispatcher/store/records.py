@@ -177,6 +177,8 @@ class Answer:
     """Seconds from the answer to its settlement; set when it is settled."""
     answered_at: float = 0.0
     """Time of the answer by the worker's monotonic clock."""
+    lag: float = 0.0
+    """Seconds from the first event's `created_at` to the answer."""
 
     @property
     def attempts_after(self) -> int:

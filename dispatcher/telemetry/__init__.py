@@ -4,7 +4,7 @@ from dispatcher.telemetry.log import Log
 from dispatcher.telemetry.log_format import configure_logging
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.reports import (
-    Attempted,
+    Answered,
     BreakerTurned,
     CrashBuried,
     EventsCollected,
@@ -25,7 +25,7 @@ from dispatcher.telemetry.reports import (
 )
 
 __all__ = [
-    "Attempted",
+    "Answered",
     "BreakerTurned",
     "CrashBuried",
     "EventsCollected",

@@ -2,16 +2,17 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
 import structlog
 
 from dispatcher.policy.decision import Action
+from dispatcher.store import Answer
 from dispatcher.telemetry.repetition import Repetition
 from dispatcher.telemetry.reports import (
-    Attempted,
+    Answered,
     BreakerTurned,
     CrashBuried,
     InstallationForgotten,
@@ -46,8 +47,9 @@ class Log:
     def __call__(self, report: Report) -> None:  # noqa: C901 (a case a report)
         """Writes the report, if it is noteworthy."""
         match report:
-            case Attempted():
-                self._write_attempt(report)
+            case Answered(answers):
+                self._storm.count(answers)
+                self._write_answers(answers)
             case LeaseLost(installations):
                 self._write(logging.WARNING, "lease lost", installations=installations)
             case CrashBuried(deliveries):
@@ -125,32 +127,28 @@ class Log:
         else:
             self._write(logging.INFO, "breaker closed", scope=scope, **fields)
 
-    def _write_attempt(self, attempted: Attempted) -> None:
-        self._storm.count(attempted)
-        is_dead = attempted.decision.action is Action.BURY
-        if not is_dead and not self._debug:
-            return
-        fields = _fields_of(attempted)
-        if self._debug:
-            self._log.debug("attempt", **fields)
-        if is_dead:
-            reason = attempted.decision.reason
-            self._write(logging.ERROR, "dead letter", reason=reason and reason.value, **fields)
+    def _write_answers(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            if self._debug:
+                self._log.debug("attempt", **_fields_of(answer))
+            if answer.decision.action is Action.BURY:
+                reason = answer.decision.reason
+                self._write(logging.ERROR, "dead letter", reason=reason and reason.value, **_fields_of(answer))
 
 
-def _fields_of(attempted: Attempted) -> dict[str, object]:
-    subject, outcome = attempted.subject, attempted.outcome
+def _fields_of(answer: Answer) -> dict[str, object]:
+    subject, outcome = answer.delivery.subject, answer.outcome
     return _given(
         {
             "installation_id": subject.installation_id,
             "resource_id": subject.resource_id,
-            "attempt": attempted.attempt,
+            "attempt": answer.delivery.attempts + 1,
             "outcome": outcome.kind.value,
             "status": outcome.status,
             "error": outcome.error,
             "vercel_id": outcome.vercel_id,
-            "decision": attempted.decision.action.value,
-            "delay": round(attempted.decision.delay, 3),
+            "decision": answer.decision.action.value,
+            "delay": round(answer.decision.delay, 3),
         }
     )
 

@@ -1,14 +1,18 @@
 """Prometheus metrics: a listener that counts the reports."""
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client import Counter as Total
 
 from dispatcher.policy.decision import Action, DeadLetterReason, PauseReason
 from dispatcher.policy.outcome import OutcomeKind
+from dispatcher.store import Answer
+from dispatcher.telemetry.distribution import Distribution
 from dispatcher.telemetry.reports import (
-    Attempted,
+    Answered,
     BreakerTurned,
     CrashBuried,
     EventsCollected,
@@ -19,6 +23,9 @@ from dispatcher.telemetry.reports import (
     Ticked,
 )
 
+REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+LAG_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 1800, 3600, 21600, 86400)
+
 
 class Metrics:
     """Prometheus metrics in a registry of their own. No label carries an id, a URL or free text."""
@@ -28,19 +35,12 @@ class Metrics:
         total, gauge = self._total, self._gauge
         self._collected = total("events_collected", "Events moved from the outbox to deliveries.")
         requests = total("requests", "Requests by outcome.", "outcome")
-        # Looked up once: a look-up takes as long as all other counting of an attempt.
         self._requests = {kind: requests.labels(kind.value) for kind in OutcomeKind}
-        self._seconds = Histogram(
-            "dispatcher_request_seconds",
-            "How long a request took.",
-            registry=self.registry,
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+        self._seconds = Distribution(
+            "dispatcher_request_seconds", "How long a request took.", REQUEST_SECONDS, self.registry
         )
-        self._lag = Histogram(
-            "dispatcher_lag_seconds",
-            "From an event's created_at to its delivery.",
-            registry=self.registry,
-            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 1800, 3600, 21600, 86400),
+        self._lag = Distribution(
+            "dispatcher_lag_seconds", "From an event's created_at to its delivery.", LAG_SECONDS, self.registry
         )
         self._backlog = gauge("backlog", "Events in the outbox, deliveries due, waiting and paused.", "state")
         self._oldest = gauge(
@@ -84,8 +84,8 @@ class Metrics:
 
     def __call__(self, report: Report) -> None:  # noqa: C901 (a case a report)
         match report:
-            case Attempted():
-                self._count_attempt(report)
+            case Answered(answers):
+                self._count_answers(answers)
             case Ticked(in_flight):
                 self._tick.set(time.time())
                 self._in_flight.set(in_flight)
@@ -106,13 +106,14 @@ class Metrics:
             case _:
                 pass
 
-    def _count_attempt(self, attempted: Attempted) -> None:
-        self._requests[attempted.outcome.kind].inc()
-        self._seconds.observe(attempted.outcome.duration)
-        if attempted.decision.action is Action.DELIVERED:
-            self._lag.observe(max(0.0, attempted.lag))
-        elif attempted.decision.action is Action.BURY and attempted.decision.reason is not None:
-            self._buried.labels(attempted.decision.reason.value).inc()
+    def _count_answers(self, answers: Sequence[Answer]) -> None:
+        for kind, number in Counter(answer.outcome.kind for answer in answers).items():
+            self._requests[kind].inc(number)
+        self._seconds.observe([answer.outcome.duration for answer in answers])
+        self._lag.observe([max(0.0, one.lag) for one in answers if one.decision.action is Action.DELIVERED])
+        for answer in answers:
+            if answer.decision.action is Action.BURY and answer.decision.reason is not None:
+                self._buried.labels(answer.decision.reason.value).inc()
 
     def _gauge_all(self, gauged: Gauged) -> None:
         for state, count in gauged.backlog.items():

@@ -1,12 +1,10 @@
 """What the worker reports. It neither counts nor logs by itself: listeners do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from dispatcher.outbox.events import Subject
-from dispatcher.policy.decision import Decision, PauseReason
-from dispatcher.policy.outcome import Outcome
+from dispatcher.policy.decision import PauseReason
+from dispatcher.store import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +25,12 @@ class MalformedBuried:
     why: str
 
 
-class Attempted(NamedTuple):
-    """A request has its outcome."""
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Requests have their outcomes. One report has all answers since the one before it, so that counting them costs little."""
 
-    subject: Subject
-    attempt: int
-    events: int
-    outcome: Outcome
-    decision: Decision
-    lag: float
-    """Seconds from the first event's `created_at` to now."""
+    answers: Sequence[Answer]
+    """The oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +144,7 @@ class Gauged:
 Report = (
     EventsCollected
     | MalformedBuried
-    | Attempted
+    | Answered
     | LeaseLost
     | CrashBuried
     | Stranded

@@ -1,10 +1,11 @@
 """A retry storm: of many attempts in one window, at least half failed and are retried."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from dispatcher.policy.decision import Action
 from dispatcher.policy.outcome import OutcomeKind
-from dispatcher.telemetry.reports import Attempted
+from dispatcher.store import Answer
 
 MIN_RETRIES = 50
 """Fewer retries in a window are no storm, whatever their share of the attempts."""
@@ -21,10 +22,9 @@ class RetryStorm:
         self.retries: Counter[OutcomeKind] = Counter()
         """By outcome."""
 
-    def count(self, attempted: Attempted) -> None:
-        self.attempts += 1
-        if attempted.decision.action in _RETRIES:
-            self.retries[attempted.outcome.kind] += 1
+    def count(self, answers: Sequence[Answer]) -> None:
+        self.attempts += len(answers)
+        self.retries.update(answer.outcome.kind for answer in answers if answer.decision.action in _RETRIES)
 
     def end(self) -> bool:
         """Whether a storm began or ended with this window."""

@@ -1,6 +1,7 @@
 """The answers that wait to be settled, in batches that the database accepts."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from dispatcher.store import Answer
 
@@ -51,9 +52,13 @@ class Answers:
         """Records that the database refused the batch. Removes and returns the answer that is given up, if any."""
         self._refusals += 1
         if self._refusals == 1:
-            for answer in batch:
-                answer.outcome = answer.outcome._replace(error=None, error_code=None, vercel_id=None)
+            self._waiting[: len(batch)] = map(_without_texts, batch)
         elif len(batch) == 1:
             self._refusals = 0
             return self._waiting.pop(0)
         return None
+
+
+def _without_texts(answer: Answer) -> Answer:
+    """Returns a copy: the answer itself may not have been reported yet."""
+    return replace(answer, outcome=answer.outcome._replace(error=None, error_code=None, vercel_id=None))

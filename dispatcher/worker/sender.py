@@ -15,7 +15,7 @@ from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import Settings
 from dispatcher.store import Answer, Delivery
 from dispatcher.telemetry import (
-    Attempted,
+    Answered,
     BreakerTurned,
     InstallationPaused,
     InstallationResumed,
@@ -67,6 +67,7 @@ class Sender:
         self._stopping = False
         self._span = delivery_spans()
         self._answers = answers
+        self._unreported: list[Answer] = []
         self.ended = asyncio.Event()
         """Set when a request has ended; the worker clears it."""
 
@@ -117,6 +118,12 @@ class Sender:
         """Begins no more requests, and cancels look-ups."""
         self._stopping = True
         self._look_ups.end()
+
+    def report_answers(self) -> None:
+        """Reports the answers since the last time together."""
+        if self._unreported:
+            answers, self._unreported = self._unreported, []
+            self._report(Answered(answers))
 
     async def finish(self, grace: float) -> None:
         """Waits up to `grace` seconds for requests in flight and cancels the rest, which will be sent again."""
@@ -252,6 +259,7 @@ class Sender:
 
     def _answer(self, lease: HeldLease, delivery: Delivery, outcome: Outcome, decision: Decision) -> None:
         now = self._clock()
-        self._answers.add(Answer(delivery, lease.token, outcome, decision, answered_at=now))
         lag = now + lease.clock.ahead - delivery.first_created_at.timestamp()
-        self._report(Attempted(delivery.subject, delivery.attempts + 1, delivery.events, outcome, decision, lag))
+        answer = Answer(delivery, lease.token, outcome, decision, answered_at=now, lag=lag)
+        self._answers.add(answer)
+        self._unreported.append(answer)

@@ -104,6 +104,7 @@ class Worker:
                     await self._leases.pull()
                     self._sender.send()
             finally:  # also while another session keeps the outbox or an installation locked
+                self._sender.report_answers()
                 if self._settlement.is_due(saturated=self._sender.saturated):
                     await self._settle()  # last, so that new events do not wait for it
             self._report(Ticked(self.in_flight))
@@ -135,6 +136,7 @@ class Worker:
             self._leases.drop_queues()
         await self._sender.finish(grace)
         async with self._ticking:
+            self._sender.report_answers()
             await self._settlement.settle(release_all=True)
 
     def close(self) -> None:
@@ -160,6 +162,7 @@ class Worker:
 
     async def _settle(self) -> None:
         began = self._clock()
+        self._sender.report_answers()
         if await self._settlement.settle():
             self._settled_at = began
 

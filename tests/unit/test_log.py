@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import structlog
 
-from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision, PauseReason
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.telemetry import (
-    Attempted,
+    Answered,
     BreakerTurned,
     CrashBuried,
     EventsCollected,
@@ -30,13 +29,11 @@ from dispatcher.telemetry import (
 from dispatcher.telemetry.log import WINDOW_SECONDS
 from dispatcher.telemetry.repetition import MAX_LINES
 from dispatcher.telemetry.retry_storm import MIN_RETRIES
+from tests.unit.answered import answer
 
-SUBJECT = Subject("icfg_1", "resource.updated", "db_1")
-DELIVERED = Attempted(SUBJECT, 1, 1, Outcome(OutcomeKind.DELIVERED, 201), Decision(Action.DELIVERED), 0.1)
-RETRIED = Attempted(SUBJECT, 1, 1, Outcome(OutcomeKind.FAILED, 503), Decision(Action.RETRY, delay=2.0), 0.1)
-REJECTED = Attempted(
-    SUBJECT, 1, 1, Outcome(OutcomeKind.REJECTED, 400), Decision(Action.BURY, DeadLetterReason.REJECTED), 0.1
-)
+DELIVERED = answer(Outcome(OutcomeKind.DELIVERED, 201), Decision(Action.DELIVERED))
+RETRIED = answer(Outcome(OutcomeKind.FAILED, 503), Decision(Action.RETRY, delay=2.0))
+REJECTED = answer(Outcome(OutcomeKind.REJECTED, 400), Decision(Action.BURY, DeadLetterReason.REJECTED))
 
 
 class LogUnderTest:
@@ -69,7 +66,7 @@ def log() -> Iterator[LogUnderTest]:
 @pytest.mark.parametrize(
     ("report", "level", "event"),
     [
-        (REJECTED, "error", "dead letter"),
+        (Answered([REJECTED]), "error", "dead letter"),
         (MalformedBuried(7, "icfg_1", None, "resource_id is missing"), "error", "dead letter"),
         (CrashBuried(2), "error", "dead letter"),
         (LeaseLost(1), "warning", "lease lost"),
@@ -98,13 +95,31 @@ def test_a_malformed_row_is_named(log: LogUnderTest) -> None:
 
 
 def test_success_writes_no_line(log: LogUnderTest) -> None:
-    log(DELIVERED, RETRIED, EventsCollected(7, 0), Ticked(3))
+    log(Answered([DELIVERED, RETRIED]), EventsCollected(7, 0), Ticked(3))
     log.end_of_window()
     assert log.lines == []
 
 
+def test_at_debug_level_each_answer_is_a_line_with_its_attempt(log: LogUnderTest) -> None:
+    logging.getLogger("dispatcher").setLevel(logging.DEBUG)
+    try:
+        log = LogUnderTest(log.lines)
+    finally:
+        logging.getLogger("dispatcher").setLevel(logging.NOTSET)
+    log(Answered([DELIVERED, REJECTED]))
+    assert [(line["event"], line["attempt"], line["status"]) for line in log.lines] == [
+        ("attempt", 1, 201),
+        ("attempt", 1, 400),
+        ("dead letter", 1, 400),
+    ]
+
+
 def test_a_thousand_dead_letters_are_a_few_lines_and_a_sum(log: LogUnderTest) -> None:
-    log(*[REJECTED] * 1_000, *[CrashBuried(1)] * 3, *[InstallationPaused("icfg_1", PauseReason.DISABLED)] * 1_000)
+    log(
+        Answered([REJECTED] * 1_000),
+        *[CrashBuried(1)] * 3,
+        *[InstallationPaused("icfg_1", PauseReason.DISABLED)] * 1_000,
+    )
     assert len(log.with_event("dead letter")) == MAX_LINES + 3
     assert len(log.with_event("installation paused")) == MAX_LINES
     log.end_of_window()
@@ -115,18 +130,18 @@ def test_a_thousand_dead_letters_are_a_few_lines_and_a_sum(log: LogUnderTest) ->
     lines = len(log.lines)
     log.end_of_window()
     assert len(log.lines) == lines
-    log(REJECTED)
+    log(Answered([REJECTED]))
     assert len(log.lines) == lines + 1
 
 
 def test_a_retry_storm_is_a_line_when_it_begins_and_when_it_is_over(log: LogUnderTest) -> None:
-    log(*[RETRIED] * (MIN_RETRIES - 1))
+    log(Answered([RETRIED] * (MIN_RETRIES - 1)))
     log.end_of_window()
-    log(*[RETRIED] * MIN_RETRIES, *[DELIVERED] * (MIN_RETRIES + 1))  # many fail, but most succeed
+    log(Answered([RETRIED] * MIN_RETRIES), Answered([DELIVERED] * (MIN_RETRIES + 1)))  # many fail, but most succeed
     log.end_of_window()
     assert log.lines == []
     for _ in range(3):
-        log(*[RETRIED] * MIN_RETRIES, DELIVERED)
+        log(Answered([*[RETRIED] * MIN_RETRIES, DELIVERED]))
         log.end_of_window()
     (storm,) = log.lines
     assert (storm["event"], storm["log_level"]) == ("retry storm", "warning")

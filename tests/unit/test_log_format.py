@@ -57,15 +57,15 @@ def test_the_lines_of_libraries_are_json_too_and_contain_no_secret() -> None:
 
 
 DEAD_LETTER = """
-from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.settings.settings import LogFormat, LogLevel
-from dispatcher.telemetry import Attempted, Log, configure_logging
+from tests.unit.answered import answer
+from dispatcher.telemetry import Answered, Log, configure_logging
 
 configure_logging(LogFormat.TEXT, LogLevel.INFO)
-subject, decision = Subject("icfg_1", "resource.updated", "db_1"), Decision(Action.BURY, DeadLetterReason.REJECTED)
-Log()(Attempted(subject, 1, 1, Outcome(OutcomeKind.REJECTED, 400, vercel_id="fra1::abc"), decision, 0.1))
+decision = Decision(Action.BURY, DeadLetterReason.REJECTED)
+Log()(Answered([answer(Outcome(OutcomeKind.REJECTED, 400, vercel_id="fra1::abc"), decision)]))
 """
 
 

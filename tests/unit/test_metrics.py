@@ -1,13 +1,14 @@
 """The metrics that each report changes."""
 
 import pytest
-from prometheus_client import generate_latest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from dispatcher.outbox.events import Subject
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.telemetry import (
-    Attempted,
+    Answered,
     CrashBuried,
     EventsCollected,
     Gauged,
@@ -18,8 +19,11 @@ from dispatcher.telemetry import (
     Stranded,
     Ticked,
 )
+from dispatcher.telemetry.distribution import Distribution
+from dispatcher.telemetry.metrics import LAG_SECONDS, REQUEST_SECONDS
+from tests.unit.answered import answer
 
-SUBJECT = Subject("icfg_secret", "resource.updated", "db_secret")
+SECRET = ("icfg_secret", "db_secret")
 BROKEN = StepFailed(
     "tick", "the database reported an error (DataError)", "the database reported an error (DataError): icfg_secret"
 )
@@ -61,9 +65,9 @@ def test_each_report_becomes_its_metric(metrics: Metrics, report: Report, line: 
 
 def test_an_attempt_is_counted_by_its_outcome_and_shows_no_id(metrics: Metrics) -> None:
     delivered = Outcome(OutcomeKind.DELIVERED, 201, duration=0.2)
-    metrics(Attempted(SUBJECT, 1, 1, delivered, Decision(Action.DELIVERED), 0.3))
     rejected = Outcome(OutcomeKind.REJECTED, 400, error="https://who.test")
-    metrics(Attempted(SUBJECT, 1, 1, rejected, Decision(Action.BURY, DeadLetterReason.REJECTED), 0.3))
+    bury = Decision(Action.BURY, DeadLetterReason.REJECTED)
+    metrics(Answered([answer(delivered, Decision(Action.DELIVERED), ids=SECRET), answer(rejected, bury, ids=SECRET)]))
     shown = lines(metrics)
     assert 'dispatcher_requests_total{outcome="delivered"} 1.0' in shown
     assert "dispatcher_request_seconds_count 2.0" in shown
@@ -85,3 +89,24 @@ def test_every_series_of_a_counter_is_there_before_its_first_increase(metrics: M
     shown = lines(metrics)
     assert all(f'dispatcher_requests_total{{outcome="{kind}"}} 0.0' in shown for kind in OutcomeKind)
     assert all(f'dispatcher_dead_lettered_total{{reason="{reason}"}} 0.0' in shown for reason in DeadLetterReason)
+
+
+@pytest.mark.parametrize("bounds", [LAG_SECONDS, REQUEST_SECONDS])
+@given(batches=st.lists(st.lists(st.sampled_from(LAG_SECONDS) | st.floats(0, 100_000).map(round))))
+def test_a_distribution_is_shown_as_a_histogram_of_the_same_values(
+    bounds: tuple[float, ...], batches: list[list[float]]
+) -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    distribution = Distribution("seconds", "How long it took.", bounds, ours)
+    histogram = Histogram("seconds", "How long it took.", registry=theirs, buckets=bounds)
+    for batch in batches:
+        distribution.observe(batch)
+        for value in batch:
+            histogram.observe(value)
+    assert without_creation(ours) == without_creation(theirs)
+
+
+def without_creation(registry: CollectorRegistry) -> list[str]:
+    """Returns the lines of the page, without the value of the time at which the histogram was created."""
+    shown = generate_latest(registry).decode().splitlines()
+    return [line.rpartition(" ")[0] if line.startswith("seconds_created") else line for line in shown]

@@ -17,7 +17,7 @@ from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import installation
 from dispatcher.settings.settings import Settings
-from dispatcher.telemetry import Attempted, Report
+from dispatcher.telemetry import Answered, Report
 from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.pace import STANDARD, Pace
@@ -37,6 +37,7 @@ class Rig:
         self.pace = pace
         self.reports: list[Report] = []
         self.requests: list[httpx.Request] = []
+        self.workers: list[Worker] = []
         self.answer: Answer = lambda _request: httpx.Response(201)
         self.now = 0.0
         self.worker = self.another()
@@ -48,7 +49,7 @@ class Rig:
         vercel = Vercel(
             "https://vercel.test", HttpxTransport(httpx.MockTransport(self._receive)), self.settings.request_timeout
         )
-        return Worker(
+        hired = Worker(
             self.database,
             vercel,
             credentials or StaticCredentials(SecretStr("t0ken")),
@@ -59,6 +60,14 @@ class Rig:
             clock=clock,
             random=lambda: 0.999,
         )
+        self.workers.append(hired)
+        return hired
+
+    @property
+    def answered(self) -> int:
+        """How many requests have been answered, reported or not."""
+        reported = sum(len(report.answers) for report in self.reports if isinstance(report, Answered))
+        return reported + sum(len(worker._sender._unreported) for worker in self.workers)
 
     async def _receive(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
@@ -122,7 +131,7 @@ async def arrived(rig: Rig, requests: int) -> None:
 async def answered(rig: Rig, requests: int) -> None:
     """Waits until this many requests have been answered."""
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while sum(isinstance(report, Attempted) for report in rig.reports) < requests:
+        while rig.answered < requests:
             await asyncio.sleep(0.001)
 
 

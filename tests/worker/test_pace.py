@@ -13,10 +13,9 @@ from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import delivery, outbox
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
-from dispatcher.telemetry import Attempted
 from dispatcher.worker.pace import Pace
 from dispatcher.worker.worker import BUSY_PAUSE_SECONDS, Worker
-from tests.worker.conftest import DEADLINE_SECONDS, Held, Rig
+from tests.worker.conftest import DEADLINE_SECONDS, Held, Rig, answered
 
 LONG_SECONDS = 3_600.0
 LONG_HOLDING_PAUSE = Pace(max_holding_pause_seconds=LONG_SECONDS)
@@ -156,13 +155,6 @@ async def test_ticks_are_quick_again_once_an_answer_was_settled(rig: Rig, worker
     assert await worker.tick() == BUSY_PAUSE_SECONDS
     assert rig.rows(delivery) == []
     assert await worker.tick() == BUSY_PAUSE_SECONDS
-
-
-async def answered(rig: Rig, requests: int) -> None:
-    """Waits until this many answers have arrived, without settling them."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while sum(isinstance(report, Attempted) for report in rig.reports) < requests:
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from dispatcher.policy.rate_window import RateLimit, RateWindow
 from dispatcher.settings.settings import LEASE_MARGIN_SECONDS, Settings
 from dispatcher.store import Delivery, Leased
 from dispatcher.telemetry import (
-    Attempted,
+    Answered,
     BreakerTurned,
     InstallationPaused,
     InstallationResumed,
@@ -435,20 +435,25 @@ async def test_a_probe_that_succeeds_is_reported_as_the_end_of_the_pause(bench: 
 async def test_a_success_changes_and_reports_nothing_about_its_installation(bench: Bench) -> None:
     bench.queue(bench.lease("icfg_1", "db_1"))
     await bench.send()
-    assert [type(report) for report in bench.reports] == [Attempted]
+    bench.sender.report_answers()
+    assert [type(report) for report in bench.reports] == [Answered]
     assert bench.looked_up == ["icfg_1"]
     assert bench.sender.ended.is_set()
 
 
-async def test_an_attempt_is_reported_with_its_number_its_events_and_its_lag(bench: Bench) -> None:
+async def test_answers_are_reported_together_and_once_with_their_outcomes_and_their_lags(bench: Bench) -> None:
     bench.now = 2.0
-    bench.queue(bench.lease("icfg_1", "db_1"))
+    bench.answer = {"db_1": reply(201), "db_2": reply(503)}.__getitem__
+    bench.queue(bench.lease("icfg_1", "db_1", "db_2"))
     await bench.send()
-    (attempted,) = bench.reported(Attempted)
-    assert isinstance(attempted, Attempted)
-    assert (attempted.attempt, attempted.events) == (5, 3)
-    assert attempted.lag == pytest.approx(9.0)
-    assert attempted.outcome.kind is OutcomeKind.DELIVERED
+    assert bench.reports == []
+    bench.sender.report_answers()
+    bench.sender.report_answers()
+    (answered,) = bench.reports
+    assert isinstance(answered, Answered)
+    assert list(answered.answers) == list(bench.answers)
+    assert [answer.outcome.kind for answer in answered.answers] == [OutcomeKind.DELIVERED, OutcomeKind.FAILED]
+    assert [answer.lag for answer in answered.answers] == [pytest.approx(9.0)] * 2
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(201, "delivered"), (503, "failed")])

@@ -24,7 +24,7 @@ from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import AttemptLog, Settings
 from dispatcher.store import installations
-from dispatcher.telemetry import Attempted, CrashBuried, EventsCollected, LeaseLost, MalformedBuried, Ticked
+from dispatcher.telemetry import Answered, CrashBuried, EventsCollected, LeaseLost, MalformedBuried, Ticked
 from dispatcher.worker.collection import MAX_WAITING_ANSWERS
 from dispatcher.worker.low_water import LAG_SECONDS
 from dispatcher.worker.pace import Pace
@@ -395,10 +395,11 @@ async def test_a_report_has_the_outcome_the_decision_and_the_lag(rig: Rig) -> No
     with rig.database.engine.begin() as connection:
         connection.execute(sa.update(outbox).values(created_at=rig.database.now() - timedelta(days=1)))
     await rig.settle_all()
-    (attempted,) = [report for report in rig.reports if isinstance(report, Attempted)]
-    assert attempted.outcome.kind is OutcomeKind.DELIVERED
-    assert attempted.decision.action is Action.DELIVERED
-    assert 86_400 <= attempted.lag < 90_000
+    (answered,) = [report for report in rig.reports if isinstance(report, Answered)]
+    (answer,) = answered.answers
+    assert answer.outcome.kind is OutcomeKind.DELIVERED
+    assert answer.decision.action is Action.DELIVERED
+    assert 86_400 <= answer.lag < 90_000
 
 
 async def test_answers_are_settled_even_if_nothing_can_be_collected_or_claimed(
@@ -538,9 +539,7 @@ async def test_answers_that_arrive_while_a_burst_is_collected_are_settled_meanwh
         settled.append(len(rig.rows(attempt)))
         loop.call_soon_threadsafe(gate.set)
         deadline = time.monotonic() + DEADLINE_SECONDS
-        while (
-            sum(isinstance(one, Attempted) for one in rig.reports) < MAX_WAITING_ANSWERS and time.monotonic() < deadline
-        ):
+        while rig.answered < MAX_WAITING_ANSWERS and time.monotonic() < deadline:
             time.sleep(0.001)
         return collect(*arguments)
 
