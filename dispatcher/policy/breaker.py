@@ -69,6 +69,11 @@ class Breaker:
         """Whether an outage is going on."""
         return self._state is State.OPEN
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether it is closed and counts no fault, so that a success changes nothing but the rate of answers."""
+        return self._state is State.CLOSED and not self._faults
+
     def wait(self, now: float) -> float:
         """Returns the seconds until a request may start; infinity while a probe is in flight."""
         if self._state is State.RAMP and now - self._ramp_since >= RAMP_SECONDS:
@@ -96,6 +101,11 @@ class Breaker:
             self._count_fault(subject_key, now, connected=outcome.connected)
         elif shows_life(outcome.kind):
             self._see_life(now)
+
+    def end_well(self, now: float) -> None:
+        """Does what `end` does after a success if the breaker is calm."""
+        self._in_flight -= 1
+        self._served.count(now)
 
     def _count_fault(self, subject_key: str, now: float, *, connected: bool) -> None:
         if self._state is State.OPEN:

@@ -17,6 +17,8 @@ class Action(StrEnum):
     PAUSE = "pause"  # the installation is paused; uses up no attempt
     BURY = "dead_letter"
 
+    __hash__ = str.__hash__  # Enum's own is a Python function
+
 
 class DeadLetterReason(StrEnum):
     """Why a delivery became a dead letter."""
@@ -68,7 +70,7 @@ class Decision:
     """Whether a retry does not count as one of the delivery's attempts."""
 
 
-_DELIVERED = Decision(Action.DELIVERED)
+DELIVERED = Decision(Action.DELIVERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def decide(
     """
     match outcome.kind:
         case OutcomeKind.DELIVERED:
-            return _DELIVERED
+            return DELIVERED
         case OutcomeKind.REJECTED:
             return Decision(Action.BURY, DeadLetterReason.REJECTED)
         case OutcomeKind.UNAUTHORIZED | OutcomeKind.DISABLED | OutcomeKind.NO_CREDENTIAL:

@@ -28,6 +28,11 @@ class InstallationBreaker:
         """Whether the destination has failed several consecutive requests of the installation."""
         return self.faults >= BREAKER_FAULTS
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing is counted and nothing is limited, so that a success changes nothing."""
+        return not self.failures and not self.faults and self.limit is None
+
     def allows(self, in_flight: int) -> bool:
         """Whether one more request may be in flight."""
         return self.limit is None or in_flight < self.limit

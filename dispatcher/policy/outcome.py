@@ -19,6 +19,8 @@ class OutcomeKind(StrEnum):
     UNREACHABLE = "unreachable"  # connection, TLS, DNS, a broken or invalid answer
     TIMEOUT = "timeout"  # the deadline of the whole request passed
 
+    __hash__ = str.__hash__  # Enum's own is a Python function
+
 
 class Outcome(NamedTuple):
     """The outcome of one request."""
@@ -39,6 +41,11 @@ class Outcome(NamedTuple):
     """Seconds from the answer until that window resets."""
     connected: bool = True
     """False if no connection could be opened."""
+
+    @property
+    def all_well(self) -> bool:
+        """Whether the event was delivered."""
+        return self.kind is OutcomeKind.DELIVERED
 
     @property
     def made_a_request(self) -> bool:

@@ -1,9 +1,11 @@
 """The rate window: at most a given number of requests in any span of a given length. Pure: the clock is an argument."""
 
-import json
+import math
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
+
+import orjson
 
 ROUNDING_SECONDS = 2.0
 """A reported reset may lie this far beyond the window: it and the answer's date are in whole seconds."""
@@ -36,11 +38,12 @@ class RateWindow:
         self.requests = requests
         self.seconds = seconds
         self._started: list[float] = []
-        self._ended: deque[float] = deque(sorted(json.loads(stored)) if stored else ())
+        self._ended: deque[float] = deque(sorted(orjson.loads(stored)) if stored else ())
 
     def take(self, now: float) -> bool:
         """Reserves a slot for a request that starts now; False if the window is full."""
-        if self.wait(now) > 0:
+        self._forget(now)
+        if len(self._started) + len(self._ended) >= self.requests:
             return False
         self._started.append(now)
         return True
@@ -49,7 +52,7 @@ class RateWindow:
         """Records that a request has ended. If it was not `sent` after all, its slot is free again."""
         self._started.pop(0)  # whichever it was: only their number matters, and `correct` is accurate enough
         if sent:
-            self._ended.append(now)
+            self._ended.append(_stored(now))
 
     def wait(self, now: float) -> float:
         """Returns the seconds until the next request may start, assuming that requests in flight end now."""
@@ -67,18 +70,24 @@ class RateWindow:
         self._forget(now)
         uncounted = self.requests - bisect_right(self._started, began) - len(self._ended) - remaining
         if uncounted > 0 and 0 < reset <= self.seconds + ROUNDING_SECONDS:
-            self._ended = deque(sorted([*self._ended, *[now + min(reset, self.seconds) - self.seconds] * uncounted]))
+            since = _stored(now + min(reset, self.seconds) - self.seconds)
+            self._ended = deque(sorted([*self._ended, *[since] * uncounted]))
 
     def stored(self, now: float, latest: float | None = None) -> str | None:
         """Returns the window as its row stores it; None if it is empty. Requests in flight are stored as if they ended at `latest`."""
         self._forget(now)
-        in_flight = now if latest is None else latest
-        recent = [*(round(at, 3) for at in self._ended), *[round(in_flight, 3)] * len(self._started)]
-        return json.dumps(recent, separators=(",", ":")) if recent else None
+        in_flight = _stored(now if latest is None else latest)
+        recent = [*self._ended, *[in_flight] * len(self._started)]
+        return orjson.dumps(recent).decode() if recent else None
 
     def _forget(self, now: float) -> None:
         while self._ended and self._ended[0] + self.seconds <= now:
             self._ended.popleft()
         latest = now + self.seconds + ROUNDING_SECONDS
         if self._ended and self._ended[-1] > latest:  # the clock was set back: treat these times as now
-            self._ended = deque(sorted(now if at > latest else at for at in self._ended))
+            self._ended = deque(sorted(_stored(now) if at > latest else at for at in self._ended))
+
+
+def _stored(time: float) -> float:
+    """Returns the time to the millisecond, as it is stored; rounded up, so that no slot is free too early."""
+    return math.ceil(time * 1000) / 1000

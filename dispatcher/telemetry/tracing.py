@@ -5,7 +5,7 @@ Without OpenTelemetry (extra `otel`) everything here does nothing.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
 from dispatcher.outbox.events import Subject
 from dispatcher.policy.outcome import Outcome, OutcomeKind
@@ -23,14 +23,13 @@ Span = AbstractContextManager[Callable[[Outcome], None]]
 DeliverySpan = Callable[[Subject, int, str | None], Span]
 """Opens a span around one request. Takes the subject, the number of events, and the traceparent of the newest, to which the span links.
 The block receives a function that notes the outcome."""
-_NO_SPAN: Span = nullcontext(lambda _outcome: None)
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
-def delivery_spans() -> DeliverySpan:
-    """Returns a function that opens a span around each request. If no tracer provider is set by now, it opens none."""
+def delivery_spans() -> DeliverySpan | None:
+    """Returns a function that opens a span around each request; None if no tracer provider is set by now."""
     if not _INSTALLED or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return lambda _subject, _events, _traceparent: _NO_SPAN
+        return None
     return _span
 
 

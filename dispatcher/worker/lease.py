@@ -95,6 +95,11 @@ class HeldLease:
         return self.is_paused or self.breaker.is_open
 
     @property
+    def is_calm(self) -> bool:
+        """Whether a success changes nothing about the installation but its rate window."""
+        return self.breaker.is_calm and not self.suspects and self.pause_reason is None and self.paused_for is None
+
+    @property
     def one_at_a_time(self) -> bool:
         """Whether the installation's requests are sent one at a time."""
         return self.probing or self.suspects > 0
@@ -131,10 +136,9 @@ class HeldLease:
         """Starts a request if the lease outlasts it and the limits allow it. Returns whether it did; then `end` must follow."""
         if not self.outlasts(now, request_timeout) or not self.breaker.allows(self.in_flight):
             return False
-        if not self.has_slot(now):
+        if self.window is not None and not self.window.take(now + self.clock.behind):
+            self.stop(now + self.window.wait(now + self.clock.behind))
             return False
-        if self.window is not None:
-            self.window.take(now + self.clock.behind)
         self.in_flight += 1
         return True
 
@@ -159,11 +163,15 @@ class HeldLease:
 
     def record(self, outcome: Outcome, now: float, began: float) -> None:
         """Records the outcome of a request that began at `began`. After a stop, failures are to be expected and are not counted."""
+        self.correct_window(outcome, now, began)
+        self.suspects = max(0, self.suspects - outcome.made_a_request)
+        self.breaker.record(outcome.kind, count_failures=self.stopped_until is None)
+
+    def correct_window(self, outcome: Outcome, now: float, began: float) -> None:
+        """Applies the limit that the answer to a request reports, if it does. The request began at `began`."""
         if self.window is not None and outcome.rate_remaining is not None and outcome.rate_reset is not None:
             began_by_window = began + self.clock.behind
             self.window.correct(outcome.rate_remaining, outcome.rate_reset, now + self.clock.ahead, began_by_window)
-        self.suspects = max(0, self.suspects - outcome.made_a_request)
-        self.breaker.record(outcome.kind, count_failures=self.stopped_until is None)
 
     def apply(self, decision: Decision, now: float, policy: Policy, random: Callable[[], float]) -> None:
         """Applies the decision about one delivery to the rest of the installation."""

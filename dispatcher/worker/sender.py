@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from dispatcher.credentials.sources import Credentials
 from dispatcher.database.errors import describe_error, summarize
 from dispatcher.policy.breaker import Breaker
-from dispatcher.policy.decision import Action, Decision, PauseReason, Policy, decide
+from dispatcher.policy.decision import DELIVERED, Action, Decision, PauseReason, Policy, decide
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import Settings
@@ -163,15 +163,37 @@ class Sender:
             self._overall.take(now)
 
     async def _attempt(self, lease: HeldLease, delivery: Delivery, began: float) -> None:
-        token, outcome = await self._request(lease, delivery)
+        token, outcome, sent = await self._request(lease, delivery)
+        if outcome is not None and outcome.all_well and lease.is_calm and self._breaker.is_calm:
+            self._end_well(lease, delivery, outcome, began)
+        else:
+            self._end(lease, delivery, outcome, sent=sent)
+            await self._follow_up(lease, delivery, token, outcome, began)
+        self.queue(lease)  # deliveries that waited for this answer may be sent now
+        self.ended.set()
+
+    def _end_well(self, lease: HeldLease, delivery: Delivery, outcome: Outcome, began: float) -> None:
+        """Does what `_end` and `_follow_up` do after a success while the lease and the host's breaker are calm: nearly every request ends
+        so.
+        """
+        now = self._clock()
+        lease.end(now, sent=True)
+        lease.correct_window(outcome, now, began)
+        if self._overall is not None:
+            self._overall.end(now, sent=True)
+        self._breaker.end_well(now)
+        self._answer(lease, delivery, outcome, DELIVERED)
+
+    async def _follow_up(
+        self, lease: HeldLease, delivery: Delivery, token: SecretStr | None, outcome: Outcome | None, began: float
+    ) -> None:
+        """Draws the conclusions from a request that has ended, after another one with a new token if this one was refused."""
         if outcome is not None and outcome.kind is OutcomeKind.UNAUTHORIZED and not lease.stopped_by_pause:
             outcome = await self._read_again(lease, delivery, token, outcome)
         if outcome is None:
             lease.held.discard(delivery.subject_key)
         else:
             self._conclude(lease, delivery, outcome, began)
-        self.queue(lease)  # deliveries that waited for this answer may be sent now
-        self.ended.set()
 
     async def _read_again(
         self, lease: HeldLease, delivery: Delivery, refused: SecretStr | None, outcome: Outcome
@@ -184,7 +206,9 @@ class Sender:
         if lease.stopped_until is None and self.wait() <= 0 and lease.start(now, self._settings.request_timeout):
             self._start(now)
             self._answer(lease, delivery, outcome, Decision(Action.REFRESH))
-            return (await self._request(lease, delivery, refused))[1]
+            _, repeated, sent = await self._request(lease, delivery, refused)
+            self._end(lease, delivery, repeated, sent=sent)
+            return repeated
         token = await find_token(self._credentials, lease.installation_id, refused)
         if isinstance(token, Outcome):
             return token
@@ -206,23 +230,33 @@ class Sender:
 
     async def _request(
         self, lease: HeldLease, delivery: Delivery, refused: SecretStr | None = None
-    ) -> tuple[SecretStr | None, Outcome | None]:
-        """Sends a request that has been started. Returns its token and outcome; no outcome if the lease would now end before it does."""
-        subject, sent, outcome = delivery.subject, False, None
+    ) -> tuple[SecretStr | None, Outcome | None, bool]:
+        """Sends a request that has been started, and that the caller must end unless this raises.
+
+        Returns its token, its outcome, and whether it was sent. It has no outcome if the lease would now end before it does.
+        """
+        sent = False
         try:
             token = await find_token(self._credentials, lease.installation_id, refused)
             if isinstance(token, Outcome):
-                return None, token
+                return None, token, False
             if not lease.outlasts(self._clock(), self._settings.request_timeout):
-                return token, None
+                return token, None, False
             sent = True
-            with self._span(subject, delivery.events, delivery.traceparent) as conclude:
-                body = subject.body(product_id=delivery.product_id, billing_plan_id=delivery.billing_plan_id)
-                outcome = await self._vercel.send(subject.installation_id, body, token)
-                conclude(outcome)
-            return token, outcome
-        finally:
-            self._end(lease, delivery, outcome, sent=sent)
+            return token, await self._send(delivery, token), True
+        except BaseException:
+            self._end(lease, delivery, None, sent=sent)
+            raise
+
+    async def _send(self, delivery: Delivery, token: SecretStr) -> Outcome:
+        subject = delivery.subject
+        body = subject.body(product_id=delivery.product_id, billing_plan_id=delivery.billing_plan_id)
+        if self._span is None:
+            return await self._vercel.send(subject.installation_id, body, token)
+        with self._span(subject, delivery.events, delivery.traceparent) as conclude:
+            outcome = await self._vercel.send(subject.installation_id, body, token)
+            conclude(outcome)
+        return outcome
 
     def _end(self, lease: HeldLease, delivery: Delivery, outcome: Outcome | None, *, sent: bool) -> None:
         now, was_open = self._clock(), self._breaker.is_open

@@ -76,6 +76,30 @@ def test_a_success_between_faults_restarts_the_count() -> None:
     assert not breaker.is_open
 
 
+def test_it_is_calm_while_it_is_closed_and_counts_no_fault() -> None:
+    breaker, calm = made(), []
+    for outcome in (DELIVERED, FAILED, DELIVERED):
+        send(breaker, outcome, 0.0)
+        calm.append(breaker.is_calm)
+    assert calm == [True, False, True]
+    assert not opened().is_calm
+    assert not closing().is_calm
+
+
+def test_while_it_is_calm_a_success_has_the_same_effect_whichever_way_it_ends() -> None:
+    ended, ended_well = made(), made()
+    for number in range(30):
+        for breaker in (ended, ended_well):
+            breaker.start(number / 10)
+        ended.end(DELIVERED, "db_1", number / 10)
+        ended_well.end_well(number / 10)
+    for breaker in (ended, ended_well):  # the ramp starts from the rate before the outage
+        fail(breaker, FAULTS_TO_OPEN, 3.0)
+        send(breaker, DELIVERED, 3.0 + breaker.wait(3.0))
+    assert vars(ended_well) | {"_random": 0, "_served": 0} == vars(ended) | {"_random": 0, "_served": 0}
+    assert ended_well._served.rate == ended._served.rate == 10.0
+
+
 @pytest.mark.parametrize("kind", [K.REJECTED, K.GONE, K.UNAUTHORIZED, K.DISABLED, K.THROTTLED])
 def test_any_valid_answer_shows_life(kind: OutcomeKind) -> None:
     breaker = opened()

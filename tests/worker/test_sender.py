@@ -65,7 +65,11 @@ class Bench:
         self.answer: Callable[[str], Reply] = lambda _resource: reply(201)
         self.find: Callable[[str, SecretStr | None], Awaitable[SecretStr]] = self._find
         vercel = Vercel(
-            "https://vercel.test", self, settings.request_timeout, wall_clock=lambda: EPOCH_SECONDS + self.now
+            "https://vercel.test",
+            self,
+            settings.request_timeout,
+            clock=lambda: self.now,
+            wall_clock=lambda: EPOCH_SECONDS + self.now,
         )
         self.answers = Answers(STANDARD.max_batch_characters)
         self.sender = Sender(vercel, self, settings, self.reports.append, self.answers, lambda: self.now, lambda: 0.5)
@@ -666,3 +670,129 @@ async def test_a_report_of_a_full_rate_window_stops_the_installation(bench: Benc
     bench.release(9)
     await bench.go_on()
     assert bench.requests == ["db_1", "db_2"]
+
+
+# all well ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+REPORTED = Reply(201, {"x-ratelimit-remaining": "7", "x-ratelimit-reset": f"{EPOCH_SECONDS + 40:.0f}"}, b"")
+"""A success that reports the destination's rate window."""
+
+
+def stir_host(bench: Bench, _lease: HeldLease) -> None:
+    bench.sender._breaker._count_fault("another", 0.0, connected=True)
+
+
+def stir_failures(_bench: Bench, lease: HeldLease) -> None:
+    lease.breaker.failures = 1
+
+
+def stir_faults(_bench: Bench, lease: HeldLease) -> None:
+    lease.breaker.faults = 1
+
+
+def stir_limit(_bench: Bench, lease: HeldLease) -> None:
+    lease.breaker.limit = 2
+
+
+def stir_suspects(_bench: Bench, lease: HeldLease) -> None:
+    lease.suspects = 1
+
+
+def stir_pause(_bench: Bench, lease: HeldLease) -> None:
+    lease.pause_reason, lease.paused_for = "unauthorized", 1.0
+
+
+def stir_reason(_bench: Bench, lease: HeldLease) -> None:
+    lease.pause_reason = "unauthorized"
+
+
+def stir_answer(bench: Bench, _lease: HeldLease) -> None:
+    bench.answer = lambda _resource: reply(503)
+
+
+STIRRED = (
+    stir_host,
+    stir_failures,
+    stir_faults,
+    stir_limit,
+    stir_suspects,
+    stir_pause,
+    stir_reason,
+    stir_answer,
+)
+
+
+def count_short_ways(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """Returns the resources whose requests ended the short way."""
+    resources: list[str | None] = []
+    end_well = bench.sender._end_well
+
+    def ending(lease: HeldLease, delivery: Delivery, *rest: Any) -> None:
+        resources.append(delivery.subject.resource_id)
+        end_well(lease, delivery, *rest)
+
+    monkeypatch.setattr(bench.sender, "_end_well", ending)
+    return resources
+
+
+@pytest.mark.parametrize("window", [None, RateWindow(60, 60.0)], ids=["no limit", "rate window"])
+async def test_when_all_is_well_a_request_ends_the_short_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, window: RateWindow | None
+) -> None:
+    short = count_short_ways(bench, monkeypatch)
+    bench.queue(bench.lease("icfg_1", "db_1", window=window))
+    await bench.send()
+    assert (short, bench.decisions) == (["db_1"], [Action.DELIVERED])
+
+
+@pytest.mark.parametrize("stir", STIRRED)
+async def test_unless_all_is_well_a_request_ends_the_general_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stir: Callable[[Bench, HeldLease], None]
+) -> None:
+    short = count_short_ways(bench, monkeypatch)
+    lease = bench.lease("icfg_1", "db_1")
+    stir(bench, lease)
+    bench.queue(lease)
+    await bench.send()
+    assert (short, bench.requests) == ([], ["db_1"])
+
+
+@pytest.mark.parametrize("answer", [reply(201), REPORTED], ids=["plain", "with a rate report"])
+@pytest.mark.parametrize("limit", [None, RateLimit(60, 60.0)], ids=["no limit", "rate window"])
+@pytest.mark.parametrize("overall", [None, RateLimit(5, 60.0)], ids=["no overall limit", "overall limit"])
+@pytest.mark.parametrize("stopped", [False, True], ids=["going on", "stopped meanwhile"])
+async def test_both_ways_have_the_same_effect(
+    monkeypatch: pytest.MonkeyPatch, answer: Reply, limit: RateLimit | None, overall: RateLimit | None, stopped: bool
+) -> None:
+    ends: list[object] = []
+    for is_short in (True, False):
+        bench = Bench(Settings(vercel_token=SecretStr("t0ken"), concurrency=2, global_rate_limit=overall))
+        if not is_short:
+            monkeypatch.setattr(HeldLease, "is_calm", False)
+        short = count_short_ways(bench, monkeypatch)
+        window = RateWindow(limit.requests, limit.seconds) if limit else None
+        lease = bench.lease("icfg_1", "db_1", "db_2", "db_3", window=window)
+        bench.hold()
+        bench.answer = lambda _resource: answer
+        bench.queue(lease)
+        await bench.send()
+        bench.now = 3.0
+        if stopped:
+            lease.stop(20.0)
+        bench.release(2)
+        await bench.go_on()
+        bench.sender.report_answers()
+        assert short == (["db_1", "db_2"] if is_short else [])
+        ends.append(everything(bench, lease))
+        await bench.sender.finish(0)
+    assert ends[0] == ends[1]
+
+
+def everything(bench: Bench, lease: HeldLease) -> object:
+    """Returns what a later request, a settlement or a listener can see."""
+    host, state = bench.sender._breaker, lease.state(bench.now, release=False, fresh=False)
+    counts = (host._in_flight, host._faults, host._gaps, host._served.rate, bench.sender.wait(), bench.sender.saturated)
+    held = (sorted(lease.held), [one.subject_key for one in lease.queue], lease.in_flight, lease.in_rota)
+    window = lease.window and (lease.window._started, lease.window._ended)
+    return bench.requests, list(bench.answers), bench.reports, counts, held, state, lease.stopped_until, window
