@@ -4,7 +4,7 @@ import asyncio
 import re
 import ssl
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from urllib.parse import urlsplit
 
 from dispatcher.transport.connection import Connection, Stale
@@ -13,6 +13,7 @@ from dispatcher.transport.network import Network
 
 IDLE_SECONDS = 30.0
 """How long an unused connection is kept."""
+_MAX_HEADS = 4_096
 _URL = re.compile(r"(https?://[!-.0->@-~]+)(/[!-~]*)?")
 
 
@@ -38,6 +39,7 @@ class Http1Transport:
         self._servers: dict[str, _Server] = {}
         self._connections: set[Connection] = set()
         self._expiry: asyncio.TimerHandle | None = None
+        self._head = lru_cache(maxsize=_MAX_HEADS)(self._make_head)
 
     async def exchange(self, request: Request) -> Reply:
         loop = asyncio.get_running_loop()
@@ -61,25 +63,30 @@ class Http1Transport:
 
     def _prepare(self, request: Request) -> tuple[_Server, bytes]:
         """Returns the server and the bytes to send. Raises NotConnected if they cannot be a request of HTTP/1.1."""
-        parts = _URL.fullmatch(request.url)
+        server, head = self._head(request.method, request.url, tuple(request.headers.items()))
+        if request.body or request.method == "POST":
+            return server, b"%b\r\ncontent-length: %d\r\n\r\n%b" % (head, len(request.body), request.body)
+        return server, b"%b\r\n\r\n" % head
+
+    def _make_head(self, method: str, url: str, headers: tuple[tuple[str, str], ...]) -> tuple[_Server, bytes]:
+        """Returns the server, and what all requests with these headers to this URL begin with."""
+        parts = _URL.fullmatch(url)
         if parts is None:
             raise NotConnected("its URL is not one of HTTP: it must be visible ASCII")
         origin, path = parts.groups(default="/")
         server = self._servers.get(origin) or self._add(origin)
         lines = [
-            f"{request.method} {path} HTTP/1.1",
+            f"{method} {path} HTTP/1.1",
             f"host: {server.address}",
-            *(f"{name}: {value}" for name, value in request.headers.items()),
+            *(f"{name}: {value}" for name, value in headers),
         ]
-        if request.body or request.method == "POST":
-            lines.append(f"content-length: {len(request.body)}")
         try:
             head = "\r\n".join(lines).encode("ascii")
         except UnicodeEncodeError:
             raise NotConnected("a header of the request is not ASCII") from None
         if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
             raise NotConnected("a header of the request has a line break")
-        return server, b"%b\r\n\r\n%b" % (head, request.body)
+        return server, head
 
     def _add(self, origin: str) -> _Server:
         try:

@@ -67,9 +67,12 @@ def _may_hold(text: str, secret: str) -> bool:
         return True
     folded = "".join(text.split()).casefold()
     for form in _forms(secret):
-        size = max(1, form.fragment // 2)
-        if any(folded[start : start + size] in form.spellings for start in range(0, len(folded) - size + 1, size)):
-            return True
+        size, spellings = max(1, form.fragment // 2), form.spellings
+        for start in range(
+            0, len(folded) - size + 1, size
+        ):  # without a generator, because every answer with an id comes by
+            if folded[start : start + size] in spellings:
+                return True
     return False
 
 

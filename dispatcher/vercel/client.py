@@ -16,7 +16,14 @@ from dispatcher.settings.values import BEARER_TOKEN
 from dispatcher.transport import NotConnected, Reply, Request, Transport, describe_failure
 from dispatcher.transport.redaction import clean
 from dispatcher.vercel.error_body import MAX_BODY_BYTES, ErrorBody, read_error_body
-from dispatcher.vercel.rate_headers import RATE_HEADERS, rate_remaining, rate_reset, rate_wait, retry_after
+from dispatcher.vercel.rate_headers import (
+    RATE_HEADERS,
+    RATE_WINDOW_HEADERS,
+    rate_remaining,
+    rate_reset,
+    rate_wait,
+    retry_after,
+)
 
 _MAX_PREPARED_REQUESTS = 4_096
 _MAX_ID_LENGTH = 128
@@ -123,18 +130,21 @@ class Vercel:
         return Outcome(kind, error=clean(failure, secret), duration=duration, connected=connected)
 
     def _judge(self, reply: Reply, secret: str, duration: float) -> Outcome:
-        now = self._wall_clock()
         headers = reply.headers
+        vercel_id = headers.get("x-vercel-id")
+        shown_id = clean(vercel_id, secret, _MAX_ID_LENGTH) if vercel_id else None
+        if 200 <= reply.status < 300 and not reply.body and headers.keys().isdisjoint(RATE_WINDOW_HEADERS):
+            return Outcome(OutcomeKind.DELIVERED, reply.status, None, None, duration, shown_id)
+        now = self._wall_clock()
         body = read_error_body(reply.body, headers.get("content-encoding", "")) if reply.body else ErrorBody()
         kind = classify(reply.status, body.code)
-        vercel_id = headers.get("x-vercel-id")
         return Outcome(
             kind,
             status=reply.status,
             error_code=clean(body.code, secret, _MAX_ID_LENGTH) if body.code else None,
             error=None if kind is OutcomeKind.DELIVERED else self._describe_answer(reply, body, secret),
             duration=duration,
-            vercel_id=clean(vercel_id, secret, _MAX_ID_LENGTH) if vercel_id else None,
+            vercel_id=shown_id,
             retry_after=_hint(kind, headers, body, now),
             rate_remaining=rate_remaining(headers),
             rate_reset=rate_reset(headers, now),

@@ -8,7 +8,8 @@ from functools import lru_cache
 
 from dispatcher.policy.decision import MAX_HINT_SECONDS
 
-RATE_HEADERS = ("date", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
+RATE_WINDOW_HEADERS = ("x-ratelimit-remaining", "x-ratelimit-reset")
+RATE_HEADERS = ("date", "retry-after", *RATE_WINDOW_HEADERS)
 """The headers that these functions read."""
 _SECONDS = re.compile(r"[0-9]{1,9}")
 _EPOCH = re.compile(r"[0-9]{10}")
