@@ -65,8 +65,7 @@ class Leases:
 
     async def claim(self) -> bool:
         """Claims installations for which something is due. Returns whether more may be due."""
-        untried = sum(lease.untried for lease in self.held.values())
-        if self._has_plenty() or untried >= self._settings.concurrency:
+        if self.has_plenty() or self._untried() >= self._settings.concurrency:
             return False
         began, probing = self._clock(), self._sender.outage
         claimed = await self._thread.run(
@@ -91,6 +90,9 @@ class Leases:
             self.due_low_water.passed(began, claimed.at)
         return claimed.full
 
+    def _untried(self) -> int:
+        return sum(lease.untried for lease in self.held.values())
+
     def _window(self, stored: str | None) -> RateWindow | None:
         limit = self._settings.rate_limit
         if limit is None:
@@ -108,11 +110,13 @@ class Leases:
         """Renews leases that end soon, and reads more deliveries for installations that can send more."""
         await self._renew()
         await self._pull_suspects()
-        now, plenty = self._clock(), self._has_plenty()
+        now, plenty = self._clock(), self.has_plenty()
         wanting = [
             lease
             for lease in self.held.values()
-            if self._wants_more(lease, now, plenty) and not self.locked.has(lease.installation_id, now)
+            if (not plenty or self._is_short(lease, now))  # first, because it is quick: mostly, there is plenty
+            and self._wants_more(lease, now)
+            and not self.locked.has(lease.installation_id, now)
         ]
         if not wanting:
             return
@@ -145,7 +149,7 @@ class Leases:
         short = [
             lease
             for lease in self.held.values()
-            if lease.one_at_a_time and self._is_short(lease, now) and not self.locked.has(lease.installation_id, now)
+            if self._is_short(lease, now) and lease.one_at_a_time and not self.locked.has(lease.installation_id, now)
         ]
         if not short:
             return
@@ -186,16 +190,16 @@ class Leases:
     def _is_short(self, lease: HeldLease, now: float) -> bool:
         return lease.stopped_until is None and lease.until - now < self._settings.lease / 2
 
-    def _has_plenty(self) -> bool:
+    def has_plenty(self) -> bool:
         """Whether enough is queued for now. A claim or pull costs about the same for a few deliveries as for many, so they can wait."""
         return sum(len(lease.queue) for lease in self.held.values()) > self._buffer // 4
 
-    def _wants_more(self, lease: HeldLease, now: float, plenty: bool) -> bool:
+    def _wants_more(self, lease: HeldLease, now: float) -> bool:
         if lease.stopped_until is not None or lease.one_at_a_time or self._sender.outage:
             return False
         if self._is_short(lease, now):
             return True
-        if plenty or len(lease.queue) > self._settings.concurrency:
+        if len(lease.queue) > self._settings.concurrency:
             return False
         if lease.more:
             return bool(lease.in_flight) or not self.others_wait

@@ -9,7 +9,7 @@ class Pace:
 
     answer_wait_seconds: float = 0.25
     """While the sender is saturated, an answer waits this long for others to be settled with …"""
-    max_waiting_answers: int = 256
+    max_waiting_answers: int = 1_000
     """… unless there are this many."""
     max_batch_characters: int = 500_000
     """Characters in the answers of one settlement: MySQL refuses a statement longer than `max_allowed_packet`, often 4 MiB."""

@@ -67,9 +67,10 @@ class Settlement:
             answer.age = now - answer.answered_at
         touched = {answer.delivery.subject.installation_id for answer in answers}
         states = [
-            lease.state(now, release=releases(lease), fresh=self._is_fresh(lease, now))
+            lease.state(now, release=release, fresh=self._is_fresh(lease, now))
             for installation_id, lease in sorted(self._leases.held.items())
-            if not self._leases.locked.has(installation_id, now) and (installation_id in touched or releases(lease))
+            if ((release := releases(lease)) or installation_id in touched)
+            and not self._leases.locked.has(installation_id, now)
         ]
         settled = await self._write(batch, answers, states) if states else Settled()
         self._answers.remove(batch)

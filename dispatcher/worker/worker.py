@@ -28,7 +28,9 @@ from dispatcher.worker.settlement import Settlement
 LOOK_SECONDS = 10.0
 """The deadline of a look: one statement without a transaction, on which PostgreSQL imposes no limit of its own."""
 BUSY_PAUSE_SECONDS = 0.003
-"""The pause between two ticks while there is something to do."""
+"""The pause between two ticks while there is something to do …"""
+SATURATED_PAUSE_SECONDS = 0.01
+"""… and while the sender is saturated with plenty queued, so that it goes on by itself: a tick costs as much as several deliveries."""
 ACTIVE_SECONDS = 1.0
 """Pauses stay short for this time after there was something to do."""
 
@@ -113,7 +115,7 @@ class Worker:
     async def tick_until_answer(self) -> float:
         """Runs a tick and, while requests are in flight, waits until one ends or the next tick is due. Returns the remaining pause."""
         pause = await self.tick()
-        if pause <= BUSY_PAUSE_SECONDS or not self._leases:
+        if pause <= SATURATED_PAUSE_SECONDS or not self._leases:
             return pause
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
@@ -175,7 +177,8 @@ class Worker:
             limit = min(limit, max(self._sender.wait(), BUSY_PAUSE_SECONDS))
         active_until = max(self._collection.found_at, self._settled_at) + ACTIVE_SECONDS
         if more or self._answers or self._clock() < active_until:
-            self._pause = BUSY_PAUSE_SECONDS
+            goes_on_by_itself = self._sender.saturated and self._leases.has_plenty()
+            self._pause = SATURATED_PAUSE_SECONDS if goes_on_by_itself else BUSY_PAUSE_SECONDS
         else:
             self._pause = min(self._pause * 1.5, self._settings.poll_interval)
         return min(self._pause, limit)

@@ -14,8 +14,8 @@ from dispatcher.outbox.tables import delivery, outbox
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.settings import Settings
 from dispatcher.worker.pace import Pace
-from dispatcher.worker.worker import BUSY_PAUSE_SECONDS, Worker
-from tests.worker.conftest import DEADLINE_SECONDS, Held, Rig, answered
+from dispatcher.worker.worker import BUSY_PAUSE_SECONDS, SATURATED_PAUSE_SECONDS, Worker
+from tests.worker.conftest import DEADLINE_SECONDS, Held, Rig, answered, arrived
 
 LONG_SECONDS = 3_600.0
 LONG_HOLDING_PAUSE = Pace(max_holding_pause_seconds=LONG_SECONDS)
@@ -262,3 +262,22 @@ async def test_while_it_stops_pauses_grow_too_during_slow_requests(
     gate.set()
     await stopping
     assert rig.rows(delivery) == []
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings(vercel_token=SecretStr("t0ken"), poll_interval=LONG_SECONDS, concurrency=1, rate_limit=None)]
+)
+async def test_while_a_saturated_sender_has_plenty_queued_ticks_are_rarer_and_answers_do_not_hasten_them(
+    rig: Rig, worker: Worker
+) -> None:
+    held = Held(rig)
+    rig.commit(*(f"db_{number}" for number in range(140)))  # more than a quarter of the buffer
+    await worker.tick()
+    await arrived(rig, 1)
+    assert await worker.tick_until_answer() == SATURATED_PAUSE_SECONDS
+    held.release(20)
+    await answered(rig, 20)
+    assert await worker.tick_until_answer() == BUSY_PAUSE_SECONDS
+    held.release(140)
+    await rig.until(lambda: worker.idle, worker)
+    assert len(rig.requests) == 140
