@@ -52,7 +52,7 @@ class RateWindow:
         """Records that a request has ended. If it was not `sent` after all, its slot is free again."""
         self._started.pop(0)  # whichever it was: only their number matters, and `correct` is accurate enough
         if sent:
-            self._ended.append(_stored(now))
+            self._ended.append(_up_to_millisecond(now))
 
     def wait(self, now: float) -> float:
         """Returns the seconds until the next request may start, assuming that requests in flight end now."""
@@ -70,13 +70,13 @@ class RateWindow:
         self._forget(now)
         uncounted = self.requests - bisect_right(self._started, began) - len(self._ended) - remaining
         if uncounted > 0 and 0 < reset <= self.seconds + ROUNDING_SECONDS:
-            since = _stored(now + min(reset, self.seconds) - self.seconds)
+            since = _up_to_millisecond(now + min(reset, self.seconds) - self.seconds)
             self._ended = deque(sorted([*self._ended, *[since] * uncounted]))
 
     def stored(self, now: float, latest: float | None = None) -> str | None:
         """Returns the window as its row stores it; None if it is empty. Requests in flight are stored as if they ended at `latest`."""
         self._forget(now)
-        in_flight = _stored(now if latest is None else latest)
+        in_flight = _up_to_millisecond(now if latest is None else latest)
         recent = [*self._ended, *[in_flight] * len(self._started)]
         return orjson.dumps(recent).decode() if recent else None
 
@@ -85,9 +85,9 @@ class RateWindow:
             self._ended.popleft()
         latest = now + self.seconds + ROUNDING_SECONDS
         if self._ended and self._ended[-1] > latest:  # the clock was set back: treat these times as now
-            self._ended = deque(sorted(_stored(now) if at > latest else at for at in self._ended))
+            self._ended = deque(sorted(_up_to_millisecond(now) if at > latest else at for at in self._ended))
 
 
-def _stored(time: float) -> float:
-    """Returns the time to the millisecond, as it is stored; rounded up, so that no slot is free too early."""
+def _up_to_millisecond(time: float) -> float:
+    """Returns the time as it is stored: to the millisecond, and rounded up, so that no slot is free too early."""
     return math.ceil(time * 1000) / 1000

@@ -49,6 +49,17 @@ def test_the_stored_window_holds_for_the_next_worker() -> None:
     assert again.stored(80.0) is None
 
 
+def test_times_are_stored_to_the_millisecond_and_no_slot_is_free_too_early() -> None:
+    window = RateWindow(1, 60.0)
+    window.take(0.0)
+    window.end(0.0004)
+    stored = window.stored(1.0)
+    assert stored == "[0.001]"
+    assert window.wait(1.0) == RateWindow(1, 60.0, stored).wait(1.0) == pytest.approx(59.001)
+    assert not window.take(60.0005)
+    assert window.take(60.001)
+
+
 def test_the_destination_narrows_the_window_and_never_widens_it() -> None:
     window = RateWindow(10, 60.0)
     window.correct(remaining=3, reset=20.0, now=0.0, began=0.0)
