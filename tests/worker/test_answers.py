@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, delivery, outbox
 from dispatcher.settings.settings import Settings
+from dispatcher.telemetry import Answered
 from dispatcher.worker import leases
 from dispatcher.worker.worker import Worker
 from tests.worker.conftest import DEADLINE_SECONDS, Held, Rig
@@ -50,6 +51,8 @@ async def test_texts_that_the_database_cannot_store_never_cause_a_second_request
                 await tick(worker)
     assert rig.bodies() == ["db_1", "db_2", "db_3"]
     assert [(row.status, row.error) for row in rig.rows(attempt)] == [(400, None)] * 3
+    answers = [answer for report in rig.reports if isinstance(report, Answered) for answer in report.answers]
+    assert [answer.outcome.error for answer in answers] == ["unspeakable"] * 3
 
 
 async def test_a_delivery_whose_answer_is_given_up_is_sent_again_under_the_same_lease(rig: Rig, worker: Worker) -> None:

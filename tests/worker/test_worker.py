@@ -402,6 +402,19 @@ async def test_a_report_has_the_outcome_the_decision_and_the_lag(rig: Rig) -> No
     assert 86_400 <= answer.lag < 90_000
 
 
+async def test_an_answer_that_arrives_while_the_worker_stops_is_reported_and_settled(rig: Rig) -> None:
+    held = Held(rig)
+    rig.commit("db_1")
+    await rig.until(lambda: len(rig.requests) == 1)
+    stopping = asyncio.create_task(rig.worker.stop(DEADLINE_SECONDS))
+    await asyncio.sleep(0)  # it begins
+    held.release()
+    await stopping
+    (answered,) = [report for report in rig.reports if isinstance(report, Answered)]
+    assert [answer.decision.action for answer in answered.answers] == [Action.DELIVERED]
+    assert rig.rows(delivery) == []
+
+
 async def test_answers_are_settled_even_if_nothing_can_be_collected_or_claimed(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
