@@ -45,6 +45,15 @@ def test_a_module_of_our_own_that_is_missing_is_a_bug_and_no_extra(tmp_path: Pat
     assert "[service]" not in done.stderr
 
 
+def test_the_commands_load_nothing_that_only_draws_on_terminals() -> None:
+    script = (
+        "import sys; from dispatcher.__main__ import main; sys.argv[1:] = ['--version']\n"
+        "try: main()\nfinally: print(*(name for name in ('rich.console', 'pygments') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == [""]
+
+
 def test_the_version_is_that_of_the_installed_package() -> None:
     assert dispatcher.__version__ == metadata.version("vercel-outbox-dispatcher")
 
