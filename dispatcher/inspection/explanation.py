@@ -254,12 +254,9 @@ def _written(found: _Found) -> Iterator[Entry]:
 def _attempted(one: Attempt) -> Entry:
     answer = _words(one.outcome) if one.status is None else f"{_words(one.outcome)} {one.status}"
     vercel_id = f" (vercel id {one.vercel_id})" if one.vercel_id else ""
-    is_retry = (
-        one.decision == Action.RETRY
-    )  # otherwise its installation waits, until a time that the attempt does not have
-    again = (
-        f", due again at {one.next_due_at:%Y-%m-%d %H:%M:%S} UTC" if is_retry and one.next_due_at is not None else ""
-    )
+    # After any other decision the installation waits, until a time that is not the attempt's.
+    next_due_at = one.next_due_at if one.decision == Action.RETRY else None
+    again = f", due again at {next_due_at:%Y-%m-%d %H:%M:%S} UTC" if next_due_at is not None else ""
     reason = f" ({_words(one.reason)})" if one.reason else ""
     why = f": {one.error}" if one.error else ""
     message = (
