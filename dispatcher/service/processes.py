@@ -17,7 +17,7 @@ from dispatcher.telemetry import Log
 from dispatcher.telemetry.merged_metrics import MergedMetrics
 
 
-class Fleet:
+class ProcessGroup:
     """What the processes answer together, as `Spokesman`."""
 
     def __init__(self, processes: Sequence[WorkerProcess], metrics: MergedMetrics) -> None:
@@ -67,7 +67,7 @@ async def run_processes(settings: Settings) -> int:
             port = None
             if settings.ops_port is not None:
                 stack.enter_context(log.limiting("uvicorn.error", "asyncio"))
-                app = ops_app_of(Fleet(processes, metrics))
+                app = ops_app_of(ProcessGroup(processes, metrics))
                 port = await stack.enter_async_context(serving_ops(app, settings.ops_host, settings.ops_port))
             logger.info("worker processes started", processes=len(processes), ops_port=port)
             codes = await asyncio.gather(*(_run(process, processes, stop) for process in processes))
