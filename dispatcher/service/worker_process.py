@@ -47,7 +47,8 @@ class WorkerProcess:
                 return code
             logger.error("worker process died", process=self.number, exit_code=code)
             self._on_end(self.number)
-            await _sleep_until(stop, REPLACE_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), REPLACE_SECONDS)
             if stop.is_set():
                 return os.EX_OK
 
@@ -111,10 +112,6 @@ class WorkerProcess:
     def close(self) -> None:
         """Closes the socket, after `run` has ended."""
         self._listening.close()
-
-
-async def _sleep_until(stop: asyncio.Event, seconds: float) -> None:
-    await asyncio.wait([asyncio.ensure_future(stop.wait())], timeout=seconds)
 
 
 def stop_with_parent(stop: Callable[[], None]) -> None:
