@@ -28,10 +28,12 @@ TABLES = {
 }
 PUBLISH = """
 import sqlalchemy
+from sqlalchemy.orm import Session
+
 from dispatcher import ResourceUpdated, publish
 
-with sqlalchemy.create_engine("sqlite:///dispatcher.db").begin() as connection:
-    publish(connection, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
+with Session(sqlalchemy.create_engine("sqlite:///dispatcher.db")) as session, session.begin():
+    publish(session, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
 """
 
 ANNOUNCE = """
