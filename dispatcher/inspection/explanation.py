@@ -69,6 +69,8 @@ class Explanation:
     next: list[Entry]
     complete: bool
     """Whether nothing older is known and nothing was left out."""
+    idle: bool
+    """Whether no dispatcher is running; False if the schema is too old to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,8 @@ def explain(
                 happened = sorted(_happened(found), key=lambda entry: entry.at or found.now)
                 complete = found.complete and len(happened) <= limit
                 fleet = read_fleet(database, connection, found.now)
-                return Explanation(_about(scope, found), happened[-limit:], list(_next(found, graces, fleet)), complete)
+                upcoming = list(_next(found, graces, fleet))
+                return Explanation(_about(scope, found), happened[-limit:], upcoming, complete, _is_idle(fleet))
     return None
 
 
@@ -299,9 +302,12 @@ def _words(value: str) -> str:
 # what happens next ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _is_idle(fleet: Fleet | None) -> bool:
+    return fleet is not None and not fleet.runs
+
+
 def _next(found: _Found, graces: Graces, fleet: Fleet | None) -> Iterator[Entry]:
-    idle = fleet is not None and not fleet.runs
-    soon = "when a dispatcher is running: none is" if idle else "at the dispatcher's next tick"
+    soon = "when a dispatcher is running: none is" if _is_idle(fleet) else "at the dispatcher's next tick"
     for change in found.changes:
         message = f"{_events_up_to(change)}: collected {soon}"
         yield Entry(None, "next", message, *change.subject, change.product_id)
