@@ -19,11 +19,11 @@ from dispatcher.inspection.checks.privileges import check_privileges
 from dispatcher.inspection.installations import find_installations, list_installations
 from dispatcher.outbox.tables import VERSION_TABLE, dispatcher, installation, metadata, outbox
 from dispatcher.store import installations as operate
-from tests.conftest import drop_tables
 from tests.contract.databases import on_servers, on_sqlite
 from tests.contract.steps import DEADLINE_SECONDS, ID, collect, count, deliver, in_background, stays_blocked, write
 from tests.migration.definitions import definitions
 from tests.migration.revisions import FIRST, NEXT, execute, expanded, migrate_to
+from tests.tables import drop_tables
 
 pytestmark = pytest.mark.varies
 
