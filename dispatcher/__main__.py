@@ -7,6 +7,8 @@ MISSING_EXTRA = 2
 
 def main() -> None:
     """Entry point. Without the extra `service`, ends with one line and exit code 2."""
+    # structlog would load it with itself, 4 MB in each process; no output of the commands uses it.
+    sys.modules["rich"] = None  # type: ignore[assignment]  # the documented way to keep a module from being imported
     try:
         from dispatcher.cli import main as run
 

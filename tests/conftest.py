@@ -13,10 +13,7 @@ from typing import NoReturn
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from dispatcher.database import schema
 from dispatcher.database.mysql import Mysql
 from dispatcher.database.postgresql import Postgresql
 from dispatcher.database.transactions import Database, open_database
@@ -27,6 +24,7 @@ from tests.second_try import (  # noqa: F401 (hooks)
     pytest_sessionfinish,
     pytest_terminal_summary,
 )
+from tests.tables import create_tables, drop_tables
 
 SCHEMA = "vercel"
 
@@ -120,7 +118,6 @@ def bare_database(
         with opened.engine.begin() as connection:
             connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
     if server in URL_OF and server not in cleaned:
-        schema.migrate(opened)
         drop_tables(opened)
         cleaned.add(server)
     yield opened
@@ -130,15 +127,9 @@ def bare_database(
 @pytest.fixture
 def database(bare_database: Database) -> Iterator[Database]:
     """The same database with fresh tables."""
-    schema.migrate(bare_database)
+    create_tables(bare_database)
     yield bare_database
     drop_tables(bare_database)
-
-
-@retry(retry=retry_if_exception_type(OperationalError), stop=stop_after_delay(60), wait=wait_fixed(0.1), reraise=True)
-def drop_tables(database: Database) -> None:
-    """Retries while an autovacuum or an ending session holds a lock, to which `downgrade` gives way after a second."""
-    schema.downgrade(database)
 
 
 @pytest.fixture

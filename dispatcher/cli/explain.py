@@ -61,6 +61,8 @@ def explain(
     typer.echo("")
     if explanation.next:
         _print("next (UTC)", explanation.next)
+    elif explanation.idle:
+        typer.echo("nothing is waiting, and no dispatcher is running")
     else:
         typer.echo("nothing is waiting: the next event is sent as soon as it arrives")
 

@@ -9,8 +9,9 @@ import typer
 
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.output import number
+from dispatcher.service import WORKER_PROCESS_OPTION
 from dispatcher.service.process_limits import prepare_process
-from dispatcher.settings.settings import load_settings
+from dispatcher.settings.settings import Settings, load_settings
 from dispatcher.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -22,22 +23,41 @@ app = typer.Typer()
 
 
 @app.command()
-def run() -> None:
+def run(
+    worker_process: Annotated[int | None, typer.Option(WORKER_PROCESS_OPTION, hidden=True)] = None,
+) -> None:
     """Deliver events until SIGTERM or Ctrl-C.
 
     Then it finishes its requests in flight within DISPATCHER_SHUTDOWN_GRACE, and exits. A second signal ends it at once.
     """
-    from dispatcher.service import service
-    from dispatcher.service.event_loop import run_in_loop
     from dispatcher.service.http_server import PortUnavailable
 
     prepare_process()
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
     try:
-        run_in_loop(service.run(settings))
+        if settings.processes > 1 and worker_process is None:
+            _run_processes(settings)
+        else:
+            _run(settings, worker_process)
     except PortUnavailable as error:
         raise CommandFailed(str(error)) from None
+
+
+def _run(settings: Settings, parent: int | None) -> None:
+    from dispatcher.service import service
+    from dispatcher.service.event_loop import run_in_loop
+
+    run_in_loop(service.run(settings, parent=parent))
+
+
+def _run_processes(settings: Settings) -> None:
+    import asyncio
+
+    from dispatcher.service.processes import run_processes
+
+    if code := asyncio.run(run_processes(settings)):
+        raise typer.Exit(code)
 
 
 @app.command("drain")

@@ -5,6 +5,7 @@ major version: without what an older one lacks, and without using what a newer o
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +74,8 @@ def migrate(database: Database) -> str:
     Safe to run concurrently: only one call migrates. On MySQL and MariaDB, where each DDL statement commits by itself, it completes an
     interrupted migration. A statement that has to wait for a table yields to the partners' writes, and is tried again.
 
-    Raises UnusableSchema if the database is at a revision of a newer major version, if its tables were not created by `migrate`, if
-    another migration does not finish in time, or if another session does not let go of a table.
+    Raises UnusableSchema if the database is at a revision of a newer major version, if its tables were not created by `migrate` or lack
+    columns, if another migration does not finish in time, or if another session does not let go of a table.
     """
     retrying = Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, _Overtaken) or database.dialect.is_overtaken(error)),
@@ -118,6 +119,8 @@ def _migrate(database: Database) -> str:
             raise UnusableSchema(_unknown(revision))
         if revision is None and _has_tables(connection, database.schema) and not _was_interrupted(connection, database):
             raise UnusableSchema(f"nothing is changed: {_FOREIGN}")
+        if revision is not None and _major(revision) == _major(newest()):
+            _refuse_changed_tables(connection, database)
         _ensure_schema(connection, database)
         try:
             command.upgrade(_config(connection=connection, schema=database.schema), "head")
@@ -126,6 +129,20 @@ def _migrate(database: Database) -> str:
                 raise _Overtaken from None
             raise UnusableSchema(str(refused)) from None
     return newest()
+
+
+def _refuse_changed_tables(connection: sa.Connection, database: Database) -> None:
+    """Raises UnusableSchema before a migration that could not make the tables usable, while the old release still runs."""
+    if needed := _needed(_missing_columns(connection, database)):
+        raise UnusableSchema(f"nothing is changed: {describe_changed_tables(database, needed)}")
+
+
+def describe_changed_tables(database: Database, missing: Sequence[sa.Column[Any]]) -> str:
+    """Returns the message for tables that lack columns which no migration adds."""
+    return (
+        f"the tables lack {', '.join(map(str, missing))}: something else has changed them, or an unreleased version made them; `dispatcher"
+        f" schema --dialect {database.dialect.name}` prints them as they should be"
+    )
 
 
 def _ensure_schema(connection: sa.Connection, database: Database) -> None:
@@ -182,10 +199,13 @@ def _read(connection: sa.Connection, database: Database) -> Schema:
         raise UnusableSchema(
             "a migration of this database was interrupted: run `dispatcher migrate` again, which completes it"
         )
-    missing = _missing_columns(connection, database.schema)
-    needed = [column for column in missing if not is_addition(column)]
-    if revision is None and needed:
-        raise UnusableSchema(_why_missing(connection, database, needed[0]))
+    missing = _missing_columns(connection, database)
+    if needed := _needed(missing):
+        raise UnusableSchema(
+            _why_missing(connection, database, needed[0])
+            if revision is None
+            else describe_changed_tables(database, needed)
+        )
     return Schema(revision, frozenset(missing))
 
 
@@ -200,7 +220,7 @@ def _why_missing(connection: sa.Connection, database: Database, first: sa.Column
 def missing_columns(database: Database) -> list[sa.Column[Any]]:
     """Returns the columns that the database lacks; as text they are `table.column`."""
     with database.read() as connection:
-        return _missing_columns(connection, database.schema)
+        return _missing_columns(connection, database)
 
 
 def is_addition(what: sa.Column[Any] | sa.Table) -> bool:
@@ -279,14 +299,28 @@ def _has_tables(connection: sa.Connection, schema: str | None) -> bool:
     return not metadata.tables.keys().isdisjoint(sa.inspect(connection).get_table_names(schema))
 
 
-def _missing_columns(connection: sa.Connection, schema: str | None) -> list[sa.Column[Any]]:
+def _missing_columns(connection: sa.Connection, database: Database) -> list[sa.Column[Any]]:
     inspector = sa.inspect(connection)
     missing: list[sa.Column[Any]] = []
     for table in metadata.sorted_tables:
-        present = (
-            {column["name"] for column in inspector.get_columns(table.name, schema)}
-            if inspector.has_table(table.name, schema)
-            else set()
-        )
+        present = _present_columns(inspector, table, database)
         missing += (column for column in table.c if column.name not in present)
     return missing
+
+
+def _present_columns(inspector: sa.Inspector, table: sa.Table, database: Database) -> set[str]:
+    """Returns the names of the table's columns; none if it does not exist."""
+    try:
+        if not inspector.has_table(table.name, schema=database.schema):
+            return set()
+    except DBAPIError as error:
+        # MySQL and MariaDB deny even the question to a user without a privilege on the table, which an older release did not need.
+        if database.dialect.is_denied(error) and is_addition(table):
+            return set()
+        raise
+    return {column["name"] for column in inspector.get_columns(table.name, database.schema)}
+
+
+def _needed(missing: list[sa.Column[Any]]) -> list[sa.Column[Any]]:
+    """Returns those of the missing columns that no program works without."""
+    return [column for column in missing if not is_addition(column)]

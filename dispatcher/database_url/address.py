@@ -92,6 +92,13 @@ def _read_server(family: str, parts: Mapping[str, str], rest: str) -> Address:
         raise ValueError("names several hosts, of which the MySQL driver takes one: name the primary, or a proxy")
     translation = _TRANSLATIONS[family](given)
     user, password, database = (unquote(parts[name]) for name in ("user", "password", "database"))
+    # PostgreSQL's default is the user's name; one of MySQL's option files can name a database.
+    if (
+        family == "mysql"
+        and not database
+        and not translation.parameters.keys() & {"read_default_file", "read_default_group"}
+    ):
+        raise ValueError("names no database: write its name after the host, mysql://user:password@host:port/name")
     for decoded in (user, database, *(host.name for host in hosts), *translation.parameters.values()):
         _check_printable(decoded)
     return Address(family, user or None, password or None, hosts, database, translation.parameters, translation.ignored)

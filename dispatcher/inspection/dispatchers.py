@@ -57,7 +57,7 @@ class Fleet:
     runs: bool
     """Whether any is running."""
     outage: datetime | None
-    """Since when Vercel as a whole has answered none of them; None if it answers one."""
+    """Since when Vercel as a whole has been unavailable, by the first that noticed; None if it answers any of them."""
 
 
 def read_fleet(database: Database, connection: Connection, now: datetime) -> Fleet | None:
@@ -67,4 +67,4 @@ def read_fleet(database: Database, connection: Connection, now: datetime) -> Fle
         return None
     outages = [one.outage for one in known if one.is_running]
     since = [outage for outage in outages if outage is not None]
-    return Fleet(bool(outages), max(since) if since and len(since) == len(outages) else None)
+    return Fleet(bool(outages), min(since) if since and len(since) == len(outages) else None)

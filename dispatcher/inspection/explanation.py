@@ -69,6 +69,8 @@ class Explanation:
     next: list[Entry]
     complete: bool
     """Whether nothing older is known and nothing was left out."""
+    idle: bool
+    """Whether no dispatcher is running; False if the schema is too old to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,8 @@ def explain(
                 happened = sorted(_happened(found), key=lambda entry: entry.at or found.now)
                 complete = found.complete and len(happened) <= limit
                 fleet = read_fleet(database, connection, found.now)
-                return Explanation(_about(scope, found), happened[-limit:], list(_next(found, graces, fleet)), complete)
+                upcoming = list(_next(found, graces, fleet))
+                return Explanation(_about(scope, found), happened[-limit:], upcoming, complete, _is_idle(fleet))
     return None
 
 
@@ -254,7 +257,9 @@ def _written(found: _Found) -> Iterator[Entry]:
 def _attempted(one: Attempt) -> Entry:
     answer = _words(one.outcome) if one.status is None else f"{_words(one.outcome)} {one.status}"
     vercel_id = f" (vercel id {one.vercel_id})" if one.vercel_id else ""
-    again = f", due again at {one.next_due_at:%Y-%m-%d %H:%M:%S} UTC" if one.next_due_at is not None else ""
+    # After any other decision the installation waits, until a time that is not the attempt's.
+    next_due_at = one.next_due_at if one.decision == Action.RETRY else None
+    again = f", due again at {next_due_at:%Y-%m-%d %H:%M:%S} UTC" if next_due_at is not None else ""
     reason = f" ({_words(one.reason)})" if one.reason else ""
     why = f": {one.error}" if one.error else ""
     message = (
@@ -297,9 +302,12 @@ def _words(value: str) -> str:
 # what happens next ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _is_idle(fleet: Fleet | None) -> bool:
+    return fleet is not None and not fleet.runs
+
+
 def _next(found: _Found, graces: Graces, fleet: Fleet | None) -> Iterator[Entry]:
-    idle = fleet is not None and not fleet.runs
-    soon = "when a dispatcher is running: none is" if idle else "at the dispatcher's next tick"
+    soon = "when a dispatcher is running: none is" if _is_idle(fleet) else "at the dispatcher's next tick"
     for change in found.changes:
         message = f"{_events_up_to(change)}: collected {soon}"
         yield Entry(None, "next", message, *change.subject, change.product_id)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 from sqlalchemy import Row
@@ -41,19 +42,37 @@ def look_ahead(
         return _paused(owner, graces)
     if owner is not None and owner.leased_until is not None and owner.leased_until > now:
         return delivery.due_at, f"{attempt}, by {owner.leased_by}, which holds the lease"
-    if owner is not None and owner.throttled_until is not None and owner.throttled_until > max(now, delivery.due_at):
-        return owner.throttled_until, f"{attempt}, when the rate limit allows it"
+    earliest = _earliest(delivery, owner)
     if fleet is not None and not fleet.runs:
-        return delivery.due_at, f"{attempt}, when a dispatcher is running: none is"
+        return _still_ahead(earliest, now), f"{attempt}, when a dispatcher is running: none is"
     if fleet is not None and fleet.outage is not None:
         since = f"{fleet.outage:%Y-%m-%d %H:%M:%S} UTC"
-        return delivery.due_at, f"{attempt}, when Vercel answers again: it has been unavailable since {since}"
+        what = f"{attempt}, when Vercel answers again: it has been unavailable since {since}"
+        return _still_ahead(earliest, now), what
+    if owner is not None and earliest > max(now, delivery.due_at):
+        return earliest, f"{attempt}, {_why_it_waits(delivery, owner)}"
     if delivery.due_at > now:
         return delivery.due_at, f"{attempt}, after the backoff" if delivery.attempts else f"{attempt}"
     if delivery.due_at > now - OVERDUE:
         return delivery.due_at, f"{attempt}, as soon as a dispatcher claims it"
     why = "is `dispatcher run` running?" if fleet is None else "see the dispatcher's log"
     return delivery.due_at, f"{attempt} is overdue: {why}"
+
+
+def _earliest(delivery: Row[Any], owner: Installation | None) -> datetime:
+    """Returns when the delivery is due and its installation need not wait."""
+    due_at: datetime = delivery.due_at
+    return due_at if owner is None or owner.throttled_until is None else max(due_at, owner.throttled_until)
+
+
+def _still_ahead(time: datetime, now: datetime) -> datetime | None:
+    return time if time > now else None
+
+
+def _why_it_waits(delivery: Row[Any], owner: Installation) -> str:
+    if owner.failures and delivery.last_status != HTTPStatus.TOO_MANY_REQUESTS:
+        return "when its installation is tried again: the last request for it did not succeed"
+    return "when the rate limit allows it"
 
 
 def _paused(owner: Installation, graces: Graces) -> tuple[datetime | None, str]:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Insert
 
 from dispatcher.outbox import drivers
+from dispatcher.outbox.async_sqlalchemy import is_async_connection
 from dispatcher.outbox.drivers import AsyncDriverConnection, DBAPIConnection
 from dispatcher.outbox.events import Event, subject_of
 from dispatcher.outbox.schema import choose_schema, outbox_in
@@ -40,11 +41,7 @@ def publish(connection: "Session | Connection | DBAPIConnection", *events: Event
     TypeError on an async connection (await `apublish`) or if an argument is not an event, and ValueError for an impossible schema name.
     """
     _check(events)
-    own, place = connection_of(connection), choose_schema(schema)
-    if own is None:
-        drivers.insert(connection, map(row_of, events), place)
-    else:
-        _insert(own, events, place)
+    _insert(connection, events, choose_schema(schema))
 
 
 def connection_of(connection: object) -> Connection | None:
@@ -54,13 +51,12 @@ def connection_of(connection: object) -> Connection | None:
     """
     if isinstance(connection, Connection):
         return connection
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-    from sqlalchemy.orm import Session, scoped_session
-
-    if isinstance(connection, AsyncSession | AsyncConnection):
+    if is_async_connection(connection):
         raise TypeError(
             "this is an async session or connection: await apublish(…), or call run_sync(…) with the function that reads"
         )
+    from sqlalchemy.orm import Session, scoped_session
+
     if isinstance(connection, Session | scoped_session):
         return connection.connection(bind_arguments=_BIND)
     if not hasattr(connection, "cursor"):
@@ -76,13 +72,9 @@ async def apublish(
     """As `publish`, on SQLAlchemy's AsyncSession and AsyncConnection, and on connections of psycopg, asyncpg, aiosqlite, aiomysql and
     asyncmy.
     """
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-
     _check(events)
     place = choose_schema(schema)
-    if isinstance(connection, AsyncSession):
-        await (await connection.connection(bind_arguments=_BIND)).run_sync(_insert, events, place)
-    elif isinstance(connection, AsyncConnection):
+    if is_async_connection(connection):
         await connection.run_sync(_insert, events, place)
     else:
         await drivers.ainsert(connection, map(row_of, events), place)
@@ -138,10 +130,14 @@ def insert_and_identify(connection: Connection, event: Event) -> int:
 _BIND = {"clause": outbox}
 
 
-def _insert(connection: Connection, events: Sequence[Event], schema: str | None) -> None:
-    _refuse_autocommit(connection)
+def _insert(connection: "Session | Connection | DBAPIConnection", events: Sequence[Event], schema: str | None) -> None:
+    own = connection_of(connection)
+    if own is None:
+        drivers.insert(connection, map(row_of, events), schema)
+        return
+    _refuse_autocommit(own)
     for event in events:
-        connection.execute(insert_event(event, schema=schema))
+        own.execute(insert_event(event, schema=schema))
 
 
 def _refuse_autocommit(connection: Connection) -> None:

@@ -90,6 +90,8 @@ GONE_BACKOFF_SECONDS = 60.0
 PAUSE_PROBE_SECONDS = 60.0
 BREAKER_PROBE_SECONDS = 1.0
 MAX_BREAKER_PROBE_SECONDS = 15.0
+MAX_LOOK_UP_BACKOFF_SECONDS = 300.0
+"""The longest wait of an installation whose token could not be looked up: it must not outlast the fault for long."""
 MAX_HINT_SECONDS = 3_600.0
 """A longer wait that the destination requests is shortened to this."""
 HINT_JITTER_FRACTION = 0.1
@@ -182,6 +184,7 @@ def _throttle(
     reason: ThrottleReason, failures: int, hint: float | None, policy: Policy, random: Callable[[], float]
 ) -> Decision:
     wanted = min(max(hint or 0.0, 0.0), MAX_HINT_SECONDS) * (1 + HINT_JITTER_FRACTION * random())
-    return Decision(
-        Action.THROTTLE, reason, max(wanted, backoff(failures, policy.backoff_base, policy.backoff_cap, random))
-    )
+    cap = policy.backoff_cap
+    if reason is ThrottleReason.CREDENTIALS_UNAVAILABLE:
+        cap = min(cap, MAX_LOOK_UP_BACKOFF_SECONDS)
+    return Decision(Action.THROTTLE, reason, max(wanted, backoff(failures, policy.backoff_base, cap, random)))

@@ -28,17 +28,25 @@ async def serving(app: Starlette, host: str, port: int, **options: Any) -> Async
 
     `options` are passed to uvicorn.
     """
-    with _listen(host, port) as listening:
-        server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **options))
-        serve = asyncio.create_task(server.serve([listening]))
-        try:
+    with listen(host, port) as listening:
+        async with serving_on(listening, app, **options):
             yield int(listening.getsockname()[1])
-        finally:
-            server.should_exit = True
-            await serve
 
 
-def _listen(host: str, port: int) -> socket.socket:
+@asynccontextmanager
+async def serving_on(listening: socket.socket, app: Starlette, **options: Any) -> AsyncIterator[None]:
+    """Does the same on a socket that listens already."""
+    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **options))
+    serve = asyncio.create_task(server.serve([listening]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serve
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens; the system chooses its port if `port` is 0. Raises PortUnavailable."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2_048)

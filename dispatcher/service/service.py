@@ -1,6 +1,7 @@
 """The service: runs until a signal stops it, and takes its parts apart in order."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,12 +15,13 @@ from dispatcher.database.transactions import Database
 from dispatcher.service.composition import Parts, composed
 from dispatcher.service.database_wait import GRACE_SECONDS, wait_for_database
 from dispatcher.service.drain import deliver_what_is_due
-from dispatcher.service.endpoints import ops_app, serving_ops
+from dispatcher.service.endpoints import ops_app, serving_on_socket, serving_ops
 from dispatcher.service.health import Health
 from dispatcher.service.housekeeping import Housekeeping
 from dispatcher.service.scheduler import Scheduler
 from dispatcher.service.signals import stop_on_signals
 from dispatcher.service.sleeper import Sleeper
+from dispatcher.service.worker_process import stop_with_parent
 from dispatcher.settings.settings import Settings, Wakeup
 from dispatcher.telemetry import Listener, Log, Metrics, StepFailed, listen
 
@@ -29,20 +31,29 @@ LAST_ROUND_SHARE = 0.5
 """The share of the grace in which a stopping service still starts requests."""
 
 
-async def run(settings: Settings, stop: asyncio.Event | None = None, *, database_grace: float = GRACE_SECONDS) -> None:
+async def run(
+    settings: Settings,
+    stop: asyncio.Event | None = None,
+    *,
+    database_grace: float = GRACE_SECONDS,
+    parent: int | None = None,
+) -> None:
     """Delivers until SIGTERM or SIGINT (or `stop`), then drains within the grace. A second signal ends the process at once.
 
-    A database that is away at the start is waited for, up to `database_grace` seconds. Raises SettingsError, UnusableDatabaseUrl,
+    A database that is away at the start is waited for, up to `database_grace` seconds. A worker process gets the descriptor of the
+    socket on which its `parent` asks, instead of the ops port. Raises SettingsError, UnusableDatabaseUrl,
     UnusableNetwork, UnusableSchema, UnusableIsolation, PortUnavailable or the database's error if it cannot start.
     """
     stop = stop or asyncio.Event()
-    stop_on_signals(stop, settings.shutdown_grace)
+    begin_stop = stop_on_signals(stop, settings.shutdown_grace)
+    if parent is not None:
+        stop_with_parent(begin_stop)
     log = Log()
     health, metrics = Health(poll_interval=settings.poll_interval), Metrics(version("vercel-outbox-dispatcher"))
     report = listen(health, metrics, log)
     async with (
         composed(settings, report) as parts,
-        _serving(ops_app(health, metrics.registry), settings, log) as port,
+        _serving(ops_app(health, metrics.registry), settings, log, parent) as port,
     ):
         await wait_for_database(parts.thread, health, stop, database_grace)
         if not stop.is_set():
@@ -84,8 +95,12 @@ async def _waking(parts: Parts, settings: Settings) -> AsyncIterator[Tick]:
 
 
 @asynccontextmanager
-async def _serving(app: Starlette, settings: Settings, log: Log) -> AsyncIterator[int | None]:
+async def _serving(app: Starlette, settings: Settings, log: Log, parent: int | None) -> AsyncIterator[int | None]:
     """Serves the ops port unless it is off. Lines that its clients can provoke, from uvicorn and asyncio, are limited."""
+    if parent is not None:
+        async with serving_on_socket(app, socket.socket(fileno=parent)):
+            yield None
+        return
     if settings.ops_port is None:
         yield None
         return

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 
 import structlog
 
@@ -10,12 +11,17 @@ OVERTIME_SECONDS = 5.0
 """Time after the grace to take everything apart. A service that needs longer is waiting for a database that does not answer."""
 
 
-def stop_on_signals(stop: asyncio.Event, grace: float) -> None:
-    """Sets `stop` at the first signal. A second one, or the end of the grace and the overtime, ends the process at once."""
+def stop_on_signals(stop: asyncio.Event, grace: float) -> Callable[[], None]:
+    """Sets `stop` at the first signal. A second one, or the end of the grace and the overtime, ends the process at once.
+
+    Returns the function that does what the first signal does.
+    """
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
 
     def on_first_signal() -> None:
+        if stop.is_set():
+            return
         stop.set()
         for number in signals:
             loop.remove_signal_handler(number)
@@ -25,6 +31,7 @@ def stop_on_signals(stop: asyncio.Event, grace: float) -> None:
 
     for number in signals:
         loop.add_signal_handler(number, on_first_signal)
+    return on_first_signal
 
 
 def _end_at_once(number: int, _frame: object) -> None:

@@ -20,6 +20,7 @@ from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration
 from dispatcher.settings.environment import PREFIX, Reading, read_environment
 from dispatcher.settings.masking import MASK, mask_database_url, mask_query, mask_token_url
 from dispatcher.settings.values import (
+    MAX_PROCESSES,
     AttemptLog,
     BaseUrl,
     Choice,
@@ -33,6 +34,7 @@ from dispatcher.settings.values import (
     OauthParams,
     ParsedDuration,
     ParsedNumber,
+    ParsedProcesses,
     Port,
     Rate,
     SchemaName,
@@ -112,6 +114,7 @@ class Settings(BaseSettings):
 
     poll_interval: Wait = 0.2
     wakeup: Annotated[Wakeup, Choice] = Wakeup.POLL
+    processes: Annotated[int, Field(ge=1, le=MAX_PROCESSES), ParsedProcesses] = 1
     concurrency: Annotated[int, Field(ge=1, le=10_000), ParsedNumber] = 64
     request_timeout: Wait = 10.0
     lease: Annotated[Seconds, Field(ge=1.0, le=DAY), ParsedDuration] = 60.0

@@ -5,7 +5,9 @@ pydantic's too: the parsers see only values that were given.
 """
 
 import json
+import os
 import re
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
@@ -30,6 +32,7 @@ _MAX_TOKEN_LENGTH = 512
 BEARER_TOKEN = re.compile(rf"[\x21-\x7e]{{1,{_MAX_TOKEN_LENGTH}}}")
 """A token that can travel in a header."""
 _MAX_PORT = 65_535
+MAX_PROCESSES = 64
 
 
 class Wakeup(StrEnum):
@@ -70,6 +73,17 @@ def parse_number(value: object) -> int:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return int(value)
     raise ValueError(f"is not a whole number{echo(value)}: write digits only, such as 64")
+
+
+def parse_processes(value: object) -> int:
+    """Parses a number of processes; `auto` is one for each core that this process may use. Raises ValueError."""
+    if value == "auto":
+        usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        return min(usable, MAX_PROCESSES)
+    try:
+        return parse_number(value)
+    except ValueError:
+        raise ValueError(f"is not a number of processes{echo(value)}: write a number, or auto") from None
 
 
 def parse_port(value: object) -> int | None:
@@ -260,5 +274,6 @@ Host = Annotated[str, BeforeValidator(parse_host)]
 Port = Annotated[int | None, BeforeValidator(parse_port)]
 Rate = Annotated[RateLimit | None, BeforeValidator(parse_rate_limit)]
 ParsedNumber = BeforeValidator(parse_number)
+ParsedProcesses = BeforeValidator(parse_processes)
 ParsedDuration = BeforeValidator(parse_duration)
 Choice = BeforeValidator(parse_choice)

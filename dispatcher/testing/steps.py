@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection, Engine
 
 from dispatcher.outbox import drivers
+from dispatcher.outbox.async_sqlalchemy import is_async_connection, is_async_engine
 from dispatcher.outbox.publisher import connection_of
 
 if TYPE_CHECKING:
@@ -41,12 +42,10 @@ def perform(database: "SyncDatabase", plan: Plan[Result]) -> Result:
 
 async def aperform(database: "AsyncDatabase", plan: Plan[Result]) -> Result:
     """As `perform`, on SQLAlchemy's async engines, connections and sessions, and on connections of async drivers."""
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
-
-    if isinstance(database, AsyncEngine):
+    if is_async_engine(database):
         async with database.begin() as connection:
             return await connection.run_sync(perform, plan)
-    if isinstance(database, AsyncConnection | AsyncSession):
+    if is_async_connection(database):
         return await database.run_sync(perform, plan)
     steps = plan(drivers.dialect_of(database))
     rows = None
@@ -61,9 +60,7 @@ async def aperform(database: "AsyncDatabase", plan: Plan[Result]) -> Result:
 
 def is_async(database: object) -> bool:
     """Whether the functions with an `a` in front are the ones for this object."""
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
-
-    return isinstance(database, AsyncEngine | AsyncConnection | AsyncSession) or drivers.is_async(database)
+    return is_async_engine(database) or is_async_connection(database) or drivers.is_async(database)
 
 
 def _refuse_async(database: object) -> None:

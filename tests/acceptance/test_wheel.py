@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.gate, pytest.mark.timeout(600)]
+# In one process, which makes each environment once.
+pytestmark = [pytest.mark.gate, pytest.mark.timeout(600), pytest.mark.xdist_group("wheel")]
 
 ROOT = Path(__file__).parents[2]
 TABLES = {
@@ -27,10 +28,12 @@ TABLES = {
 }
 PUBLISH = """
 import sqlalchemy
+from sqlalchemy.orm import Session
+
 from dispatcher import ResourceUpdated, publish
 
-with sqlalchemy.create_engine("sqlite:///dispatcher.db").begin() as connection:
-    publish(connection, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
+with Session(sqlalchemy.create_engine("sqlite:///dispatcher.db")) as session, session.begin():
+    publish(session, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
 """
 
 ANNOUNCE = """

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.benchmarks import coalescing, drain, footprint, latency, partner_cost, replicas, scale
-from tests.benchmarks.machine import Machine, MissingProgram, mariadb, postgresql, sink, versions
+from tests.benchmarks.machine import Machine, MissingProgram, Server, mariadb, postgresql, sink, versions
 from tests.benchmarks.table import Line, markdown
 
 WRITTEN = Path("build/benchmarks.md")
@@ -29,12 +29,12 @@ def main() -> int:
     lines: list[Line] = []
     try:
         with ExitStack() as stack:
-            urls = {"postgresql": stack.enter_context(postgresql())}
+            databases = {"postgresql": stack.enter_context(postgresql())}
             if not arguments.quick:
-                urls["mysql"] = stack.enter_context(mariadb())
-            urls["sqlite"] = f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/bench.db"
+                databases["mysql"] = stack.enter_context(mariadb())
+            databases["sqlite"] = Server(f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/bench.db")
             rounds, share = (1, 0.01) if arguments.quick else (arguments.rounds, arguments.share)
-            machine = Machine(urls, stack.enter_context(sink()), rounds, share, arguments.quick)
+            machine = Machine(databases, stack.enter_context(sink()), rounds, share, arguments.quick)
             for scenario in arguments.scenarios:
                 for line in SCENARIOS[scenario](machine):
                     lines.append(line)

@@ -13,12 +13,12 @@ INSTALLATIONS = 2_000
 def measure(machine: Machine) -> Iterator[Line]:
     """Measures events per second."""
     events, subjects, distinct = machine.size(200_000), machine.size(1_000), machine.size(60_000)
-    url, sink = machine.urls["postgresql"], machine.sink
+    server, sink = machine.databases["postgresql"], machine.sink
     many: list[float] = []
     few: list[float] = []
     for _ in range(machine.rounds):
-        few.append(drain(url, sink, distinct, installations=min(INSTALLATIONS, distinct))[0])
-        many.append(drain(url, sink, events, installations=min(INSTALLATIONS, subjects), subjects=subjects)[0])
+        few.append(drain(server, sink, distinct, installations=min(INSTALLATIONS, distinct))[0])
+        many.append(drain(server, sink, events, installations=min(INSTALLATIONS, subjects), subjects=subjects)[0])
     value = f"{statistics.median(many):,.0f} events/s"
     case = f"{events:,} events of {subjects:,} subjects"
     yield Line("coalescing", case, value, median_ratio(many, few), "× distinct subjects", at_least=3)

@@ -1,104 +1,129 @@
-"""Drain: how fast a full outbox is emptied, compared with the bare client over the same transport at the same concurrency."""
+"""Drain: how fast a full outbox is emptied, and what that costs."""
 
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dispatcher.database.transactions import open_database
 from tests.benchmarks.events import commit, fresh, wait_until_delivered
-from tests.benchmarks.machine import Machine, Sink
-from tests.benchmarks.programs import Used, dispatcher, run, running, settings
+from tests.benchmarks.machine import Machine, Server, Sink
+from tests.benchmarks.programs import Running, Used, dispatcher, running, settings
 from tests.benchmarks.table import Line, median_ratio
-
-CONCURRENCY = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A database, and the backlog in it."""
+    """A database, the backlog in it, what differs from the default settings, and the targets."""
 
     database: str
     installations: int
+    others: tuple[tuple[str, str], ...] = ()
+    tls: bool = False
     at_least: float | None = None
-    """The target, as a ratio to the bare client."""
-    on_one_core: bool = False
+    """Events per second."""
+    worker_at_most: float | None = None
+    """Seconds of processor time of the worker per 1,000 events."""
+
+    def __str__(self) -> str:
+        changed = [f"{name}={value}" for name, value in self.others] + ["TLS"] * self.tls
+        return ", ".join([self.database, f"installations: {self.installations:,}", *changed])
 
 
+STANDARD = Case("postgresql", 2_000, worker_at_most=0.065)
+NO_RATE_LIMIT = (("RATE_LIMIT", "off"),)
 CASES = (
-    Case("postgresql", 1, 0.65),
-    Case("postgresql", 2_000, 0.80),
-    Case("postgresql", 40_000, 0.65),
-    Case("postgresql", 2_000, on_one_core=True),
-    Case("mysql", 1),
+    STANDARD,
+    Case("postgresql", 2_000, tls=True, worker_at_most=0.075),
+    Case("postgresql", 2_000, (("PROCESSES", "2"),)),
+    Case("postgresql", 2_000, NO_RATE_LIMIT),
+    Case("postgresql", 2_000, (("ATTEMPT_LOG", "failures"),)),
+    Case("postgresql", 1, NO_RATE_LIMIT, at_least=12_000),
+    Case("postgresql", 60_000, at_least=6_000),
     Case("mysql", 2_000),
-    Case("mysql", 40_000),
-    Case("sqlite", 1, 0.65),
-    Case("sqlite", 2_000, 0.65),
-    Case("sqlite", 40_000, 0.65),
+    Case("sqlite", 2_000),
 )
+
+
+@dataclass(slots=True)
+class Measured:
+    """The rounds of a case."""
+
+    rates: list[float] = field(default_factory=list)
+    used: list[Used] = field(default_factory=list)
+
+    def add(self, rate: float, used: Used) -> None:
+        self.rates.append(rate)
+        self.used.append(used)
+
+    def per_thousand(self, seconds: Sequence[float], events: int) -> float:
+        return statistics.median(seconds) / events * 1000
 
 
 def measure(machine: Machine) -> Iterator[Line]:
     """Measures events of distinct subjects."""
     events = machine.size(60_000)
-    cases = [case for case in CASES if case.database in machine.urls]
-    rates: dict[Case, list[float]] = {case: [] for case in cases}
-    used: dict[Case, list[Used]] = {case: [] for case in cases}
-    bare: list[float] = []
+    cases = [case for case in CASES if case.database in machine.databases]
+    measured = {case: Measured() for case in cases}
     for _ in range(machine.rounds):
-        bare.append(_bare(machine.sink, events))
         for case in cases:
-            url, installations = machine.urls[case.database], min(case.installations, events)
-            command = dispatcher("run", on_one_core=case.on_one_core)
-            rate, spent = drain(url, machine.sink, events, installations=installations, command=command)
-            rates[case].append(rate)
-            used[case].append(spent)
-    yield Line("drain", "bare client", f"{statistics.median(bare):,.0f}/s")
+            server = machine.databases[case.database]
+            environment = _environment(case, server, machine.sink)
+            installations = min(case.installations, events)
+            measured[case].add(*drain(server, machine.sink, events, installations=installations, others=environment))
     for case in cases:
-        processor = statistics.median(one.processor for one in used[case]) / events * 1000
-        memory = max(one.memory for one in used[case])
-        value = f"{statistics.median(rates[case]):,.0f}/s, {processor:.2f} s CPU/1,000, {memory:.0f} MB"
-        name = f"{case.database}, installations: {case.installations:,}{', on one core' * case.on_one_core}"
-        yield Line("drain", name, value, median_ratio(rates[case], bare), "× the bare client", at_least=case.at_least)
+        yield from _lines(case, measured[case], measured[STANDARD], events)
+
+
+def _environment(case: Case, server: Server, sink: Sink) -> dict[str, str]:
+    url, others = sink.url, dict(case.others)
+    if case.tls:
+        url, others["CA_FILE"] = sink.tls_url, str(sink.ca_file)
+    return settings(server.url, url, **others)
+
+
+def _lines(case: Case, measured: Measured, standard: Measured, events: int) -> Iterator[Line]:
+    rate = statistics.median(measured.rates)
+    ratio = median_ratio(measured.rates, standard.rates)
+    memory = max(one.memory for one in measured.used)
+    value = f"{ratio:.2f} × the standard case, {memory:.0f} MB"
+    yield Line("drain", str(case), value, rate, "events/s", at_least=case.at_least)
+    worker = measured.per_thousand([one.worker for one in measured.used], events)
+    database = measured.per_thousand([one.database for one in measured.used], events)
+    value = f"{worker:.3f} s, the database {database:.3f} s"
+    yield Line("drain", f"{case}, CPU per 1,000", value, worker, "s, worker", at_most=case.worker_at_most)
 
 
 def drain(
-    url: str,
+    server: Server,
     sink: Sink,
     events: int,
     *,
     installations: int,
     subjects: int | None = None,
     replicas: int = 1,
-    command: Sequence[str] = (),
+    others: dict[str, str] | None = None,
 ) -> tuple[float, Used]:
-    """Returns events per second, from their commit to the last request, and what the dispatchers used meanwhile.
+    """Returns events per second, from their commit to the last request, and what the dispatchers and the database used meanwhile.
 
-    The dispatchers run idle before all events are committed in one transaction. Each subject is sent exactly once.
+    The dispatchers, with the environment `others` instead of the default settings, run idle before all events are committed in one
+    transaction. Each subject is sent exactly once.
     """
-    subjects = subjects or events
-    database = open_database(url)
+    subjects, environment = subjects or events, others or settings(server.url, sink.url)
+    database = open_database(server.url)
     fresh(database)
     with ExitStack() as stack:
-        started = (running(command or dispatcher("run"), settings(url, sink.url)) for _ in range(replicas))
-        workers = [stack.enter_context(one) for one in started]
+        workers = [stack.enter_context(running(dispatcher("run"), environment)) for _ in range(replicas)]
         commit(database, replicas, subjects=replicas, installations=replicas)
         wait_until_delivered(database)
         sink.forget()
-        before = [worker.processor() for worker in workers]
+        observed = [*workers, *([Running(server.pid)] if server.pid else [])]
+        before = [one.processor() for one in observed]
         commit(database, events, subjects=subjects, installations=installations)
         committed = time.time()
         wait_until_delivered(database)
-        spent = sum(worker.processor() - begun for worker, begun in zip(workers, before, strict=True))
-        used = Used(spent, max(worker.peak_memory() for worker in workers))
+        spent = [one.processor() - begun for one, begun in zip(observed, before, strict=True)]
+        used = Used(sum(spent[:replicas]), sum(spent[replicas:]), max(worker.peak_memory() for worker in workers))
     database.close()
     return events / (sink.arrivals(subjects)[-1][0] - committed), used
-
-
-def _bare(sink: Sink, requests: int) -> float:
-    sink.forget()
-    run([sys.executable, "-m", "tests.benchmarks.bare", sink.url, str(requests), str(CONCURRENCY)])
-    return sink.rate(requests)

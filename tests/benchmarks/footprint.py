@@ -22,11 +22,11 @@ WHERE query !~* '^(begin|commit|rollback|set local)' AND query !~ 'pg_stat_state
 
 def measure(machine: Machine) -> Iterator[Line]:
     """Measures default settings on PostgreSQL and SQLite. PostgreSQL itself counts the statements."""
-    with postgresql("shared_preload_libraries=pg_stat_statements") as url:
-        yield from _idle(machine, "postgresql", url)
-        yield from _idle(machine, "sqlite", machine.urls["sqlite"])
+    with postgresql("shared_preload_libraries=pg_stat_statements") as server:
+        yield from _idle(machine, "postgresql", server.url)
+        yield from _idle(machine, "sqlite", machine.databases["sqlite"].url)
         if not machine.quick:
-            yield from _crowded(machine.sink, url)
+            yield from _crowded(machine.sink, server.url)
 
 
 def _idle(machine: Machine, name: str, url: str) -> Iterator[Line]:
@@ -40,8 +40,8 @@ def _idle(machine: Machine, name: str, url: str) -> Iterator[Line]:
         if name == "postgresql":
             yield from _statements(database, seconds)
         share = 100 * worker.processor_share(seconds)
-        yield Line("footprint", f"{name}, idle", f"{share:.1f} % of a core", share, "% of a core", at_most=1)
-        yield _memory(f"{name}, idle", worker.memory(), 110)
+        yield Line("footprint", f"{name}, idle", f"{share:.1f} % of a core", share, "% of a core", at_most=0.7)
+        yield _memory(f"{name}, idle", worker.memory(), 80)
     database.close()
 
 
@@ -59,7 +59,7 @@ def _crowded(sink: Sink, url: str) -> Iterator[Line]:
     fresh(database)
     crowd(database)
     sink.forget()
-    with running(dispatcher("run"), settings(url, sink.url)) as worker:
+    with running(dispatcher("run"), settings(url, sink.url, RATE_LIMIT="off")) as worker:
         sink.arrivals(EVENTS, seconds=600)
         yield _memory(f"postgresql, {WAITING}", worker.peak_memory(), 150)
     database.close()

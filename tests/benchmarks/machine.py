@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import trustme
+
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
 _NGINX = """
 worker_processes 1;
@@ -25,6 +27,8 @@ events {{ worker_connections 4096; }}
 http {{
     log_format times '$msec $uri';
     access_log {directory}/requests times buffer=32k flush=100ms;
+    ssl_certificate {directory}/certificate.pem;
+    ssl_certificate_key {directory}/certificate.pem;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
@@ -33,6 +37,7 @@ http {{
     keepalive_requests 100000000;
     server {{
         listen 127.0.0.1:{port} backlog=1024;
+        listen 127.0.0.1:{tls_port} ssl backlog=1024;
         location / {{ default_type application/json; return 201 '{{"ok":true}}'; }}
     }}
 }}
@@ -40,10 +45,22 @@ http {{
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """A database."""
+
+    url: str
+    pid: int | None = None
+    """Its process, or an ancestor of its processes; None if it runs within its clients."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sink:
     """Answers 201 to everything, and logs when each request arrived."""
 
     url: str
+    tls_url: str
+    ca_file: Path
+    """The authority that signed its certificate."""
     log: Path
 
     def forget(self) -> None:
@@ -72,8 +89,8 @@ class Sink:
 class Machine:
     """The setup on which a scenario is measured."""
 
-    urls: Mapping[str, str]
-    """The URLs of the databases, by name."""
+    databases: Mapping[str, Server]
+    """By name."""
     sink: Sink
     rounds: int
     share: float
@@ -89,9 +106,12 @@ class Machine:
 @contextmanager
 def sink() -> Iterator[Sink]:
     """Yields a running nginx. Raises MissingProgram."""
-    program, port = find("nginx", "nginx-light"), free_port()
+    program, port, tls_port = find("nginx", "nginx-light"), free_port(), free_port()
     with _directory() as directory:
-        (directory / "nginx.conf").write_text(_NGINX.format(directory=directory, port=port))
+        (directory / "nginx.conf").write_text(_NGINX.format(directory=directory, port=port, tls_port=tls_port))
+        authority, ca_file = trustme.CA(), directory / "ca.pem"
+        authority.cert_pem.write_to_path(ca_file)
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(directory / "certificate.pem")
         command = [
             program,
             "-c",
@@ -102,12 +122,12 @@ def sink() -> Iterator[Sink]:
             str(directory / "error.log"),
         ]
         with _running(command, port):
-            yield Sink(f"http://127.0.0.1:{port}", directory / "requests")
+            yield Sink(f"http://127.0.0.1:{port}", f"https://127.0.0.1:{tls_port}", ca_file, directory / "requests")
 
 
 @contextmanager
-def postgresql(*settings: str) -> Iterator[str]:
-    """Yields the URL of a PostgreSQL in a directory of its own, with these settings besides the defaults. Raises MissingProgram."""
+def postgresql(*settings: str) -> Iterator[Server]:
+    """Yields a PostgreSQL in a directory of its own, with these settings besides the defaults. Raises MissingProgram."""
     programs, port = _postgresql_programs(), free_port()
     with _directory() as directory:
         data = directory / "data"
@@ -115,15 +135,15 @@ def postgresql(*settings: str) -> Iterator[str]:
         _do(*as_owner, f"{programs}/initdb", "-D", str(data), "-A", "trust", "-U", "postgres")
         options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
         options += [part for setting in settings for part in ("-c", setting)]
-        with _running([*as_owner, f"{programs}/postgres", "-D", str(data), *options], port):
+        with _running([*as_owner, f"{programs}/postgres", "-D", str(data), *options], port) as pid:
             # It listens before it is ready.
             _wait([f"{programs}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)])
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            yield Server(f"postgresql://postgres@127.0.0.1:{port}/postgres", pid)
 
 
 @contextmanager
-def mariadb() -> Iterator[str]:
-    """Yields the URL of a MariaDB in a directory of its own. Raises MissingProgram."""
+def mariadb() -> Iterator[Server]:
+    """Yields a MariaDB in a directory of its own. Raises MissingProgram."""
     server, install, port = (
         find("mariadbd", "mariadb-server"),
         find("mariadb-install-db", "mariadb-server"),
@@ -143,9 +163,9 @@ def mariadb() -> Iterator[str]:
             "--bind-address=127.0.0.1",
             f"--socket={directory}/s",
         ]
-        with _running(command, port):
+        with _running(command, port) as pid:
             _do("mariadb", "--no-defaults", "-h127.0.0.1", f"-P{port}", "-uroot", "-e", "CREATE DATABASE bench")
-            yield f"mysql://root@127.0.0.1:{port}/bench"
+            yield Server(f"mysql://root@127.0.0.1:{port}/bench", pid)
 
 
 class MissingProgram(Exception):
@@ -211,11 +231,12 @@ def _as_user(user: str, directory: Path) -> list[str]:
 
 
 @contextmanager
-def _running(command: Sequence[str], port: int) -> Iterator[None]:
+def _running(command: Sequence[str], port: int) -> Iterator[int]:
+    """Yields its process id."""
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
     try:
         wait_for(port, running)
-        yield
+        yield running.pid
     finally:
         running.terminate()
         running.wait(30)

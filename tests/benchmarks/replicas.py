@@ -17,7 +17,7 @@ def measure(machine: Machine) -> Iterator[Line]:
     for _ in range(machine.rounds):
         for replicas, measured in rates.items():
             rate, _ = drain(
-                machine.urls["postgresql"],
+                machine.databases["postgresql"],
                 machine.sink,
                 events,
                 installations=min(INSTALLATIONS, events),

@@ -72,7 +72,7 @@ class Place:
 
 def measure(machine: Machine) -> Iterator[Line]:
     """Measures milliseconds per batch, interleaved with batches on empty tables."""
-    url, timed = machine.urls["postgresql"], 3 if machine.quick else TIMED_ROUNDS
+    url, timed = machine.databases["postgresql"].url, 3 if machine.quick else TIMED_ROUNDS
     empty, small, large = (Place(url, name) for name in ("empty", "small", "large"))
     small.journey(machine.size(10_000), TOMORROW, prefix="waiting_")
     places = {_SMALL: small}

@@ -79,6 +79,9 @@ def test_when_everything_is_delivered_nothing_waits(dispatcher: Terminal, databa
     installations.purge(database, "icfg_1", lambda _: None, signature=Signature("ann", "\x1b[2J"))
     ended = dispatcher("explain", "db_1", "--installation", "icfg_1")
     assert r"\x1b[2J" in ended.out
+    assert ended.out.endswith("nothing is waiting, and no dispatcher is running\n")
+    store.beat(database, store.Heartbeat("one", "1.0", 0, is_outage=False, is_first=True))
+    ended = dispatcher("explain", "db_1", "--installation", "icfg_1")
     assert ended.out.endswith("nothing is waiting: the next event is sent as soon as it arrives\n")
 
 

@@ -363,6 +363,7 @@ def test_that_all_are_refused_is_a_problem(past: Past) -> None:
         f"20 of 20 installations that were tried since {past.shown(10)} are refused by Vercel"
         " (401, the token is not valid, x-vercel-id iad1::x): "
     )
+    assert one.what.endswith("or by `dispatcher installations resume --reason unauthorized`")
 
 
 def test_only_those_that_were_refused_after_the_last_delivery_are_counted(past: Past) -> None:

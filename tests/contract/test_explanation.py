@@ -1,6 +1,6 @@
 """`dispatcher explain`: the history of a resource or an installation, on every database."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -40,6 +40,14 @@ def let_the_clock_advance(database: Database) -> None:
 def a_dispatcher_runs(database: Database) -> None:
     """Its heartbeat is there."""
     store.beat(database, store.Heartbeat("one", "1.0", 0, is_outage=False, is_first=True))
+
+
+def make_wait(database: Database, failures: int) -> datetime:
+    """Makes the installation wait for an hour after this many failures; returns until when."""
+    later = database.now() + timedelta(hours=1)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(throttled_until=later, due_at=later, failures=failures))
+    return later
 
 
 def explained(database: Database, name: str, limit: int = 99, installation_id: str | None = None) -> Explanation:
@@ -150,8 +158,10 @@ def test_an_attempt_is_told_in_words_with_the_id_that_vercel_gave_it(database: D
     store.settle(database, [store.Answer(leased.deliveries[0], leased.token, outcome, paused)], [state], LEASE)
     (attempt,) = [entry for entry in explained(database, "db_1").happened if entry.what == "attempt"]
     assert attempt.vercel_id == "fra1::abc"
-    assert "attempt 1 (event 1): no credential in 0 ms → the installation is paused (no credential)" in attempt.message
-    assert attempt.message.endswith("(vercel id fra1::abc)")
+    what = (
+        "attempt 1 (event 1): no credential in 0 ms → the installation is paused (no credential) (vercel id fra1::abc)"
+    )
+    assert attempt.message == what
 
 
 def test_a_known_installation_with_no_pending_work_is_explained(database: Database, partner: Engine) -> None:
@@ -208,7 +218,8 @@ def test_where_no_dispatcher_runs_nothing_is_promised(database: Database, partne
         write(connection, "db_1")
     assert the_next(database).message == "event 1: collected when a dispatcher is running: none is"
     store.collect(database, 500)
-    assert the_next(database).message == "attempt 1, when a dispatcher is running: none is (event 1)"
+    found = the_next(database)
+    assert (found.at, found.message) == (None, "attempt 1, when a dispatcher is running: none is (event 1)")
 
 
 @on_sqlite
@@ -219,9 +230,40 @@ def test_it_says_that_vercel_is_unavailable_once_no_dispatcher_is_answered(datab
     assert the_next(database).message == "attempt 1, as soon as a dispatcher claims it (event 1)"
     store.beat(database, store.Heartbeat("two", "1.0", 0, is_outage=True, is_first=False))
     with database.read() as connection:
-        since = connection.execute(sa.select(sa.func.max(dispatcher.c.outage))).scalar_one()
+        since = connection.execute(sa.select(sa.func.min(dispatcher.c.outage))).scalar_one()
     unavailable = f"it has been unavailable since {since:%Y-%m-%d %H:%M:%S} UTC"
-    assert the_next(database).message == f"attempt 1, when Vercel answers again: {unavailable} (event 1)"
+    found = the_next(database)
+    assert (found.at, found.message) == (None, f"attempt 1, when Vercel answers again: {unavailable} (event 1)")
+
+
+@on_sqlite
+def test_an_outage_begins_when_the_first_dispatcher_noticed_it(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    store.beat(database, store.Heartbeat("one", "1.0", 0, is_outage=True, is_first=False))
+    store.beat(database, store.Heartbeat("restarted", "1.0", 0, is_outage=True, is_first=True))
+    began = database.now() - timedelta(hours=3)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(dispatcher).where(dispatcher.c.name == "one").values(outage=began))
+    assert f"unavailable since {began:%Y-%m-%d %H:%M:%S} UTC" in the_next(database).message
+
+
+@on_sqlite
+def test_an_installation_that_waits_in_an_outage_waits_for_vercel(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    later = make_wait(database, failures=3)
+    store.beat(database, store.Heartbeat("one", "1.0", 0, is_outage=True, is_first=False))
+    found = the_next(database)
+    assert found.at == later
+    assert found.message.startswith("attempt 1, when Vercel answers again")
+
+
+@on_sqlite
+def test_an_installation_that_waits_where_no_dispatcher_runs_waits_for_one(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1")
+    later = make_wait(database, failures=0)
+    store.leave(database, "one")
+    found = the_next(database)
+    assert (found.at, found.message) == (later, "attempt 1, when a dispatcher is running: none is (event 1)")
 
 
 @on_sqlite
@@ -261,11 +303,28 @@ def test_a_delivery_under_a_lease_names_its_holder(database: Database, partner: 
 @on_sqlite
 def test_a_delivery_that_waits_for_the_rate_limit_shows_until_when(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")
-    later = database.now() + timedelta(hours=1)
-    with database.engine.begin() as connection:
-        connection.execute(sa.update(installation).values(throttled_until=later, due_at=later))
+    later = make_wait(database, failures=0)
     found = the_next(database)
-    assert (found.at, "rate limit" in found.message) == (later, True)
+    assert (found.at, found.message) == (later, "attempt 1, when the rate limit allows it (event 1)")
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        (429, "when the rate limit allows it"),
+        (503, "when its installation is tried again: the last request for it did not succeed"),
+        (None, "when its installation is tried again: the last request for it did not succeed"),
+    ],
+)
+def test_an_installation_that_waits_after_a_failure_does_not_blame_the_rate_limit(
+    database: Database, partner: Engine, status: int | None, why: str
+) -> None:
+    collect(database, partner, "db_1")
+    make_wait(database, failures=1)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(delivery).values(last_status=status))
+    assert the_next(database).message == f"attempt 1, {why} (event 1)"
 
 
 @on_sqlite

@@ -16,8 +16,6 @@ from dispatcher.store.collection import _collect
 from tests.contract.databases import on_servers
 from tests.contract.steps import ID, LEASE, claim, collect, deliver, standing, write
 
-pytestmark = pytest.mark.varies
-
 WEEK = timedelta(days=7)
 TICK = timedelta(milliseconds=1)
 
@@ -45,6 +43,7 @@ def still(database: Database) -> Database:
     return standing(database)
 
 
+@pytest.mark.varies
 def test_a_row_is_forgotten_once_nothing_has_happened_for_long(still: Database) -> None:
     long_ago = still.now() - WEEK
     insert(still, "never_used")
@@ -121,6 +120,7 @@ def test_what_happens_before_the_rows_are_locked_is_seen(database: Database, par
     assert deliver(database) == (["db_1"] if what == "an event is collected" else [])
 
 
+@pytest.mark.varies
 @on_servers
 def test_a_row_that_a_collection_holds_is_skipped(database: Database, partner: Engine) -> None:
     insert(database, ID)

@@ -44,6 +44,7 @@ from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
 from tests.contract.privileges import Users, assert_refused, user_of, users_of
 from tests.contract.steps import DELIVERED, REJECTED, claim, count, expire_leases, pull_suspects, settle, write
+from tests.migration.revisions import FIRST
 
 GUIDE = Path(__file__).parents[2] / "deploy" / "README.md"
 RETRY = Decision(Action.RETRY, delay=0)
@@ -139,6 +140,36 @@ async def test_without_the_privilege_for_heartbeats_the_rest_works(users: Users)
     assert count(users.administrator, dispatchers) == 0
     housekeeping.close()
     worker.close()
+
+
+def test_a_program_works_before_its_migration_with_the_privileges_of_the_release_before(users: Users) -> None:
+    """MySQL and MariaDB also deny the question whether a table exists."""
+    users.execute("REVOKE ALL ON vercel_dispatcher FROM dispatcher")
+    schema.downgrade(users.migrator, FIRST)
+    try:
+        warning = schema.check(users.dispatcher).warning
+        assert warning
+        assert "vercel_dispatcher" in warning
+        assert [(one.level, one.what) for one in check_tables(users.dispatcher)] == [(Level.WARNING, warning)]
+        assert [one.level for one in check_privileges(users.dispatcher)] == [Level.OK]
+    finally:
+        schema.migrate(users.migrator)
+
+
+def test_check_names_the_revision_also_if_privileges_are_missing(users: Users) -> None:
+    users.execute("REVOKE DELETE ON vercel_installation FROM dispatcher")
+    settings = Settings(
+        database_url=SecretStr(users.dispatcher.engine.url.render_as_string(hide_password=False)),
+        database_schema=users.dispatcher.schema,
+        vercel_token=SecretStr("t"),
+    )
+    found = {one.check: one.level for one in examine(settings)}
+    assert (found["privileges"], found["schema"]) == (Level.PROBLEM, Level.OK)
+
+
+def test_check_names_only_the_privilege_if_it_may_not_read_the_revision(users: Users) -> None:
+    users.execute(f"REVOKE SELECT ON {VERSION_TABLE} FROM dispatcher")
+    assert list(check_tables(users.dispatcher)) == []
 
 
 def test_the_dispatcher_can_do_all_its_work(users: Users, application: Engine) -> None:

@@ -36,8 +36,6 @@ from tests.contract.steps import (
 )
 from tests.deploy.documents import blocks
 
-pytestmark = pytest.mark.varies
-
 UNAUTHORIZED = Decision(Action.PAUSE, PauseReason.UNAUTHORIZED, 3600)
 RETRY = Decision(Action.RETRY, delay=3600)
 ANNOUNCED = "INSERT INTO {}vercel_outbox (installation_id, type) VALUES (:id, 'installation.removed')"
@@ -92,6 +90,7 @@ def row(database: Database, installation_id: str = ID) -> Any:
 # what it does
 
 
+@pytest.mark.varies
 def test_what_waits_is_purged_and_resolved_and_the_installation_forgotten(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2")
     collect(database, partner, "db_other", installation_id="icfg_2")
@@ -373,6 +372,7 @@ def test_a_removal_that_is_rolled_back_changes_nothing(database: Database, partn
     assert deliver(database) == ["db_1"]
 
 
+@pytest.mark.varies
 @on_servers
 def test_it_waits_for_a_collection_and_purges_what_that_has_collected(database: Database, partner: Engine) -> None:
     with partner.begin() as connection:
@@ -473,6 +473,7 @@ def test_without_the_collectors_lock_a_collection_still_does_not_rely_on_the_del
     assert store.repair(database) == 0
 
 
+@pytest.mark.varies
 @on_servers
 def test_two_dispatchers_carry_it_out_once(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1")

@@ -44,6 +44,8 @@ def test_the_table_of_log_lines_is_the_codes() -> None:
         "service/service.py",
         "service/database_wait.py",
         "service/composition.py",
+        "service/processes.py",
+        "service/worker_process.py",
         "service/housekeeping.py",
         "service/signals.py",
         "telemetry/log.py",

@@ -19,11 +19,11 @@ from dispatcher.inspection.checks.privileges import check_privileges
 from dispatcher.inspection.installations import find_installations, list_installations
 from dispatcher.outbox.tables import VERSION_TABLE, dispatcher, installation, metadata, outbox
 from dispatcher.store import installations as operate
-from tests.conftest import drop_tables
 from tests.contract.databases import on_servers, on_sqlite
 from tests.contract.steps import DEADLINE_SECONDS, ID, collect, count, deliver, in_background, stays_blocked, write
 from tests.migration.definitions import definitions
-from tests.migration.revisions import FIRST, NEXT, expanded, migrate_to
+from tests.migration.revisions import FIRST, NEXT, execute, expanded, migrate_to
+from tests.tables import drop_tables
 
 pytestmark = pytest.mark.varies
 
@@ -100,6 +100,18 @@ def test_an_earlier_major_version_asks_for_the_migration(database: Database, mon
         schema.UnusableSchema, match="at schema 0002, this program needs 0100: run `dispatcher migrate`"
     ):
         schema.check(database)
+
+
+def test_tables_that_lack_a_column_of_the_first_revision_are_refused_and_left_alone(first: Database) -> None:
+    """As an unreleased version made them: no migration would make them usable, and the old release would refuse the newer revision."""
+    execute(first, "ALTER TABLE {}vercel_installation DROP COLUMN suspects")
+    for refuse in (schema.check, schema.migrate):
+        with pytest.raises(
+            schema.UnusableSchema, match=r"the tables lack vercel_installation\.suspects: something else"
+        ):
+            refuse(first)
+    with first.read() as connection:
+        assert connection.execute(sa.select(version_table(first).c.version_num)).scalars().all() == [FIRST]
 
 
 def version_table(database: Database) -> sa.TableClause:

@@ -23,9 +23,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher.database import schema
 from dispatcher.database.transactions import Database
 from tests.contract.databases import IN_PROCESSES
+from tests.tables import create_tables, drop_tables
 
 DISPATCHER = Path(sys.executable).with_name("dispatcher")
 INSERT = sa.text("INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES (:i, 'resource.updated', :r)")
@@ -155,11 +155,11 @@ class Stage:
     def playing(self, rate_limit: str = "60/60s") -> Iterator[None]:
         """Within the block the tables exist, and a sandbox answers."""
         try:
-            self.start_sandbox(rate_limit, before_it_answers=lambda: schema.migrate(self.database))
+            self.start_sandbox(rate_limit, before_it_answers=lambda: create_tables(self.database))
             yield
         finally:
             self.end()
-            schema.downgrade(self.database)
+            drop_tables(self.database)
 
     def start_sandbox(
         self,

@@ -65,7 +65,7 @@ def test_with_versions_that_count_events_a_failover_loses_a_change() -> None:
     [
         Failover(workers=1, failovers=0, purges=1),
         pytest.param(Failover(failovers=0, purges=2), marks=pytest.mark.nightly),
-        pytest.param(Failover(workers=1, zombies=0, claims=2, purges=1), marks=pytest.mark.gate),
+        pytest.param(Failover(workers=1, zombies=0, claims=2, purges=1), marks=pytest.mark.nightly),
     ],
     ids=["one worker", "two workers", "and a failover"],
 )

@@ -67,8 +67,8 @@ def quick_commits(database: Database, partner: Engine) -> None:
     ("server", "examples"),
     [
         ("sqlite", 30),
-        pytest.param("postgresql", 30, marks=pytest.mark.gate),
-        pytest.param("mysql", 30, marks=pytest.mark.gate),
+        pytest.param("postgresql", 15, marks=pytest.mark.gate),
+        pytest.param("mysql", 15, marks=pytest.mark.gate),
         pytest.param("sqlite", 300, marks=pytest.mark.nightly),
         pytest.param("postgresql", 200, marks=pytest.mark.nightly),
         pytest.param("postgresql-18", 100, marks=[pytest.mark.nightly, pytest.mark.variant]),

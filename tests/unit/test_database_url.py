@@ -166,6 +166,8 @@ def test_several_hosts_reach_libpq() -> None:
         ("mysql://h/d?ssl={", "has a parameter ssl that cannot be read: write"),
         ("mysql://h/d?useSSL=maybe", "has a parameter useSSL with an unknown value: write one of"),
         ("mysql://h/d?useSSL=true&ssl_disabled=true", "asks for TLS with one parameter and refuses it with another"),
+        ("mysql://root@h:3306", "names no database: write its name after the host"),
+        ("mysql://h/?connect_timeout=5", "names no database: write its name after the host"),
         ("mysql://a,b/d", "names several hosts, of which the MySQL driver takes one"),
         ("mysql://h/d?connect_timeout=soon", "has a parameter connect_timeout that is not a whole number"),
         ("postgres://h/d?connect_timeout=-1", "has a parameter connect_timeout that is not a whole number"),

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from dispatcher.policy.decision import (
     MAX_BREAKER_PROBE_SECONDS,
+    MAX_LOOK_UP_BACKOFF_SECONDS,
     Action,
     DeadLetterReason,
     Decision,
@@ -190,3 +191,12 @@ def test_a_fault_that_may_be_the_hosts_uses_up_no_attempt(kind: OutcomeKind) -> 
 def test_a_fault_that_is_certainly_the_deliverys_uses_up_an_attempt(kind: OutcomeKind) -> None:
     decision = judge(kind)
     assert (decision.action, decision.spares_attempt) == (Action.RETRY, False)
+
+
+def test_a_source_of_tokens_that_fails_is_tried_again_within_minutes_however_long_it_has_failed() -> None:
+    policy = Policy(backoff_base=2.0, backoff_cap=3_600.0)
+    waits = [judge(K.CREDENTIALS_UNAVAILABLE, failures=failures, policy=policy).delay for failures in (1, 5, 50)]
+    assert waits == [2.0, 32.0, MAX_LOOK_UP_BACKOFF_SECONDS]
+    short = Policy(backoff_base=2.0, backoff_cap=10.0)
+    assert judge(K.CREDENTIALS_UNAVAILABLE, failures=50, policy=short).delay == 10.0
+    assert judge(K.THROTTLED, failures=50, policy=policy).delay == 3_600.0

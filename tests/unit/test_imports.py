@@ -17,6 +17,36 @@ PUBLISHING = {"dispatcher", "sqlalchemy", "pydantic"}
 THEIRS = {"annotated_types", "greenlet", "pydantic_core", "typing_extensions", "typing_inspection"}
 OPTIONAL = {"opentelemetry"}
 LOADED = "import sys; before = set(sys.modules); import {module}; print(*(sys.modules.keys() - before))"
+# SQLAlchemy 2.1 installs greenlet, which its async classes need, only with its extra `asyncio`.
+WITHOUT_GREENLET = """
+import asyncio, sqlite3, sys
+
+sys.modules["greenlet"] = None
+import aiosqlite
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+
+from dispatcher import ResourceUpdated, apublish, publish
+from dispatcher.testing import Outbox, assert_announced, create_tables
+
+event = ResourceUpdated(installation_id="icfg_1", resource_id="db_1")
+engine = create_engine(f"sqlite:///{sys.argv[1]}")
+create_tables(engine)
+with Session(engine) as session, session.begin():
+    publish(session, event)
+    assert_announced(session, event)
+with sqlite3.connect(sys.argv[1]) as connection:
+    publish(connection, event)
+    assert_announced(connection, event, event)
+
+async def announce():
+    async with aiosqlite.connect(sys.argv[1]) as connection:
+        outbox = await Outbox.aopen(connection)
+        await apublish(connection, event)
+        await outbox.aassert_announced(event)
+
+asyncio.run(announce())
+"""
 
 
 @pytest.mark.parametrize("module", ["dispatcher", "dispatcher.testing"])
@@ -26,6 +56,12 @@ def test_importing_the_producer_api_loads_nothing_of_the_service(module: str) ->
 
 def test_the_same_question_finds_what_the_service_does_load() -> None:
     assert "httptools" in load("dispatcher.transport.http1")
+
+
+def test_publishing_without_an_async_sqlalchemy_needs_no_greenlet(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_GREENLET, str(tmp_path / "own.db")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("missing", ["typer", "alembic"])
@@ -43,6 +79,15 @@ def test_a_module_of_our_own_that_is_missing_is_a_bug_and_no_extra(tmp_path: Pat
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr
     assert "[service]" not in done.stderr
+
+
+def test_the_commands_load_nothing_that_only_draws_on_terminals() -> None:
+    script = (
+        "import sys; from dispatcher.__main__ import main; sys.argv[1:] = ['--version']\n"
+        "try: main()\nfinally: print(*(name for name in ('rich.console', 'pygments') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == [""]
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:

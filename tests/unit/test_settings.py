@@ -1,5 +1,6 @@
 """Settings: every name and default of the contract, every contradiction, and what a person is shown."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
         "DISPATCHER_CREDENTIALS_CONNECTIONS": 8,
         "DISPATCHER_POLL_INTERVAL": 0.2,
         "DISPATCHER_WAKEUP": Wakeup.POLL,
+        "DISPATCHER_PROCESSES": 1,
         "DISPATCHER_CONCURRENCY": 64,
         "DISPATCHER_REQUEST_TIMEOUT": 10.0,
         "DISPATCHER_LEASE": 60.0,
@@ -118,6 +120,8 @@ def test_settings_cannot_be_changed() -> None:
         ("REQUEST_TIMEOUT", "59s", 59.0),
         ("LEASE", "11s", 11.0),
         ("LEASE", "1d", 86_400.0),
+        ("PROCESSES", "64", 64),
+        ("PROCESSES", "auto", min(64, os.cpu_count() or 1)),
         ("CONCURRENCY", "1", 1),
         ("CONCURRENCY", "10000", 10_000),
         ("MAX_ATTEMPTS", "1", 1),
@@ -209,6 +213,11 @@ def test_a_database_that_cannot_be_read_is_not_called_forgotten_too() -> None:
         ({"LEASE": "10999ms"}, "DISPATCHER_LEASE must be at least 11s"),
         ({"REQUEST_TIMEOUT": "1m"}, "DISPATCHER_LEASE must be at least 61s"),
         ({"BACKOFF_CAP": "1s"}, "DISPATCHER_BACKOFF_CAP must not be shorter than DISPATCHER_BACKOFF_BASE"),
+        (
+            {"PROCESSES": "many"},
+            "DISPATCHER_PROCESSES is not a number of processes (it is 'many'): write a number, or auto",
+        ),
+        ({"PROCESSES": "65"}, "DISPATCHER_PROCESSES must be between 1 and 64"),
         ({"RATE_LIMIT": "4001/60s"}, "DISPATCHER_RATE_LIMIT must name at most 4000 requests"),
         ({"WAKEUP": "notify"}, "DISPATCHER_WAKEUP=notify needs a postgresql:// URL in DISPATCHER_DATABASE_URL"),
         ({"SCHEMA": "outbox", "DATABASE_URL": "mysql://h/d"}, "DISPATCHER_SCHEMA needs a postgresql:// URL"),

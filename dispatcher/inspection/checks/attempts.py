@@ -59,7 +59,7 @@ def _judge(pauses: _Pauses) -> Finding:
             f"{count} of {count} installations that were tried since {_time(stopped[0][1])}"
             f" {_verb(pauses.reason, stopped)}{pauses.last_answer}: check the source of the tokens;"
             " `dispatcher check --live` asks Vercel with those that it provides now. A pause ends with the next probe that succeeds, or by"
-            " `dispatcher installations resume`",
+            f" `dispatcher installations resume --reason {pauses.reason}`",
         )
     named = ", ".join(f"{one} since {_time(since)}" for one, since in pauses.since[:MAX_NAMED_INSTALLATIONS])
     more = ", …" if len(pauses.since) > MAX_NAMED_INSTALLATIONS else ""

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator
 
+from sqlalchemy.exc import DBAPIError
+
 from dispatcher.database import schema
 from dispatcher.database.notifier import Notifier, NotifierUnavailable
 from dispatcher.database.schema import UnusableSchema
@@ -93,7 +95,15 @@ def check_clock(database: Database, tolerance: float = CLOCK_TOLERANCE_SECONDS) 
 
 
 def check_tables(database: Database) -> Iterator[Finding]:
-    """Whether the tables are those that this version expects."""
+    """Whether the tables are those that this version expects. Those that this user may not read are left to `check_privileges`."""
+    try:
+        yield from _compare_tables(database)
+    except DBAPIError as error:
+        if not database.dialect.is_denied(error):
+            raise
+
+
+def _compare_tables(database: Database) -> Iterator[Finding]:
     try:
         found = schema.check(database)
     except UnusableSchema as unusable:
@@ -102,12 +112,8 @@ def check_tables(database: Database) -> Iterator[Finding]:
             if (grant := database.dialect.grant_to_create(connection, database.schema)) is not None:
                 yield problem("privileges", f"`dispatcher migrate` will not be allowed to create tables: {grant}")
         return
-    if missing := [str(column) for column in schema.missing_columns(database) if database.has(column)]:
-        yield problem(
-            "schema",
-            f"the tables lack {', '.join(missing)}: something else has changed them; `dispatcher schema --dialect"
-            f" {database.dialect.name}` prints them as they should be",
-        )
+    if missing := [column for column in schema.missing_columns(database) if database.has(column)]:
+        yield problem("schema", schema.describe_changed_tables(database, missing))
     elif found.warning is not None:
         yield warning("schema", found.warning)
     elif found.is_newer:

@@ -82,10 +82,8 @@ def _examine_database(database: Database, settings: Settings) -> Iterator[Findin
         yield from check_durability(database)
         yield from check_encoding(database)
         yield from check_clock(database)
-        privileges = list(check_privileges(database))
-        yield from privileges
-        if all(one.level is Level.OK for one in privileges):
-            yield from check_tables(database)
+        yield from check_privileges(database)
+        yield from check_tables(database)
         yield from check_triggers(database)
         yield from asyncio.run(check_wakeup(settings, database))
     except UnusableDatabaseUrl as unusable:

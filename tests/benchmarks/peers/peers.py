@@ -26,8 +26,10 @@ class Peer:
     """The file name of its adapter; empty for the dispatcher."""
     insert: str
     """SQL that hands over the events from `{first}` to `{last}`."""
-    on_one_core: bool = False
-    """Whether it is confined to one core, as `deploy/README.md` advises for the highest throughput."""
+    processes: int = 1
+    """Worker processes of the dispatcher."""
+    targets: tuple[float | None, float | None] = None, None
+    """What the dispatcher's events per second ÷ the peer's must reach with one process, and with two."""
 
     @property
     def is_python(self) -> bool:
@@ -54,7 +56,7 @@ class Peer:
         """Returns the command that runs it, and its environment."""
         if self.program:
             return self._command("run", url, sink), {}
-        return dispatcher("run", on_one_core=self.on_one_core), settings(url, sink)
+        return dispatcher("run"), settings(url, sink, PROCESSES=str(self.processes))
 
     def path(self, number: int) -> str:
         """Returns the path of the event's request."""
@@ -71,21 +73,24 @@ _EVENTS = (
 )
 PEERS = (
     Peer("dispatcher", "", _EVENTS),
-    Peer("dispatcher on one core", "", _EVENTS, on_one_core=True),
+    Peer("dispatcher with two processes", "", _EVENTS, processes=2),
     Peer(
         "graphile-worker",
         "graphile_worker.mjs",
         f"SELECT count(graphile_worker.add_job('send', json_build_object('n', n))) {_NUMBERS}",
+        targets=(1.5, None),
     ),
     Peer(
         "pg-boss",
         "pg_boss.mjs",
         f"INSERT INTO pgboss.job (name, data) SELECT 'events', jsonb_build_object('n', n) {_NUMBERS}",
+        targets=(0.95, 1.25),
     ),
     Peer(
         "txoutbox",
         "txoutbox_relay.py",
         f"INSERT INTO outbox (topic, payload) SELECT 'events', n::text::bytea {_NUMBERS}",
+        targets=(2.0, None),
     ),
     Peer(
         "pgqueuer",
