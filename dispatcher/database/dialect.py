@@ -59,6 +59,8 @@ class Dialect(ABC):
     """Whether DDL is transactional: an interrupted migration leaves nothing behind."""
     writes_what_it_locks: ClassVar[bool] = False
     """Whether a row lock is effective only if the row is changed as well."""
+    chains_writes: ClassVar[bool] = False
+    """Whether a statement can insert elsewhere the rows that it deletes."""
     max_collected: ClassVar[int] = 2_000
     """Events that one collection moves at most: a statement costs about the same for one row as for many."""
     max_claimed: ClassVar[int] = 512

@@ -212,9 +212,15 @@ class Mysql(Dialect):
         return bool(error.args) and error.args[0] in _READ_ONLY_ERRORS
 
     @override
+    def encode(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        # As bytes, which the driver writes in hex: it escapes text character by character, and JSON is full of quotes.
+        return {"rows": super().encode(rows)["rows"].encode()}
+
+    @override
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
         columns = ", ".join(f"{name} {type_.compile(mysql.dialect())} PATH '$.{name}'" for name, type_ in types.items())
-        return f"SELECT r.* FROM JSON_TABLE(:rows, '$[*]' COLUMNS ({columns})) AS r"  # noqa: S608 (our own columns)
+        rows = f"CONVERT(:rows USING {_CHARSET})"
+        return f"SELECT r.* FROM JSON_TABLE({rows}, '$[*]' COLUMNS ({columns})) AS r"  # noqa: S608 (our own columns)
 
     @override
     def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:

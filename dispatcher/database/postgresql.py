@@ -57,6 +57,7 @@ class Postgresql(Dialect):
     driver = "postgresql+psycopg"
     extra = "postgres"
     how_to_verify = "sslmode=verify-full&sslrootcert=system (or, for a private authority, its file instead of system)"
+    chains_writes = True
     # Not clock_timestamp(): it is volatile, so a comparison with it cannot use an index.
     now = "statement_timestamp()"
 

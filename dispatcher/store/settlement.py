@@ -16,12 +16,13 @@ from sqlalchemy import Connection, Executable, Row
 
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
-from dispatcher.outbox.tables import dead_letter, delivery, installation
-from dispatcher.policy.decision import Action, DeadLetterReason, PauseReason, Resolution
+from dispatcher.outbox.tables import delivery, installation
+from dispatcher.policy.decision import Action, DeadLetterReason, PauseReason
 from dispatcher.store.attempt_log import record
 from dispatcher.store.burial import Burial, bury
+from dispatcher.store.conclusion import conclude, start_over
 from dispatcher.store.leases import lock_ours
-from dispatcher.store.records import VERSION, Answer, InstallationState, Settled
+from dispatcher.store.records import Answer, InstallationState, Settled
 
 Rows = Mapping[str, Row[Any]]
 # REFRESH is missing because another answer for the same delivery follows it.
@@ -50,13 +51,12 @@ def settle(
         now = next(iter(ours.values())).now
         valid = [answer for answer in answers if answer.delivery.subject.installation_id in ours]
         delivered = [answer for answer in valid if answer.decision.action is Action.DELIVERED]
-        versions = dialect.encode([answer.delivery.guard for answer in delivered if not answer.delivery.early])
-        superseded = _supersede(connection, dialect, versions, now) if delivered else 0
-        _delete_delivered(connection, dialect, delivered, versions, now)
-        _put_off(connection, dialect, [answer for answer in valid if answer.decision.action in _PUT_OFF], now)
-        buried = _bury(connection, dialect, [answer for answer in valid if answer.decision.action is Action.BURY], now)
-        logged = [answer for answer in valid if not failures_only or answer.decision.action is not Action.DELIVERED]
-        record(connection, dialect, logged, now)
+        others = [answer for answer in valid if answer.decision.action is not Action.DELIVERED]
+        _put_off(connection, dialect, [answer for answer in others if answer.decision.action in _PUT_OFF], now)
+        buried = _bury(connection, dialect, [answer for answer in others if answer.decision.action is Action.BURY], now)
+        # Before the deliveries: an answer that was only refused for its token comes before the success of the same delivery.
+        record(connection, dialect, others, now)
+        superseded = conclude(connection, dialect, delivered, now, logs=not failures_only)
         kept = [state for state in states if state.installation_id in ours]
         _write_states(connection, dialect, kept, ours, valid, lease)
         paused = frozenset(id_ for id_, row in ours.items() if row.pause_reason == PauseReason.OPERATOR)
@@ -71,37 +71,6 @@ def _lock(
     leases = {state.installation_id: state.token for state in states}
     ours, locked = lock_ours(connection, dialect, leases, skip_locked=skip_locked)
     return {row.installation_id: row for row in ours}, locked
-
-
-def _delete_delivered(
-    connection: Connection, dialect: Dialect, delivered: Sequence[Answer], versions: Mapping[str, str], now: datetime
-) -> None:
-    if delivered and connection.execute(_delete(dialect), versions).rowcount < len(delivered):
-        _start_over(connection, dialect, delivered, now)
-
-
-def _start_over(connection: Connection, dialect: Dialect, concluded: Sequence[Answer], now: datetime) -> None:
-    """Resets the deliveries that are still there although their request concluded: more events were collected while it was in flight,
-    or the request was early. Such a delivery starts over without attempts and is due when its newest event is visible.
-    """
-    clean = {"attempts": 0, "gone": 0, "last_status": None, "last_error": None}
-    rows = [
-        {"subject_key": answer.delivery.subject_key, "first_created_at": answer.began_at(now), **clean}
-        for answer in concluded
-    ]
-    connection.execute(_reset(dialect), dialect.encode(rows))
-
-
-@cache
-def _delete(dialect: Dialect) -> Executable:
-    return dialect.delete(delivery, [delivery.c[name] for name in VERSION])
-
-
-@cache
-def _reset(dialect: Dialect) -> Executable:
-    names = ("first_created_at", "attempts", "gone", "last_status", "last_error")
-    changed = [delivery.c[name] for name in names]
-    return dialect.update(delivery, [delivery.c.subject_key], changed, [(delivery.c.due_at, delivery.c.visible_at)])
 
 
 def _put_off(connection: Connection, dialect: Dialect, failed: Sequence[Answer], now: datetime) -> None:
@@ -140,39 +109,8 @@ def _bury(connection: Connection, dialect: Dialect, dead: Sequence[Answer], now:
     ]
     buried = bury(connection, dialect, burials, now)
     if buried < len(burials):
-        _start_over(connection, dialect, dead, now)
+        start_over(connection, dialect, dead, now)
     return buried
-
-
-def _supersede(connection: Connection, dialect: Dialect, delivered: Mapping[str, str], now: datetime) -> int:
-    """Resolves the dead letters of subjects that Vercel has now read; returns their number.
-
-    Only if the delivery is unchanged since its request was planned. Otherwise the dead letter may hold an event that was committed
-    later, for example after a purge.
-    """
-    ids = connection.execute(_unresolved(dialect), delivered).scalars().all()
-    if ids:
-        resolved = [{"id": id_, "resolved_at": now, "resolution": Resolution.SUPERSEDED} for id_ in ids]
-        connection.execute(_resolve(dialect), dialect.encode(resolved))
-    return len(ids)
-
-
-@cache
-def _unresolved(dialect: Dialect) -> Executable:
-    rows = dialect.rows(*(delivery.c[name] for name in VERSION))
-    same = sa.and_(*(delivery.c[name] == rows.c[name] for name in VERSION))
-    keys = sa.select(delivery.c.subject_key).select_from(rows.join(delivery, same))
-    return (
-        sa.select(dead_letter.c.id)
-        .where(dead_letter.c.subject_key.in_(keys), dead_letter.c.resolved_at.is_(None))
-        .order_by(dead_letter.c.id)
-        .with_for_update(of=dead_letter)  # an operator may be resolving the same dead letter
-    )
-
-
-@cache
-def _resolve(dialect: Dialect) -> Executable:
-    return dialect.update(dead_letter, [dead_letter.c.id], [dead_letter.c.resolved_at, dead_letter.c.resolution])
 
 
 def _write_states(

@@ -14,9 +14,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.events import Event
-from tests.contract.test_guards import CLAIMING, SETTLING
+from tests.contract.test_guards import CLAIMING, CONCLUDING, WITHOUT_VERSION
 from tests.contract.test_guards import _without_token as without_token
-from tests.contract.test_guards import _without_version as without_version
 from tests.protocol.machine import EVENTS, Machine
 
 # The same examples in every run, so that no run fails by chance.
@@ -85,13 +84,13 @@ def test_no_order_of_steps_loses_or_strands_anything(database: Database, partner
 @pytest.mark.parametrize("server", ["sqlite", "postgresql", "mysql"], indirect=True)
 @pytest.mark.parametrize(
     ("module", "name", "without"),
-    [(SETTLING, "_delete", without_version), (CLAIMING, "_ours", without_token)],
+    [(CONCLUDING, "VERSION", WITHOUT_VERSION), (CLAIMING, "_ours", cache(without_token))],
     ids=["version", "token"],
 )
 def test_without_a_guard_the_search_finds_the_fault(
     database: Database, partner: Engine, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, without: Any
 ) -> None:
-    monkeypatch.setattr(module, name, cache(without))
+    monkeypatch.setattr(module, name, without)
     fault = r"last look is older|events appeared|under a lost lease|a lost lease was honoured|lease_is_whole"
     with pytest.raises((AssertionError, sa.exc.DBAPIError), match=fault):
         search(database, partner, 2_000, ONE_SUBJECT, phases=[Phase.generate])  # at most 406 were needed

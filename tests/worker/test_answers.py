@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from dispatcher.database.transactions import Database
+from dispatcher.outbox.events import Subject
 from dispatcher.outbox.tables import attempt, delivery, outbox
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Answered
@@ -25,7 +26,7 @@ def settings() -> Settings:
 
 
 def refuse(database: Database, text: str) -> None:
-    """Makes the log of attempts refuse this text."""
+    """Makes the log of attempts refuse this text, also that of a key."""
 
     def refusing(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
         if statement.startswith("INSERT INTO vercel_attempt") and text in str(parameters):
@@ -56,7 +57,7 @@ async def test_texts_that_the_database_cannot_store_never_cause_a_second_request
 
 
 async def test_a_delivery_whose_answer_is_given_up_is_sent_again_under_the_same_lease(rig: Rig, worker: Worker) -> None:
-    refuse(rig.database, "db_bad")
+    refuse(rig.database, Subject("icfg_1", "resource.updated", "db_bad").key)
     held = Held(rig)
     slow = rig.answer
     rig.answer = lambda request: slow(request) if b"db_slow" in request.content else httpx.Response(201)
