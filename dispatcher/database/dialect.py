@@ -5,13 +5,13 @@ therefore costs one round trip, and the text of the statement never changes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Subquery, Table
+from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Engine, Executable, Select, Subquery, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
@@ -60,7 +60,7 @@ class Dialect(ABC):
     writes_what_it_locks: ClassVar[bool] = False
     """Whether a row lock is effective only if the row is changed as well."""
     chains_writes: ClassVar[bool] = False
-    """Whether a statement can insert elsewhere the rows that it deletes."""
+    """Whether a statement can change rows and go on with them, for example insert elsewhere what it deletes."""
     max_collected: ClassVar[int] = 2_000
     """Events that one collection moves at most: a statement costs about the same for one row as for many."""
     max_claimed: ClassVar[int] = 512
@@ -235,3 +235,9 @@ class Dialect(ABC):
     @abstractmethod
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
         """Returns the parameters of `first_due` for these installations."""
+
+    def first_due_rows(
+        self, result: CursorResult[Any], delivery: Table, names: Sequence[str]
+    ) -> Iterable[Sequence[Any]]:
+        """Returns the rows of the result of `first_due`."""
+        return result

@@ -79,7 +79,9 @@ def bury_waiting(
     columns = (delivery.c[name] for name in (*READ, "last_status", "last_error"))
     waiting = connection.execute(sa.select(*columns).where(*wanted).order_by(delivery.c.due_at).limit(limit)).all()
     burials = [
-        Burial(Delivery.of(one, now), DeadLetterReason.PURGED, one.attempts, one.last_status, one.last_error)
+        Burial(
+            Delivery.of(one[: len(READ)], now), DeadLetterReason.PURGED, one.attempts, one.last_status, one.last_error
+        )
         for one in waiting
     ]
     return bury(connection, dialect, burials, now, signature)

@@ -29,6 +29,7 @@ LOCKED_COLUMNS = (
 """Columns read when an installation under our lease is locked; the database's time comes with them."""
 CLAIMED_COLUMNS = (
     "installation_id",
+    "due_at",
     "lease_token",
     "rate_window",
     "failures",
@@ -62,11 +63,13 @@ def claim(
 
     def step(connection: Connection) -> Claimed:
         dialect = database.dialect
-        rows = connection.execute(_lock(dialect), {"due_low_water": due_low_water, "limit": installations}).all()
+        wanted = {"due_low_water": due_low_water, "limit": installations}
+        given = {"lease_token": token, "leased_by": leased_by, "suspects": suspects}
+        lease_due = _lease_at_once if dialect.chains_writes else _lease_in_turn
+        rows = lease_due(connection, dialect, wanted, given, lease)
         if not rows:
             return Claimed(connection.execute(sa.select(dialect.clock())).scalar_one())
         under_suspicion = {row.installation_id: row.suspects if row.lease_token is None else suspects for row in rows}
-        _lease(connection, dialect, rows, token, lease, leased_by, under_suspicion)
         ids = [installation_id for installation_id, number in under_suspicion.items() if not number]
         due = first_due(connection, dialect, ids, fair_share(deliveries, len(rows)), rows[0].now)
         leased = (_leased(row, token, due, under_suspicion[row.installation_id]) for row in rows)
@@ -119,7 +122,7 @@ def renew_ours(
 
 
 @cache
-def _lock(dialect: Dialect) -> Executable:
+def _lock(dialect: Dialect) -> Select[Any]:
     return (
         sa.select(*(installation.c[name] for name in CLAIMED_COLUMNS), dialect.clock().label("now"))
         .where(*is_free_and_due(dialect))
@@ -166,26 +169,44 @@ def _ours(dialect: Dialect) -> Select[Any]:
     )
 
 
-def _lease(
-    connection: Connection,
-    dialect: Dialect,
-    rows: Sequence[Row[Any]],
-    token: str,
-    lease: timedelta,
-    leased_by: str,
-    suspects: dict[str, int],
-) -> None:
+def _lease_at_once(
+    connection: Connection, dialect: Dialect, wanted: dict[str, Any], given: dict[str, Any], lease: timedelta
+) -> Sequence[Row[Any]]:
+    rows = connection.execute(_lease(dialect), {**wanted, **given, "lease": lease}).all()
+    return sorted(rows, key=lambda row: row.due_at)  # an UPDATE returns them in any order
+
+
+@cache
+def _lease(dialect: Dialect) -> Executable:
+    """Returns one statement that locks the installations, leases them, and returns their rows as they were before."""
+    due = _lock(dialect).cte("due")
+    suspects = sa.case((due.c.lease_token.is_(None), due.c.suspects), else_=sa.bindparam("suspects", type_=sa.Integer))
+    leased_until = dialect.clock() + sa.bindparam("lease", type_=sa.Interval)
+    given: dict[str, Any] = {name: sa.bindparam(name) for name in ("lease_token", "leased_by")}
+    return (
+        sa.update(installation)
+        .where(installation.c.installation_id == due.c.installation_id)
+        .values(**given, leased_until=leased_until, suspects=suspects)
+        .returning(*due.c)
+    )
+
+
+def _lease_in_turn(
+    connection: Connection, dialect: Dialect, wanted: dict[str, Any], given: dict[str, Any], lease: timedelta
+) -> Sequence[Row[Any]]:
+    rows = connection.execute(_lock(dialect), wanted).all()
     leased = [
         {
+            **given,
             "installation_id": row.installation_id,
-            "lease_token": token,
             "leased_until": row.now + lease,
-            "leased_by": leased_by,
-            "suspects": suspects[row.installation_id],
+            "suspects": row.suspects if row.lease_token is None else given["suspects"],
         }
         for row in rows
     ]
-    connection.execute(_write_lease(dialect), dialect.encode(leased))
+    if leased:
+        connection.execute(_write_lease(dialect), dialect.encode(leased))
+    return rows
 
 
 @cache
@@ -206,8 +227,10 @@ def first_due(
     due: dict[str, list[Delivery]] = {}
     if ids:
         statement = dialect.first_due(delivery, READ, len(ids))
-        for row in connection.execute(statement, {**dialect.first_due_parameters(ids), "limit": limit}).all():
-            due.setdefault(row.installation_id, []).append(Delivery.of(row, now))
+        result = connection.execute(statement, {**dialect.first_due_parameters(ids), "limit": limit})
+        for row in dialect.first_due_rows(result, delivery, READ):
+            one = Delivery.of(row, now)
+            due.setdefault(one.subject.installation_id, []).append(one)
     return due
 
 

@@ -1,18 +1,19 @@
 """A claim and the lease that it takes: its holder, its duration, and the deliveries read."""
 
-from datetime import timedelta
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dispatcher import store
 from dispatcher.database.transactions import Database
-from dispatcher.outbox.tables import installation
-from tests.contract.databases import on_durable, on_sqlite
+from dispatcher.outbox.tables import delivery, installation
+from tests.contract.databases import on_durable, on_postgresql, on_servers, on_sqlite
 from tests.contract.row_locks import locked_by_another, locking, with_row_locks
-from tests.contract.steps import ID, LEASE, claim, collect, commits, expire_leases, standing
+from tests.contract.steps import ID, LEASE, claim, collect, commits, expire_leases, standing, write
 
 
 def row(database: Database) -> sa.Row[Any]:
@@ -94,6 +95,103 @@ def test_a_claim_returns_how_long_a_paused_installation_has_been_paused(database
         paused = {"pause_reason": "disabled", "paused_since": still.now() - day, "paused_until": still.now()}
         connection.execute(sa.update(installation).values(paused))
     assert [one.paused_for for one in claim_one(still).leased] == [day]
+
+
+def test_a_claim_returns_first_what_has_been_due_longest(database: Database, partner: Engine) -> None:
+    ids = ["icfg_2", "icfg_3", "icfg_1"]
+    for installation_id in ids:
+        collect(database, partner, "db_1", installation_id=installation_id)
+    now = database.now()
+    with database.engine.begin() as connection:
+        for place, installation_id in enumerate(ids):
+            due = sa.update(installation).values(due_at=now - timedelta(seconds=9 - place))
+            connection.execute(due.where(installation.c.installation_id == installation_id))
+    assert [one.installation_id for one in claim(database)] == ids
+
+
+@on_postgresql
+def test_a_claim_takes_three_statements(database: Database, partner: Engine) -> None:
+    """To begin, to lease, and to read the deliveries."""
+    collect(database, partner, "db_1")
+    statements: list[str] = []
+
+    def note(_connection: Connection, _cursor: object, statement: str, *_rest: object) -> None:
+        statements.append(statement)
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    leased = claim(database)
+    sa.event.remove(database.engine, "before_cursor_execute", note)
+    assert (len(statements), len(leased)) == (3, 1)
+
+
+@pytest.mark.varies
+@on_servers
+def test_an_installation_that_another_session_has_locked_is_not_waited_for(database: Database, partner: Engine) -> None:
+    for installation_id in ("icfg_1", "icfg_2"):
+        collect(database, partner, "db_1", installation_id=installation_id)
+    with database.engine.begin() as holding:
+        locked = sa.select(installation).where(installation.c.installation_id == "icfg_1").with_for_update()
+        holding.execute(locked).all()
+        assert [one.installation_id for one in claim(database)] == ["icfg_2"]
+    assert [one.installation_id for one in claim(database)] == ["icfg_1"]
+
+
+def test_claims_at_the_same_time_lease_each_installation_once(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        for number in range(40):
+            write(connection, "db_1", installation_id=f"icfg_{number}")
+    store.collect(database, 500)
+
+    def claim_all(_number: int) -> list[str]:
+        claimed = iter(lambda: claim(database, installations=3), ())
+        return [one.installation_id for leased in claimed for one in leased]
+
+    with ThreadPoolExecutor(4) as pool:
+        claimed = [installation_id for ids in pool.map(claim_all, range(4)) for installation_id in ids]
+    # A claim that finds every row locked ends although more are due.
+    claimed += claim_all(0)
+    assert (len(claimed), len(set(claimed))) == (40, 40)
+
+
+@pytest.mark.varies
+def test_a_claim_keeps_the_suspects_of_a_free_installation_and_sets_those_of_an_expired_lease(
+    database: Database, partner: Engine
+) -> None:
+    for installation_id in ("icfg_1", "icfg_2"):
+        collect(database, partner, "db_1", installation_id=installation_id)
+    claim_one(database)
+    expire_leases(database)
+    with database.engine.begin() as connection:
+        free = installation.c.lease_token.is_(None)
+        connection.execute(sa.update(installation).where(free).values(suspects=3))
+    assert {one.suspects for one in claim(database, suspects=7)} == {3, 7}
+    with database.read() as connection:
+        written = connection.execute(sa.select(installation.c.suspects).order_by(installation.c.suspects))
+        assert written.scalars().all() == [3, 7]
+
+
+@pytest.mark.varies
+@pytest.mark.parametrize("plan", [None, "plan_1"])
+def test_a_claim_reads_any_delivery_as_its_row_is(database: Database, partner: Engine, plan: str | None) -> None:
+    collect(database, partner, "db_1")
+    odd = {
+        "resource_id": "\"'\\ \u00e9\u00a0\u2028\U0001f600 %s {}",
+        "product_id": "\\",
+        "billing_plan_id": plan,
+        "events": 2**53 + 1,
+        "last_event_id": 2**62 + 1,
+        "first_created_at": datetime(2026, 1, 2, 3, 4, 5, 6, UTC),
+        "attempts": 7,
+        "gone": 2,
+        "traceparent": "00-" + "0" * 32 + "-" + "0" * 16 + "-00",
+    }
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(delivery).values(odd))
+    (leased,) = claim(database)
+    with database.read() as connection:
+        (expected,) = connection.execute(sa.select(*(delivery.c[name] for name in store.READ)))
+    assert leased.deliveries == (store.Delivery.of(expected, database.now()),)
+    assert [one.first_created_at.tzinfo for one in leased.deliveries] == [UTC]
 
 
 @on_sqlite
