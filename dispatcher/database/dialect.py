@@ -199,13 +199,25 @@ class Dialect(ABC):
     def latest(self, *values: ColumnElement[Any]) -> ColumnElement[Any]:
         """Returns the latest of several times, none of which is NULL."""
 
-    def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
+    def raw(self, column: ColumnElement[Any], max_characters: int) -> ColumnElement[Any]:
         """Returns a column that partners write, read so that no value fails the batch, cut to little more than `max_characters`."""
         return column
 
     @abstractmethod
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
         """Returns a time that partners write, as text in UTC, or NULL."""
+
+    @abstractmethod
+    def consists_of(self, column: ColumnElement[str], allowed: str, max_length: int) -> ColumnElement[bool]:
+        """Whether a text has 1 to `max_length` characters, all of them allowed: a class of ASCII characters such as `A-Za-z0-9_-`."""
+
+    @abstractmethod
+    def subject_key(self, *parts: ColumnElement[Any]) -> ColumnElement[str]:
+        """Returns the key of the subject with these parts, none of which is malformed; see `Subject.key`."""
+
+    @abstractmethod
+    def written_at(self, column: Column[Any], now: ColumnElement[datetime]) -> ColumnElement[datetime]:
+        """Returns a time that partners write, or `now` if it is in the future or none that the driver can represent."""
 
     @abstractmethod
     def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:

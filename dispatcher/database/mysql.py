@@ -229,15 +229,41 @@ class Mysql(Dialect):
         return sa.func.greatest(*values)
 
     @override
-    def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
+    def raw(self, column: ColumnElement[Any], max_characters: int) -> ColumnElement[Any]:
         # MariaDB accepts a lone surrogate as text; reading it as text makes the driver raise for the whole batch.
-        text = sa.func.convert(column.op("USING")(sa.literal_column("utf8mb4")))
-        return sa.func.left(sa.cast(text, sa.LargeBinary), 4 * max_characters + 4, type_=sa.LargeBinary())
+        return sa.func.left(sa.cast(_utf8(column), sa.LargeBinary), 4 * max_characters + 4, type_=sa.LargeBinary())
 
     @override
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
         # As text, because the driver cannot represent a zero date.
         return sa.cast(column, sa.CHAR(32))
+
+    @override
+    def consists_of(self, column: ColumnElement[str], allowed: str, max_length: int) -> ColumnElement[bool]:
+        text = _utf8(column)
+        return sa.and_(
+            sa.func.octet_length(text).between(1, max_length),
+            sa.func.octet_length(text) == sa.func.char_length(text),
+            # With a collation that folds case, the class would contain others too.
+            sa.not_(text.collate(f"{_CHARSET}_bin").regexp_match(f"[^{allowed}]")),
+        )
+
+    @override
+    def subject_key(self, *parts: ColumnElement[Any]) -> ColumnElement[str]:
+        utf8 = [_utf8(part) for part in parts]
+        texts = [sa.func.coalesce(sa.func.concat(sa.func.octet_length(part), ":", part), "-") for part in utf8]
+        return sa.func.sha2(_utf8(sa.func.concat(*texts)), 256, type_=sa.String())
+
+    @override
+    def written_at(self, column: Column[Any], now: ColumnElement[datetime]) -> ColumnElement[datetime]:
+        # A column can also hold 0000-00-00 and 2026-00-00, and in some modes 2026-02-30.
+        last_day = sa.func.last_day(sa.func.date_format(column, "%Y-%m-01"))
+        is_date = (
+            sa.func.year(column) > 0,
+            sa.func.month(column) > 0,
+            sa.func.dayofmonth(column).between(1, sa.func.dayofmonth(last_day)),
+        )
+        return sa.case((sa.and_(column <= now, *is_date), column), else_=now)
 
     @override
     def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:
@@ -304,6 +330,10 @@ class Mysql(Dialect):
             for place in times:
                 row[place] = datetime.fromisoformat(row[place]).replace(tzinfo=UTC)
             yield row
+
+
+def _utf8(text: ColumnElement[str]) -> ColumnElement[str]:
+    return sa.func.convert(text.op("USING")(sa.literal_column(_CHARSET)), type_=sa.String())
 
 
 def _number(error: BaseException) -> object:

@@ -1,11 +1,13 @@
 """PostgreSQL 13 and newer. Without session state and prepared statements, so that pgbouncer in transaction mode works too."""
 
+import operator
 import os
 import socket
 import ssl
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from datetime import UTC, datetime
+from functools import cache, reduce
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +20,7 @@ from typing_extensions import override
 
 from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay, remote_host
 from dispatcher.database_url.address import Address
+from dispatcher.outbox.columns import Timestamp
 
 _READ_ONLY_STATE = "25006"
 _LOCK_TIMEOUT_STATE = "55P03"
@@ -230,6 +233,25 @@ class Postgresql(Dialect):
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
         # As text, because the driver cannot represent 'infinity'.
         return sa.func.to_char(sa.func.timezone("UTC", column), "YYYY-MM-DD HH24:MI:SS.US", type_=sa.String())
+
+    @override
+    def consists_of(self, column: ColumnElement[str], allowed: str, max_length: int) -> ColumnElement[bool]:
+        return sa.and_(sa.func.octet_length(column) <= max_length, column.regexp_match(f"^[{allowed}]+$"))
+
+    @override
+    def subject_key(self, *parts: ColumnElement[Any]) -> ColumnElement[str]:
+        lengths = (sa.func.octet_length(sa.func.convert_to(part, "UTF8")) for part in parts)
+        texts: list[ColumnElement[str]] = [
+            sa.func.coalesce(sa.cast(length, sa.Text) + ":" + part, "-")
+            for length, part in zip(lengths, parts, strict=True)
+        ]
+        joined = reduce(operator.add, texts)
+        return sa.func.encode(sa.func.sha256(sa.func.convert_to(joined, "UTF8")), "hex", type_=sa.String())
+
+    @override
+    def written_at(self, column: Column[Any], now: ColumnElement[datetime]) -> ColumnElement[datetime]:
+        earliest = sa.literal(datetime.min.replace(tzinfo=UTC), Timestamp())
+        return sa.case((column.between(earliest, now), column), else_=now)
 
     @override
     def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:

@@ -1,7 +1,8 @@
 """SQLite 3.35 and newer. Writing transactions begin IMMEDIATE, so they need no row locks."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
 from dispatcher.database.dialect import Assignments, Dialect
+from dispatcher.database.raw_values import Raw, instant
+from dispatcher.outbox.columns import Timestamp
+from dispatcher.outbox.events import Subject
 
 _PRIMARY_CODE_MASK = 0xFF
 CACHE_KIB = 16_384
@@ -39,6 +43,7 @@ class Sqlite(Dialect):
     @override
     def prepare(self, engine: Engine) -> None:
         event.listen(engine, "connect", self._set_durability)
+        event.listen(engine, "connect", self._add_functions)
         event.listen(engine, "begin", _begin)
 
     def _set_durability(self, connection: sqlite3.Connection, _record: object) -> None:
@@ -58,6 +63,17 @@ class Sqlite(Dialect):
             f"busy_timeout = {self.lock_seconds * 1000}",
         ):
             connection.execute(f"PRAGMA {pragma}")
+
+    def _add_functions(self, connection: sqlite3.Connection, _record: object) -> None:
+        functions: dict[str, Callable[..., str]] = {
+            "vercel_subject_key": lambda *parts: Subject(*parts).key,
+            "vercel_written_at": self._written_at,
+        }
+        for name, function in functions.items():
+            connection.create_function(name, -1, function, deterministic=True)
+
+    def _written_at(self, raw: Raw, now: str) -> str:
+        return self.instant(instant(raw, datetime.fromisoformat(now).replace(tzinfo=UTC)))
 
     @override
     def missing_file(self, url: URL) -> str | None:
@@ -101,13 +117,31 @@ class Sqlite(Dialect):
         return sa.func.max(*values)
 
     @override
-    def raw(self, column: Column[Any], max_characters: int) -> ColumnElement[Any]:
+    def raw(self, column: ColumnElement[Any], max_characters: int) -> ColumnElement[Any]:
         # SQLite stores any bytes in any column; reading invalid UTF-8 as text makes the driver raise for the whole batch.
         return sa.func.substr(sa.cast(column, sa.LargeBinary), 1, 4 * max_characters + 4, type_=sa.LargeBinary())
 
     @override
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
         return self.raw(column, 10)
+
+    @override
+    def consists_of(self, column: ColumnElement[str], allowed: str, max_length: int) -> ColumnElement[bool]:
+        length = sa.func.length(sa.cast(column, sa.LargeBinary))
+        return sa.and_(
+            sa.func.typeof(column) == "text",
+            length.between(1, max_length),
+            sa.func.length(column) == length,  # SQLite's functions read a text only up to its first U+0000
+            column.bool_op("NOT GLOB")(f"*[^{allowed}]*"),
+        )
+
+    @override
+    def subject_key(self, *parts: ColumnElement[Any]) -> ColumnElement[str]:
+        return sa.func.vercel_subject_key(*parts, type_=sa.String())
+
+    @override
+    def written_at(self, column: Column[Any], now: ColumnElement[datetime]) -> ColumnElement[datetime]:
+        return sa.func.vercel_written_at(self.raw_time(column), now, type_=Timestamp())
 
     @override
     def upsert(self, table: Table, source: Select[Any], assignments: Assignments) -> Executable:

@@ -15,7 +15,7 @@ from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import dead_letter, delivery, installation, outbox
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.store import LOWEST_ID
-from dispatcher.store.collection import committed
+from dispatcher.store.batch import committed
 from dispatcher.store.outbox_rows import group
 
 MAX_COUNTED_ROWS = 100_000

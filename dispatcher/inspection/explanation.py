@@ -20,7 +20,7 @@ from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
 from dispatcher.policy.decision import Action, DeadLetterReason, Resolution
 from dispatcher.store import LOWEST_ID
 from dispatcher.store.attempt_log import Attempt, latest_attempts
-from dispatcher.store.collection import committed
+from dispatcher.store.batch import committed
 from dispatcher.store.outbox_rows import Changes, Malformed, Removal, find_removals, group
 
 MAX_SCANNED_ROWS = 100_000

@@ -1,26 +1,23 @@
 """collect: merges committed events into one delivery per subject and makes their installations due, in one transaction."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Executable, Row, Select
+from sqlalchemy import ColumnElement, Connection, Executable, Select
 
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.columns import Timestamp, is_exactly
-from dispatcher.outbox.events import (
-    INSTALLATION_ID_LENGTH,
-    INSTALLATION_REMOVED,
-    PARTNER_ID_LENGTH,
-    TRACEPARENT_LENGTH,
-)
+from dispatcher.outbox.events import INSTALLATION_REMOVED
 from dispatcher.outbox.tables import collector, dead_letter, delivery, installation, outbox
 from dispatcher.policy.decision import DeadLetterReason
-from dispatcher.store.outbox_rows import Changes, Malformed, find_removals, group
+from dispatcher.store.batch import Batch, read_batch
+from dispatcher.store.new_deliveries import new_deliveries
+from dispatcher.store.outbox_rows import Malformed
 from dispatcher.store.records import Collected
 
 LOWEST_ID = -(2**63)
@@ -61,7 +58,7 @@ def collect_before(
     wanted = [is_exactly(columns.installation_id, installation_id), columns.type != INSTALLATION_REMOVED]
     if before is not None:
         wanted.append(columns.id < before)
-    return _collect(connection, dialect, limit, LOWEST_ID, timedelta(), committed(dialect).where(*wanted))
+    return _collect(connection, dialect, limit, LOWEST_ID, timedelta(), *wanted)
 
 
 def _collect(
@@ -70,39 +67,32 @@ def _collect(
     limit: int,
     low_water: int,
     settle_delay: timedelta,
-    statement: Executable | None = None,
-    *,
+    *wanted: ColumnElement[bool],
     skip_locked: bool = False,
 ) -> Collected:
     now = _exclude_others(connection, dialect)
     if now is None:
         return Collected(skipped=True)
-    read = connection.execute(
-        committed(dialect) if statement is None else statement, {"low_water": low_water, "limit": limit}
-    ).all()
-    if not read:
+    read = read_batch(connection, dialect, now, low_water, limit, *wanted)
+    if read is None:
         return Collected()
-    rows = _leave_locked(connection, dialect, read, now) if skip_locked else read
-    changes, malformed = group(rows, now)
-    removals = find_removals(rows, now)
-    staying = {removal.event_id for removal in removals}
-    moved = [{"id": row.id} for row in rows if row.id not in staying]
-    if changes:
-        _mark_due(connection, dialect, changes, now, settle_delay)
-        _add_to_deliveries(connection, dialect, changes, now, settle_delay)
-    _bury(connection, malformed, now)
-    connection.execute(_delete(dialect), dialect.encode(moved))
-    subject_keys = frozenset(change.subject_key for change in changes)
-    installation_ids = frozenset(change.subject.installation_id for change in changes)
+    batch = _without_locked(connection, dialect, read) if skip_locked else read
+    installation_ids = batch.installation_ids
+    if batch.changes:
+        _mark_due(connection, dialect, installation_ids, now, settle_delay)
+        _add_to_deliveries(connection, dialect, batch.changes, now, settle_delay)
+    _bury(connection, batch.malformed, now)
+    moved = [*batch.changes, *(row.event_id for row in batch.malformed)]
+    connection.execute(_delete(dialect), dialect.encode([{"id": id_} for id_ in moved]))
     return Collected(
         len(moved),
-        subject_keys,
+        batch.subjects,
         installation_ids,
-        tuple(malformed),
-        read[-1].id,
-        left=len(read) - len(moved),
-        removals=tuple(removals),
-        full=len(read) == limit,
+        tuple(batch.malformed),
+        batch.last_event_id,
+        left=batch.rows - len(moved),
+        removals=tuple(batch.removals),
+        full=batch.rows == limit,
     )
 
 
@@ -120,35 +110,13 @@ def _lock_collector(dialect: Dialect) -> Executable:
     return sa.select(dialect.clock()).select_from(collector).with_for_update(skip_locked=True)
 
 
-@cache
-def committed(dialect: Dialect) -> Select[Any]:
-    """Selects the first `:limit` outbox rows above `:low_water`, in a form in which no malformed value can make the statement fail."""
-    return (
-        sa.select(
-            outbox.c.id,
-            dialect.raw(outbox.c.installation_id, INSTALLATION_ID_LENGTH).label("installation_id"),
-            dialect.raw(outbox.c.type, 32).label("type"),
-            dialect.raw(outbox.c.resource_id, PARTNER_ID_LENGTH).label("resource_id"),
-            dialect.raw(outbox.c.product_id, PARTNER_ID_LENGTH).label("product_id"),
-            dialect.raw(outbox.c.billing_plan_id, PARTNER_ID_LENGTH).label("billing_plan_id"),
-            dialect.raw_time(outbox.c.created_at).label("created_at"),
-            dialect.raw(outbox.c.traceparent, TRACEPARENT_LENGTH).label("traceparent"),
-        )
-        .where(outbox.c.id > sa.bindparam("low_water"))
-        .order_by(outbox.c.id)
-        .limit(sa.bindparam("limit"))
-    )
-
-
-def _leave_locked(connection: Connection, dialect: Dialect, rows: Sequence[Row[Any]], now: datetime) -> list[Row[Any]]:
+def _without_locked(connection: Connection, dialect: Dialect, batch: Batch) -> Batch:
     """Locks the events' installations without waiting. Returns the events whose installation was locked here or is new."""
-    changed = {change.subject.installation_id for change in group(rows, now)[0]}
-    ids = sorted(changed | {removal.installation_id for removal in find_removals(rows, now)})
+    ids = sorted(batch.installation_ids | {one.installation_id for one in batch.removals})
     keys = dialect.encode([{"installation_id": id_} for id_ in ids])
     locked = set(connection.execute(known(dialect).with_for_update(of=installation, skip_locked=True), keys).scalars())
     others = set(connection.execute(known(dialect), keys).scalars()) - locked if len(locked) < len(ids) else set()
-    left = others | {id_.encode() for id_ in others}  # some dialects read ids as bytes
-    return [row for row in rows if row.installation_id not in left]
+    return batch.without(others)
 
 
 @cache
@@ -165,13 +133,12 @@ def known(dialect: Dialect) -> Select[Any]:
 
 
 def _mark_due(
-    connection: Connection, dialect: Dialect, changes: Sequence[Changes], now: datetime, settle_delay: timedelta
+    connection: Connection, dialect: Dialect, installation_ids: Iterable[str], now: datetime, settle_delay: timedelta
 ) -> None:
     """Makes the installations due. This must come before the deliveries are written: a settlement that gives back a lease waits for
     this lock, and then sees the deliveries.
     """
-    ids = sorted({change.subject.installation_id for change in changes})
-    rows = [{"installation_id": id_, "due_at": now + settle_delay} for id_ in ids]
+    rows = [{"installation_id": id_, "due_at": now + settle_delay} for id_ in sorted(installation_ids)]
     connection.execute(_upsert_installations(dialect), {**dialect.encode(rows), "latest": now + MAX_CLOCK_SKEW})
 
 
@@ -200,39 +167,21 @@ def draw_version() -> str:
 
 
 def _add_to_deliveries(
-    connection: Connection, dialect: Dialect, changes: Sequence[Changes], now: datetime, settle_delay: timedelta
+    connection: Connection, dialect: Dialect, event_ids: Iterable[int], now: datetime, settle_delay: timedelta
 ) -> None:
-    version = draw_version()
-    rows = [
-        {
-            "subject_key": change.subject_key,
-            "version": version,
-            "installation_id": change.subject.installation_id,
-            "type": change.subject.type,
-            "resource_id": change.subject.resource_id,
-            "product_id": change.product_id,
-            "billing_plan_id": change.billing_plan_id,
-            "events": change.events,
-            "first_event_id": change.first_event_id,
-            "last_event_id": change.last_event_id,
-            "first_created_at": change.first_created_at,
-            "due_at": now + settle_delay,
-            "visible_at": now + settle_delay,
-            "traceparent": change.traceparent,
-        }
-        for change in changes
-    ]
-    rows.sort(key=lambda row: str(row["subject_key"]))
-    connection.execute(
-        _upsert_deliveries(dialect), {**dialect.encode(rows), "settled_before": now - MAX_SETTLE_DELAYS * settle_delay}
-    )
+    rows = [{"id": id_} for id_ in event_ids]
+    values = {
+        "version": draw_version(),
+        "due_at": now + settle_delay,
+        "now": now,
+        "settled_before": now - MAX_SETTLE_DELAYS * settle_delay,
+    }
+    connection.execute(_upsert_deliveries(dialect), {**dialect.encode(rows), **values})
 
 
 @cache
 def _upsert_deliveries(dialect: Dialect) -> Executable:
     old = delivery.c
-    settled = {"attempts", "gone", "last_status", "last_error"}
-    rows = dialect.rows(*(column for column in old if column.name not in settled))
 
     def joined(new: Any) -> dict[str, ColumnElement[Any]]:
         keeps_its_time = sa.or_(
@@ -252,7 +201,7 @@ def _upsert_deliveries(dialect: Dialect) -> Executable:
             "due_at": sa.case((keeps_its_time, old.due_at), else_=new.due_at),
         }
 
-    return dialect.upsert(delivery, sa.select(rows).order_by(rows.c.subject_key), joined)
+    return dialect.upsert(delivery, new_deliveries(dialect), joined)
 
 
 def _bury(connection: Connection, malformed: Sequence[Malformed], now: datetime) -> None:

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
+from dispatcher.database.raw_values import Raw, instant, text
 from dispatcher.outbox.events import (
     INSTALLATION_ID_LENGTH,
     INSTALLATION_REMOVED,
     PARTNER_ID_LENGTH,
+    Event,
     InstallationRemoved,
     Subject,
     is_traceparent,
@@ -25,11 +27,7 @@ MAX_LENGTHS = {
     "product_id": PARTNER_ID_LENGTH,
     "billing_plan_id": PARTNER_ID_LENGTH,
 }
-Raw = str | bytes | None
-"""A value as the dialect's `raw` reads it."""
 _REMOVED = (INSTALLATION_REMOVED, INSTALLATION_REMOVED.encode())
-MAX_TEXT_BYTES = 4 * PARTNER_ID_LENGTH
-"""Bytes of the longest text that any column may hold. The database cuts longer values, possibly within a character."""
 
 
 @dataclass(slots=True)
@@ -75,29 +73,32 @@ class Removal:
     created_at: datetime
 
 
-def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malformed]]:
-    """Groups the rows, which must be in the order of their ids, by subject. Returns the malformed rows separately, and no removals."""
-    changes: dict[str, Changes] = {}
-    known: dict[tuple[Raw, ...], tuple[Changes, str | None, str | None]] = {}
+def find_subjects(rows: Sequence[Any], now: datetime) -> tuple[dict[int, Subject], list[Malformed]]:
+    """Returns the subjects of the changes by event id, in the order of the rows, and the malformed rows. Leaves out removals."""
+    subjects: dict[int, Subject] = {}
     malformed = []
     for row in rows:
-        raw = tuple(row[1:6])
-        entry = known.get(raw)
-        if entry is None:
-            try:
-                texts = [_text(value) for value in raw]
-                event = parse_event(*texts)
-            except ValueError as error:
-                malformed.append(_malformed(row.id, raw, instant(row.created_at, now), error))
-                continue
-            if isinstance(event, InstallationRemoved):
-                continue
-            subject = subject_of(event)
-            key = subject.key
-            change = changes.setdefault(key, Changes(key, subject, row.id, instant(row.created_at, now)))
-            known[raw] = entry = change, texts[3], texts[4]
-        change, product_id, billing_plan_id = entry
-        change.add(row.id, product_id, billing_plan_id, _traceparent(row.traceparent))
+        try:
+            event = _parse(row)
+        except ValueError as error:
+            malformed.append(_malformed(row.id, row[1:6], instant(row.created_at, now), error))
+            continue
+        if not isinstance(event, InstallationRemoved):
+            subjects[row.id] = subject_of(event)
+    return subjects, malformed
+
+
+def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malformed]]:
+    """Groups the rows, which must be in the order of their ids, by subject. Returns the malformed rows separately, and no removals."""
+    subjects, malformed = find_subjects(rows, now)
+    changes: dict[Subject, Changes] = {}
+    for row in rows:
+        subject = subjects.get(row.id)
+        if subject is None:
+            continue
+        if subject not in changes:
+            changes[subject] = Changes(subject.key, subject, row.id, instant(row.created_at, now))
+        changes[subject].add(row.id, text(row.product_id), text(row.billing_plan_id), _traceparent(row.traceparent))
     return list(changes.values()), malformed
 
 
@@ -108,39 +109,26 @@ def find_removals(rows: Sequence[Any], now: datetime) -> list[Removal]:
         if row.type not in _REMOVED:
             continue
         try:
-            event = parse_event(*map(_text, row[1:6]))
+            event = _parse(row)
         except ValueError:
             continue
         found.append(Removal(row.id, event.installation_id, instant(row.created_at, now)))
     return found
 
 
-def _text(value: Raw) -> str | None:
-    if not isinstance(value, bytes):
-        return value
-    if len(value) > MAX_TEXT_BYTES:
-        raise ValueError(f"a text of at most {PARTNER_ID_LENGTH} characters was expected")
-    return value.decode()
+def _parse(row: Any) -> Event:
+    return parse_event(*map(text, row[1:6]))
 
 
 def _traceparent(value: Raw) -> str | None:
     try:
-        text = _text(value)
+        given = text(value)
     except ValueError:
         return None
-    return text if text is not None and is_traceparent(text) else None
+    return given if given is not None and is_traceparent(given) else None
 
 
-def instant(value: Raw, now: datetime) -> datetime:
-    """Returns the time at which the event was written, by the database's clock; `now` if the value is malformed or in the future."""
-    try:
-        parsed = datetime.fromisoformat(_text(value) or "")
-        return min(parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC), now)
-    except (ValueError, OverflowError):
-        return now
-
-
-def _malformed(event_id: int, raw: tuple[Raw, ...], created_at: datetime, error: ValueError) -> Malformed:
+def _malformed(event_id: int, raw: Sequence[Raw], created_at: datetime, error: ValueError) -> Malformed:
     values = {name: _shown(value, length) for (name, length), value in zip(MAX_LENGTHS.items(), raw, strict=True)}
     return Malformed(event_id, values, created_at, _why(error))
 
@@ -148,8 +136,8 @@ def _malformed(event_id: int, raw: tuple[Raw, ...], created_at: datetime, error:
 def _shown(value: Raw, length: int) -> str | None:
     if value is None:
         return None
-    text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:length])[:length]
+    shown = value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown[:length])[:length]
 
 
 def _why(error: ValueError) -> str:

@@ -92,6 +92,7 @@ class Collected:
     events: int = 0
     """Events moved, malformed ones included."""
     subject_keys: frozenset[str] = frozenset()
+    """A text for each subject, different for different subjects; not the hash that the tables hold."""
     installation_ids: frozenset[str] = frozenset()
     malformed: tuple[Malformed, ...] = ()
     """Events that became dead letters."""

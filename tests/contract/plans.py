@@ -104,7 +104,9 @@ def _explain_on_mysql(raw: Any, statement: str, parameters: dict[str, Any]) -> I
 def _explain_on_sqlite(raw: Any, statement: str, parameters: Any) -> Iterator[Plan]:
     lines = [row[3] for row in raw.execute("EXPLAIN QUERY PLAN " + statement, parameters)]
     scans = [
-        line for line in lines if re.match(r"SCAN (?!r\b|json_each|\(|CONSTANT|vercel_collector)|.*AUTOMATIC", line)
+        line
+        for line in lines
+        if re.match(r"SCAN (?!r\b|grouped\b|json_each|\(|CONSTANT|vercel_collector)|.*AUTOMATIC", line)
     ]
     hundreds = itertools.count()
     raw.execute("SAVEPOINT explained")

@@ -1,6 +1,5 @@
 """A collection turns committed events into deliveries and makes their installations due."""
 
-import json
 from datetime import timedelta
 from typing import Any
 
@@ -11,12 +10,25 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database
+from dispatcher.outbox.events import RESOURCE_UPDATED, Subject
 from dispatcher.outbox.tables import collector, delivery, installation, outbox
 from dispatcher.policy.decision import Action, Decision
 from dispatcher.store.collection import MAX_CLOCK_SKEW, MAX_SETTLE_DELAYS
-from tests.contract.databases import on_durable, on_sqlite
+from tests.contract.databases import on_durable, on_servers, on_sqlite
 from tests.contract.row_locks import locked_by_another, locking, with_row_locks
-from tests.contract.steps import ID, claim, collect, commits, count, deliver, settle, standing, write
+from tests.contract.steps import (
+    ID,
+    claim,
+    collect,
+    commits,
+    count,
+    deliver,
+    in_background,
+    settle,
+    standing,
+    stays_blocked,
+    write,
+)
 
 DELAY = timedelta(seconds=10)
 TICK = timedelta(milliseconds=1)
@@ -204,21 +216,25 @@ def test_a_collection_need_not_wait_for_the_disk(database: Database, partner: En
     assert waits == [False]
 
 
-@on_sqlite
-def test_rows_are_passed_in_the_order_of_their_keys(database: Database, partner: Engine) -> None:
-    """MySQL locks them in this order, which must be the same for all transactions that lock several rows."""
-    commit(partner, *(f"db_{number}" for number in range(9)))
-    passed: list[list[str]] = []
-
-    def before(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        if "INSERT INTO vercel_delivery" in statement:
-            (rows,) = (json.loads(one) for one in parameters if str(one).startswith("[{"))
-            passed.append([row["subject_key"] for row in rows])
-
-    sa.event.listen(database.engine, "before_cursor_execute", before)
-    store.collect(database, 9)
-    assert len(passed[0]) == 9
-    assert passed == [sorted(passed[0])]
+@on_servers
+def test_deliveries_are_locked_in_the_order_of_their_keys(database: Database, partner: Engine) -> None:
+    """The order must be the same for all transactions that lock several rows."""
+    resources = [f"db_{number}" for number in range(9)]
+    collect(database, partner, *resources)
+    commit(partner, *resources)
+    keys = sorted(Subject(ID, RESOURCE_UPDATED, resource).key for resource in resources)
+    lock = sa.select(delivery.c.subject_key).with_for_update(skip_locked=True)
+    with database.engine.connect() as first, database.engine.connect() as other:
+        transaction = first.begin()
+        first.execute(sa.select(delivery).where(delivery.c.subject_key == keys[4]).with_for_update())
+        with in_background(lambda: store.collect(database, 9)) as collecting:
+            try:
+                assert stays_blocked(collecting, database)
+                with other.begin():
+                    assert sorted(other.execute(lock).scalars()) == keys[5:]
+            finally:
+                transaction.rollback()
+    assert collecting.result().events == 9
 
 
 @on_sqlite

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import pytest
 
+from dispatcher.database.raw_values import Raw
 from dispatcher.outbox.events import PARTNER_ID_LENGTH
-from dispatcher.store.outbox_rows import Raw, Removal, find_removals, group
+from dispatcher.store.outbox_rows import Removal, find_removals, group
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
