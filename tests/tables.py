@@ -16,9 +16,11 @@ VERSION = sa.Table(
 
 
 def create_tables(database: Database) -> None:
-    """Makes the tables of the newest revision in an empty database."""
+    """Makes the tables of the newest revision, unless they are there."""
 
     def create(connection: Connection) -> None:
+        if sa.inspect(connection).has_table(VERSION.name, schema=database.schema):
+            return
         metadata.create_all(connection)
         VERSION.create(connection)
         connection.execute(sa.insert(collector).values(id=1))
