@@ -113,6 +113,8 @@ class Sender:
         self._in_flight.discard(sending)
         if not sending.cancelled() and (error := sending.exception()) is not None:
             self._report(StepFailed("send", summarize(error), describe_error(error)))
+        if not self._in_flight:
+            self.report_answers()  # not only at the end of a tick, which may wait for a locked table
 
     def begin_stop(self) -> None:
         """Begins no more requests, and cancels look-ups."""

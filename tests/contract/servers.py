@@ -218,7 +218,7 @@ def own_mariadb(server_id: int, *options: str) -> Iterator[URL]:
             running = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             _wait_for(port, running, log)
-            url = URL.create("mysql", "root", host="127.0.0.1", port=port)
+            url = URL.create("mysql", "root", host="127.0.0.1", port=port, database="mysql")
             engine = open_engine(url.render_as_string()).execution_options(isolation_level="AUTOCOMMIT")
             with engine.connect() as connection:
                 connection.exec_driver_sql("CREATE DATABASE test")

@@ -167,7 +167,7 @@ async def test_with_few_subjects_and_many_dispatchers_too_flapping_causes_no_dea
     assert (count_dead_letters(simulation), simulation.undelivered) == (0, [])
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.nightly)])
 async def test_a_resource_that_always_fails_among_others_that_succeed_becomes_a_dead_letter(
     simulation: Simulation,
 ) -> None:
