@@ -64,11 +64,16 @@ class Installed:
 
 
 def installed(connection: Connection, dialect: str) -> list[Installed]:
-    """Returns the triggers in this database, by their commands.
-
-    On MySQL and MariaDB it returns none for a user without the privilege TRIGGER, from whom the catalog hides them.
-    """
+    """Returns the triggers in this database, by their commands. Where they are not visible, all of them look gone."""
     return sorted(_READERS[dialect](connection), key=lambda one: one.command)
+
+
+def are_visible(connection: Connection, dialect: str) -> bool:
+    """Returns whether this user sees triggers: on MySQL and MariaDB the catalog hides them from a user without the privilege TRIGGER."""
+    if dialect != "mysql":
+        return True
+    grants = " ".join(connection.exec_driver_sql("SHOW GRANTS").scalars())
+    return "TRIGGER" in grants or "ALL PRIVILEGES" in grants
 
 
 def _words(text: str) -> list[str]:
@@ -109,8 +114,6 @@ _MYSQL_TRIGGERS = sa.text(
 
 def _on_mysql(connection: Connection) -> Iterator[Installed]:
     views = connection.execute(_MYSQL_VIEWS, {"names": _NAMES, "notes": _NOTES}).scalars().all()
-    if not views or not _may_see_triggers(connection):
-        return
     here = connection.exec_driver_sql("SELECT DATABASE()").scalar_one()
     found = [tuple(row) for row in connection.execute(_MYSQL_TRIGGERS, {"names": _NAMES})]
     for view in views:
@@ -119,11 +122,6 @@ def _on_mysql(connection: Connection) -> Iterator[Installed]:
         schema = one.watched and one.watched.schema
         there = {name: (table, body) for place, name, table, body in found if place == (schema or here)}
         yield _found(one, there, f"{schema}." if schema else "")
-
-
-def _may_see_triggers(connection: Connection) -> bool:
-    grants = " ".join(connection.exec_driver_sql("SHOW GRANTS").scalars())
-    return "TRIGGER" in grants or "ALL PRIVILEGES" in grants
 
 
 _SQLITE = sa.text(
