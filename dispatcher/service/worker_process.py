@@ -70,7 +70,7 @@ class WorkerProcess:
 
     async def _note_readiness(self) -> None:
         while not self._was_ready:
-            self._was_ready = (await self.ask("/readyz") or (0,))[0] == 200
+            await self.ask("/readyz")
             await asyncio.sleep(READY_POLL_SECONDS)
 
     def stop(self) -> None:
@@ -95,7 +95,10 @@ class WorkerProcess:
 
     async def ask(self, path: str) -> tuple[int, str] | None:
         """Returns the status and body of its answer; None if it gives none."""
-        return await asyncio.to_thread(self._get, path)
+        answer = await asyncio.to_thread(self._get, path)
+        if path == "/readyz" and answer is not None and answer[0] == 200:
+            self._was_ready = True  # before anybody else knows: whoever has seen it ready may end it at once
+        return answer
 
     def _get(self, path: str) -> tuple[int, str] | None:
         host, port = self._listening.getsockname()[:2]
