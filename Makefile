@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # make test TESTS="tests/unit -k settings"
 TESTS ?= -m "not gate and not nightly and not variant"
-# Number of parallel test processes; 0: only one.
-WORKERS ?= auto
+# Number of parallel test processes, more than cores because tests wait; 0: only one.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock"

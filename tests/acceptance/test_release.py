@@ -12,7 +12,8 @@ import pytest
 
 from tests.deploy.documents import VERSION, blocks
 
-pytestmark = [pytest.mark.gate, pytest.mark.timeout(600)]
+# In one process, which makes the release once.
+pytestmark = [pytest.mark.gate, pytest.mark.timeout(600), pytest.mark.xdist_group("release")]
 
 ROOT = Path(__file__).parents[2]
 VENV = Path(sys.executable).parents[1]
@@ -54,7 +55,8 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
         "GIT_COMMITTER_EMAIL": "release@example.com",
     }
     # `make` uses the environment of this test as it is.
-    environment = os.environ | git | {"GNUPGHOME": str(keys), "MAKEFLAGS": f"VENV={VENV} READY="}
+    others = {"GNUPGHOME": str(keys), "MAKEFLAGS": f"VENV={VENV} READY=", "PIP_NO_COMPILE": "1"}
+    environment = os.environ | git | others
     made = Release(directory / "clone", environment)
     made.run("git", "clone", "--quiet", "--no-tags", str(ROOT), str(made.clone), where=directory)
     (keys / "key").write_text(KEY)

@@ -36,6 +36,12 @@ with Session(sqlalchemy.create_engine("sqlite:///dispatcher.db")) as session, se
     publish(session, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))
 """
 
+IMPORT_EVERYTHING = """
+import dispatcher, importlib, pkgutil
+for module in pkgutil.iter_modules(dispatcher.__path__):
+    if module.name not in ("migrations", "pytest_plugin"):
+        importlib.import_module(f"dispatcher.{module.name}")
+"""
 ANNOUNCE = """
 import asyncio
 import sqlalchemy
@@ -84,6 +90,7 @@ PUBLISHING = {"pydantic", "sqlalchemy", "typing-extensions"}
 THEIRS = {"annotated-types", "greenlet", "pydantic-core", "typing-inspection"}
 """What these need in turn."""
 PRODUCT = "vercel-outbox-dispatcher"
+UV = str(Path(sys.executable).with_name("uv"))
 
 
 @pytest.fixture(scope="module")
@@ -172,20 +179,15 @@ def test_the_installed_wheel_needs_none_of_our_tools(installed: Path, tmp_path: 
         "import importlib.util as u; print([m for m in ('pytest', 'hypothesis', 'mypy', 'uv') if u.find_spec(m)])"
     )
     assert run(str(installed / "python"), "-c", question, cwd=tmp_path).strip() == "[]"
-    modules = "import dispatcher, pkgutil; print(*[m.name for m in pkgutil.iter_modules(dispatcher.__path__)])"
-    for module in run(str(installed / "python"), "-c", modules, cwd=tmp_path).split():
-        if module not in {"migrations", "pytest_plugin"}:
-            run(str(installed / "python"), "-c", f"import dispatcher.{module}", cwd=tmp_path)
+    run(str(installed / "python"), "-c", IMPORT_EVERYTHING, cwd=tmp_path)
 
 
 def test_the_wheel_alone_brings_only_what_publishing_needs(
     wheel: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     commands = make_environment(tmp_path_factory)
-    bare = versions(commands).keys()
     install(commands, wheel)
-    added = versions(commands).keys() - bare
-    assert {PRODUCT, *PUBLISHING} <= added <= {PRODUCT, *PUBLISHING, *THEIRS}
+    assert {PRODUCT, *PUBLISHING} <= versions(commands).keys() <= {PRODUCT, *PUBLISHING, *THEIRS}
 
 
 def test_an_application_with_older_packages_keeps_them_and_publishes(
@@ -196,7 +198,7 @@ def test_an_application_with_older_packages_keeps_them_and_publishes(
     after = versions(commands)
     assert after.pop(PRODUCT)
     assert after == before
-    assert run(str(commands / "pip"), "check", cwd=tmp_path) == "No broken requirements found.\n"
+    packages(commands, "check")
     assert run(str(commands / "python"), "-c", ANNOUNCE, cwd=tmp_path) == "refused\n"
     with closing(sqlite3.connect(tmp_path / "own.db")) as database:
         assert database.execute("SELECT resource_id FROM vercel_outbox").fetchall() == [("db_1",), ("db_1",)]
@@ -242,18 +244,22 @@ def test_a_driver_without_its_extra_says_which_to_install(installed: Path, tmp_p
 def make_environment(directories: pytest.TempPathFactory) -> Path:
     """Returns the directory of commands of a new virtual environment."""
     environment = directories.mktemp("environment") / "venv"
-    run(sys.executable, "-m", "venv", str(environment), cwd=environment.parent)
+    run(UV, "venv", "--python", sys.executable, str(environment), cwd=environment.parent)
     return environment / "bin"
 
 
 def install(commands: Path, *arguments: str) -> None:
-    run(str(commands / "python"), "-m", "pip", "install", "--quiet", *arguments, cwd=commands)
+    packages(commands, "install", *arguments)
 
 
 def versions(commands: Path) -> dict[str, str]:
     """Returns the version of each package by its name."""
-    listed = run(str(commands / "python"), "-m", "pip", "list", "--format", "json", cwd=commands)
-    return {one["name"].lower().replace("_", "-"): one["version"] for one in json.loads(listed)}
+    return {one["name"]: one["version"] for one in json.loads(packages(commands, "list", "--format", "json"))}
+
+
+def packages(commands: Path, *arguments: str) -> str:
+    """Asks pip's faster twin, which shares its files among environments; returns its stdout."""
+    return run(UV, "pip", *arguments, "--python", str(commands / "python"), cwd=commands)
 
 
 def execute(*command: str, cwd: Path, **others: str) -> subprocess.CompletedProcess[str]:

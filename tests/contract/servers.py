@@ -9,10 +9,11 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+import psutil
 import sqlalchemy as sa
 import trustme
 from sqlalchemy import URL, make_url
@@ -116,7 +117,9 @@ def own_postgresql() -> Iterator[Server]:
         settings.write(SETTINGS)
     server.start()
     yield server
-    server.cleanup()
+    with suppress(psutil.NoSuchProcess):  # a test has stopped it, and it has just ended
+        server.cleanup()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

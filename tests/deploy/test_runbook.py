@@ -20,6 +20,9 @@ from dispatcher.settings.settings import Settings, variable_name
 from tests.deploy.documents import DEPLOY, blocks, commands, read, read_yaml, sections, table
 from tests.processes.conftest import HTTP, free_port, wait_until
 
+# In one process, which makes the trouble once.
+pytestmark = pytest.mark.xdist_group("runbook")
+
 DISPATCHER = Path(sys.executable).with_name("dispatcher")
 INSERT = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES ('icfg_1', 'resource.updated', ?)"
 # Nothing runs here, no row is malformed, and `check` reports that the only installation is refused.

@@ -21,6 +21,8 @@ OUTAGE_END = OUTAGE_BEGIN + OUTAGE_SECONDS
 CONCURRENCY = 64
 OK = httpx.Response(201)
 
+pytestmark = pytest.mark.timeout(600)  # each is a computation, which other processes may slow down
+
 
 def unreachable(_now: float) -> httpx.Response:
     raise httpx.ConnectError("connection refused")
