@@ -59,6 +59,8 @@ class Dialect(ABC):
     """Whether DDL is transactional: an interrupted migration leaves nothing behind."""
     writes_what_it_locks: ClassVar[bool] = False
     """Whether a row lock is effective only if the row is changed as well."""
+    writes_in_parallel: ClassVar[bool] = True
+    """Whether several connections can write at the same time."""
     chains_writes: ClassVar[bool] = False
     """Whether a statement can change rows and go on with them, for example insert elsewhere what it deletes."""
     max_collected: ClassVar[int] = 2_000

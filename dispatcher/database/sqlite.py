@@ -33,6 +33,7 @@ class Sqlite(Dialect):
     max_collected = 250
     max_claimed = 128
     max_settled = 250
+    writes_in_parallel = False
     now = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
     @override

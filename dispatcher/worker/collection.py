@@ -1,5 +1,9 @@
-"""Collects events: one collection after another while the outbox is full, as long as that saves requests."""
+"""Collects events: one collection after another while the outbox is full.
 
+While that saves requests, nothing else happens meanwhile. Otherwise it goes on beside the claims and settlements.
+"""
+
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -44,7 +48,9 @@ class Burst:
 
 
 class Collection:
-    """Collects bursts. `settle` writes the answers that arrive meanwhile; `clock` returns monotonic seconds."""
+    """Collects bursts in a thread of its own. `settle` writes the answers that arrive while claims and settlements wait for the burst;
+    `clock` returns monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class Collection:
         self._settle = settle
         self._burst = Burst(pace.burst_sample_events)
         self._stopping = False
+        self._running: asyncio.Task[bool] | None = None
         self.found_at = -math.inf
         """Start of the last collection that found events."""
 
@@ -76,15 +83,40 @@ class Collection:
         """Records that the outbox is empty."""
         self._burst = Burst(self._pace.burst_sample_events)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a collection has begun whose end `collect` has not returned."""
+        return self._running is not None
+
     def stop(self) -> None:
         """Starts no further collection."""
         self._stopping = True
+
+    async def finish(self) -> None:
+        """Waits for the collection that is running. If it fails, its events stay in the outbox."""
+        if self._running is not None:
+            await asyncio.gather(self._running, return_exceptions=True)
 
     async def collect(self) -> bool:
         """Collects the waiting events. Returns whether more may be waiting.
 
         A burst is collected as a whole before it is sent, if that saves requests: otherwise its subjects would be sent once per collection.
+        If it does not, this returns at once, and a later call returns or raises what came of it.
         """
+        if self._running is None:
+            self._running = asyncio.create_task(self._collect(is_awaited=not self._goes_on_beside))
+        if self._goes_on_beside and not self._running.done():
+            return True
+        try:
+            return await self._running
+        finally:
+            self._running = None
+
+    @property
+    def _goes_on_beside(self) -> bool:
+        return self._burst.saves_no_requests and self._thread.database.dialect.writes_in_parallel
+
+    async def _collect(self, *, is_awaited: bool) -> bool:
         until = self._clock() + min(MAX_COLLECT_SECONDS, self._settings.lease / 4)
         while not self._stopping:
             began = self._clock()
@@ -97,9 +129,9 @@ class Collection:
                 self.end_burst()
                 return False
             self._burst.add(collected)
-            if self._burst.saves_no_requests or began >= until:
+            if (is_awaited and self._burst.saves_no_requests) or began >= until:
                 break
-            if len(self._answers) >= MAX_WAITING_ANSWERS:
+            if is_awaited and len(self._answers) >= MAX_WAITING_ANSWERS:
                 await self._settle()
         return True
 

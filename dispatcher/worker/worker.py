@@ -1,6 +1,7 @@
 """The pipeline. A tick collects, claims and settles; meanwhile the sender works through the claimed deliveries.
 
-Only ticks touch the database: one short transaction after the other, in one thread. No transaction is open during a request.
+Only ticks touch the database: one short transaction after the other, in one thread; in a second one, collections that need not be waited
+for. No transaction is open during a request.
 """
 
 import asyncio
@@ -61,13 +62,14 @@ class Worker:
         self._report = report
         self._clock = clock
         self._thread = DatabaseThread(database)
+        self._collector = DatabaseThread(database) if database.dialect.writes_in_parallel else self._thread
         self._answers = Answers(pace.max_batch_characters)
         self._sender = Sender(vercel, credentials, settings, report, self._answers, clock, random)
         self._leases = Leases(self._thread, self._sender, settings, pace, report, name, clock)
         self._settlement = Settlement(self._thread, self._answers, self._leases, settings, pace, clock)
         self._outbox = OutboxScan(min(settings.poll_interval, pace.max_holding_pause_seconds), pace.sweep_seconds)
         self._collection = Collection(
-            self._thread, self._outbox, self._leases, self._answers, settings, pace, report, clock, self._settle
+            self._collector, self._outbox, self._leases, self._answers, settings, pace, report, clock, self._settle
         )
         self._settled_at = -math.inf
         self._pause = BUSY_PAUSE_SECONDS
@@ -81,8 +83,8 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is leased and nothing waits to be settled."""
-        return not self._leases and not self._answers
+        """Whether nothing is leased, nothing waits to be settled, and no collection is running."""
+        return not self._leases and not self._answers and not self._collection.is_running
 
     @property
     def outage(self) -> bool:
@@ -136,14 +138,16 @@ class Worker:
         self._sender.begin_stop()
         async with self._ticking:
             self._leases.drop_queues()
+        await self._collection.finish()
         await self._sender.finish(grace)
         async with self._ticking:
             self._sender.report_answers()
             await self._settlement.settle(release_all=True)
 
     def close(self) -> None:
-        """Ends the database thread; a running step loses its connections."""
+        """Ends the database threads; a running step loses its connections."""
         self._thread.close()
+        self._collector.close()
 
     async def _take_in(self) -> bool:
         """Collects and claims if there is anything to. Returns whether more may be waiting."""
@@ -153,7 +157,7 @@ class Worker:
         if not work.to_collect:
             self._outbox.found_nothing(began)
             self._collection.end_burst()
-        to_collect = work.to_collect and self._outbox.may_go_on(began)
+        to_collect = (work.to_collect and self._outbox.may_go_on(began)) or self._collection.is_running
         if not work.to_claim:
             self._leases.due_low_water.swept(began)
         more = to_collect and await self._collection.collect()

@@ -132,7 +132,7 @@ async def test_a_running_worker_delivers_events_committed_after_the_clock_moved(
         async with asyncio.timeout(DEADLINE_SECONDS):
             while f"db_{number}" not in received:
                 await asyncio.sleep(min(await worker.tick(), 0.02))
-        worker._thread.database = moved(database, hours)
+        worker._thread.database = worker._collector.database = moved(database, hours)
     await worker.stop(DEADLINE_SECONDS)
     worker.close()
     assert count(database, delivery) == 0

@@ -1,6 +1,8 @@
-"""How many statements and transactions the worker needs: counts, not times, so that they are the same on every machine."""
+"""How many statements and transactions the worker needs, and how many objects it holds: counts, not times, which differ by machine."""
 
 import asyncio
+import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import delivery
 from dispatcher.settings.settings import Settings
-from tests.worker.conftest import Rig
+from tests.worker.conftest import Held, Rig, arrived
 
 DELIVERIES = 1_000
 
@@ -133,3 +135,21 @@ async def test_a_single_delivery_takes_five_transactions(rig: Rig) -> None:
         await rig.worker.tick()
     assert round_trips.transactions - committed.transactions <= 5
     assert round_trips.statements - committed.statements <= 24
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=32, rate_limit=None)])
+async def test_a_delivery_that_waits_for_its_turn_takes_a_few_objects(rig: Rig) -> None:
+    """A worker holds up to 32 of them for each request in flight."""
+    held = Held(rig)
+    commit_all(rig)
+    await rig.worker.tick()
+    await arrived(rig, 32)
+    (lease,) = rig.worker._leases.held.values()
+    queued = len(lease.queue)
+    gc.collect()
+    before = sys.getallocatedblocks()
+    lease.queue.clear()
+    assert queued > 500
+    assert (before - sys.getallocatedblocks()) / queued < 9
+    held.release(DELIVERIES)
+    await rig.until(lambda: not rig.worker.in_flight)
