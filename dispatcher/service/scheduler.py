@@ -46,7 +46,7 @@ class Scheduler:
     def every(self, name: str, seconds: float, step: Step) -> None:
         """Runs the step at once, and then every `seconds`, or earlier if it returns fewer.
 
-        A step that is to run again soon does not go through APScheduler, which would take longer than many a step.
+        A step that is to run again earlier does not go through APScheduler, which would take longer than many a step.
         """
         self._intervals[name] = seconds
         interval = IntervalTrigger(seconds=seconds, timezone=UTC)
@@ -58,7 +58,7 @@ class Scheduler:
         self._running.add(name)
         try:
             pause = await self._run_once(name, step)
-            while pause < self._intervals[name] / 2:
+            while pause < self._intervals[name]:
                 await asyncio.sleep(pause)
                 pause = await self._run_once(name, step)
         except asyncio.CancelledError:

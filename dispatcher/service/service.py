@@ -27,6 +27,8 @@ from dispatcher.telemetry import Listener, Log, Metrics, StepFailed, listen
 
 Tick = Callable[[], Awaitable[float]]
 
+TICK_SECONDS = 1.0
+"""APScheduler starts a tick at most this often. Between two of its ticks others follow without it, which costs less."""
 LAST_ROUND_SHARE = 0.5
 """The share of the grace in which a stopping service still starts requests."""
 
@@ -115,7 +117,7 @@ async def _scheduled(parts: Parts, tick: Tick, settings: Settings, report: Liste
     clustered = await parts.thread.run(Database.is_cluster)
     housekeeping = Housekeeping(parts.database, parts.worker, settings, report)
     scheduler = Scheduler(report)
-    scheduler.every("tick", settings.poll_interval, tick)
+    scheduler.every("tick", max(settings.poll_interval, TICK_SECONDS), tick)
     housekeeping.schedule(scheduler, clustered=clustered)
     scheduler.start()
     try:

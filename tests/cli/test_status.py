@@ -36,7 +36,7 @@ def test_the_worst_problem_comes_first_with_the_command_that_helps(dispatcher: T
     first, second, third, fourth, *_ = dispatcher("status").out.splitlines()
     assert first == "PROBLEM  events are waiting, and nothing is being sent: " + NONE_RUNS
     assert second == "         dispatcher check"
-    assert re.fullmatch(r"warning  the oldest event \(1\) has waited for \d+d \d+h", third)
+    assert re.fullmatch(r"warning  the oldest event \(1\) has waited for \d+d( \d+h)?", third)
     assert fourth == "         dispatcher explain 'db 7' --installation icfg_1"
     (reading,) = dispatcher("status", "--json").rows
     assert reading["concerns"][1]["command"] == ["dispatcher", "explain", "db 7", "--installation", "icfg_1"]
