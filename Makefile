@@ -36,7 +36,7 @@ demo: $(READY) ## show events on their way from commit to delivery, on SQLite, a
 	@$(BIN)/dispatcher demo
 
 unit: $(READY) ## run the tests that need no database, in seconds
-	@$(BIN)/python -m pytest tests/unit
+	@$(BIN)/python -m pytest -n $(WORKERS) tests/unit
 
 test: $(READY) ## run the tests that need only Python, in minutes
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
