@@ -129,10 +129,14 @@ class Leases:
     def _renewed(
         self, leases: Sequence[HeldLease], ours: Set[str], locked: Set[str], now: float
     ) -> Iterable[HeldLease]:
-        """Returns the leases whose rows were found to be `ours`, as renewed. The others are `locked` by somebody, or lost."""
+        """Returns the leases whose rows were found to be `ours`, as renewed. The others are `locked` by somebody, or lost.
+
+        A collection beside this one may have dropped some of them meanwhile.
+        """
         self.locked.note(locked, now)
-        self.forget({lease.installation_id for lease in leases} - ours - locked)
-        renewed = [lease for lease in leases if lease.installation_id in ours]
+        held = [lease for lease in leases if lease.installation_id in self.held]
+        self.forget({lease.installation_id for lease in held} - ours - locked)
+        renewed = [lease for lease in held if lease.installation_id in ours]
         for lease in renewed:
             lease.until = now + self._settings.lease
         return renewed

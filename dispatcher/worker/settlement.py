@@ -78,8 +78,8 @@ class Settlement:
         for answer in ours:
             if self._is_locked(answer, now):
                 self._leases.locked.keep(answer)
-            else:
-                self._leases.held[answer.delivery.subject.installation_id].held.discard(answer.delivery.subject_key)
+            elif (lease := self._leases.held.get(answer.delivery.subject.installation_id)) is not None:
+                lease.held.discard(answer.delivery.subject_key)
         self._apply(settled, [state for state in states if state.installation_id not in settled.locked], now)
 
     async def _write(self, batch: Sequence[Answer], answers: list[Answer], states: list[InstallationState]) -> Settled:
@@ -98,12 +98,13 @@ class Settlement:
                 lease.held.discard(given_up.delivery.subject_key)
 
     def _apply(self, settled: Settled, states: Iterable[InstallationState], now: float) -> None:
-        """Applies the written states to the leases."""
+        """Applies the written states to the leases, except those that a collection has dropped meanwhile."""
         for state in states:
+            lease = self._leases.held.get(state.installation_id)
             if state.release:
-                del self._leases.held[state.installation_id]
-            elif not state.as_written:
-                self._leases.held[state.installation_id].renew(now + self._settings.lease, state)
+                self._leases.held.pop(state.installation_id, None)
+            elif lease is not None and not state.as_written:
+                lease.renew(now + self._settings.lease, state)
         for installation_id in settled.paused & self._leases.held.keys():
             self._leases.held[installation_id].stop(now)
         self._leases.forget(settled.lost)

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dispatcher import store
+from dispatcher import InstallationRemoved, publish, store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, delivery, installation, outbox
@@ -19,7 +19,7 @@ from dispatcher.transport import Network, open_transport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.pace import Pace
 from dispatcher.worker.worker import Worker
-from tests.contract.steps import DEADLINE_SECONDS, count, write
+from tests.contract.steps import DEADLINE_SECONDS, ID, count, write
 
 SETTINGS = Settings(vercel_token=SecretStr("t0ken"), rate_limit=None)
 BATCH = 10
@@ -101,6 +101,40 @@ async def test_its_error_is_raised_by_a_later_tick(database: Database, worker: W
         await tick_until(worker, lambda: False)
     gate.error = None
     await tick_until(worker, lambda: count(database, attempt) == 2 * BATCH)
+
+
+async def test_an_installation_may_be_removed_while_its_answers_are_settled(
+    database: Database, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing, settled, removed = threading.Event(), threading.Event(), threading.Event()
+    remove, settle, drop = store.remove, store.settle, worker._leases.drop
+
+    def remove_after_commit(*arguments: Any) -> store.Removed:
+        removing.set()
+        assert settled.wait(DEADLINE_SECONDS)
+        return remove(*arguments)
+
+    def settle_until_removed(*arguments: Any, **options: Any) -> store.Settled:
+        if not worker._collection.is_running:
+            return settle(*arguments, **options)
+        assert removing.wait(DEADLINE_SECONDS)
+        result = settle(*arguments, **options)
+        if arguments[1]:
+            settled.set()
+            assert removed.wait(DEADLINE_SECONDS)
+        return result
+
+    def note_drop(installation_id: str) -> None:
+        drop(installation_id)
+        removed.set()
+
+    monkeypatch.setattr(store, "remove", remove_after_commit)
+    monkeypatch.setattr(store, "settle", settle_until_removed)
+    monkeypatch.setattr(worker._leases, "drop", note_drop)
+    with database.engine.begin() as connection:
+        publish(connection, InstallationRemoved(installation_id=ID))
+    await tick_until(worker, lambda: removed.is_set() and worker.idle)
+    assert count(database, installation) + count(database, delivery) + count(database, outbox) == 0
 
 
 @pytest.mark.parametrize("error", [None, ValueError("broken")])

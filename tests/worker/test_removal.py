@@ -1,20 +1,23 @@
 """A worker carries out the removal of an installation: nothing more is sent for it, and its lease is dropped."""
 
+from collections import deque
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from dispatcher import InstallationRemoved, publish, store
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import dead_letter, delivery, installation, outbox
 from dispatcher.policy.decision import PauseReason
+from dispatcher.settings.settings import Settings
 from dispatcher.store import Removal, Removed
 from dispatcher.telemetry import EventsCollected, InstallationForgotten, InstallationPaused, LeaseLost
 from dispatcher.worker.collection import MAX_COLLECT_SECONDS
-from tests.worker.conftest import Held, Rig, arrived
+from tests.worker.conftest import Held, Rig, answered, arrived
 
 DENIED = 12
 """More steps than fit into three collections."""
@@ -68,6 +71,34 @@ async def test_the_answers_to_requests_in_flight_change_nothing(rig: Rig) -> Non
     assert (rig.rows(installation), rig.rows(delivery)) == ([], [])
     assert resolutions(rig) == [("purged", "installation.removed")]
     assert of(rig, LeaseLost) == []
+
+
+@pytest.mark.parametrize("settings", [Settings(vercel_token=SecretStr("t0ken"), concurrency=8, rate_limit=None)])
+@pytest.mark.parametrize(("step", "changes", "answers"), [("settle", 1, 1), ("settle", 8, 1), ("pull", 20, 0)])
+async def test_its_lease_may_be_dropped_during_a_step(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, step: str, changes: int, answers: int
+) -> None:
+    """A collection in another thread may drop it between the step's commit and what the worker makes of it."""
+    held = Held(rig)
+    rig.commit(*(f"db_{number}" for number in range(changes)))
+    await rig.worker.tick()
+    await arrived(rig, min(changes, rig.settings.concurrency))
+    held.release(answers)
+    await answered(rig, answers)
+    (lease,) = rig.worker._leases.held.values()
+    lease.until -= rig.settings.lease * 0.6
+    take = getattr(store, step)
+
+    def drop_meanwhile(*arguments: Any, **options: Any) -> Any:
+        taken = take(*arguments, **options)
+        rig.worker._leases.drop("icfg_1")
+        return taken
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, step, drop_meanwhile)
+        await rig.worker.tick()
+    assert (rig.worker.idle, lease.queue, of(rig, LeaseLost)) == (True, deque(), [])
+    held.release(changes)
 
 
 async def test_another_worker_that_holds_the_lease_loses_it(rig: Rig) -> None:
