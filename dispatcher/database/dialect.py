@@ -84,9 +84,9 @@ class Dialect(ABC):
         """Returns the parameters of the address as they are to stand in SQLAlchemy's URL."""
         return dict(address.parameters)
 
-    def driver_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Returns the options that SQLAlchemy took from its URL as the driver takes them. Raises OSError if it names a bad file."""
-        return options
+    def connect(self, driver: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Returns a new connection of the driver with what SQLAlchemy took from its URL. Raises OSError if that names a bad file."""
+        return driver.connect(*arguments, **options)
 
     def is_bad_parameter(self, error: BaseException) -> bool:
         """Whether the driver's error means that it does not know a parameter."""
@@ -96,6 +96,12 @@ class Dialect(ABC):
         """Returns the limit for opening a connection, in seconds: ours, or that of the URL up to `max_connect_seconds`."""
         asked = url.query.get("connect_timeout")
         return min(int(str(asked or 0)), self.max_connect_seconds) or self.connect_seconds
+
+    def defer(self, connection: Connection, statement: Executable, parameters: dict[str, Any]) -> None:
+        """Executes a statement whose result nobody needs; where the driver can, together with the next one or the COMMIT, which then
+        raises its error.
+        """
+        connection.execute(statement, parameters)
 
     @abstractmethod
     def prepare(self, engine: Engine) -> None:

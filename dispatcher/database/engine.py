@@ -102,7 +102,7 @@ def _translate_errors(engine: Engine, dialect: Dialect) -> None:
         connecting: EngineDialect, _record: object, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> DBAPIConnection:
         try:
-            connection = connecting.connect(*arguments, **dialect.driver_options(options))
+            connection: DBAPIConnection = dialect.connect(connecting.loaded_dbapi, arguments, options)
         except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
             raise UnusableDatabaseUrl(_describe(error, dialect)) from None
         except connecting.loaded_dbapi.ProgrammingError as error:

@@ -69,8 +69,10 @@ class Mysql(Dialect):
         }
 
     @override
-    def driver_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        options = dict(options)
+    def connect(self, driver: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return driver.connect(*arguments, **self._driver_options(dict(options)))
+
+    def _driver_options(self, options: dict[str, Any]) -> dict[str, Any]:
         # SQLAlchemy gathers the files in `ssl`.
         mode, password, files = (
             options.pop("ssl_mode", None),

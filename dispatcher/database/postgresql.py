@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache, reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import URL, Column, ColumnElement, Connection, Engine, Executable, Select, Table, event
@@ -21,6 +21,9 @@ from typing_extensions import override
 from dispatcher.database.dialect import Assignments, Dialect, MigrationUnderWay, remote_host
 from dispatcher.database_url.address import Address
 from dispatcher.outbox.columns import Timestamp
+
+if TYPE_CHECKING:
+    from dispatcher.database.psycopg_connection import PsycopgConnection
 
 _READ_ONLY_STATE = "25006"
 _LOCK_TIMEOUT_STATE = "55P03"
@@ -86,6 +89,12 @@ class Postgresql(Dialect):
         return parameters
 
     @override
+    def connect(self, driver: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        from dispatcher.database.psycopg_connection import PsycopgConnection, PsycopgCursor
+
+        return PsycopgConnection.connect(*arguments, cursor_factory=PsycopgCursor, **options)
+
+    @override
     def is_bad_parameter(self, error: BaseException) -> bool:
         return getattr(error, "sqlstate", None) is None  # a libpq older than the parameter
 
@@ -115,7 +124,16 @@ class Postgresql(Dialect):
             settings["synchronous_commit"] = "off"
         begin = [] if "isolation_level" in options else [_BEGIN]  # with a level of its own, the driver begins
         local = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
-        connection.exec_driver_sql("; ".join([*begin, *local, _TEMPORARY_TABLES_LAST]))  # in one round trip
+        statement = "; ".join([*begin, *local, _TEMPORARY_TABLES_LAST])
+        if options.get("begins_late"):
+            _driver_connection(connection).begin(statement)
+        else:
+            connection.exec_driver_sql(statement)
+
+    @override
+    def defer(self, connection: Connection, statement: Executable, parameters: dict[str, Any]) -> None:
+        with _driver_connection(connection).deferring():
+            connection.execute(statement, parameters)
 
     @override
     def unverified_host(self, url: URL) -> str | None:
@@ -294,6 +312,10 @@ class Postgresql(Dialect):
     @override
     def first_due_parameters(self, installation_ids: Sequence[str]) -> dict[str, Any]:
         return self.encode([{"installation_id": installation_id} for installation_id in installation_ids])
+
+
+def _driver_connection(connection: Connection) -> "PsycopgConnection":
+    return cast("PsycopgConnection", connection.connection.driver_connection)
 
 
 def _driver_options(url: URL) -> dict[str, str]:

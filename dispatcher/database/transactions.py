@@ -42,9 +42,10 @@ class Database:
         self.lacking: frozenset[Column[Any]] = frozenset()
         """Columns that the database lacks because its schema is older than this program, which works without them; see `schema.check`."""
         self._in_use = ConnectionsInUse(engine, dialect)
-        self._reading = engine.execution_options(reads_only=True)
+        self._transacting = engine.execution_options(begins_late=True)
+        self._reading = self._transacting.execution_options(reads_only=True)
         self._peeking = engine.execution_options(single_statement=True)
-        self._not_durable = engine.execution_options(not_durable=True)
+        self._not_durable = self._transacting.execution_options(not_durable=True)
         self._skip_until = 0.0
 
     def has(self, *columns: Column[Any]) -> bool:
@@ -106,7 +107,7 @@ class Database:
             raise
 
     def _once(self, step: Callable[[Connection], Result], durable: bool) -> Result:
-        with (self.engine if durable else self._not_durable).begin() as connection:
+        with (self._transacting if durable else self._not_durable).begin() as connection:
             return step(connection)
 
     def check_isolation(self) -> None:

@@ -18,7 +18,7 @@ from dispatcher.store.records import Answer
 def record(connection: Connection, dialect: Dialect, answers: Sequence[Answer], now: datetime) -> None:
     """Appends one row per answer, in the caller's transaction."""
     if answers:
-        connection.execute(_insert(dialect), dialect.encode([_row(answer, now) for answer in answers]))
+        dialect.defer(connection, _insert(dialect), dialect.encode([_row(answer, now) for answer in answers]))
 
 
 def _row(answer: Answer, now: datetime) -> dict[str, object]:

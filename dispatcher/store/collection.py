@@ -20,7 +20,7 @@ from dispatcher.store.new_deliveries import new_deliveries
 from dispatcher.store.outbox_rows import Malformed
 from dispatcher.store.records import Collected
 
-LOWEST_ID = -(2**63)
+LOWEST_ID = 1 - 2**63  # -2**63 cannot be written as a literal in SQL, only as the negation of one that is too large
 MAX_CLOCK_SKEW = timedelta(minutes=1)
 """How far in the future the time of a past event may lie, for example because another node wrote it. A time further ahead was written
 before the database's clock was set back."""
@@ -139,7 +139,7 @@ def _mark_due(
     this lock, and then sees the deliveries.
     """
     rows = [{"installation_id": id_, "due_at": now + settle_delay} for id_ in sorted(installation_ids)]
-    connection.execute(_upsert_installations(dialect), {**dialect.encode(rows), "latest": now + MAX_CLOCK_SKEW})
+    dialect.defer(connection, _upsert_installations(dialect), {**dialect.encode(rows), "latest": now + MAX_CLOCK_SKEW})
 
 
 @cache
@@ -176,7 +176,7 @@ def _add_to_deliveries(
         "now": now,
         "settled_before": now - MAX_SETTLE_DELAYS * settle_delay,
     }
-    connection.execute(_upsert_deliveries(dialect), {**dialect.encode(rows), **values})
+    dialect.defer(connection, _upsert_deliveries(dialect), {**dialect.encode(rows), **values})
 
 
 @cache

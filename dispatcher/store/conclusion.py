@@ -187,7 +187,7 @@ def _supersede(connection: Connection, dialect: Dialect, dead_letters: Sequence[
     """
     if dead_letters:
         resolved = [{"id": id_, "resolved_at": now, "resolution": Resolution.SUPERSEDED} for id_ in dead_letters]
-        connection.execute(_resolve(dialect), dialect.encode(resolved))
+        dialect.defer(connection, _resolve(dialect), dialect.encode(resolved))
 
 
 @cache
@@ -204,7 +204,7 @@ def start_over(connection: Connection, dialect: Dialect, concluded: Sequence[Ans
         {"subject_key": answer.delivery.subject_key, "first_created_at": answer.began_at(now), **clean}
         for answer in concluded
     ]
-    connection.execute(_reset(dialect), dialect.encode(rows))
+    dialect.defer(connection, _reset(dialect), dialect.encode(rows))
 
 
 @cache

@@ -117,7 +117,7 @@ def renew_ours(
     ours, locked = lock_ours(connection, dialect, leases, skip_locked=skip_locked)
     if ours:
         renewed = [{"installation_id": row.installation_id, "leased_until": row.now + lease} for row in ours]
-        connection.execute(_renew(dialect), dialect.encode(renewed))
+        dialect.defer(connection, _renew(dialect), dialect.encode(renewed))
     return ours, locked
 
 

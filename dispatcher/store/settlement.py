@@ -87,7 +87,7 @@ def _put_off(connection: Connection, dialect: Dialect, failed: Sequence[Answer],
         for answer in failed
     ]
     if rows:
-        connection.execute(_update(dialect), dialect.encode(rows))
+        dialect.defer(connection, _update(dialect), dialect.encode(rows))
 
 
 @cache
@@ -137,7 +137,7 @@ def _write_states(
         delivered_at = row.now if id_ in succeeded else row.last_delivered_at
         rows.append({"installation_id": id_, **fields, "leased_until": until, "last_delivered_at": delivered_at})
     if rows:
-        connection.execute(_write(dialect), dialect.encode(rows))
+        dialect.defer(connection, _write(dialect), dialect.encode(rows))
 
 
 def _fields(

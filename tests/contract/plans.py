@@ -53,7 +53,7 @@ def _explain_on_postgresql(raw: Any, statement: str, parameters: dict[str, Any])
     numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement).replace("%%", "%")
     analyze = "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "
     execute = f"{analyze} EXECUTE explained" + (f"({', '.join(f'%({name})s' for name in names)})" if names else "")
-    with raw.cursor() as cursor, psycopg.ClientCursor(raw) as literal, _transaction(raw):
+    with _executing_at_once(raw), raw.cursor() as cursor, psycopg.ClientCursor(raw) as literal, _transaction(raw):
         cursor.execute("SAVEPOINT explained")
         yield _plan_of_postgresql(statement, cursor.execute(analyze + statement, parameters).fetchone()[0])
         cursor.execute("ROLLBACK TO SAVEPOINT explained")
@@ -62,6 +62,15 @@ def _explain_on_postgresql(raw: Any, statement: str, parameters: dict[str, Any])
         yield _plan_of_postgresql(statement, literal.execute(execute, parameters).fetchone()[0])  # type: ignore[index]
         cursor.execute("DEALLOCATE explained")
         cursor.execute("ROLLBACK TO SAVEPOINT explained")
+
+
+@contextmanager
+def _executing_at_once(raw: Any) -> Iterator[None]:
+    """Executes what the connection has deferred, and defers nothing in the block."""
+    deferring, raw._defers = raw._defers, False
+    raw.execute("SELECT 1")
+    yield
+    raw._defers = deferring
 
 
 @contextmanager

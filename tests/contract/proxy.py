@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a database server. It can fall silent: it then drops all data, but closes no connection."""
+"""A TCP proxy in front of a database server. It counts round trips, and can fall silent: it drops all data, but closes no connection."""
 
 import contextlib
 import socket
@@ -20,6 +20,9 @@ class Proxy:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._silenced: set[socket.socket] = set()
         self._silencing_bytes: bytes | None = None
+        self._asking: set[socket.socket] = set()
+        self.round_trips = 0
+        """How often a client has sent something after the server's last word."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -66,17 +69,25 @@ class Proxy:
                     server = socket.create_connection(self._target)
                 self._pairs.append((client, server))
                 for source, sink in ((client, server), (server, client)):
-                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+                    threading.Thread(target=self._pump, args=(source, sink, client), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while received := source.recv(MAX_READ_BYTES):
+                self._count(client, asks=source is client)
                 if self._silencing_bytes is not None and self._silencing_bytes in received:
                     self.fall_silent()
                 if source not in self._silenced:
                     sink.sendall(received)
             if source not in self._silenced:
                 sink.shutdown(socket.SHUT_WR)
+
+    def _count(self, client: socket.socket, *, asks: bool) -> None:
+        if not asks:
+            self._asking.discard(client)
+        elif client not in self._asking:
+            self._asking.add(client)
+            self.round_trips += 1
 
 
 @contextmanager

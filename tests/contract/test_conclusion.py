@@ -174,8 +174,8 @@ def test_without_the_version_a_changed_delivery_supersedes_them_and_the_log_clai
 
 @pytest.mark.varies
 @on_postgresql
-def test_successes_take_five_statements(database: Database, partner: Engine) -> None:
-    """To begin, to lock, to move the deliveries to the log, to see what is left, and to give the lease back."""
+def test_successes_take_four_statements(database: Database, partner: Engine) -> None:
+    """To lock, to move the deliveries to the log, to see what is left, and to give the lease back."""
     collect(database, partner, *(f"db_{number}" for number in range(9)))
     leased = claim(database)
     statements: list[str] = []
@@ -186,4 +186,4 @@ def test_successes_take_five_statements(database: Database, partner: Engine) -> 
     event.listen(database.engine, "before_cursor_execute", note)
     settle(database, *leased)
     event.remove(database.engine, "before_cursor_execute", note)
-    assert (len(statements), count(database, attempt), count(database, delivery)) == (5, 9, 0)
+    assert (len(statements), count(database, attempt), count(database, delivery)) == (4, 9, 0)

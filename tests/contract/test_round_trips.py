@@ -1,54 +1,45 @@
 """How many round trips to the server each step takes, however much it moves: counts, not times, so that they are the same everywhere."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import pytest
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Engine
 
 from dispatcher import store
-from dispatcher.database.transactions import Database
+from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import attempt
+from tests.contract.databases import on_servers
+from tests.contract.proxy import Proxy, proxy_before
 from tests.contract.steps import claim, count, settle, write
 
 TAKEN = {
-    "postgresql": {"collect": 7, "claim": 4, "settle": 6},
-    "mysql": {"collect": 6, "claim": 4, "settle": 7},
-    "sqlite": {"collect": 8, "claim": 6, "settle": 9},
+    "postgresql": {"look": 1, "collect": 4, "claim": 3, "settle": 4},
+    "mysql": {"look": 1, "collect": 6, "claim": 4, "settle": 7},
 }
-"""BEGIN, unless the driver implies it, and COMMIT included. In SQLite, which has no server, these are statements."""
+"""BEGIN and COMMIT included."""
+Result = TypeVar("Result")
 
 
-@contextmanager
-def counting(database: Database) -> Iterator[list[str]]:
-    """Notes the statements of the block, and its commits."""
-    sent: list[str] = []
-
-    def execute(_connection: Connection, _cursor: object, statement: str, *_rest: object) -> None:
-        sent.append(statement)
-
-    def commit(_connection: Connection) -> None:
-        sent.append("COMMIT")
-
-    listeners: tuple[tuple[str, Callable[..., None]], ...] = (("before_cursor_execute", execute), ("commit", commit))
-    for name, listener in listeners:
-        event.listen(database.engine, name, listener)
-    yield sent
-    for name, listener in listeners:
-        event.remove(database.engine, name, listener)
+def counted(proxy: Proxy, step: Callable[[], Result]) -> tuple[Result, int]:
+    before = proxy.round_trips
+    return step(), proxy.round_trips - before
 
 
+@on_servers
 @pytest.mark.parametrize("subjects", [1, 200])
 def test_each_step_takes_a_few_round_trips(database: Database, partner: Engine, subjects: int) -> None:
     with partner.begin() as connection:
         write(connection, *(f"db_{number}" for number in range(subjects)))
-    with counting(database) as collecting:
-        store.collect(database, subjects, store.LOWEST_ID, timedelta())
-    with counting(database) as claiming:
-        leased = claim(database)
-    with counting(database) as settling:
-        settle(database, *leased)
+    with proxy_before(database.engine.url) as (proxy, url):
+        behind = open_database(url.render_as_string(hide_password=False), database.schema)
+        assert behind.is_cluster() is False  # connects
+        _, looked = counted(proxy, lambda: store.look(behind, store.LOWEST_ID, store.LONG_AGO))
+        _, collected = counted(proxy, lambda: store.collect(behind, subjects, store.LOWEST_ID, timedelta()))
+        leased, claimed = counted(proxy, lambda: claim(behind))
+        _, settled = counted(proxy, lambda: settle(behind, *leased))
+        behind.close()
     assert count(database, attempt) == subjects
-    taken = {"collect": len(collecting), "claim": len(claiming), "settle": len(settling)}
+    taken = {"look": looked, "collect": collected, "claim": claimed, "settle": settled}
     assert taken == TAKEN[database.dialect.name]
