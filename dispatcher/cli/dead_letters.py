@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from dispatcher.cli import aftermath, causes
 from dispatcher.cli.confirmation import confirm, progress
 from dispatcher.cli.database import checked
+from dispatcher.cli.dead_letter_filter import MAX_ID, Ids, OfError, OfReason, OfStatus, chosen
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.cli.options import AsJson, DryRun, Limit, OfInstallation, OfResource, Since, Yes, parse_since
+from dispatcher.cli.options import AsJson, DryRun, Limit, OfInstallation, OfResource, Since, Yes
 from dispatcher.cli.output import cut, number, print_columns, print_facts, print_json, shown
 from dispatcher.cli.signature import By, Note, sign
 from dispatcher.database.transactions import Database
@@ -30,12 +32,15 @@ app = typer.Typer(
     name="dead-letters", no_args_is_help=True, help="List, show, replay and discard undeliverable events."
 )
 
-MAX_ID = 2**63 - 1
+app.add_typer(causes.app)
+app.add_typer(aftermath.app)
+
 MAX_ERROR_LENGTH = 60
 
-DeadLetterId = typer.Option("--id", min=1, max=MAX_ID, metavar="ID", help="This dead letter; repeatable.")
-Ids = Annotated[list[int] | None, DeadLetterId]
-OfReason = Annotated[DeadLetterReason | None, typer.Option("--reason", help="Those with this reason.")]
+_BEFORE = typer.Option("--before", min=1, max=MAX_ID, metavar="ID", help="Those with lower ids: the next page.")
+Before = Annotated[int | None, _BEFORE]
+_OLDEST = typer.Option("--oldest", min=1, max=MAX_ID, metavar="N", help="At most this many, the oldest.")
+Oldest = Annotated[int | None, _OLDEST]
 All = Annotated[bool, typer.Option("--all", help="All unresolved ones; not with another filter.")]
 
 
@@ -45,7 +50,10 @@ def list_(
     installation: OfInstallation = None,
     resource: OfResource = None,
     reason: OfReason = None,
+    status: OfStatus = None,
+    error: OfError = None,
     since: Since = None,
+    before: Before = None,
     resolved: Annotated[bool, typer.Option("--resolved", help="Include resolved ones.")] = False,
     limit: Limit = 50,
     as_json: AsJson = False,
@@ -57,9 +65,10 @@ def list_(
     \b
     dispatcher dead-letters list --since 24h
     dispatcher dead-letters list --installation icfg_1 --reason unauthorized
+    dispatcher dead-letters list --reason rejected --error "billing plan plan_"
     """
     with checked(load_settings()) as database:
-        wanted = _filter(database, id_, installation, resource, reason, since)
+        wanted = chosen(database, id_, installation, resource, reason, status, error, since, before)
         letters = list_dead_letters(database, wanted, limit, resolved=resolved)
     if as_json:
         for letter in letters:
@@ -72,7 +81,8 @@ def list_(
         kind = "dead letter" if resolved else "unresolved dead letter"
         raise CommandFailed(f"no {kind} matches" if wanted.conditions else f"no {kind}s", Exit.NOTHING_MATCHED)
     if len(letters) == limit:
-        typer.echo(f"the first {limit:,} are listed, there may be more: --limit", err=True)
+        page = "" if resolved and before is None else f", or --before {letters[-1].id}"
+        typer.echo(f"the first {limit:,} are listed, there may be more: --limit{page}", err=True)
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
@@ -151,7 +161,10 @@ def replay_(
     installation: OfInstallation = None,
     resource: OfResource = None,
     reason: OfReason = None,
+    status: OfStatus = None,
+    error: OfError = None,
     since: Since = None,
+    oldest: Oldest = None,
     all_: All = False,
     by: By = None,
     note: Note = None,
@@ -168,12 +181,13 @@ def replay_(
     \b
     dispatcher dead-letters replay --id 7
     dispatcher dead-letters replay --reason exhausted --since 24h --dry-run
+    dispatcher dead-letters replay --reason rejected --oldest 10
     """
     settings = load_settings()
     signature = sign(by, note)
     with checked(settings) as database:
-        wanted = _filter(database, id_, installation, resource, reason, since)
-        planned = _plan(database, wanted, all_=all_, for_replay=True)
+        wanted = chosen(database, id_, installation, resource, reason, status, error, since)
+        planned = _plan(database, wanted, oldest, all_=all_, for_replay=True)
         if not dry_run and planned.malformed == planned.dead_letters:
             raise CommandFailed(f"nothing can be replayed. {_malformed(planned)}")
         account = _account(planned, settings)
@@ -192,7 +206,10 @@ def discard_(
     installation: OfInstallation = None,
     resource: OfResource = None,
     reason: OfReason = None,
+    status: OfStatus = None,
+    error: OfError = None,
     since: Since = None,
+    oldest: Oldest = None,
     all_: All = False,
     by: By = None,
     note: Note = None,
@@ -211,8 +228,8 @@ def discard_(
     settings = load_settings()
     signature = sign(by, note)
     with checked(settings) as database:
-        wanted = _filter(database, id_, installation, resource, reason, since)
-        planned = _plan(database, wanted, all_=all_)
+        wanted = chosen(database, id_, installation, resource, reason, status, error, since)
+        planned = _plan(database, wanted, oldest, all_=all_)
         account = {"dead_letters": planned.dead_letters, "discarded": 0}
         if not dry_run:
             confirm(f"Discard {_describe(account)}?", yes=yes)
@@ -220,23 +237,11 @@ def discard_(
     _report(account, "discarded", as_json=as_json)
 
 
-def _filter(
-    database: Database,
-    ids: list[int] | None,
-    installation: str | None,
-    resource: str | None,
-    reason: DeadLetterReason | None,
-    since: str | None,
-) -> Filter:
-    return Filter(ids or (), installation, resource, reason, parse_since(since, database.now))
-
-
-def _plan(database: Database, wanted: Filter, *, all_: bool, for_replay: bool = False) -> Plan:
-    if bool(wanted.conditions) == all_:
-        raise CommandFailed(
-            "choose which: give --id, --installation, --resource, --reason or --since, or else --all", Exit.USAGE
-        )
-    planned = plan(database, wanted, for_replay=for_replay)
+def _plan(database: Database, wanted: Filter, oldest: int | None, *, all_: bool, for_replay: bool = False) -> Plan:
+    if (bool(wanted.conditions) or oldest is not None) == all_:
+        options = "--id, --installation, --resource, --reason, --status, --error, --since or --oldest"
+        raise CommandFailed(f"choose which: give {options}, or else --all", Exit.USAGE)
+    planned = plan(database, wanted, for_replay=for_replay, oldest=oldest)
     if not planned.dead_letters:
         raise CommandFailed("no unresolved dead letter matches: nothing was changed", Exit.NOTHING_MATCHED)
     return planned

@@ -20,30 +20,33 @@ def print_json(row: Mapping[str, Any]) -> None:
     typer.echo(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
-def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints a table. Columns of numbers are aligned at the right."""
-    Columns(header).print(rows)
+def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]], *, wraps: bool = True) -> None:
+    """Prints a table. Columns of numbers are aligned at the right. `wraps=False`: the last column is to be copied as it is."""
+    Columns(header, wraps=wraps).print(rows)
 
 
 class Columns:
     """A table that is printed piece by piece: each piece goes on with the widths of those before."""
 
-    def __init__(self, header: Sequence[str]) -> None:
+    def __init__(self, header: Sequence[str], *, wraps: bool = True) -> None:
+        self._wraps = wraps
         self._header: Sequence[str] | None = header
         self._widths = [len(name) for name in header]
 
     def print(self, rows: Iterable[Sequence[object]]) -> None:
         """Prints these rows, the header before the first ones. Columns of numbers are aligned at the right; on a terminal, the last
-        column is wrapped at its edge.
+        column is wrapped at its edge, unless `wraps` is false.
         """
         rows = list(rows)
         lines = [tuple(shown(cell) for cell in row) for row in rows]
         columns = range(len(self._widths))
         self._widths = [max([self._widths[n], *(len(line[n]) for line in lines)]) for n in columns]
         right = [bool(rows) and all(isinstance(row[n], int | float | None) for row in rows) for n in columns]
-        for line in ([tuple(self._header)] if self._header else []) + lines:
-            cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, self._widths, right, strict=True))
-            typer.echo(_wrapped("  ".join(cells).rstrip(), sum(self._widths[:-1]) + 2 * (len(self._widths) - 1)))
+        indent = sum(self._widths[:-1]) + 2 * (len(self._widths) - 1)
+        for row in ([tuple(self._header)] if self._header else []) + lines:
+            cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, self._widths, right, strict=True))
+            line = "  ".join(cells).rstrip()
+            typer.echo(_wrapped(line, indent) if self._wraps else line)
         self._header = None
 
 

@@ -1,12 +1,12 @@
 """Dead letters as operators see them: the list, one of them with its attempts, and the effect of a replay or discard."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
+from sqlalchemy import ColumnElement, Connection, Row
 
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attempt, dead_letter
@@ -88,9 +88,12 @@ class Plan:
 
 
 def list_dead_letters(database: Database, wanted: Filter, limit: int, *, resolved: bool = False) -> list[DeadLetter]:
-    """Returns at most `limit` unresolved dead letters, newest first, and after them the resolved ones if `resolved`."""
+    """Returns at most `limit` unresolved dead letters, newest first, and after them the resolved ones if `resolved`.
+
+    Pages (`Filter.before`) follow the ids: in them, resolved ones stand among the others.
+    """
     conditions = wanted.conditions if resolved else [is_unresolved(), *wanted.conditions]
-    unresolved_first = [sa.case((is_unresolved(), 0), else_=1)] if resolved else []
+    unresolved_first = [sa.case((is_unresolved(), 0), else_=1)] if resolved and wanted.before is None else []
     newest = sa.select(dead_letter).where(*conditions).order_by(*unresolved_first, dead_letter.c.id.desc()).limit(limit)
     with database.read() as connection:
         return [DeadLetter.of(row) for row in connection.execute(newest)]
@@ -114,10 +117,30 @@ def _attempts(connection: Connection, dead: DeadLetter) -> list[Attempt]:
     return latest_attempts(connection, MAX_SHOWN_ATTEMPTS, *subject, *led_to_it)
 
 
-def plan(database: Database, wanted: Filter, *, for_replay: bool = False) -> Plan:
+def plan(database: Database, wanted: Filter, *, for_replay: bool = False, oldest: int | None = None) -> Plan:
     """Counts the dead letters that the filter matches now and that a discard takes, or a replay if `for_replay`. Later ones are left to
     the next one.
+
+    With `oldest`, at most this many are to be taken, and only what has died until then is counted; those that cannot be replayed do not
+    use up the number.
     """
+    columns = dead_letter.c
+    matching = [is_replayable(wanted) if for_replay else is_unresolved(), *wanted.conditions]
+    with database.read() as connection:
+        if oldest is not None:
+            taken = [*matching, columns.subject_key.is_not(None)] if for_replay else matching
+            last_id = _last_of(connection, taken, oldest)
+            matching += [] if last_id is None else [columns.id <= last_id]
+        return _count(connection, matching)
+
+
+def _last_of(connection: Connection, matching: Sequence[ColumnElement[bool]], number: int) -> int | None:
+    """Returns the id of the last of the oldest `number` dead letters; None if there are none."""
+    oldest = sa.select(dead_letter.c.id).where(*matching).order_by(dead_letter.c.id).limit(number).subquery()
+    return connection.execute(sa.select(sa.func.max(oldest.c.id))).scalar()
+
+
+def _count(connection: Connection, matching: Sequence[ColumnElement[bool]]) -> Plan:
     columns = dead_letter.c
     of_installation = (
         sa.select(
@@ -126,14 +149,14 @@ def plan(database: Database, wanted: Filter, *, for_replay: bool = False) -> Pla
             sa.func.count(columns.subject_key.distinct()).label("requests"),
             sa.func.max(columns.id).label("last_id"),
         )
-        .where(is_replayable(wanted) if for_replay else is_unresolved(), *wanted.conditions)
-        .group_by(columns.installation_id)
+        .where(*matching)
+        # Not the bare column: to group in its order, SQLite would read its whole index, with all resolved ones.
+        .group_by(sa.func.coalesce(columns.installation_id, ""))
         .subquery()
     )
     sums = (
         sa.func.coalesce(sa.func.sum(of_installation.c[name]), 0) for name in ("dead_letters", "replayable", "requests")
     )
     maxima = (sa.func.coalesce(sa.func.max(of_installation.c[name]), 0) for name in ("requests", "last_id"))
-    with database.read() as connection:
-        dead, replayable, requests, busiest, last_id = map(int, connection.execute(sa.select(*sums, *maxima)).one())
+    dead, replayable, requests, busiest, last_id = map(int, connection.execute(sa.select(*sums, *maxima)).one())
     return Plan(dead, dead - replayable, requests, busiest, last_id)

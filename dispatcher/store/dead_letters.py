@@ -7,7 +7,7 @@ from functools import cache, partial
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Executable, Row, Select
+from sqlalchemy import ColumnElement, Connection, Executable, Row, Select, Subquery, Table
 
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
@@ -27,20 +27,48 @@ class Filter:
     reason: DeadLetterReason | None = None
     since: datetime | None = None
     """Died at this time or later."""
+    status: int | None = None
+    """The HTTP status of the last answer, or `NO_STATUS`."""
+    error_prefix: str | None = None
+    """The last error begins with exactly this text, or is `NO_ERROR`."""
+    before: int | None = None
+    """Has a lower id than this: the key of the next page."""
 
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
         """The conditions in SQL."""
-        columns = dead_letter.c
-        conditions: list[ColumnElement[bool]] = []
+        return self.of(dead_letter)
+
+    def of(self, table: Table | Subquery) -> list[ColumnElement[bool]]:
+        """Returns the conditions in SQL, for the table or a part of it."""
+        columns = table.c
+        conditions = belongs_to(table, self.installation_id, self.resource_id)
         if self.ids:
             conditions.append(columns.id.in_(self.ids))
-        conditions += belongs_to(dead_letter, self.installation_id, self.resource_id)
         if self.reason is not None:
             conditions.append(columns.reason == self.reason)
         if self.since is not None:
             conditions.append(columns.died_at >= self.since)
+        if self.status is not None:
+            conditions.append(sa.func.coalesce(columns.last_status, NO_STATUS) == self.status)
+        if self.error_prefix is not None:
+            conditions.append(_begins_with(columns.last_error, self.error_prefix))
+        if self.before is not None:
+            conditions.append(columns.id < self.before)
         return conditions
+
+
+NO_STATUS = 0
+"""Stands for the status of a dead letter whose last attempt got no answer."""
+NO_ERROR = ""
+"""Stands for the error of a dead letter that has none."""
+
+
+def _begins_with(column: ColumnElement[Any], prefix: str) -> ColumnElement[bool]:
+    """Byte for byte. LIKE ignores the case of ASCII letters on SQLite."""
+    if prefix == NO_ERROR:
+        return sa.or_(column.is_(None), is_exactly(column, NO_ERROR))
+    return is_exactly(sa.func.substr(column, 1, len(prefix), type_=sa.String()), prefix)
 
 
 RESOLVED = ("resolved_at", "resolution", "resolved_by", "note")

@@ -1,12 +1,15 @@
 import os
 import pty
+import shlex
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
 
 from dispatcher.database.transactions import Database
+from dispatcher.inspection import aftermath, causes
 from dispatcher.inspection.dead_letters import ADVICE
 from dispatcher.outbox.tables import dead_letter, outbox
 from dispatcher.policy.decision import DeadLetterReason
@@ -65,7 +68,10 @@ def test_what_died_is_listed_newest_first_and_cannot_control_the_terminal(
     assert r"\x1b[2Jdb_2" in rows[0]
     ended = dispatcher("dead-letters", "list", "--json", "--limit", "1")
     assert [(row["id"], row["reason"], row["resolution"]) for row in ended.rows] == [(2, "rejected", None)]
-    assert "there may be more: --limit" in ended.complaint
+    assert "there may be more: --limit, or --before 2" in ended.complaint
+    assert [row["id"] for row in dispatcher("dead-letters", "list", "--json", "--before", "2").rows] == [1]
+    ended = dispatcher("dead-letters", "list", "--limit", "1", "--resolved")
+    assert ended.complaint.endswith("there may be more: --limit")
 
 
 def test_json_cannot_control_the_terminal_either(dispatcher: Terminal, database: Database) -> None:
@@ -176,6 +182,8 @@ NOTHING = [
     ("show", "9"),
     ("replay", "--id", "9", "--yes"),
     ("discard", "--reason", "gone", "--dry-run"),
+    ("causes",),
+    ("causes", "--status", "400"),
 ]
 
 
@@ -221,6 +229,11 @@ WRONG = [
     (("list", "--id", "0"), "--id"),
     (("list", "--id", "99999999999999999999"), "--id"),
     (("list", "--limit", "0"), "--limit"),
+    (("list", "--before", "0"), "--before"),
+    (("list", "--status", "-1"), "--status"),
+    (("replay", "--oldest", "0"), "--oldest"),
+    (("discard", "--all", "--oldest", "1"), "choose which"),
+    (("aftermath", "--since", "yesterday"), "--since"),
     (("list", "--installation", os.fsdecode(b"\xff")), "not valid UTF-8"),
     (("show", "x"), "ID"),
     (("replay",), "choose which"),
@@ -240,3 +253,111 @@ def test_nonsense_is_one_line_and_exit_code_2(dispatcher: Terminal) -> None:
 def test_since_takes_a_span_or_a_time(dispatcher: Terminal, database: Database, since: str) -> None:
     die(database, "db_1")
     assert len(dispatcher("dead-letters", "list", "--since", since, "--json").rows) == 1
+
+
+@pytest.mark.parametrize(("command", "done"), [("replay", "replayed"), ("discard", "discarded")])
+def test_the_oldest_that_match_are_taken(dispatcher: Terminal, database: Database, command: str, done: str) -> None:
+    die(database, "db_0", reason="gone")
+    die(database, "db_1", "db_2", "db_3")
+    options = ("dead-letters", command, "--error", "no such", "--reason", "rejected", "--oldest")
+    assert dispatcher(*options, "2", "--dry-run").out.startswith("2 dead letters")
+    assert dispatcher(*options, "2", "--yes").out == f"{done} 2 dead letters\n"
+    assert [row["id"] for row in dispatcher("dead-letters", "list", "--json").rows] == [4, 1]
+    assert dispatcher("dead-letters", command, "--oldest", "99", "--yes").out == f"{done} 2 dead letters\n"
+
+
+def test_each_cause_has_the_command_that_lists_it(dispatcher: Terminal, database: Database) -> None:
+    die(database, "db_1", "db_2", "db_3")
+    die(database, "db_4", installation_id="icfg_2")
+    columns, errors = dead_letter.c, {1: "it's plan 1", 2: "it's plan 2", 3: None}
+    with database.engine.begin() as connection:
+        for id_, error in errors.items():
+            connection.execute(
+                sa.update(dead_letter).where(columns.id == id_).values(last_status=400, last_error=error)
+            )
+    options = ("--since", "1h", "--installation", "icfg_1")
+    causes = dispatcher("dead-letters", "causes", "--json", *options).rows
+    assert [(one["number"], one["status"], one["error_prefix"]) for one in causes] == [
+        (2, 400, "it's plan "),
+        (1, 400, None),
+    ]
+    header, *rows = dispatcher("dead-letters", "causes", *options).out.splitlines()
+    assert header.split()[-1] == "command"
+    for one, row, ids in zip(causes, rows, ([2, 1], [3]), strict=True):
+        assert row.endswith(one["command"])
+        listed = dispatcher(*shlex.split(one["command"])[1:], "--json")
+        assert [letter["id"] for letter in listed.rows] == ids
+    assert "--status 0 --error 'no such plan'" in dispatcher("dead-letters", "causes", "--resource", "db_4").out
+
+
+def test_causes_that_are_left_out_are_reported(
+    dispatcher: Terminal, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die(database, "db_1", "db_2")
+    die(database, "db_3", reason="gone")
+    ended = dispatcher("dead-letters", "causes", "--json", "--limit", "1")
+    assert [one["number"] for one in ended.rows] == [2]
+    assert ended.complaint == "the first 1 of 2 causes are listed: --limit"
+    monkeypatch.setattr("dispatcher.cli.causes.causes", partial(causes.causes, max_rows=2))
+    ended = dispatcher("dead-letters", "causes")
+    assert ended.complaint == "only 2 dead letters were read: the numbers are lower bounds; narrow the filter"
+
+
+def test_the_command_of_a_cause_is_never_wrapped(dispatcher: Terminal, database: Database) -> None:
+    """A quoted text that was broken up would select nothing."""
+    die(database, "db_1")
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(dead_letter).values(last_error="no such plan " * 9))
+    controller, terminal = pty.openpty()
+    with os.fdopen(controller, "rb") as screen, os.fdopen(terminal, "wb") as keyboard:
+        environ = dispatcher.environ() | {"COLUMNS": "120"}
+        subprocess.run(
+            [COMMAND, "dead-letters", "causes"],
+            cwd=dispatcher.directory,
+            env=environ,
+            stdout=keyboard,
+            timeout=60,
+            check=True,
+        )
+        shown = os.read(screen.fileno(), 9_999).decode()
+    assert "no such plan " * 9 in shown
+
+
+def test_the_aftermath_of_a_replay_is_shown(dispatcher: Terminal, database: Database) -> None:
+    die(database, "db_1", "db_2", "db_3")
+    missing = dispatcher("dead-letters", "aftermath")
+    assert (missing.code, missing.complaint) == (3, "dispatcher: no dead letter that matches was replayed")
+    dispatcher("dead-letters", "replay", "--all", "--yes", "--by", "ann")
+    die(database, "db_2", "db_3")
+    with database.engine.begin() as connection:
+        connection.execute(sa.delete(outbox).where(outbox.c.resource_id == "db_1"))
+    ended = dispatcher("dead-letters", "aftermath", "--since", "1h", "--by", "ann")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
+        "replayed    3 dead letters",
+        "delivered   1",
+        "waiting     0",
+        "died again  2 (dead letters 4, 5)",
+    ]
+    (row,) = dispatcher("dead-letters", "aftermath", "--id", "1", "--json").rows
+    assert row == {
+        "dead_letters": 1,
+        "subjects": 1,
+        "delivered": 1,
+        "waiting": 0,
+        "died_again": 0,
+        "dead_letter_ids": [],
+        "complete": True,
+    }
+    assert "died again  0" in dispatcher("dead-letters", "aftermath", "--id", "1").out
+
+
+def test_an_aftermath_that_is_not_complete_is_reported(
+    dispatcher: Terminal, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die(database, "db_1", "db_2")
+    dispatcher("dead-letters", "replay", "--all", "--yes")
+    monkeypatch.setattr("dispatcher.cli.aftermath.aftermath", partial(aftermath.aftermath, limit=1))
+    ended = dispatcher("dead-letters", "aftermath")
+    assert "replayed    1 dead letter\n" in ended.out
+    assert "narrow the filter" in ended.complaint

@@ -15,7 +15,7 @@ from dispatcher.outbox.tables import dead_letter, outbox
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.store import dead_letters
-from dispatcher.store.dead_letters import Filter, Signature
+from dispatcher.store.dead_letters import NO_ERROR, NO_STATUS, Filter, Signature
 from tests.contract.databases import on_servers
 from tests.contract.steps import (
     ID,
@@ -68,7 +68,7 @@ def die_with_plan(database: Database, partner: Engine, plan: str) -> None:
     settle(database, *claim(database), decision=REJECTED)
 
 
-def bury_malformed(database: Database) -> None:
+def bury_malformed(database: Database, error: str | None = "type must be …") -> None:
     """Inserts the dead letter that a collection makes of a malformed row."""
     now = database.now()
     with database.engine.begin() as connection:
@@ -83,7 +83,7 @@ def bury_malformed(database: Database) -> None:
                 last_event_id=1,
                 first_created_at=now,
                 attempts=0,
-                last_error="type must be …",
+                last_error=error,
             )
         )
 
@@ -285,6 +285,11 @@ CHOICES: list[tuple[Callable[[list[DeadLetter]], Filter], set[str]]] = [
     (lambda _: Filter(reason=DeadLetterReason.GONE), set()),
     (lambda letters: Filter(since=letters[2].died_at), {"db_3", "db_1 "}),
     (lambda _: Filter(installation_id=ID, resource_id="db_3"), set()),
+    (lambda letters: Filter(before=letters[1].id), {"db_1"}),
+    (lambda _: Filter(status=NO_STATUS), {"db_1", "db_2", "db_3", "db_1 "}),
+    (lambda _: Filter(status=400), set()),
+    (lambda _: Filter(error_prefix=NO_ERROR), {"db_1", "db_2", "db_3", "db_1 "}),
+    (lambda _: Filter(error_prefix="n"), set()),
 ]
 
 
@@ -302,12 +307,77 @@ def test_a_filter_selects_the_dead_letters_that_meet_all_its_conditions(database
     assert resolutions(database).count("discarded") == 1
 
 
+ERRORS = ("Plan é_1 ", "Plan é_2", "plan é_3", "Plan e_4", "Plan é", "Plan éx1", "%_\\", "", None)
+PREFIXES: dict[str, set[str | None]] = {
+    "Plan é_": {"Plan é_1 ", "Plan é_2"},
+    "Plan é_1 ": {"Plan é_1 "},
+    "Plan é ": set(),
+    "Plan ": {"Plan é_1 ", "Plan é_2", "Plan e_4", "Plan é", "Plan éx1"},
+    "%_\\": {"%_\\"},
+    "%": {"%_\\"},
+    NO_ERROR: {"", None},
+}
+
+
+@pytest.mark.varies
+def test_a_prefix_selects_the_errors_that_begin_with_exactly_this_text(database: Database) -> None:
+    for error in ERRORS:
+        bury_malformed(database, error)
+    found = {prefix: list_dead_letters(database, Filter(error_prefix=prefix), 99) for prefix in PREFIXES}
+    assert {prefix: {letter.last_error for letter in letters} for prefix, letters in found.items()} == PREFIXES
+    assert {prefix: plan(database, Filter(error_prefix=prefix)).dead_letters for prefix in PREFIXES} == {
+        prefix: len(errors) for prefix, errors in PREFIXES.items()
+    }
+    assert discard(database, Filter(error_prefix="Plan é_")) == 2
+
+
 def test_a_list_holds_the_newest_up_to_its_limit(database: Database, partner: Engine) -> None:
     for resource in ("db_1", "db_2", "db_3"):
         die(database, partner, resource)
     discard(database, Filter(resource_id="db_3"))
     assert [letter.resource_id for letter in list_dead_letters(database, Filter(), 1)] == ["db_2"]
     assert len(list_dead_letters(database, Filter(), 9, resolved=True)) == 3
+
+
+@pytest.mark.parametrize("resolved", [False, True])
+def test_the_pages_of_a_list_hold_each_dead_letter_once(database: Database, partner: Engine, resolved: bool) -> None:
+    for number in range(5):
+        die(database, partner, f"db_{number}")
+    discard(database, Filter(resource_id="db_3"))
+    ids: list[int] = []
+    before = 99
+    while page := list_dead_letters(database, Filter(before=before), 2, resolved=resolved):
+        ids += [letter.id for letter in page]
+        before = ids[-1]
+    assert ids == sorted(ids, reverse=True)
+    assert len(ids) == (5 if resolved else 4)
+
+
+@pytest.mark.parametrize(("oldest", "taken"), [(1, 1), (2, 2), (3, 3), (99, 3)])
+@pytest.mark.parametrize("act", [dead_letters.replay, dead_letters.discard])
+def test_a_plan_for_the_oldest_counts_what_is_then_taken(
+    database: Database, partner: Engine, act: Callable[..., int], oldest: int, taken: int
+) -> None:
+    die(database, partner, "db_0", installation_id="icfg_0")
+    for resource in ("db_1", "db_2", "db_3"):
+        die(database, partner, resource)
+    wanted = Filter(installation_id=ID)
+    planned = plan(database, wanted, for_replay=act is dead_letters.replay, oldest=oldest)
+    assert (planned.dead_letters, planned.malformed) == (taken, 0)
+    assert act(database, wanted, planned.last_id, ANN, lambda _: None) == taken
+    assert resolutions(database)[0] is None
+    assert resolutions(database).count(None) == 4 - taken
+
+
+def test_malformed_ones_are_not_among_the_oldest_that_are_replayed(database: Database, partner: Engine) -> None:
+    assert plan(database, Filter(), for_replay=True, oldest=1) == Plan(0, 0, 0, 0, 0)
+    bury_malformed(database)
+    assert replace(plan(database, Filter(), for_replay=True, oldest=1), last_id=0) == Plan(1, 1, 0, 0, 0)
+    die(database, partner, "db_1")
+    bury_malformed(database)
+    planned = plan(database, Filter(), for_replay=True, oldest=1)
+    assert replace(planned, last_id=0) == Plan(2, 1, 1, 1, 0)
+    assert dead_letters.replay(database, Filter(), planned.last_id, ANN, lambda _: None) == 1
 
 
 @pytest.mark.parametrize("dead", [2, 3])

@@ -29,6 +29,7 @@ INSERT = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES 
 BACK_OFF = "UPDATE vercel_delivery SET due_at = '2999-01-01 00:00:00.000000' WHERE resource_id = 'db_failing'"
 EXITS = {
     "dispatcher health": Exit.UNHEALTHY,
+    "dispatcher dead-letters aftermath --since 1h": Exit.NOTHING_MATCHED,
     "dispatcher dead-letters list --reason malformed": Exit.NOTHING_MATCHED,
     "dispatcher dead-letters discard --reason gone --resource db_1 --dry-run": Exit.NOTHING_MATCHED,
     "dispatcher check": Exit.FAILED,
