@@ -223,7 +223,7 @@ def _dead_letters(dead_letters: dict[str, int]) -> Iterator[Concern]:
     """Purged ones are no concern: a person gave them up."""
     unexpected = {reason: count for reason, count in dead_letters.items() if reason not in EXPECTED_REASONS}
     if dead := sum(unexpected.values()):
-        yield Concern(True, f"dead letters: {dead:,} ({_by_size(unexpected)})", ("dead-letters", "list"))
+        yield Concern(True, f"dead letters: {dead:,} ({_by_size(unexpected)})", ("dead-letters", "causes"))
     if disabled := dead_letters.get(DeadLetterReason.DISABLED):
         command = ("dead-letters", "list", "--reason", "disabled")
         yield Concern(False, f"dead letters of disabled integrations: {disabled:,}", command)

@@ -16,8 +16,6 @@ from dispatcher.store.dead_letters import Filter
 from tests.contract.crowd import analyze, n, named, numbers
 from tests.contract.plans import explaining
 
-pytestmark = pytest.mark.varies
-
 ROWS, REPLAYED = 20_000, 200
 OF_UNRESOLVED = 10
 """One of this many is unresolved."""

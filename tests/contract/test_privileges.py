@@ -20,7 +20,9 @@ from dispatcher.database import schema
 from dispatcher.database.notifier import Notifier, trigger_sql
 from dispatcher.database.transactions import Database
 from dispatcher.database.triggers import create
+from dispatcher.inspection.aftermath import Replays, aftermath
 from dispatcher.inspection.backlog import measure
+from dispatcher.inspection.causes import causes
 from dispatcher.inspection.checks import Level, examine
 from dispatcher.inspection.checks.database import check_tables
 from dispatcher.inspection.checks.privileges import check_privileges, needed
@@ -234,9 +236,11 @@ def test_operators_do_their_work_as_the_dispatchers_user(users: Users, applicati
     everything = dead_letters.Filter()
     found = list_dead_letters(dispatcher, everything, 9)
     assert find_dead_letter(dispatcher, found[0].id) is not None
+    assert causes(dispatcher, everything).dead_letters == 2
     planned = plan(dispatcher, everything)
     one = dead_letters.Filter(ids=[planned.last_id])
     assert dead_letters.replay(dispatcher, one, planned.last_id, SIGNATURE, ignore_progress) == 1
+    assert aftermath(dispatcher, Replays()).waiting == 1
     assert dead_letters.discard(dispatcher, everything, planned.last_id, SIGNATURE, ignore_progress) == 1
     assert list_installations(dispatcher, 9)[0].state == "idle"
     assert count_waiting(dispatcher, "icfg_1") is not None

@@ -171,8 +171,10 @@ def test_each_concern_names_a_command_without_a_placeholder(database: Database, 
         connection.execute(
             sa.update(delivery).where(delivery.c.installation_id == "icfg_1").values(first_created_at=created)
         )
+    bury(database, "gone")
     commands = {concern.what.split(" (")[0]: " ".join(concern.command) for concern in concerns(read_status(database))}
     assert commands == {
+        "dead letters: 1": "dead-letters causes",
         "every recent request failed": "explain db_1 --installation icfg_2",
         "the oldest event": "explain db_1 --installation icfg_1",
         "failing in a row: icfg_2 2×, icfg_1 1×": "explain icfg_2",

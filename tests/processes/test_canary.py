@@ -19,6 +19,7 @@ COMMANDS = [
     ("status", "--json"),
     ("dead-letters", "list"),
     ("dead-letters", "list", "--json"),
+    ("dead-letters", "causes"),
     ("dead-letters", "show", "1"),
     ("installations", "list", "--json"),
     ("explain", "icfg_1"),
