@@ -176,6 +176,10 @@ class Dialect(ABC):
         return False
 
     @abstractmethod
+    def is_timeout(self, error: BaseException) -> bool:
+        """Whether a statement was ended because it took too long; its connection can still be used."""
+
+    @abstractmethod
     def cut(self, connection: Any) -> None:
         """Interrupts whatever another thread is waiting for on this driver connection, which is unusable afterwards."""
 
@@ -214,6 +218,10 @@ class Dialect(ABC):
     @abstractmethod
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
         """Returns a time that partners write, as text in UTC, or NULL."""
+
+    def begins_with(self, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+        """Whether a text begins with the prefix, through an index where the order of the column's texts allows it."""
+        return column.between(prefix, prefix + "\U0010ffff")
 
     @abstractmethod
     def consists_of(self, column: ColumnElement[str], allowed: str, max_length: int) -> ColumnElement[bool]:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Engine, Executable, Select, Table
+from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Engine, Executable, Select, Table, event
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
@@ -29,6 +29,7 @@ _LOCK_TIMEOUT_ERROR = 1205
 _TRANSIENT_ERRORS = {_LOCK_TIMEOUT_ERROR, 1213}  # and deadlock
 # --read-only, a read-only transaction, the server's read-only mode, a Galera node outside the cluster's majority
 _READ_ONLY_ERRORS = {1290, 1792, 1836, 1047}
+_TIMEOUT_ERRORS = {1969, 3024}  # of MariaDB, of MySQL
 _DENIED_ERRORS = {1142, 1143}  # on a table, on a column
 # A table, a column, an index or a row exists already, or another session is altering the table
 _OVERTAKEN_ERRORS = {1050, 1060, 1061, 1062, 1684}
@@ -100,7 +101,7 @@ class Mysql(Dialect):
 
     @override
     def prepare(self, engine: Engine) -> None:
-        """Does nothing: `init_command` configures the session when the connection opens."""
+        event.listen(engine, "begin", _begin)
 
     @override
     def unverified_host(self, url: URL) -> str | None:
@@ -206,6 +207,10 @@ class Mysql(Dialect):
     @override
     def is_lock_timeout(self, error: BaseException) -> bool:
         return _number(error) == _LOCK_TIMEOUT_ERROR
+
+    @override
+    def is_timeout(self, error: BaseException) -> bool:
+        return _number(error) in _TIMEOUT_ERRORS
 
     @override
     def cut(self, connection: Any) -> None:
@@ -362,3 +367,13 @@ def _tls_context(mode: str, files: dict[str, str], key_password: str | None) -> 
     if "cipher" in files:
         context.set_ciphers(files["cipher"])
     return context
+
+
+def _begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if (seconds := options.get("statement_seconds")) is not None:
+        # MariaDB executes the first comment only, MySQL the second, whose limit is in milliseconds and applies to SELECT only.
+        limits = f"/*M! , max_statement_time = {seconds} */ /*!80000 , max_execution_time = {1_000 * seconds} */"
+        connection.exec_driver_sql(f"SET SESSION time_zone = '+00:00' {limits}")
+    if options.get("refuses_writes"):
+        connection.exec_driver_sql("START TRANSACTION READ ONLY")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _READ_ONLY_STATE = "25006"
 _LOCK_TIMEOUT_STATE = "55P03"
+_CANCELED_STATE = "57014"  # by statement_timeout
 _TRANSIENT_STATES = {"40001", "40P01", _LOCK_TIMEOUT_STATE}  # serialization failure, deadlock, lock timeout
 
 _VERIFYING_MODES = {"verify-full", "verify-ca"}
@@ -111,7 +112,7 @@ class Postgresql(Dialect):
             # Settings of the database or the role could give times a form, or a year, that the driver cannot parse.
             "TimeZone": "UTC",
             "DateStyle": "ISO",
-            "statement_timeout": f"{self.statement_seconds}s",
+            "statement_timeout": f"{options.get('statement_seconds', self.statement_seconds)}s",
             "lock_timeout": f"{self.lock_seconds}s",
             "idle_in_transaction_session_timeout": f"{self.statement_seconds}s",
             "jit": "off",  # compiling one of our short statements takes 100 times as long as running it
@@ -123,6 +124,7 @@ class Postgresql(Dialect):
         if options.get("not_durable"):
             settings["synchronous_commit"] = "off"
         begin = [] if "isolation_level" in options else [_BEGIN]  # with a level of its own, the driver begins
+        begin += ["SET TRANSACTION READ ONLY"] if options.get("refuses_writes") else []
         local = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
         statement = "; ".join([*begin, *local, _TEMPORARY_TABLES_LAST])
         if options.get("begins_late"):
@@ -224,6 +226,10 @@ class Postgresql(Dialect):
         return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT_STATE
 
     @override
+    def is_timeout(self, error: BaseException) -> bool:
+        return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _CANCELED_STATE
+
+    @override
     def cut(self, connection: Any) -> None:
         with socket.socket(fileno=os.dup(connection.fileno())) as same:
             same.shutdown(socket.SHUT_RDWR)
@@ -251,6 +257,11 @@ class Postgresql(Dialect):
     def raw_time(self, column: Column[Any]) -> ColumnElement[Any]:
         # As text, because the driver cannot represent 'infinity'.
         return sa.func.to_char(sa.func.timezone("UTC", column), "YYYY-MM-DD HH24:MI:SS.US", type_=sa.String())
+
+    @override
+    def begins_with(self, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+        # Most collations do not sort by characters, and serve no prefix; with "C" the index does.
+        return column.startswith(prefix, autoescape=True)
 
     @override
     def consists_of(self, column: ColumnElement[str], allowed: str, max_length: int) -> ColumnElement[bool]:

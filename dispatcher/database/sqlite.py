@@ -1,6 +1,7 @@
 """SQLite 3.35 and newer. Writing transactions begin IMMEDIATE, so they need no row locks."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -22,6 +23,8 @@ from dispatcher.outbox.events import Subject
 _PRIMARY_CODE_MASK = 0xFF
 CACHE_KIB = 16_384
 """Page cache of each connection. With SQLite's default of 2 MiB, a step on a large database takes twice as long."""
+INSTRUCTIONS_PER_CHECK = 10_000
+"""A limited statement looks at the clock each time it has executed this many of SQLite's instructions, which takes about 0.1 ms."""
 
 
 class Sqlite(Dialect):
@@ -99,6 +102,10 @@ class Sqlite(Dialect):
     @override
     def grant(self, connection: Connection, table: str, privileges: Sequence[str], schema: str | None) -> str:
         return f"make the file {connection.engine.url.database} and its directory writable for this user"
+
+    @override
+    def is_timeout(self, error: BaseException) -> bool:
+        return getattr(getattr(error, "orig", None), "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
 
     @override
     def cut(self, connection: Any) -> None:
@@ -198,6 +205,17 @@ def _is_locked(error: BaseException) -> bool:
 def _begin(connection: Connection) -> None:
     # A transaction that reads first and writes later fails at once, without waiting, if another has written in between.
     options = connection.get_execution_options()
+    refuses_writes = options.get("refuses_writes")
+    if (seconds := options.get("statement_seconds")) is not None:
+        _interrupt_after(seconds, connection.connection.driver_connection)
+    if refuses_writes:
+        connection.exec_driver_sql("PRAGMA query_only = ON")
     if not options.get("single_statement"):
         connection.exec_driver_sql(f"PRAGMA synchronous = {'NORMAL' if options.get('not_durable') else 'FULL'}")
-        connection.exec_driver_sql("BEGIN" if options.get("reads_only") else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if refuses_writes or options.get("reads_only") else "BEGIN IMMEDIATE")
+
+
+def _interrupt_after(seconds: float, connection: Any) -> None:
+    """Limits everything that this connection does until the next transaction begins: SQLite has no limit for a single statement."""
+    deadline = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, INSTRUCTIONS_PER_CHECK)

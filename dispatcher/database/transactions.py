@@ -33,8 +33,25 @@ class Database:
     """One engine, its dialect, and the ways to run a transaction on it."""
 
     def __init__(
-        self, engine: Engine, dialect: Dialect, schema: str | None = None, *, max_tries: int = MAX_TRIES
+        self,
+        engine: Engine,
+        dialect: Dialect,
+        schema: str | None = None,
+        *,
+        max_tries: int = MAX_TRIES,
+        statement_seconds: int | None = None,
+        read_only: bool = False,
     ) -> None:
+        """`statement_seconds`: a shorter limit for each statement than the dialect's; on SQLite, for all statements of a transaction.
+        `read_only`: the database itself refuses writes in each transaction.
+        """
+        limits: dict[str, int] = {}
+        if statement_seconds is not None:
+            limits["statement_seconds"] = statement_seconds
+        if read_only:
+            limits["refuses_writes"] = True
+        if limits:
+            engine = engine.execution_options(**limits)
         self.engine = engine
         self.dialect = dialect
         self.schema = schema
@@ -44,7 +61,8 @@ class Database:
         self._in_use = ConnectionsInUse(engine, dialect)
         self._transacting = engine.execution_options(begins_late=True)
         self._reading = self._transacting.execution_options(reads_only=True)
-        self._peeking = engine.execution_options(single_statement=True)
+        # The limits hold within a transaction only.
+        self._peeking = self._reading if limits else engine.execution_options(single_statement=True)
         self._not_durable = self._transacting.execution_options(not_durable=True)
         self._skip_until = 0.0
 
@@ -136,6 +154,9 @@ class Database:
         self.engine.dispose()
 
 
-def open_database(url: str, schema: str | None = None) -> Database:
-    """Opens a database; see `dispatcher.database.engine.open_engine`."""
-    return Database(open_engine(url, schema), dialect_of(url), schema)
+def open_database(
+    url: str, schema: str | None = None, *, statement_seconds: int | None = None, read_only: bool = False
+) -> Database:
+    """Opens a database; see `dispatcher.database.engine.open_engine` and `Database`."""
+    engine = open_engine(url, schema)
+    return Database(engine, dialect_of(url), schema, statement_seconds=statement_seconds, read_only=read_only)
