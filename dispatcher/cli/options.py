@@ -31,10 +31,14 @@ Since = Annotated[
     str | None,
     typer.Option("--since", metavar="WHEN", help="No older than this: 24h, or a time such as 2026-01-31T12:00 (UTC)."),
 ]
+Until = Annotated[
+    str | None,
+    typer.Option("--until", metavar="WHEN", help="Older than this: 10m, or a time such as 2026-01-31T12:00 (UTC)."),
+]
 
 
-def parse_since(text: str | None, now: Callable[[], datetime]) -> datetime | None:
-    """Returns the time that `--since` means: a duration before `now()`, or a time, which is UTC unless it has an offset.
+def parse_since(text: str | None, now: Callable[[], datetime], option: str = "--since") -> datetime | None:
+    """Returns the time that the option means: a duration before `now()`, or a time, which is UTC unless it has an offset.
 
     Raises CommandFailed if it is neither.
     """
@@ -49,4 +53,4 @@ def parse_since(text: str | None, now: Callable[[], datetime]) -> datetime | Non
         return now() - timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError):
         remedy = "write how long ago, such as 30m, 24h or 7d, or a time such as 2026-01-31T12:00 (UTC)"
-        raise CommandFailed(f"--since cannot be read: {remedy}", Exit.USAGE) from None
+        raise CommandFailed(f"{option} cannot be read: {remedy}", Exit.USAGE) from None

@@ -2,9 +2,11 @@
 
 from collections import deque
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Subquery, Table
+from sqlalchemy import ColumnElement, Connection, Select, Subquery, Table
 
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.columns import belongs_to
@@ -26,29 +28,96 @@ class RequestFilter:
     resource_id: str | None = None
     failed: bool = False
     """Only those that Vercel did not accept."""
+    outcome: OutcomeKind | None = None
+    status: int | None = None
+    """The HTTP status of the answer."""
+    since: datetime | None = None
+    """Made at this time or later."""
+    until: datetime | None = None
+    """Made before this time."""
 
-    def of(self, table: Table | Subquery) -> list[ColumnElement[bool]]:
-        """Returns the conditions in SQL, for the table or a part of it."""
+    @property
+    def has_id(self) -> bool:
+        """Whether an index has exactly these requests."""
+        return self.installation_id is not None or self.resource_id is not None
+
+    def searched(self, table: Table | Subquery) -> list[ColumnElement[bool]]:
+        """Returns the conditions in SQL that an index can serve."""
         conditions = belongs_to(table, self.installation_id, self.resource_id)
-        if self.failed:
-            conditions.append(table.c.outcome != OutcomeKind.DELIVERED)
+        if self.since is not None:
+            conditions.append(table.c.at >= self.since)
+        if self.until is not None:
+            conditions.append(table.c.at < self.until)
         return conditions
 
+    def of(self, table: Table | Subquery) -> list[ColumnElement[bool]]:
+        """Returns all conditions in SQL, for the table or a part of it."""
+        conditions = self.searched(table)
+        if self.failed:
+            conditions.append(table.c.outcome != OutcomeKind.DELIVERED)
+        if self.outcome is not None:
+            conditions.append(table.c.outcome == self.outcome)
+        if self.status is not None:
+            conditions.append(table.c.status == self.status)
+        return conditions
 
-def newest_requests(
-    database: Database, wanted: RequestFilter, limit: int, scan_limit: int = MAX_SCANNED_ROWS
-) -> list[Attempt]:
-    """Returns the newest `limit` requests, oldest first. Without an id in the filter, only the newest `scan_limit` are searched."""
+    def order(self, table: Table | Subquery) -> ColumnElement[Any]:
+        """Returns the order in SQL in which an index has them, newest first."""
+        by_id = self.has_id or (self.since is None and self.until is None)
+        return (table.c.id if by_id else table.c.at).desc()
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The part of the log that was searched: the newest requests with the ids and within the times of the filter."""
+
+    requests: int
+    first: datetime | None
+    last: datetime | None
+    complete: bool
+    """Whether these are all such requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest requests that match, oldest first."""
+
+    requests: list[Attempt]
+    scope: Scope | None
+    """None if the log was searched for an installation or a resource, and therefore completely."""
+
+
+def newest_requests(database: Database, wanted: RequestFilter, limit: int, scan_limit: int = MAX_SCANNED_ROWS) -> Found:
+    """Returns the newest `limit` requests. Without an id in the filter, only the newest `scan_limit` within its times are searched."""
     with database.read() as connection:
-        return _newest(connection, wanted, limit, scan_limit)
+        scope = None if wanted.has_id else _scope(connection, wanted, scan_limit)
+        return Found(_newest(connection, wanted, limit, scan_limit), scope)
+
+
+def read_searched(database: Database, wanted: RequestFilter, scan_limit: int) -> tuple[list[Attempt], Scope]:
+    """Returns the requests that match, oldest first, of the newest `scan_limit` with the ids and within the times of the filter."""
+    searched = _search(wanted, scan_limit, attempt).subquery()
+    matching = sa.select(searched).where(*wanted.of(searched)).order_by(wanted.order(searched), searched.c.id.desc())
+    with database.read() as connection:
+        found = [Attempt.of(row) for row in reversed(connection.execute(matching).all())]
+        return found, _scope(connection, wanted, scan_limit)
 
 
 def _newest(connection: Connection, wanted: RequestFilter, limit: int, scan_limit: int) -> list[Attempt]:
-    searched: Table | Subquery = attempt
-    if wanted.installation_id is None and wanted.resource_id is None:
-        searched = sa.select(attempt).order_by(attempt.c.id.desc()).limit(scan_limit).subquery()
-    newest = sa.select(searched).where(*wanted.of(searched)).order_by(searched.c.id.desc()).limit(limit)
-    return [Attempt.of(row) for row in reversed(connection.execute(newest).all())]
+    searched = attempt if wanted.has_id else _search(wanted, scan_limit, attempt).subquery()
+    newest = sa.select(searched).where(*wanted.of(searched)).order_by(wanted.order(searched), searched.c.id.desc())
+    return [Attempt.of(row) for row in reversed(connection.execute(newest.limit(limit)).all())]
+
+
+def _search(wanted: RequestFilter, scan_limit: int, *columns: Table | ColumnElement[Any]) -> Select[Any]:
+    rows = sa.select(*columns).select_from(attempt).where(*wanted.searched(attempt))
+    return rows.order_by(wanted.order(attempt)).limit(scan_limit)
+
+
+def _scope(connection: Connection, wanted: RequestFilter, scan_limit: int) -> Scope:
+    at = _search(wanted, scan_limit, attempt.c.at).subquery().c.at
+    requests, first, last = connection.execute(sa.select(sa.func.count(), sa.func.min(at), sa.func.max(at))).one()
+    return Scope(requests, first, last, requests < scan_limit)
 
 
 class RequestTail:
