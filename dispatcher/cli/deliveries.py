@@ -1,7 +1,6 @@
 """`dispatcher deliveries`: what is waiting to be sent, and sending it now."""
 
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, DryRun, Limit, OfInstallation, OfResource, Since, Yes, parse_since
 from dispatcher.cli.output import number, print_columns, print_json
 from dispatcher.inspection.deliveries import RetryPlan, WaitingDelivery, list_deliveries, plan_retry
-from dispatcher.inspection.outlook import Graces
+from dispatcher.inspection.graces import Graces
 from dispatcher.settings.durations import age
 from dispatcher.settings.settings import load_settings
 from dispatcher.store.deliveries import DeliveryFilter, retry
@@ -38,10 +37,9 @@ def list_(
     dispatcher deliveries list --installation icfg_1 --json
     """
     settings = load_settings()
-    graces = Graces(timedelta(seconds=settings.auth_grace), timedelta(seconds=settings.disabled_grace))
     with checked(settings) as database:
         wanted = DeliveryFilter(installation, resource, parse_since(since, database.now))
-        listing = list_deliveries(database, wanted, graces, limit)
+        listing = list_deliveries(database, wanted, Graces.of(settings), limit)
     if as_json:
         for one in listing.deliveries:
             print_json(asdict(one))

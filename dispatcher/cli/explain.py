@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from dispatcher.cli.options import AsJson, Limit
 from dispatcher.cli.output import print_columns, print_json, shown
 from dispatcher.inspection.explanation import Entry
 from dispatcher.inspection.explanation import explain as find_explanation
-from dispatcher.inspection.outlook import Graces
+from dispatcher.inspection.graces import Graces
 from dispatcher.settings.settings import load_settings
 
 app = typer.Typer()
@@ -45,9 +44,8 @@ def explain(
     dispatcher explain icfg_1 --limit 20
     """
     settings = load_settings()
-    graces = Graces(timedelta(seconds=settings.auth_grace), timedelta(seconds=settings.disabled_grace))
     with checked(settings) as database:
-        explanation = find_explanation(database, name, graces, limit, installation)
+        explanation = find_explanation(database, name, Graces.of(settings), limit, installation)
     if explanation is None:
         raise CommandFailed(f"nothing is known about {shown(name)}", Exit.NOTHING_MATCHED)
     if as_json:

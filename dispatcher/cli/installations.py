@@ -7,92 +7,33 @@ from typing import Annotated
 
 import typer
 
+from dispatcher.cli import installation_detail, installation_list
 from dispatcher.cli.confirmation import confirm, progress
 from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.cli.options import AsJson, DryRun, Limit, Yes
-from dispatcher.cli.output import number, print_columns, print_json, shown
+from dispatcher.cli.installation_detail import ID, InstallationId, unknown
+from dispatcher.cli.options import AsJson, DryRun, Yes
+from dispatcher.cli.output import number, print_json, shown
 from dispatcher.cli.signature import By, Note, log, sign
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.installations import (
     Due,
-    Installation,
     count_due,
     count_pausable,
     count_paused,
     count_waiting,
-    list_installations,
 )
 from dispatcher.policy.decision import PauseReason
 from dispatcher.settings.settings import load_settings
-from dispatcher.store.installations import FOREVER, pause, pause_all, purge, resume, resume_all
+from dispatcher.store.installations import pause, pause_all, purge, resume, resume_all
 
-app = typer.Typer(name="installations", no_args_is_help=True, help="List, pause, resume and purge installations.")
+app = typer.Typer(name="installations", no_args_is_help=True, help="List, show, pause, resume and purge installations.")
 
-_ID = typer.Argument(metavar="ID", help="The installation's id, icfg_…", show_default=False)
-InstallationId = Annotated[str, _ID]
-OneOrAll = Annotated[str | None, _ID]
+app.add_typer(installation_list.app)
+app.add_typer(installation_detail.app)
+
+OneOrAll = Annotated[str | None, ID]
 All = Annotated[bool, typer.Option("--all", help="All installations; not with an ID.")]
-
-
-@app.command("list")
-def list_(
-    paused: Annotated[bool, typer.Option("--paused", help="List paused ones only.")] = False,
-    limit: Limit = 100,
-    as_json: AsJson = False,
-) -> None:
-    """List installations, trouble first, with their pending work.
-
-    Those without a valid token come first, then failing ones, other pauses, and the rest by the time they are due. The column "next" is
-    when the dispatcher looks at an installation again. Exit code 3 if there are none.
-    """
-    with checked(load_settings()) as database:
-        installations = list_installations(database, limit, paused=paused)
-    if as_json:
-        for one in installations:
-            print_json(_json(one))
-    elif installations:
-        header = (
-            "installation",
-            "state",
-            "deliveries",
-            "failures",
-            "reason",
-            "since (UTC)",
-            "next (UTC)",
-            "delivered (UTC)",
-        )
-        by_hand = any(one.paused_by or one.pause_note for one in installations)
-        print_columns(
-            (*header, *(("paused by", "note") if by_hand else ())), (_row(one, by_hand) for one in installations)
-        )
-    if not installations:
-        raise CommandFailed(
-            "there is no paused installation" if paused else "no installation is known yet", Exit.NOTHING_MATCHED
-        )
-    if len(installations) == limit:
-        typer.echo(f"the first {limit:,} are listed, there may be more: --limit", err=True)
-
-
-def _row(one: Installation, by_hand: bool) -> tuple[object, ...]:
-    next_ = "when resumed" if one.paused_until == FOREVER else one.due_at
-    return (
-        one.installation_id,
-        one.state,
-        one.deliveries,
-        one.failures,
-        one.pause_reason,
-        one.paused_since,
-        next_,
-        one.last_delivered_at,
-        *((one.paused_by, one.pause_note) if by_hand else ()),
-    )
-
-
-def _json(one: Installation) -> dict[str, object]:
-    """The table's columns. An operator's pause has no end, so its end is null."""
-    endless = {name: None for name in ("paused_until", "due_at") if getattr(one, name) == FOREVER}
-    return {"state": one.state, **asdict(one), **endless}
 
 
 @app.command("pause")
@@ -214,7 +155,7 @@ def _once(database: Database, installation_id: str, change: Callable[[], bool], 
     """Changes one installation. Returns how many were changed; raises CommandFailed if it is unknown."""
     known = count_waiting(database, installation_id) is not None if dry_run else change()
     if not known:
-        raise _unknown(installation_id)
+        raise unknown(installation_id)
     return 0 if dry_run else 1
 
 
@@ -268,7 +209,7 @@ def purge_(
     with checked(settings) as database:
         waiting = count_waiting(database, installation_id)
         if waiting is None:
-            raise _unknown(installation_id)
+            raise unknown(installation_id)
         account = {"installation_id": installation_id, **asdict(waiting), "dead_letters": 0}
         what = f"{number(waiting.deliveries, 'delivery')} and {number(waiting.events, 'event')} of {shown(installation_id)}"
         if not dry_run:
@@ -291,7 +232,3 @@ def purge_(
         typer.echo(f"{what} wait; nothing was changed")
     else:
         typer.echo(f"{number(int(account['dead_letters']), 'dead letter')} (purged) of {shown(installation_id)}")
-
-
-def _unknown(installation_id: str) -> CommandFailed:
-    return CommandFailed(f"nothing is known about an installation {shown(installation_id)}", Exit.NOTHING_MATCHED)

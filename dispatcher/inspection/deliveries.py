@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Subquery, Table
+from sqlalchemy import Row, Subquery, Table
 
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.dispatchers import read_fleet
-from dispatcher.inspection.installations import find_installations
-from dispatcher.inspection.outlook import Graces, look_ahead
+from dispatcher.inspection.dispatchers import Fleet, read_fleet
+from dispatcher.inspection.graces import Graces
+from dispatcher.inspection.installations import Installation, find_installations
+from dispatcher.inspection.outlook import look_ahead
 from dispatcher.outbox.tables import delivery, installation
 from dispatcher.policy.rate_window import RateLimit, seconds_for
 from dispatcher.store.deliveries import DeliveryFilter
@@ -39,6 +41,12 @@ class WaitingDelivery:
     """When something happens next; None if no time is known."""
     next: str
     """What happens then."""
+
+    @classmethod
+    def of(cls, row: Row[Any], owner: Installation | None, now: datetime, fleet: Fleet | None) -> "WaitingDelivery":
+        """Returns the row with its outlook; see `look_ahead`."""
+        next_at, what = look_ahead(row, owner, now, fleet)
+        return cls(**{name: getattr(row, name) for name in _COLUMNS}, next_at=next_at, next=what)
 
 
 _COLUMNS = tuple(name for name in WaitingDelivery.__slots__ if name in delivery.c)
@@ -92,11 +100,8 @@ def list_deliveries(
         fleet = read_fleet(database, connection, now)
         rows = connection.execute(oldest).all()
         all_scanned = scanned is delivery or connection.execute(_beyond(scan_limit)).scalar() is None
-        owners = find_installations(connection, database, {row.installation_id for row in rows})
-    found = []
-    for row in rows[:limit]:
-        next_at, what = look_ahead(row, owners.get(row.installation_id), now, graces, fleet)
-        found.append(WaitingDelivery(**{name: getattr(row, name) for name in _COLUMNS}, next_at=next_at, next=what))
+        owners = find_installations(connection, database, graces, {row.installation_id for row in rows})
+    found = [WaitingDelivery.of(row, owners.get(row.installation_id), now, fleet) for row in rows[:limit]]
     return Listing(found, all_scanned and len(rows) <= limit)
 
 

@@ -12,8 +12,9 @@ from dispatcher.database.dialect import Dialect
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import ADVICE, DeadLetter
 from dispatcher.inspection.dispatchers import Fleet, read_fleet
+from dispatcher.inspection.graces import Graces
 from dispatcher.inspection.installations import Installation, find_installations
-from dispatcher.inspection.outlook import Graces, look_ahead
+from dispatcher.inspection.outlook import look_ahead
 from dispatcher.outbox.columns import belongs_to
 from dispatcher.outbox.events import INSTALLATION_REMOVED
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
@@ -135,12 +136,12 @@ def explain(
     scopes = [of_resource] if installation_id is not None else [_Scope(name, None, scan_limit), of_resource]
     with database.read() as connection:
         for scope in scopes:
-            found = _find(connection, database, scope, limit)
+            found = _find(connection, database, scope, graces, limit)
             if found.anything:
                 happened = sorted(_happened(found), key=lambda entry: entry.at or found.now)
                 complete = found.complete and len(happened) <= limit
                 fleet = read_fleet(database, connection, found.now)
-                upcoming = list(_next(found, graces, fleet))
+                upcoming = list(_next(found, fleet))
                 return Explanation(_about(scope, found), happened[-limit:], upcoming, complete, _is_idle(fleet))
     return None
 
@@ -159,7 +160,7 @@ def _about(scope: _Scope, found: _Found) -> str:
 # what is known ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _find(connection: Connection, database: Database, scope: _Scope, limit: int) -> _Found:
+def _find(connection: Connection, database: Database, scope: _Scope, graces: Graces, limit: int) -> _Found:
     """Reads the tables in the order in which an event passes through them, so that one that moves on meanwhile is not missed."""
     now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
     events, all_events = _events(connection, database.dialect, scope, limit)
@@ -174,7 +175,7 @@ def _find(connection: Connection, database: Database, scope: _Scope, limit: int)
     ids: set[str] = {id_ for id_ in named if id_ is not None}
     if scope.installation_id is not None and scope.resource_id is None:
         ids.add(scope.installation_id)
-    installations = find_installations(connection, database, ids)
+    installations = find_installations(connection, database, graces, ids)
     complete = all_events and all_deliveries and max(len(attempts), len(letters)) < limit
     return _Found(
         now, changes, malformed, removals, deliveries, attempts, letters, sorted(ids), installations, complete
@@ -306,7 +307,7 @@ def _is_idle(fleet: Fleet | None) -> bool:
     return fleet is not None and not fleet.runs
 
 
-def _next(found: _Found, graces: Graces, fleet: Fleet | None) -> Iterator[Entry]:
+def _next(found: _Found, fleet: Fleet | None) -> Iterator[Entry]:
     soon = "when a dispatcher is running: none is" if _is_idle(fleet) else "at the dispatcher's next tick"
     for change in found.changes:
         message = f"{_events_up_to(change)}: collected {soon}"
@@ -318,7 +319,7 @@ def _next(found: _Found, graces: Graces, fleet: Fleet | None) -> Iterator[Entry]
         message = f"event {malformed.event_id} becomes a dead letter {soon}"
         yield Entry(None, "next", message, malformed.values["installation_id"])
     for row in found.deliveries:
-        at, message = look_ahead(row, found.installations.get(row.installation_id), found.now, graces, fleet)
+        at, message = look_ahead(row, found.installations.get(row.installation_id), found.now, fleet)
         yield _entry(row, at, "next", f"{message} ({_events_up_to(row)})")
     for letter in found.dead_letters:
         if letter.resolved_at is None:

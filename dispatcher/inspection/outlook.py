@@ -1,7 +1,6 @@
 """What happens next to a delivery, and when."""
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -9,29 +8,11 @@ from sqlalchemy import Row
 
 from dispatcher.inspection.dispatchers import Fleet
 from dispatcher.inspection.installations import Installation
-from dispatcher.policy.decision import PauseReason
 from dispatcher.store.sweep import OVERDUE
 
 
-@dataclass(frozen=True, slots=True)
-class Graces:
-    """How long a pause may last before a failure turns deliveries into dead letters."""
-
-    auth: timedelta
-    """The general grace."""
-    disabled: timedelta
-    """The grace while the integration is disabled."""
-
-    def end(self, paused: Installation) -> datetime | None:
-        """Returns the end of a paused installation's grace; None if it never ends."""
-        if paused.paused_since is None or paused.pause_reason == PauseReason.OPERATOR:
-            return None
-        grace = self.disabled if paused.pause_reason == PauseReason.DISABLED else self.auth
-        return paused.paused_since + grace
-
-
 def look_ahead(
-    delivery: Row[Any], owner: Installation | None, now: datetime, graces: Graces, fleet: Fleet | None
+    delivery: Row[Any], owner: Installation | None, now: datetime, fleet: Fleet | None
 ) -> tuple[datetime | None, str]:
     """Returns when something happens to the delivery (None if no time is known), and what, given the state of its installation.
 
@@ -39,7 +20,7 @@ def look_ahead(
     """
     attempt = f"attempt {delivery.attempts + 1}"
     if owner is not None and owner.pause_reason is not None:
-        return _paused(owner, graces)
+        return _paused(owner)
     if owner is not None and owner.leased_until is not None and owner.leased_until > now:
         return delivery.due_at, f"{attempt}, by {owner.leased_by}, which holds the lease"
     earliest = _earliest(delivery, owner)
@@ -75,12 +56,11 @@ def _why_it_waits(delivery: Row[Any], owner: Installation) -> str:
     return "when the rate limit allows it"
 
 
-def _paused(owner: Installation, graces: Graces) -> tuple[datetime | None, str]:
+def _paused(owner: Installation) -> tuple[datetime | None, str]:
     resume = f"`dispatcher installations resume {owner.installation_id}`"
-    end = graces.end(owner)
-    if end is None:
+    if owner.dies_at is None:
         return None, f"nothing is sent until {resume}"
-    last = f"from {end:%Y-%m-%d %H:%M:%S} UTC on, a failure makes it a dead letter"
+    last = f"from {owner.dies_at:%Y-%m-%d %H:%M:%S} UTC on, a failure makes it a dead letter"
     return (
         owner.paused_until,
         f"a probe, because the installation is paused ({owner.pause_reason}): {resume} sends it at once; {last}",

@@ -42,8 +42,7 @@ class RateWindow:
 
     def take(self, now: float) -> bool:
         """Reserves a slot for a request that starts now; False if the window is full."""
-        self._forget(now)
-        if len(self._started) + len(self._ended) >= self.requests:
+        if self.used(now) >= self.requests:
             return False
         self._started.append(now)
         return True
@@ -54,13 +53,20 @@ class RateWindow:
         if sent:
             self._ended.append(_up_to_millisecond(now))
 
-    def wait(self, now: float) -> float:
-        """Returns the seconds until the next request may start, assuming that requests in flight end now."""
+    def used(self, now: float) -> int:
+        """Returns the number of occupied slots, those of requests in flight included."""
         self._forget(now)
-        over = len(self._started) + len(self._ended) - self.requests
+        return len(self._started) + len(self._ended)
+
+    def wait(self, now: float, requests: int = 1) -> float:
+        """Returns the seconds until the last of the next `requests` requests may start, assuming that requests in flight end now and that
+        each of the next ones starts and ends as soon as it may.
+        """
+        windows, place = divmod(requests - 1, self.requests)
+        over = self.used(now) + place - self.requests
         if over < 0:
-            return 0.0
-        return (self._ended[over] if over < len(self._ended) else now) + self.seconds - now
+            return windows * self.seconds
+        return (self._ended[over] if over < len(self._ended) else now) + (windows + 1) * self.seconds - now
 
     def correct(self, remaining: int, reset: float, now: float, began: float) -> None:
         """Applies the limit that an answer reports: `remaining` more requests within `reset` seconds.

@@ -1,4 +1,5 @@
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -8,7 +9,9 @@ from dispatcher.database.transactions import Database
 from dispatcher.outbox.events import ResourceUpdated
 from dispatcher.outbox.publisher import insert_event
 from dispatcher.outbox.tables import delivery, installation, outbox
+from dispatcher.policy.decision import Action, Decision, ThrottleReason
 from tests.cli.conftest import Terminal
+from tests.contract.steps import claim, settle
 
 
 def publish(database: Database, *resources: str) -> None:
@@ -184,12 +187,74 @@ def test_trouble_is_listed_first(dispatcher: Terminal, database: Database) -> No
     assert listed == ["icfg_6", "icfg_5", "icfg_4", "icfg_3", "icfg_2", "icfg_1"]
 
 
+def test_each_view_has_its_own_order(dispatcher: Terminal, database: Database) -> None:
+    now = database.now()
+    rows: dict[str, dict[str, object]] = {
+        "icfg_late": {"due_at": now - timedelta(hours=1), "failures": 1},
+        "icfg_later": {"due_at": now - timedelta(minutes=1), "failures": 2},
+        "icfg_paused": pause(database, "operator"),
+        "icfg_dying": pause(database, "unauthorized"),
+        "other": {"due_at": now - timedelta(days=1)},
+    }
+    with database.engine.begin() as connection:
+        for id_, values in rows.items():
+            connection.execute(sa.insert(installation).values(installation_id=id_, **values))
+
+    def listed(*options: str) -> list[str]:
+        return [row["installation_id"] for row in dispatcher("installations", "list", "--json", *options).rows]
+
+    assert listed("--paused") == ["icfg_dying", "icfg_paused"]
+    assert listed("--failing") == ["icfg_later", "icfg_late"]
+    assert listed("--behind") == ["other", "icfg_late", "icfg_later"]
+    assert listed("--behind", "--prefix", "icfg_") == ["icfg_late", "icfg_later"]
+    assert len(listed("--prefix", "icfg_")) == 4
+    ended = dispatcher("installations", "list", "--paused", "--failing")
+    assert (ended.code, ended.out) == (2, "")
+    assert "choose one of --paused, --failing and --behind" in ended.complaint
+
+
+def test_the_list_says_when_paused_ones_begin_to_die(dispatcher: Terminal, database: Database) -> None:
+    since = datetime(2026, 1, 30, 12, tzinfo=UTC)
+    with database.engine.begin() as connection:
+        for id_, reason in (("icfg_1", "unauthorized"), ("icfg_2", "operator")):
+            values = {"pause_reason": reason, "paused_since": since, "paused_until": since}
+            connection.execute(sa.insert(installation).values(installation_id=id_, **values))
+    header, first, second = dispatcher("installations", "list", "--paused", auth_grace="2h").out.splitlines()
+    assert "begins to die (UTC)" in header
+    assert first.split()[4:7] == ["unauthorized", "2026-01-30", "12:00:00"]
+    assert first.split()[-3:-1] == ["2026-01-30", "14:00:00"]
+    assert second.split()[-2] == "never"
+    rows = dispatcher("installations", "list", "--paused", "--json", auth_grace="2h").rows
+    assert [row["dies_at"] for row in rows] == ["2026-01-30T14:00:00+00:00", None]
+
+
+def test_more_deliveries_than_are_counted_are_a_lower_bound(
+    dispatcher: Terminal, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.inspection.installations.MAX_COUNTED_DELIVERIES", 2)
+    publish(database, "db_1", "db_2", "db_3")
+    store.collect(database, 500)
+    assert dispatcher("installations", "list").out.splitlines()[1].split()[2] == "2+"
+    (row,) = dispatcher("installations", "list", "--json").rows
+    assert (row["deliveries"], row["deliveries_complete"]) == (2, False)
+
+
 def pause(database: Database, reason: str) -> dict[str, object]:
     return {"pause_reason": reason, "paused_since": database.now(), "paused_until": database.now()}
 
 
 def test_where_nothing_is_known_the_exit_code_is_3(dispatcher: Terminal, database: Database) -> None:
-    for arguments in (("list",), ("list", "--paused"), ("pause", "x"), ("resume", "x"), ("purge", "\x1b[2J", "--yes")):
+    for arguments in (
+        ("list",),
+        ("list", "--paused"),
+        ("list", "--failing"),
+        ("list", "--behind"),
+        ("list", "--prefix", "x"),
+        ("show", "x"),
+        ("pause", "x"),
+        ("resume", "x"),
+        ("purge", "\x1b[2J", "--yes"),
+    ):
         ended = dispatcher("installations", *arguments)
         assert (ended.code, ended.out) == (3, ""), arguments
         assert "\x1b" not in ended.complaint
@@ -201,3 +266,91 @@ def test_a_cut_list_is_announced(dispatcher: Terminal, database: Database) -> No
     publish(database, "db_1")
     store.collect(database, 500)
     assert "there may be more: --limit" in dispatcher("installations", "list", "--limit", "1").complaint
+
+
+# show
+
+
+def change(database: Database, **values: object) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(installation).values(**values))
+
+
+def facts(dispatcher: Terminal, **settings: str) -> dict[str, str]:
+    """What `show` says about icfg_1."""
+    lines = dispatcher("installations", "show", "icfg_1", **settings).out.partition("\n\n")[0].splitlines()
+    return dict(line.split("  ", 1) for line in lines)
+
+
+def test_one_that_works_is_shown_with_its_deliveries(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1", "db_2")
+    store.collect(database, 500)
+    ended = dispatcher("installations", "show", "icfg_1", "--limit", "1")
+    assert (ended.code, ended.complaint) == (0, "the first 1 delivery of 2 are listed: --limit")
+    above, _, below = ended.out.partition("\n\n")
+    assert above.splitlines() == [
+        "installation  icfg_1",
+        "state         due",
+        "failures      0 in a row",
+        "breaker       closed, 0 faults in a row",
+        "lease         none",
+        "rate          0 of 60 used in 1m, the next request now",
+        "waiting       2 deliveries: at least 0s at the rate limit",
+        "delivered     never",
+    ]
+    header, line = below.splitlines()
+    assert header.split()[:3] == ["resource", "events", "attempts"]
+    assert line.split()[:2] in (["db_1", "1"], ["db_2", "1"])
+    (row,) = dispatcher("installations", "show", "icfg_1", "--json").rows
+    assert (row["installation"]["state"], row["waiting"], len(row["deliveries"])) == ("due", 2, 2)
+    assert row["rate"] == {"used": 0, "limit": 60, "window": 60.0, "next_in": 0.0, "backlog": 0.0}
+
+
+def test_one_in_trouble_is_shown_with_everything_that_holds_it_up(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1", "db_2")
+    store.collect(database, 500)
+    now = database.now()
+    later = now + timedelta(hours=1)
+    change(
+        database,
+        failures=7,
+        faults=5,
+        lease_token="t",
+        leased_until=later,
+        leased_by="one",
+        throttled_until=later,
+        last_delivered_at=now,
+        rate_window=f"[{now.timestamp()}]",
+    )
+    shown = {name: text.strip() for name, text in facts(dispatcher, rate_limit="1/1h").items()}
+    assert (shown["failures"], shown["breaker"]) == ("7 in a row", "open, 5 faults in a row")
+    at = f"{later:%Y-%m-%d %H:%M:%S} UTC"
+    assert (shown["lease"], shown["throttled"]) == (f"of one, until {at}", f"until {at}")
+    assert re.fullmatch(r"1 of 1 used in 1h, the next request in (59m \d+s|1h)", shown["rate"])
+    assert re.fullmatch(r"2 deliveries: at least (1h 59m|2h) at the rate limit", shown["waiting"])
+    assert shown["delivered"] == f"{now:%Y-%m-%d %H:%M:%S} UTC"
+    change(database, leased_until=now, throttled_until=now)
+    assert facts(dispatcher)["lease"].strip() == f"of one, expired at {now:%Y-%m-%d %H:%M:%S} UTC"
+    assert "rate" not in facts(dispatcher, rate_limit="off")
+
+
+def test_a_pause_is_shown_with_who_why_and_its_deadline(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1")
+    store.collect(database, 500)
+    dispatcher("installations", "pause", "icfg_1", "--by", "ann", "--note", "moves")
+    shown = facts(dispatcher)
+    assert re.fullmatch(r" *operator since [-\d: ]+ UTC, by ann: moves", shown["paused"])
+    assert shown["begins to die"] == "never: an operator paused it"
+    since = database.now() - timedelta(hours=2)
+    change(database, pause_reason="unauthorized", paused_since=since)
+    assert re.fullmatch(r"[-\d: ]+ UTC, in (59m \d+s|1h)", facts(dispatcher, auth_grace="3h")["begins to die"])
+    assert re.fullmatch(r"[-\d: ]+ UTC, since 1h( \d+m)?", facts(dispatcher, auth_grace="1h")["begins to die"])
+
+
+def test_why_one_is_throttled_is_shown(dispatcher: Terminal, database: Database) -> None:
+    publish(database, "db_1")
+    store.collect(database, 500)
+    throttle = Decision(Action.THROTTLE, ThrottleReason.RATE_LIMITED, 600)
+    settle(database, *claim(database), decision=throttle)
+    change(database, throttled_until=database.now() + timedelta(hours=1))
+    assert facts(dispatcher)["throttled"].endswith(" UTC: rate_limited")

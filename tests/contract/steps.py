@@ -13,12 +13,14 @@ from sqlalchemy import Connection, Engine
 
 from dispatcher import store
 from dispatcher.database.transactions import Database
+from dispatcher.inspection.graces import Graces
 from dispatcher.outbox.tables import installation
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 
 LEASE = timedelta(seconds=60)
 ID = "icfg_1"
+GRACES = Graces(auth=timedelta(hours=24), disabled=timedelta(days=30))
 DELIVERED = Decision(Action.DELIVERED)
 REJECTED = Decision(Action.BURY, DeadLetterReason.REJECTED)
 DEADLINE_SECONDS = 60.0

@@ -10,14 +10,21 @@ from sqlalchemy import make_url
 from dispatcher import store
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
+from dispatcher.inspection import installation_detail, installations
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.checks import attempts
+from dispatcher.inspection.installation_detail import find_installation
+from dispatcher.inspection.installations import View, list_installations
+from dispatcher.inspection.minutes import outcomes_by_minute
+from dispatcher.inspection.request_groups import group_requests
+from dispatcher.inspection.requests import RequestFilter, newest_requests
 from dispatcher.policy.decision import Action, Decision, PauseReason
 from dispatcher.policy.outcome import Outcome, OutcomeKind
+from dispatcher.policy.rate_window import RateLimit
 from tests.contract.crowd import INSTALLATIONS as INSTALLATIONS_IN_CROWD
 from tests.contract.crowd import analyze, crowd, write_events
 from tests.contract.plans import explaining
-from tests.contract.steps import DELIVERED, LEASE, REJECTED, claim
+from tests.contract.steps import DELIVERED, GRACES, LEASE, REJECTED, claim
 
 # Filling a database takes half a minute.
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
@@ -186,3 +193,49 @@ def test_pauses_and_breakers_are_counted_through_an_index(crowded: Database) -> 
     assert [
         plan for plan in counting if "vercel_installation" in str(plan.scans) or plan.rows_read > MAX_ROWS_READ
     ] == []
+
+
+SCAN_LIMIT = 1_000
+
+
+@pytest.mark.parametrize("prefix", ["", "icfg_0"])
+@pytest.mark.parametrize("view", View)
+def test_a_list_of_installations_reads_a_limited_number_of_rows(
+    crowded: Database, monkeypatch: pytest.MonkeyPatch, view: View, prefix: str
+) -> None:
+    """The limit, the page, and at most a thousand deliveries of each installation on it."""
+    monkeypatch.setattr(installations, "MAX_SCANNED_ROWS", SCAN_LIMIT)
+    analyze(crowded)
+    with explaining(crowded) as plans:
+        list_installations(crowded, GRACES, 50, view, prefix)
+    assert plans
+    # Only with the collation "C" does PostgreSQL find a prefix through an index.
+    reads_all = prefix and view is View.ALL and crowded.dialect.name == "postgresql"
+    max_rows = 1.2 * INSTALLATIONS_IN_CROWD if reads_all else 8 * SCAN_LIMIT
+    assert [plan for plan in plans if plan.rows_read > max_rows] == []
+
+
+def test_the_detail_of_an_installation_reads_a_limited_number_of_its_deliveries(
+    crowded: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation_detail, "MAX_COUNTED_DELIVERIES", SCAN_LIMIT)
+    analyze(crowded)
+    with explaining(crowded) as plans:
+        found = find_installation(crowded, "icfg_0", GRACES, RateLimit(60, 60.0), 10)
+    assert found is not None
+    assert (found.waiting, found.installation.deliveries, len(found.deliveries)) == (SCAN_LIMIT, 1_000, 10)
+    assert [plan for plan in plans if plan.rows_read > 3 * SCAN_LIMIT] == []
+
+
+def test_requests_are_read_from_a_limited_part_of_the_log(crowded: Database) -> None:
+    analyze(crowded)
+    since = crowded.now() - timedelta(days=1)
+    with explaining(crowded) as plans:
+        for wanted in (RequestFilter(), RequestFilter(failed=True), RequestFilter(failed=True, since=since)):
+            newest_requests(crowded, wanted, 20, SCAN_LIMIT)
+            group_requests(crowded, wanted, SCAN_LIMIT)
+        newest_requests(crowded, RequestFilter("icfg_5"), 20)
+        group_requests(crowded, RequestFilter("icfg_5"), SCAN_LIMIT)
+        outcomes_by_minute(crowded, 60, SCAN_LIMIT)
+    assert len(plans) >= 70
+    assert [plan for plan in plans if plan.rows_read > 4 * SCAN_LIMIT] == []

@@ -10,16 +10,14 @@ from dispatcher import InstallationRemoved, publish, store
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import ADVICE, plan
 from dispatcher.inspection.explanation import Entry, Explanation, explain
-from dispatcher.inspection.outlook import Graces
 from dispatcher.outbox.tables import delivery, dispatcher, installation
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.store import dead_letters, installations
 from dispatcher.store.dead_letters import Filter, Signature
 from tests.contract.databases import on_sqlite
-from tests.contract.steps import ID, LEASE, REJECTED, claim, deliver, settle, until, write
+from tests.contract.steps import GRACES, ID, LEASE, REJECTED, claim, deliver, settle, until, write
 
-GRACES = Graces(timedelta(hours=24), timedelta(days=30))
 RETRY = Decision(Action.RETRY, delay=600)
 UNAUTHORIZED = Decision(Action.PAUSE, DeadLetterReason.UNAUTHORIZED, 600)
 

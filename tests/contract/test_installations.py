@@ -1,7 +1,7 @@
 """Operators pause, resume, purge and list installations, on every database, also while a dispatcher holds the lease."""
 
 import math
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +13,9 @@ from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.dead_letters import list_dead_letters, plan
 from dispatcher.inspection.installations import (
+    MAX_COUNTED_DELIVERIES,
     Due,
+    View,
     Waiting,
     count_due,
     count_pausable,
@@ -28,6 +30,7 @@ from dispatcher.store.dead_letters import Filter, Signature
 from dispatcher.store.installations import FOREVER
 from tests.contract.databases import on_mysql, on_servers, on_sqlite
 from tests.contract.steps import (
+    GRACES,
     ID,
     LEASE,
     REJECTED,
@@ -207,7 +210,7 @@ def test_who_paused_and_why_is_kept_until_the_resume(database: Database, partner
     collect(database, partner, "db_1")
     installations.pause(database, ID, Signature("ann", "moves"))
     installations.pause(database, ID, Signature("bob", "again"))
-    (leased,) = list_installations(database, 9)
+    (leased,) = list_installations(database, GRACES, 9)
     assert (leased.paused_by, leased.pause_note) == ("ann", "moves")
     installations.resume(database, ID)
     resumed = row(database)
@@ -228,7 +231,7 @@ def test_a_name_that_an_older_program_left_behind_is_not_shown(database: Databas
     settle(database, *claim(database), decision=UNAUTHORIZED)
     with database.engine.begin() as connection:
         connection.execute(sa.update(installation).values(paused_by="ann", pause_note="moves"))
-    (listed,) = list_installations(database, 9)
+    (listed,) = list_installations(database, GRACES, 9)
     assert (listed.pause_reason, listed.paused_by, listed.pause_note) == ("unauthorized", None, None)
 
 
@@ -242,7 +245,7 @@ def test_all_are_paused_and_resumed_chunk_by_chunk(database: Database, partner: 
     assert count_pausable(database) == 2
     assert installations.pause_all(database, Signature("ann", "incident"), progress.append, chunk) == 2
     assert (progress[-1], len(progress)) == (2, -(-2 // chunk))
-    assert {one.installation_id: one.paused_by for one in list_installations(database, 9)} == {
+    assert {one.installation_id: one.paused_by for one in list_installations(database, GRACES, 9)} == {
         "a": "ann",
         "b": "bob",
         "c": "ann",
@@ -250,7 +253,7 @@ def test_all_are_paused_and_resumed_chunk_by_chunk(database: Database, partner: 
     assert claim(database) == ()
     assert installations.pause_all(database, Signature("ann"), progress.append, chunk) == 0
     assert count_paused(database) == installations.resume_all(database, None, progress.append, chunk) == 3
-    assert {(one.paused_by, one.pause_note) for one in list_installations(database, 9)} == {(None, None)}
+    assert {(one.paused_by, one.pause_note) for one in list_installations(database, GRACES, 9)} == {(None, None)}
     assert sorted(one.installation_id for one in claim(database)) == ["a", "b", "c"]
 
 
@@ -392,7 +395,7 @@ def test_a_purge_forgets_the_installation_unless_its_row_still_says_something(
             connection.execute(sa.update(installation).where(installation.c.installation_id == id_).values(**values))
         window = timedelta(seconds=10)
         assert installations.purge(still, id_, lambda _: None, rate_window=window) == 1
-    assert [one.installation_id for one in list_installations(database, 9)] == ["leased", "requested"]
+    assert [one.installation_id for one in list_installations(database, GRACES, 9)] == ["leased", "requested"]
     assert claim(database) == ()
     assert store.repair(database) == 0
 
@@ -544,12 +547,139 @@ def test_a_list_shows_the_state_of_each_installation(database: Database, partner
             connection.execute(sa.update(installation).where(installation.c.installation_id == id_).values(**values))
         connection.execute(sa.delete(delivery).where(delivery.c.installation_id == "idle"))
     installations.pause(database, "paused")
-    listed = list_installations(database, 9)
+    listed = list_installations(database, GRACES, 9)
     assert {one.installation_id: one.state for one in listed} == {
         state: state for state in ("due", "idle", "paused", "sending", "throttled", "waiting")
     }
     assert (listed[0].state, listed[-1].state) == ("paused", "idle")  # trouble first
     assert {one.installation_id for one in listed if not one.deliveries} == {"idle"}
-    assert list_installations(database, 2)[0].installation_id == "paused"
-    assert len(list_installations(database, 2)) == 2
-    assert [one.installation_id for one in list_installations(database, 9, paused=True)] == ["paused"]
+    assert list_installations(database, GRACES, 2)[0].installation_id == "paused"
+    assert len(list_installations(database, GRACES, 2)) == 2
+    assert [one.installation_id for one in list_installations(database, GRACES, 9, View.PAUSED)] == ["paused"]
+
+
+def add(database: Database, **rows: dict[str, object]) -> None:
+    """Writes these installations."""
+    with database.engine.begin() as connection:
+        for id_, values in rows.items():
+            connection.execute(sa.insert(installation).values(installation_id=id_, **values))
+
+
+def paused(reason: PauseReason, since: datetime) -> dict[str, object]:
+    return {"pause_reason": reason, "paused_since": since, "paused_until": FOREVER, "due_at": FOREVER, "failures": 9}
+
+
+def ids(database: Database, view: View, limit: int = 9, prefix: str = "") -> list[str]:
+    return [one.installation_id for one in list_installations(database, GRACES, limit, view, prefix)]
+
+
+@pytest.mark.varies
+def test_paused_ones_are_listed_by_when_they_begin_to_die(database: Database) -> None:
+    now = database.now()
+    hours = {
+        "unauthorized": (PauseReason.UNAUTHORIZED, 20),
+        "disabled": (PauseReason.DISABLED, 30 * 24 - 2),
+        "dying": (PauseReason.NO_CREDENTIAL, 25),
+        "disabled_later": (PauseReason.DISABLED, 26),
+        "by_hand": (PauseReason.OPERATOR, 999),
+        "by_hand_later": (PauseReason.OPERATOR, 1),
+    }
+    add(
+        database,
+        running={},
+        **{id_: paused(reason, now - timedelta(hours=ago)) for id_, (reason, ago) in hours.items()},
+    )
+    in_order = ["dying", "disabled", "unauthorized", "disabled_later", "by_hand", "by_hand_later"]
+    assert ids(database, View.PAUSED) == in_order
+    assert ids(database, View.PAUSED, limit=4) == in_order[:4]
+    assert ids(database, View.PAUSED, prefix="disabled") == ["disabled", "disabled_later"]
+    listed = {one.installation_id: one for one in list_installations(database, GRACES, 9)}
+    assert listed["by_hand"].dies_at is listed["running"].dies_at is None
+    for id_, left in (("dying", -1), ("disabled", 2), ("unauthorized", 4)):
+        dies_at = listed[id_].dies_at
+        assert dies_at is not None
+        assert abs(dies_at - now - timedelta(hours=left)) < timedelta(minutes=1)
+
+
+@pytest.mark.varies
+def test_failing_ones_are_listed_with_the_worst_first(database: Database) -> None:
+    now = database.now()
+    add(
+        database,
+        twice={"failures": 2, "due_at": now + timedelta(hours=1)},
+        often={"failures": 7, "due_at": now + timedelta(hours=2)},
+        twice_and_due={"failures": 2, "due_at": now},
+        without_work={"failures": 8},
+        well={"due_at": now},
+        paused=paused(PauseReason.UNAUTHORIZED, now),
+    )
+    assert ids(database, View.FAILING) == ["often", "twice_and_due", "twice"]
+    assert ids(database, View.FAILING, limit=1) == ["often"]
+    assert ids(database, View.FAILING, prefix="tw") == ["twice_and_due", "twice"]
+    assert measure(database).failing == 3
+
+
+@pytest.mark.varies
+def test_those_behind_are_listed_with_the_longest_due_first(database: Database) -> None:
+    now = database.now()
+    add(
+        database,
+        late={"due_at": now - timedelta(minutes=1)},
+        later={"due_at": now - timedelta(seconds=1)},
+        latest={"due_at": now - timedelta(hours=1), "lease_token": "t", "leased_until": now + timedelta(hours=1)},
+        waiting={"due_at": now + timedelta(hours=1)},
+        idle={},
+        paused=paused(PauseReason.OPERATOR, now) | {"due_at": now - timedelta(days=1)},
+    )
+    assert ids(database, View.BEHIND) == ["latest", "late", "later"]
+    assert ids(database, View.BEHIND, limit=1) == ["latest"]
+    assert ids(database, View.BEHIND, prefix="later") == ["later"]
+
+
+@pytest.mark.parametrize("view", View)
+def test_a_limited_number_of_installations_is_sorted(
+    database: Database, monkeypatch: pytest.MonkeyPatch, view: View
+) -> None:
+    monkeypatch.setattr(f"{list_installations.__module__}.MAX_SCANNED_ROWS", 2)
+    now = database.now()
+    for n in range(4):
+        ago = timedelta(minutes=10 - n)
+        add(
+            database,
+            **{f"a{n}": {"failures": n + 1, "due_at": now - ago}, f"b{n}": paused(PauseReason.UNAUTHORIZED, now - ago)},
+        )
+    assert len(ids(database, view)) == 2
+    if view is not View.PAUSED:
+        assert set(ids(database, view)) <= {"a0", "a1"}
+
+
+@pytest.mark.varies
+@pytest.mark.parametrize(
+    ("prefix", "found"),
+    [
+        ("", ["Icfg_a", "icfg-a", "icfg_A", "icfg_a", "icfg_ab"]),
+        ("icfg_a", ["icfg_a", "icfg_ab"]),
+        ("icfg_", ["icfg_A", "icfg_a", "icfg_ab"]),
+        ("icfg%", []),
+        ("x", []),
+    ],
+)
+def test_a_prefix_is_taken_literally(database: Database, prefix: str, found: list[str]) -> None:
+    add(database, **{id_: {} for id_ in ("icfg_a", "icfg_ab", "icfg_A", "icfg-a", "Icfg_a")})
+    assert sorted(ids(database, View.ALL, prefix=prefix)) == found
+
+
+@pytest.mark.varies
+def test_the_deliveries_of_each_are_counted_up_to_a_limit(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1", "db_2", installation_id="few")
+    for id_, more in (("most", 0), ("least", 1)):
+        with partner.begin() as connection:
+            write(connection, *(f"db_{n}" for n in range(MAX_COUNTED_DELIVERIES - more)), installation_id=id_)
+        while store.collect(database, 500).events:
+            pass
+    listed = {one.installation_id: one for one in list_installations(database, GRACES, 9)}
+    assert {id_: (one.deliveries, one.deliveries_complete) for id_, one in listed.items()} == {
+        "few": (2, True),
+        "least": (MAX_COUNTED_DELIVERIES - 1, True),
+        "most": (MAX_COUNTED_DELIVERIES, False),
+    }

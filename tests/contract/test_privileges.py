@@ -30,7 +30,6 @@ from dispatcher.inspection.checks.triggers import check_triggers
 from dispatcher.inspection.dead_letters import find_dead_letter, list_dead_letters, plan
 from dispatcher.inspection.explanation import explain
 from dispatcher.inspection.installations import count_waiting, list_installations
-from dispatcher.inspection.outlook import Graces
 from dispatcher.inspection.status import read_status
 from dispatcher.outbox.tables import VERSION_TABLE, metadata, outbox
 from dispatcher.outbox.tables import dispatcher as dispatchers
@@ -45,7 +44,7 @@ from dispatcher.transport.portable import HttpxTransport
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.worker import Worker
 from tests.contract.privileges import Users, assert_refused, user_of, users_of
-from tests.contract.steps import DELIVERED, REJECTED, claim, count, expire_leases, pull_suspects, settle, write
+from tests.contract.steps import DELIVERED, GRACES, REJECTED, claim, count, expire_leases, pull_suspects, settle, write
 from tests.migration.revisions import FIRST
 
 GUIDE = Path(__file__).parents[2] / "deploy" / "README.md"
@@ -223,7 +222,7 @@ def test_the_dispatcher_can_forget_an_installation(users: Users, application: En
     (removal,) = store.collect(dispatcher, 500).removals
     assert store.remove(dispatcher, removal).forgotten
     assert store.forget_idle(dispatcher, timedelta(0)) == "icfg_2"
-    assert list_installations(dispatcher, 9) == []
+    assert list_installations(dispatcher, GRACES, 9) == []
 
 
 def test_operators_do_their_work_as_the_dispatchers_user(users: Users, application: Engine) -> None:
@@ -242,10 +241,10 @@ def test_operators_do_their_work_as_the_dispatchers_user(users: Users, applicati
     assert dead_letters.replay(dispatcher, one, planned.last_id, SIGNATURE, ignore_progress) == 1
     assert aftermath(dispatcher, Replays()).waiting == 1
     assert dead_letters.discard(dispatcher, everything, planned.last_id, SIGNATURE, ignore_progress) == 1
-    assert list_installations(dispatcher, 9)[0].state == "idle"
+    assert list_installations(dispatcher, GRACES, 9)[0].state == "idle"
     assert count_waiting(dispatcher, "icfg_1") is not None
     assert installations.purge(dispatcher, "icfg_1", ignore_progress) == 1
-    assert explain(dispatcher, "icfg_1", Graces(timedelta(1), timedelta(30)), 9) is not None
+    assert explain(dispatcher, "icfg_1", GRACES, 9) is not None
     assert read_status(dispatcher).backlog.dead_letters == {}
     with dispatcher.engine.begin() as connection:
         publish(connection, ResourceUpdated(installation_id="icfg_1", resource_id="db_1"))

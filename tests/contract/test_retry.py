@@ -10,18 +10,16 @@ from sqlalchemy import Engine
 from dispatcher import store
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.deliveries import Listing, RetryPlan, list_deliveries, plan_retry
-from dispatcher.inspection.outlook import Graces
 from dispatcher.outbox.tables import delivery, installation
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.store import installations
 from dispatcher.store.deliveries import DeliveryFilter, retry
 from tests.contract.databases import on_servers
-from tests.contract.steps import ID, claim, deliver, in_background, settle, stays_blocked, write
+from tests.contract.steps import GRACES, ID, claim, deliver, in_background, settle, stays_blocked, write
 
 BACKOFF = Decision(Action.RETRY, delay=3_600.0)
 ALL = DeliveryFilter()
-GRACES = Graces(timedelta(days=1), timedelta(days=30))
 
 
 def fail(database: Database, partner: Engine, *resources: str, installation_id: str = ID) -> None:

@@ -20,7 +20,17 @@ from dispatcher.inspection.installations import find_installations, list_install
 from dispatcher.outbox.tables import VERSION_TABLE, dispatcher, installation, metadata, outbox
 from dispatcher.store import installations as operate
 from tests.contract.databases import on_servers, on_sqlite
-from tests.contract.steps import DEADLINE_SECONDS, ID, collect, count, deliver, in_background, stays_blocked, write
+from tests.contract.steps import (
+    DEADLINE_SECONDS,
+    GRACES,
+    ID,
+    collect,
+    count,
+    deliver,
+    in_background,
+    stays_blocked,
+    write,
+)
 from tests.migration.definitions import definitions
 from tests.migration.revisions import FIRST, NEXT, execute, expanded, migrate_to
 from tests.tables import drop_tables
@@ -43,10 +53,10 @@ def use(database: Database, partner: Engine) -> None:
     assert deliver(database) == ["db_1"]
     collect(database, partner, "db_2")
     assert operate.pause(database, ID)
-    assert [one.state for one in list_installations(database, 9)] == ["paused"]
+    assert [one.state for one in list_installations(database, GRACES, 9)] == ["paused"]
     assert operate.resume(database, ID)
     with database.read() as connection:
-        assert find_installations(connection, database, [ID])[ID].deliveries == 1
+        assert find_installations(connection, database, GRACES, [ID])[ID].deliveries == 1
     assert measure(database).left == 1
     assert operate.purge(database, ID, lambda _: None) == 1
     store.check_writes(database)

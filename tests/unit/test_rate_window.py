@@ -1,5 +1,6 @@
 """The rate window: pure, and exact no matter when in its flight a request arrives."""
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,6 +147,29 @@ def test_a_worker_with_a_larger_clock_error_never_shortens_it() -> None:
     window.end(12.0)
     other = RateWindow(1, 60.0, window.stored(10.0, 12.0))
     assert other.wait(71.0) == pytest.approx(1.0)
+
+
+def test_its_use_and_the_time_of_many_requests_are_known_without_changing_it() -> None:
+    stored = "[0.0,10.0,20.0,30.0]"
+    window = RateWindow(5, 60.0, stored)
+    assert [window.used(at) for at in (30.0, 59.9, 60.0, 90.0)] == [4, 4, 3, 0]
+    window = RateWindow(5, 60.0, stored)
+    assert [window.wait(30.0, requests) for requests in (1, 2, 3, 6, 7, 11)] == [0.0, 30.0, 40.0, 60.0, 90.0, 120.0]
+    assert RateWindow(5, 60.0).wait(0.0, 6) == 60.0
+    assert RateWindow(2, 60.0, stored).wait(30.0) == 50.0  # the limit has been lowered
+    window.take(30.0)
+    assert (window.used(30.0), window.wait(30.0), window.stored(30.0)) == (5, 30.0, "[0.0,10.0,20.0,30.0,30.0]")
+
+
+@given(st.lists(st.floats(0, 60), max_size=12), st.integers(1, 5), st.integers(1, 20))
+def test_the_time_of_many_requests_is_that_of_sending_them(ended: list[float], limit: int, requests: int) -> None:
+    stored = orjson.dumps(sorted(ended)).decode()
+    window, now = RateWindow(limit, 60.0, stored), 60.0
+    for _ in range(requests):
+        now += window.wait(now)
+        assert window.take(now + 1e-6)
+        window.end(now)
+    assert RateWindow(limit, 60.0, stored).wait(60.0, requests) == pytest.approx(now - 60.0, abs=0.1)
 
 
 def test_after_the_clock_was_set_back_it_waits_at_most_one_window() -> None:
