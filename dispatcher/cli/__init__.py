@@ -10,7 +10,6 @@ from sqlalchemy.exc import DBAPIError
 
 from dispatcher.cli import (
     check,
-    console,
     dead_letters,
     deliveries,
     demo,
@@ -55,7 +54,6 @@ COMMANDS = (
     publish,
     check,
     status,
-    console,
     explain,
     requests,
     deliveries,

@@ -23,8 +23,6 @@ KEYS = [
     "decision",
     "reason",
     "vercel_id",
-    "attempt",
-    "outcome",
 ]
 
 

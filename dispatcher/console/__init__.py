@@ -1,1 +1,0 @@
-"""The web pages for operators: a view of what the commands show."""
