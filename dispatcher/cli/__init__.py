@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from dispatcher.cli import (
     check,
+    console,
     dead_letters,
     deliveries,
     demo,
@@ -54,6 +55,7 @@ COMMANDS = (
     publish,
     check,
     status,
+    console,
     explain,
     requests,
     deliveries,

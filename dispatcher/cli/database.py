@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dispatcher.cli.exits import CommandFailed
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.settings.settings import Settings, variable_name
@@ -28,11 +27,8 @@ def opened(settings: Settings) -> Iterator[Database]:
 
 @contextmanager
 def checked(settings: Settings) -> Iterator[Database]:
-    """Like `opened`, for a database that must exist. Raises UnusableSchema unless its tables are of this program's version."""
+    """Like `opened`. Raises UnusableSchema unless the database exists and its tables are of this program's version."""
     with opened(settings) as database:
-        if (path := database.dialect.missing_file(database.engine.url)) is not None:
-            raise CommandFailed(
-                f"there is no database file {path}: run `dispatcher migrate`, or correct DISPATCHER_DATABASE_URL"
-            )
+        schema.refuse_missing_file(database)
         schema.check(database)
         yield database

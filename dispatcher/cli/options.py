@@ -1,13 +1,13 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Literal
 
 import typer
 
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.settings.durations import parse_duration
+from dispatcher.settings import durations
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line; its keys are stable.")]
 Dialects = Literal["postgresql", "mysql", "mariadb", "sqlite"]
@@ -38,19 +38,8 @@ Until = Annotated[
 
 
 def parse_since(text: str | None, now: Callable[[], datetime], option: str = "--since") -> datetime | None:
-    """Returns the time that the option means: a duration before `now()`, or a time, which is UTC unless it has an offset.
-
-    Raises CommandFailed if it is neither.
-    """
-    if text is None:
-        return None
+    """Returns the time that the option means, see `durations.parse_since`; None without it. Raises CommandFailed."""
     try:
-        parsed = datetime.fromisoformat(text)
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return now() - timedelta(seconds=parse_duration(text))
-    except (ValueError, OverflowError):
-        remedy = "write how long ago, such as 30m, 24h or 7d, or a time such as 2026-01-31T12:00 (UTC)"
-        raise CommandFailed(f"{option} cannot be read: {remedy}", Exit.USAGE) from None
+        return None if text is None else durations.parse_since(text, now)
+    except ValueError as error:
+        raise CommandFailed(f"{option} {error}", Exit.USAGE) from None

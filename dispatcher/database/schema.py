@@ -172,6 +172,14 @@ def downgrade(database: Database, revision: str = "base") -> None:
             )
 
 
+def refuse_missing_file(database: Database) -> None:
+    """Raises UnusableSchema if the database is a file that does not exist; connecting would create it."""
+    if (path := database.dialect.missing_file(database.engine.url)) is not None:
+        raise UnusableSchema(
+            f"there is no database file {path}: run `dispatcher migrate`, or correct DISPATCHER_DATABASE_URL"
+        )
+
+
 def check(database: Database) -> Schema:
     """Returns the database's schema if this program can work with it, and notes in `database` what it lacks.
 

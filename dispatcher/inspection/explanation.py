@@ -30,6 +30,7 @@ MAX_SCANNED_ROWS = 100_000
 
 MAX_NAMED_INSTALLATIONS = 5
 """Installations that are named at most where a resource belongs to several."""
+_FACTS = ("status", "duration_ms", "decision", "reason", "vercel_id", "attempt", "outcome")
 _DECISIONS = {
     Action.DELIVERED: "",
     Action.REFRESH: " → sent again with a fresh token",
@@ -57,6 +58,10 @@ class Entry:
     decision: str | None = None
     reason: str | None = None
     vercel_id: str | None = None
+    attempt: int | None = None
+    """Its number, if it is an attempt."""
+    outcome: str | None = None
+    """Of an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class Explanation:
     """Whether nothing older is known and nothing was left out."""
     idle: bool
     """Whether no dispatcher is running; False if the schema is too old to tell."""
+    installation_ids: list[str]
+    """Of everything that it explains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,8 @@ def explain(
                 complete = found.complete and len(happened) <= limit
                 fleet = read_fleet(database, connection, found.now)
                 upcoming = list(_next(found, fleet))
-                return Explanation(_about(scope, found), happened[-limit:], upcoming, complete, _is_idle(fleet))
+                about, idle = _about(scope, found), _is_idle(fleet)
+                return Explanation(about, happened[-limit:], upcoming, complete, idle, found.installation_ids)
     return None
 
 
@@ -267,7 +275,7 @@ def _attempted(one: Attempt) -> Entry:
         f"attempt {one.attempt} ({_events_up_to(one)}): {answer} in {one.duration_ms:,} ms"
         f"{_DECISIONS[Action(one.decision)]}{reason}{again}{why}{vercel_id}"
     )
-    facts = {name: getattr(one, name) for name in ("status", "duration_ms", "decision", "reason", "vercel_id")}
+    facts = {name: getattr(one, name) for name in _FACTS}
     return _entry(one, one.at, "attempt", message, **facts)
 
 

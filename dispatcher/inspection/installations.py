@@ -18,6 +18,8 @@ from dispatcher.store.installations import is_pausable, is_paused
 
 MAX_COUNTED_DELIVERIES = 1_000
 """At most this many deliveries of each installation in a list are counted."""
+MAX_COUNTED_INSTALLATIONS = 1_000
+"""At most this many installations of each view are counted."""
 MAX_SCANNED_ROWS = 100_000
 """Installations that are sorted at most for a list: no index has its order."""
 
@@ -115,6 +117,19 @@ def list_installations(
     return found[:limit]
 
 
+def count_views(database: Database, prefix: str = "") -> dict[View, int]:
+    """Counts the installations of each view but ALL whose ids begin with `prefix`, up to `MAX_COUNTED_INSTALLATIONS` of each."""
+    with database.read() as connection:
+        counts = {
+            view: sum(
+                int(connection.execute(search.count()).scalar_one()) for search in _searches(database, view, prefix)
+            )
+            for view in View
+            if view is not View.ALL
+        }
+    return {view: min(count, MAX_COUNTED_INSTALLATIONS) for view, count in counts.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class _Search:
     """A part of a view."""
@@ -131,6 +146,12 @@ class _Search:
         page = ordered.limit(_literal(limit)).subquery("page")
         joined = installation.join(page, page.c.installation_id == installation.c.installation_id)
         return _with_deliveries(database).select_from(joined).order_by(*self.order(installation.c))
+
+    def count(self) -> Select[Any]:
+        """Counts it, up to `MAX_COUNTED_INSTALLATIONS`."""
+        ids = sa.select(self.scanned.c.installation_id).where(*self.conditions)
+        counted = ids.limit(_literal(MAX_COUNTED_INSTALLATIONS)).subquery("counted")
+        return sa.select(sa.func.count()).select_from(counted)
 
 
 def _searches(database: Database, view: View, prefix: str) -> list[_Search]:

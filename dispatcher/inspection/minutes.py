@@ -1,6 +1,7 @@
 """The outcomes of the requests of each minute."""
 
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -30,16 +31,19 @@ class Minute:
     """Whether there may be more: the figures are those of its first requests."""
 
 
-def outcomes_by_minute(database: Database, minutes: int = 60, cap: int = MAX_ROWS_PER_MINUTE) -> list[Minute]:
+def outcomes_by_minute(
+    database: Database, minutes: int = 60, cap: int = MAX_ROWS_PER_MINUTE, known: Container[datetime] = ()
+) -> list[Minute]:
     """Counts the requests of the last `minutes` minutes, oldest first; the last minute is still running.
 
     Each is read by itself, at most `cap` rows through the index on the time. A minute that is over hardly changes any more, so a caller
-    that reads often can keep it, and ask for as many minutes as it lacks.
+    that reads often can keep it: the minutes that begin at the `known` times are left out.
     """
     with database.read() as connection:
         now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
         current = now.replace(second=0, microsecond=0)
-        return [_read(connection, current - ago * _MINUTE, cap) for ago in reversed(range(minutes))]
+        times = (current - ago * _MINUTE for ago in reversed(range(minutes)))
+        return [_read(connection, at, cap) for at in times if at not in known]
 
 
 def _read(connection: Connection, at: datetime, cap: int) -> Minute:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from typing_extensions import override
 
 
@@ -43,7 +43,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: Starlette, host: str, port: int, **options: Any) -> AsyncIterator[int]:
+async def serving(app: ASGIApp, host: str, port: int, **options: Any) -> AsyncIterator[int]:
     """Listens for the duration of the block and yields the port, which the system chooses if `port` is 0. Raises PortUnavailable.
 
     `options` are passed to uvicorn.
@@ -54,7 +54,7 @@ async def serving(app: Starlette, host: str, port: int, **options: Any) -> Async
 
 
 @asynccontextmanager
-async def serving_on(listening: socket.socket, app: Starlette, **options: Any) -> AsyncIterator[None]:
+async def serving_on(listening: socket.socket, app: ASGIApp, **options: Any) -> AsyncIterator[None]:
     """Does the same on a socket that listens already."""
     server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **options))
     serve = asyncio.create_task(server.serve([listening]))

@@ -1,7 +1,9 @@
-"""Parses and formats durations: `200ms`, `10s`, `5m`, `24h`, `30d`; for people `3m 12s`."""
+"""Parses and formats durations: `200ms`, `10s`, `5m`, `24h`, `30d`; for people `3m 12s`. A duration ago is a time."""
 
 import math
 import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 MINUTE = 60.0
 HOUR = 3_600.0
@@ -30,6 +32,24 @@ def parse_duration(value: object) -> float:
             f"is not a duration{echo(value)}: write a number and a unit, such as 200ms, 10s, 5m, 24h or 30d"
         )
     return sum(float(number) / 1_000 if unit == "ms" else float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def parse_since(text: str, now: Callable[[], datetime]) -> datetime:
+    """Returns the time that a person means: a duration before `now()`, or a time, which is UTC unless it has an offset.
+
+    Raises ValueError if it is neither.
+    """
+    try:
+        parsed = datetime.fromisoformat(text)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return now() - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        raise ValueError(
+            "cannot be read: write how long ago, such as 30m, 24h or 7d, or a time such as 2026-01-31T12:00 (UTC)"
+        ) from None
 
 
 def format_duration(seconds: float) -> str:

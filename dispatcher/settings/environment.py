@@ -14,6 +14,8 @@ TEST_PREFIX = f"{PREFIX}TEST_"
 _SERVICE_LINK = re.compile(
     r"DISPATCHER(_.+)?_(SERVICE_(HOST|PORT(_.+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://[0-9A-Fa-f.:\[\]]+:[0-9]+")
+"""The value of such a variable that ends in `_PORT`. For a Service named "dispatcher-console" that is the name of a setting."""
 _MAX_FILE_BYTES = 65_536
 _MAX_NAME_LENGTH = 80
 
@@ -50,10 +52,14 @@ def _read_setting(reading: Reading, environ: Mapping[str, str], name: str) -> No
         if file_name in environ:
             _keep(reading, name, file_name, _read_file(environ[file_name]))
             reading.files[name] = environ[file_name]
-        elif name in environ:
+        elif name in environ and not _is_service_link(name, environ[name]):
             _keep(reading, name, name, environ[name])
     except ValueError as problem:
         reading.unreadable.append(f"{file_name} {problem}")
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    return bool(_SERVICE_LINK.fullmatch(name) and _SERVICE_ADDRESS.fullmatch(text))
 
 
 def _keep(reading: Reading, name: str, typed_name: str, text: str) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -20,21 +21,27 @@ from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration
 from dispatcher.settings.environment import PREFIX, Reading, read_environment
 from dispatcher.settings.masking import MASK, mask_database_url, mask_query, mask_token_url
 from dispatcher.settings.values import (
+    MAX_PORT,
     MAX_PROCESSES,
     AttemptLog,
     BaseUrl,
     Choice,
+    ConsoleToken,
     CredentialsQuery,
     CredentialsUrl,
     DatabaseUrl,
     Flag,
+    HeaderName,
     Host,
     LogFormat,
     LogLevel,
+    Names,
+    Networks,
     OauthParams,
     ParsedDuration,
     ParsedNumber,
     ParsedProcesses,
+    PathPrefix,
     Port,
     Rate,
     SchemaName,
@@ -134,6 +141,15 @@ class Settings(BaseSettings):
 
     ops_host: Host = "127.0.0.1"
     ops_port: Port = 9464
+    console_host: Host = "127.0.0.1"
+    console_port: Annotated[int, Field(ge=0, le=MAX_PORT), ParsedNumber] = 9465
+    console_token: ConsoleToken | None = None
+    console_user_header: HeaderName | None = None
+    console_trusted_proxies: Networks = (ip_network("127.0.0.0/8"), ip_network("::1"))
+    console_operators: Names = ()
+    console_url: BaseUrl | None = None
+    console_prefix: PathPrefix | None = None
+    console_label: Text | None = None
     log_format: Annotated[LogFormat, Choice] = LogFormat.AUTO
     log_level: Annotated[LogLevel, Choice] = LogLevel.INFO
 
@@ -321,6 +337,8 @@ def _show(field: str, value: object) -> str | None:
             return MASK
         case Mapping():
             return ", ".join(f"{name}={MASK}" for name in value)
+        case tuple():
+            return ",".join(map(str, value)) or None
         case bool():
             return str(value).lower()
         case float():

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
@@ -31,7 +32,10 @@ _INSTALLATION_BIND = re.compile(r"(?<![:\w\\]):installation_id\b")
 _MAX_TOKEN_LENGTH = 512
 BEARER_TOKEN = re.compile(rf"[\x21-\x7e]{{1,{_MAX_TOKEN_LENGTH}}}")
 """A token that can travel in a header."""
-_MAX_PORT = 65_535
+MAX_PORT = 65_535
+MIN_CONSOLE_TOKEN_LENGTH = 32
+_HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+_PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 MAX_PROCESSES = 64
 
 
@@ -94,8 +98,8 @@ def parse_port(value: object) -> int | None:
         number = parse_number(value)
     except ValueError:
         raise ValueError(f"is not a port{echo(value)}: write a number, or off") from None
-    if number > _MAX_PORT:
-        raise ValueError(f"must be between 0 and {_MAX_PORT}, or off")
+    if number > MAX_PORT:
+        raise ValueError(f"must be between 0 and {MAX_PORT}, or off")
     return number
 
 
@@ -135,6 +139,16 @@ def parse_token(value: object) -> SecretStr:
     if len(text) > _MAX_TOKEN_LENGTH:
         raise ValueError(f"is longer than {_MAX_TOKEN_LENGTH} characters, and no Vercel token is that long")
     return SecretStr(text)
+
+
+def parse_console_token(value: object) -> SecretStr:
+    """Parses a token that people log in to the console with; one that can be guessed is refused. Raises ValueError."""
+    token = parse_token(value)
+    if len(token.get_secret_value()) < MIN_CONSOLE_TOKEN_LENGTH:
+        raise ValueError(
+            f"is shorter than {MIN_CONSOLE_TOKEN_LENGTH} characters: write a random one, such as that of `openssl rand -hex 32`"
+        )
+    return token
 
 
 def parse_secret(value: object) -> SecretStr:
@@ -219,6 +233,43 @@ def _parse_url(text: str) -> SplitResult:
     return url
 
 
+def parse_header_name(value: object) -> str:
+    """Parses the name of an HTTP header. Raises ValueError."""
+    text = str(value)
+    if not _HEADER_NAME.fullmatch(text):
+        raise ValueError(f"is not the name of a header{echo(text)}: write one such as X-Auth-Request-Email")
+    return text
+
+
+def parse_path_prefix(value: object) -> str:
+    """Parses the path below which a proxy serves an application; returns it without a trailing slash. Raises ValueError."""
+    text = str(value).rstrip("/")
+    if not _PATH_PREFIX.fullmatch(text):
+        raise ValueError(f"is not a path{echo(value)}: write one such as /tools/outbox")
+    return text
+
+
+def parse_networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Parses addresses and networks, separated by commas. Raises ValueError."""
+    if isinstance(value, tuple):
+        return value
+    try:
+        return tuple(ip_network(one) for one in _split(value))
+    except ValueError:
+        raise ValueError(
+            "is not a list of addresses: write them with commas between them, such as 127.0.0.1,10.0.0.0/8"
+        ) from None
+
+
+def parse_names(value: object) -> tuple[str, ...]:
+    """Parses names, separated by commas. Raises ValueError."""
+    return value if isinstance(value, tuple) else tuple(_split(parse_text(value)))
+
+
+def _split(value: object) -> list[str]:
+    return [part.strip() for part in str(value).split(",")]
+
+
 def parse_oauth_params(value: object) -> dict[str, str]:
     """Parses further form fields of the token request: a JSON object of strings. Raises ValueError."""
     try:
@@ -263,6 +314,11 @@ Text = Annotated[str, BeforeValidator(parse_text)]
 Secret = Annotated[SecretStr, BeforeValidator(parse_secret)]
 Token = Annotated[SecretStr, BeforeValidator(parse_token)]
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
+ConsoleToken = Annotated[SecretStr, BeforeValidator(parse_console_token)]
+HeaderName = Annotated[str, BeforeValidator(parse_header_name)]
+PathPrefix = Annotated[str, BeforeValidator(parse_path_prefix)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(parse_networks)]
+Names = Annotated[tuple[str, ...], BeforeValidator(parse_names)]
 DatabaseUrl = Annotated[SecretStr, BeforeValidator(parse_database_url)]
 SchemaName = Annotated[str, BeforeValidator(parse_schema)]
 BaseUrl = Annotated[str, BeforeValidator(parse_base_url)]

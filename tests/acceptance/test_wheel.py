@@ -129,6 +129,13 @@ def test_the_wheel_holds_the_package_its_types_and_its_migrations(archives: Path
     with zipfile.ZipFile(find_one(archives, "*.whl")) as wheel:
         names = set(wheel.namelist())
     assert {"dispatcher/__init__.py", "dispatcher/py.typed", "dispatcher/migrations/env.py"} <= names
+    console = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "dispatcher" / "console").glob("*/*")
+        if path.suffix != ".pyc"
+    }
+    assert len(console) > 10
+    assert console <= names
     assert any(re.fullmatch(r"dispatcher/migrations/versions/\w+\.py", name) for name in names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"dispatcher"}

@@ -23,6 +23,8 @@ KEYS = [
     "decision",
     "reason",
     "vercel_id",
+    "attempt",
+    "outcome",
 ]
 
 

@@ -64,6 +64,15 @@ def test_publishing_without_an_async_sqlalchemy_needs_no_greenlet(tmp_path: Path
     assert done.returncode == 0, done.stderr
 
 
+def test_only_the_console_loads_what_its_pages_need() -> None:
+    script = (
+        "import sys, dispatcher.cli, dispatcher.service.service, dispatcher.service.drain, dispatcher.sandbox\n"
+        "print(*(name for name in ('jinja2', 'dispatcher.console') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 @pytest.mark.parametrize("missing", ["typer", "alembic"])
 def test_a_command_without_the_packages_of_its_extra_is_one_line(tmp_path: Path, missing: str) -> None:
     """Some of them are imported by the commands that need them only."""

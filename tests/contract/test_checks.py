@@ -145,9 +145,7 @@ def test_clocks_that_differ_are_reported(
     database: Database, monkeypatch: pytest.MonkeyPatch, hours: int, expected: str
 ) -> None:
     real = time.time
-    monkeypatch.setattr(
-        "dispatcher.inspection.checks.database.time.time", lambda: round(real() / 60) * 60 + hours * 3_600.0
-    )
+    monkeypatch.setattr("dispatcher.inspection.system.time.time", lambda: round(real() / 60) * 60 + hours * 3_600.0)
     monkeypatch.setattr(
         "dispatcher.inspection.checks.database.format_duration", lambda seconds: f"{round(seconds / 3_600)}h"
     )

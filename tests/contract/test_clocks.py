@@ -182,7 +182,8 @@ async def test_a_worker_whose_own_clock_is_a_day_off_leases_by_the_databases_clo
 WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 MAY_READ_IT = (
     "cli",
-    "inspection/checks",  # compares it with the database's
+    "console",  # for the end of its sessions and plans
+    "inspection/system.py",  # compares it with the database's
     "sandbox",
     "service/scheduler.py",  # its library uses the wall clock; the module corrects jumps
     "telemetry",

@@ -14,7 +14,7 @@ from dispatcher.inspection import installation_detail, installations
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.checks import attempts
 from dispatcher.inspection.installation_detail import find_installation
-from dispatcher.inspection.installations import View, list_installations
+from dispatcher.inspection.installations import View, count_views, list_installations
 from dispatcher.inspection.minutes import outcomes_by_minute
 from dispatcher.inspection.request_groups import group_requests
 from dispatcher.inspection.requests import RequestFilter, newest_requests
@@ -208,6 +208,7 @@ def test_a_list_of_installations_reads_a_limited_number_of_rows(
     analyze(crowded)
     with explaining(crowded) as plans:
         list_installations(crowded, GRACES, 50, view, prefix)
+        count_views(crowded, prefix)
     assert plans
     # Only with the collation "C" does PostgreSQL find a prefix through an index.
     reads_all = prefix and view is View.ALL and crowded.dialect.name == "postgresql"

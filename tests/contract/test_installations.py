@@ -20,6 +20,7 @@ from dispatcher.inspection.installations import (
     count_due,
     count_pausable,
     count_paused,
+    count_views,
     count_waiting,
     list_installations,
 )
@@ -634,6 +635,24 @@ def test_those_behind_are_listed_with_the_longest_due_first(database: Database) 
     assert ids(database, View.BEHIND) == ["latest", "late", "later"]
     assert ids(database, View.BEHIND, limit=1) == ["latest"]
     assert ids(database, View.BEHIND, prefix="later") == ["later"]
+
+
+@pytest.mark.varies
+def test_each_view_is_counted_up_to_a_limit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = database.now()
+    add(
+        database,
+        refused=paused(PauseReason.UNAUTHORIZED, now),
+        disabled=paused(PauseReason.DISABLED, now),
+        by_hand=paused(PauseReason.OPERATOR, now),
+        failing={"failures": 1, "due_at": now + timedelta(hours=1)},
+        late={"failures": 2, "due_at": now - timedelta(hours=1)},
+        idle={"failures": 3},
+    )
+    assert count_views(database) == {View.PAUSED: 3, View.FAILING: 2, View.BEHIND: 1}
+    assert count_views(database, "f") == {View.PAUSED: 0, View.FAILING: 1, View.BEHIND: 0}
+    monkeypatch.setattr("dispatcher.inspection.installations.MAX_COUNTED_INSTALLATIONS", 2)
+    assert count_views(database) == {View.PAUSED: 2, View.FAILING: 2, View.BEHIND: 1}
 
 
 @pytest.mark.parametrize("view", View)

@@ -29,7 +29,7 @@ from dispatcher.inspection.checks.privileges import check_privileges, needed
 from dispatcher.inspection.checks.triggers import check_triggers
 from dispatcher.inspection.dead_letters import find_dead_letter, list_dead_letters, plan
 from dispatcher.inspection.explanation import explain
-from dispatcher.inspection.installations import count_waiting, list_installations
+from dispatcher.inspection.installations import count_views, count_waiting, list_installations
 from dispatcher.inspection.status import read_status
 from dispatcher.outbox.tables import VERSION_TABLE, metadata, outbox
 from dispatcher.outbox.tables import dispatcher as dispatchers
@@ -242,6 +242,7 @@ def test_operators_do_their_work_as_the_dispatchers_user(users: Users, applicati
     assert aftermath(dispatcher, Replays()).waiting == 1
     assert dead_letters.discard(dispatcher, everything, planned.last_id, SIGNATURE, ignore_progress) == 1
     assert list_installations(dispatcher, GRACES, 9)[0].state == "idle"
+    assert set(count_views(dispatcher).values()) == {0}
     assert count_waiting(dispatcher, "icfg_1") is not None
     assert installations.purge(dispatcher, "icfg_1", ignore_progress) == 1
     assert explain(dispatcher, "icfg_1", GRACES, 9) is not None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dispatcher.console.access import ProxyAccess, choose_access
 from dispatcher.settings.settings import Settings, describe, load_settings
 from dispatcher.transport import Network
 from tests.conftest import not_tested
@@ -49,6 +50,8 @@ def test_the_table_of_log_lines_is_the_codes() -> None:
         "service/housekeeping.py",
         "service/signals.py",
         "telemetry/log.py",
+        "console/guard.py",
+        "console/operations.py",
         "cli/installations.py",
         "cli/publish.py",
     )
@@ -237,7 +240,7 @@ def kubectl() -> str:
 
 
 def test_the_settings_of_a_proxy_lead_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    block, _ = blocks("README.md", "ini")
+    block, *_ = blocks("README.md", "ini")
     variables = dict(line.split("=", 1) for line in block.splitlines())
     settings = accept({name: value for name, value in variables.items() if name.startswith(PREFIX)})
     for name in ("HTTPS_PROXY", "NO_PROXY"):
@@ -247,3 +250,9 @@ def test_the_settings_of_a_proxy_lead_through_it(monkeypatch: pytest.MonkeyPatch
     assert network.detour(settings.vercel_base_url) == " through the proxy http://***@proxy.example.com:3128"
     for host in variables["NO_PROXY"].split(","):
         assert network.detour(f"https://{host}/token") == ""
+
+
+def test_the_settings_of_a_console_behind_a_proxy_let_it_start() -> None:
+    *_, block = blocks("README.md", "ini")
+    settings = accept(dict(line.split("=", 1) for line in block.splitlines()) | {f"{PREFIX}CONSOLE_HOST": "10.0.0.7"})
+    assert isinstance(choose_access(settings, "", may_write=False), ProxyAccess)

@@ -20,7 +20,8 @@ TOKEN, SECRET = "t0ken-of-the-test", "s3cret-of-the-service"
 @pytest.fixture
 def token_service(stage: Stage) -> Iterator[str]:
     """Its URL, for DISPATCHER_CREDENTIALS_URL; it has the token of icfg_1, encrypted."""
-    _, settings = (dict(line.split("=", 1) for line in block.splitlines()) for block in blocks("README.md", "ini"))
+    (block,) = (block for block in blocks("README.md", "ini") if "DISPATCHER_CREDENTIALS_URL=" in block)
+    settings = dict(line.split("=", 1) for line in block.splitlines())
     (program,) = blocks("README.md", "python")
     (stage.directory / "app.py").write_text(program)
     key = Fernet.generate_key()

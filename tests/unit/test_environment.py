@@ -44,6 +44,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(name: str, answer: str)
         "DISPATCHER_PORT_9464_TCP",
         "DISPATCHER_PORT_9464_TCP_ADDR",
         "DISPATCHER_OPS_SERVICE_HOST",
+        "DISPATCHER_CONSOLE_PORT",  # also the name of a setting
     ],
 )
 def test_what_is_not_ours_is_left_alone(name: str) -> None:

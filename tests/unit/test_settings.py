@@ -1,6 +1,7 @@
 """Settings: every name and default of the contract, every contradiction, and what a person is shown."""
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
         "DISPATCHER_SHUTDOWN_GRACE": 25.0,
         "DISPATCHER_OPS_HOST": "127.0.0.1",
         "DISPATCHER_OPS_PORT": 9464,
+        "DISPATCHER_CONSOLE_HOST": "127.0.0.1",
+        "DISPATCHER_CONSOLE_PORT": 9465,
+        "DISPATCHER_CONSOLE_TOKEN": None,
+        "DISPATCHER_CONSOLE_USER_HEADER": None,
+        "DISPATCHER_CONSOLE_TRUSTED_PROXIES": (ip_network("127.0.0.0/8"), ip_network("::1/128")),
+        "DISPATCHER_CONSOLE_OPERATORS": (),
+        "DISPATCHER_CONSOLE_URL": None,
+        "DISPATCHER_CONSOLE_PREFIX": None,
+        "DISPATCHER_CONSOLE_LABEL": None,
         "DISPATCHER_LOG_FORMAT": LogFormat.AUTO,
         "DISPATCHER_LOG_LEVEL": LogLevel.INFO,
     }
@@ -131,6 +141,10 @@ def test_settings_cannot_be_changed() -> None:
         ("OPS_HOST", "::1", "::1"),
         ("OPS_HOST", "localhost", "localhost"),
         ("LOG_LEVEL", "DEBUG", LogLevel.DEBUG),
+        ("CONSOLE_TRUSTED_PROXIES", "10.0.0.1, fd00::/8", (ip_network("10.0.0.1"), ip_network("fd00::/8"))),
+        ("CONSOLE_OPERATORS", "anna@example.com, Ben", ("anna@example.com", "Ben")),
+        ("CONSOLE_USER_HEADER", "X-User", "X-User"),
+        ("CONSOLE_PREFIX", "/tools/outbox/", "/tools/outbox"),
         ("LOG_FORMAT", "json", LogFormat.JSON),
         ("RATE_LIMIT", "off", None),
         ("RATE_LIMIT", "1/500ms", RateLimit(1, 0.5)),

@@ -1,6 +1,5 @@
 """Checks the database itself: TLS, isolation, writes, durability, encoding, clock, tables, and the notifier of WAKEUP=notify."""
 
-import time
 from collections.abc import Iterator
 
 from sqlalchemy.exc import DBAPIError
@@ -11,6 +10,7 @@ from dispatcher.database.schema import UnusableSchema
 from dispatcher.database.transactions import Database
 from dispatcher.database_url.postgresql import SCHEMA_PARAMETERS
 from dispatcher.inspection.checks.finding import Finding, ok, problem, warning
+from dispatcher.inspection.system import clock_ahead
 from dispatcher.outbox.tables import metadata
 from dispatcher.settings.durations import format_duration
 from dispatcher.settings.settings import Settings, Wakeup
@@ -80,9 +80,7 @@ def check_encoding(database: Database) -> Iterator[Finding]:
 
 def check_clock(database: Database, tolerance: float = CLOCK_TOLERANCE_SECONDS) -> Iterator[Finding]:
     """Compares the database's clock with this machine's. A difference of `tolerance` seconds or more is reported."""
-    before = time.time()
-    theirs = database.now().timestamp()
-    apart = theirs - (before + time.time()) / 2
+    apart = clock_ahead(database)
     if abs(apart) < tolerance:
         yield ok("clock", "the database and this machine agree")
         return

@@ -1,0 +1,1 @@
+"""The web pages for operators: a view of what the commands show."""

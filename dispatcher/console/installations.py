@@ -1,0 +1,109 @@
+"""The pages of installations: the list in its views, and one with everything that decides when its deliveries are sent."""
+
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlencode
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from dispatcher.console.pages import Pages
+from dispatcher.console.reading import Reading, Unreadable
+from dispatcher.inspection.graces import Graces
+from dispatcher.inspection.installation_detail import MAX_COUNTED_DELIVERIES, find_installation
+from dispatcher.inspection.installations import MAX_COUNTED_INSTALLATIONS, View, count_views, list_installations
+from dispatcher.outbox.events import INSTALLATION_ID
+from dispatcher.policy.installation_breaker import BREAKER_FAULTS
+from dispatcher.store.installations import FOREVER
+
+ROWS = 100
+DELIVERIES = 10
+_TABS = (View.PAUSED, View.FAILING, View.BEHIND, View.ALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The list as the URL has it."""
+
+    view: View = View.ALL
+    prefix: str = ""
+
+    @classmethod
+    def of(cls, query: QueryParams) -> Self:
+        show = query.get("show", "")
+        return cls(View(show) if show in list(View) else View.ALL, query.get("prefix", "").strip())
+
+    @property
+    def problem(self) -> str | None:
+        """Why there cannot be an id with this prefix."""
+        if not self.prefix or INSTALLATION_ID.fullmatch(self.prefix):
+            return None
+        return "is the beginning of no id: ids consist of letters, digits, _ and -"
+
+    @property
+    def command_words(self) -> tuple[str, ...]:
+        """The command that lists the same."""
+        view = () if self.view is View.ALL else (f"--{self.view}",)
+        return ("installations", "list", *view, *(("--prefix", self.prefix) if self.prefix else ()))
+
+    def link(self, view: View) -> str:
+        """Returns the URL of another view of these."""
+        return f"installations?{urlencode({'show': view} | ({'prefix': self.prefix} if self.prefix else {}))}"
+
+
+def routes(pages: Pages) -> list[Route]:
+    """Returns the routes of both pages."""
+
+    async def list_(request: Request) -> Response:
+        try:
+            return await _list(pages, request, await pages.reader.status())
+        except Unreadable as error:
+            return pages.unreadable(request, str(error))
+
+    async def show(request: Request) -> Response:
+        try:
+            return await _show(pages, request, await pages.reader.status())
+        except Unreadable as error:
+            return pages.unreadable(request, str(error))
+
+    return [Route("/installations", list_), Route("/installations/{id}", show)]
+
+
+async def _list(pages: Pages, request: Request, reading: Reading) -> Response:
+    wanted, graces = Wanted.of(request.query_params), Graces.of(pages.settings)
+    values = {"wanted": wanted, "tabs": _TABS, "command_words": wanted.command_words, "forever": FOREVER}
+    if wanted.problem is not None:
+        unknown = {"installations": [], "counts": {}, "most": 0, "is_cut": False}
+        return pages.page(request, "installations.html", reading, {**values, **unknown}, status=400)
+    found, counts = await pages.reader.ask(
+        lambda database: (
+            list_installations(database, graces, ROWS, wanted.view, wanted.prefix),
+            count_views(database, wanted.prefix),
+        )
+    )
+    listed = {"installations": found, "counts": counts, "most": MAX_COUNTED_INSTALLATIONS, "is_cut": len(found) == ROWS}
+    return pages.page(request, "installations.html", reading, {**values, **listed})
+
+
+async def _show(pages: Pages, request: Request, reading: Reading) -> Response:
+    id_: str = request.path_params["id"]
+    graces, settings = Graces.of(pages.settings), pages.settings
+    found = None
+    if INSTALLATION_ID.fullmatch(id_):
+        found = await pages.reader.ask(
+            lambda database: find_installation(database, id_, graces, settings.rate_limit, DELIVERIES)
+        )
+    values: dict[str, object] = {"id": id_, "command_words": ("installations", "show", id_)}
+    if found is None:
+        return pages.page(request, "installation_unknown.html", reading, values, status=404)
+    values |= {
+        "found": found,
+        "one": found.installation,
+        "breaker_faults": BREAKER_FAULTS,
+        "is_limited": settings.rate_limit is not None,
+        "max_attempts": settings.max_attempts,
+        "least": "+" if found.waiting >= MAX_COUNTED_DELIVERIES else "",
+    }
+    return pages.page(request, "installation.html", reading, values)

@@ -1,0 +1,78 @@
+"""The pages of operations: those of this process, and one with its progress and what became of it."""
+
+from copy import copy
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from dispatcher.console.actions import only_for_operators
+from dispatcher.console.login import read_form
+from dispatcher.console.operations import Operation, Operations
+from dispatcher.console.pages import Pages
+from dispatcher.console.plan_tokens import PlanTokens, Promise
+from dispatcher.console.reading import Reading, Unreadable
+from dispatcher.inspection.aftermath import aftermath
+
+
+def routes(pages: Pages, operations: Operations, tokens: PlanTokens) -> list[Route]:
+    """Returns the routes of both pages, and of the form that stops an operation."""
+
+    async def list_(request: Request) -> Response:
+        try:
+            reading = await pages.reader.status()
+        except Unreadable as error:
+            return pages.unreadable(request, str(error))
+        return pages.page(request, "operations.html", reading, {"operations": reversed(operations.all.values())})
+
+    async def show(request: Request) -> Response:
+        operation = operations.all.get(request.path_params["number"])
+        if operation is None:
+            return pages.trouble(request, 404, "There is no such operation", _FORGOTTEN)
+        try:
+            return await _show(pages, tokens, request, operation, await pages.reader.status())
+        except Unreadable as error:
+            return pages.unreadable(request, str(error))
+
+    async def stop(request: Request) -> Response:
+        return await _stop(pages, tokens, request, operations.all.get(request.path_params["number"]))
+
+    return [
+        Route("/operations", list_),
+        Route("/operations/{number:int}", show),
+        Route("/operations/{number:int}/stop", stop, methods=["POST"]),
+    ]
+
+
+_FORGOTTEN = "Those of an earlier run of the console are not kept; dead letters keep who has resolved them, and why."
+
+
+async def _show(pages: Pages, tokens: PlanTokens, request: Request, operation: Operation, reading: Reading) -> Response:
+    operation = copy(operation)  # as of now: it goes on while the database is asked
+    followed, replays = None, operation.replays
+    if operation.is_over and replays is not None:
+        followed = await pages.reader.ask(lambda database: aftermath(database, replays))
+    token = tokens.issue(request.state.visitor, _promise(operation))
+    values: dict[str, object] = {"operation": operation, "aftermath": followed, "token": token}
+    if replays is not None:
+        since = operation.started_at.isoformat()
+        values["command_words"] = ("dead-letters", "aftermath", "--since", since, "--by", str(replays.by))
+    return pages.page(request, "operation.html", reading, values)
+
+
+async def _stop(pages: Pages, tokens: PlanTokens, request: Request, operation: Operation | None) -> Response:
+    if not request.state.visitor.may_write:
+        return only_for_operators(pages, request)
+    if operation is None:
+        raise HTTPException(404)
+    promised, token = _promise(operation), (await read_form(request)).get("plan", "")
+    if tokens.read(request.state.visitor, promised.action, promised.scope, token) is None:
+        why = "The page was older than ten minutes, or of another login: go back, and open it again."
+        return pages.trouble(request, 403, "It was not stopped", why)
+    operation.stop()
+    return RedirectResponse(f"../{operation.number}", 303)
+
+
+def _promise(operation: Operation) -> Promise:
+    return Promise("stop", str(operation.number))

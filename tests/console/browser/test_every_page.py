@@ -1,0 +1,150 @@
+"""Every page, full, empty and broken: accessible in light and dark, readable on a phone, with the keyboard and without a script."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from dispatcher.console import reading
+from dispatcher.console.pages import PLACES
+from dispatcher.database.transactions import Database
+from tests.console.browser.conftest import Serve, SiteOf
+from tests.console.browser.pages import HEIGHT, NARROW, WIDE, Watch, axe, open_page
+from tests.console.seeds import Seed, empty, troubled
+
+PAGES = (
+    "",
+    "dead-letters",
+    "dead-letters?view=list",
+    "dead-letters?installation=icfg_3&show=all",
+    "dead-letters?since=yesterday",
+    "dead-letters?reason=disabled",
+    "dead-letters/1",
+    "dead-letters/7",
+    "installations",
+    "installations?show=paused",
+    "installations/icfg_2",
+    "installations/icfg_9",
+    "explain",
+    "explain?id=icfg_3",
+    "explain?id=db_of_nobody",
+    "requests",
+    "requests?outcome=failing&installation=icfg_12",
+    "system",
+    "no/such/page",
+)
+"""Each form of each page."""
+AGE = re.compile(r"\b\d+(ms|[smhd])( \d+[smh])?\b|\b\d\d:\d\d:\d\d\b")
+
+MAX_STOPS = 25
+
+every_page = pytest.mark.parametrize("path", PAGES)
+
+
+@pytest.fixture(autouse=True)
+def _tolerate(watch: Watch) -> None:
+    watch.tolerate("status of (40|503)")
+
+
+@pytest.mark.parametrize(
+    ("seed", "path"), [*((troubled, path) for path in PAGES), *((empty, place.path) for place in PLACES)]
+)
+def test_axe_finds_nothing_in_light_and_dark(page: Page, site_of: SiteOf, seed: Seed, path: str) -> None:
+    site_of(seed).log_in(page, path)
+    axe(page)
+
+
+@pytest.mark.parametrize("path", ["", "dead-letters", "dead-letters/7"])
+def test_axe_finds_nothing_when_the_database_is_away(
+    page: Page, serve: Serve, sow: Callable[[Seed], Database], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(reading, "SHARED_SECONDS", 0.0)
+    database = sow(troubled)
+    site = serve(database)
+    site.log_in(page)
+    Path(str(database.engine.url.database)).unlink()
+    page.goto(site.at(path))
+    assert page.locator("#notice").inner_text().startswith("No data: " if path else "Stale: ")
+    assert page.locator("[data-switch=live]").inner_text() == "No answer"
+    axe(page)
+
+
+def test_the_login_is_accessible(page: Page, site_of: SiteOf) -> None:
+    page.goto(site_of(empty).at("login?token=wrong"))
+    assert page.locator("[role=alert]").inner_text() == "This is not the token of this console, or no longer."
+    axe(page)
+
+
+@every_page
+def test_only_tables_scroll_sideways(page: Page, site_of: SiteOf, path: str) -> None:
+    """On a phone, and at 200 % of a desktop's width. A table that does can have the focus, which scrolls it."""
+    site_of(troubled).log_in(page, path)
+    for width in (NARROW, WIDE // 2):
+        page.set_viewport_size({"width": width, "height": HEIGHT})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(SCROLLING) == []
+
+
+SCROLLING = """() => [...document.querySelectorAll("main *")]
+    .filter((one) => one.scrollWidth > one.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(one).overflowX))
+    .filter((one) => one.tabIndex < 0 || !one.ariaLabel).map((one) => one.outerHTML.slice(0, 99))"""
+
+
+@every_page
+def test_the_focus_is_visible_on_every_stop_of_the_tab_key(page: Page, site_of: SiteOf, path: str) -> None:
+    site_of(troubled).log_in(page, path)
+    seen = []
+    for _ in range(MAX_STOPS):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate(FOCUS))
+    assert seen[0]["text"] == "Skip to the content"
+    assert [one for one in seen if one and not (one["outline"] and one["inside"])] == []
+
+
+FOCUS = """() => {
+    const one = document.activeElement
+    if (one == document.body) return null
+    const box = one.getBoundingClientRect()
+    const inside = box.right > 0 && box.bottom > 0 && box.left < innerWidth && box.top < innerHeight
+    return {text: one.textContent.trim(), outline: getComputedStyle(one).outlineStyle != "none", inside}
+}"""
+
+
+@every_page
+def test_without_a_script_everything_is_there(browser: Browser, page: Page, site_of: SiteOf, path: str) -> None:
+    site, watch = site_of(troubled), Watch()
+    watch.tolerate("status of (400|404)")
+    with open_page(browser, watch, java_script_enabled=False) as plain:
+        site.log_in(plain, path)
+        site.log_in(page, path)
+        texts = [AGE.sub("some time", one.locator("main").inner_text()) for one in (plain, page)]
+        assert texts[0] == texts[1]
+        assert plain.url == page.url
+
+
+def test_without_a_script_the_login_the_filter_and_the_search_work(browser: Browser, site_of: SiteOf) -> None:
+    site = site_of(troubled)
+    with open_page(browser, Watch(), java_script_enabled=False) as plain:
+        plain.goto(site.at("dead-letters"))
+        plain.get_by_label("Token").fill(site.token)
+        plain.get_by_role("button", name="Log in").click()
+        plain.get_by_label("Reason").select_option("gone")
+        plain.get_by_role("button", name="Filter").click()
+        assert plain.locator("[data-cause]").inner_text() == "4"
+        plain.locator("tbody a").click()
+        assert plain.locator("tbody tr").count() == 4
+        plain.get_by_role("searchbox").fill("20")
+        plain.get_by_role("searchbox").press("Enter")
+        assert plain.url == site.at("dead-letters/20")
+        plain.get_by_role("button", name="Log out").click()
+        assert plain.url == site.at("login")
+
+
+def test_nothing_moves_for_people_who_prefer_that(page: Page, site_of: SiteOf) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    site_of(troubled).log_in(page)
+    assert page.evaluate("[...new Set([...document.all].map((one) => getComputedStyle(one).transitionDuration))]") == [
+        "0s"
+    ]

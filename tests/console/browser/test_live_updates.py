@@ -1,0 +1,168 @@
+"""Live updates: they bring what is new, disturb nobody, and say when there is no answer. The browser's clock is the test's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Response, Route, expect
+
+from dispatcher.console import reading
+from dispatcher.database.transactions import Database
+from dispatcher.policy.decision import DeadLetterReason
+from tests.console.browser.conftest import Serve, Site
+from tests.console.browser.pages import Watch
+from tests.console.seeds import Seed, bury, empty, troubled
+
+EVERY = 5_000
+"""Milliseconds between two readings."""
+BANNER_MS = 10_000
+"""By then a page says that it is stale."""
+
+
+@pytest.fixture(autouse=True)
+def _read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "SHARED_SECONDS", 0.0)
+
+
+@pytest.fixture
+def database(sow: Callable[[Seed], Database]) -> Database:
+    return sow(troubled)
+
+
+@pytest.fixture
+def site(page: Page, serve: Serve, database: Database) -> Site:
+    page.clock.install()
+    site = serve(database)
+    site.log_in(page)
+    return site
+
+
+def die(database: Database) -> None:
+    """One more event becomes a dead letter."""
+    bury(database, "icfg_11", {"db_new": "unknown product"}, DeadLetterReason.REJECTED, 422)
+
+
+def read_again(page: Page) -> Response:
+    """Lets five seconds pass, and waits until the page has its answer."""
+    with page.expect_response(lambda answer: answer.request.resource_type == "fetch") as answer:
+        page.clock.run_for(EVERY)
+    return answer.value
+
+
+LIST = "dead-letters?view=list"
+
+
+def test_what_is_new_appears(page: Page, site: Site, database: Database) -> None:
+    page.goto(site.at("dead-letters?view=list&installation=icfg_11"))
+    expect(page.locator("tbody tr")).to_have_count(7)
+    die(database)
+    read_again(page)
+    expect(page.locator("tbody tr")).to_have_count(8)
+    expect(page.locator("nav .count")).to_have_text("43")
+
+
+def test_the_title_has_the_verdict(page: Page, serve: Serve, sow: Callable[[Seed], Database]) -> None:
+    page.clock.install()
+    database = sow(empty)
+    serve(database).log_in(page)
+    assert page.title() == "Nothing needs you · dispatcher"
+    die(database)
+    read_again(page)
+    expect(page).to_have_title("2 things need a person · dispatcher")
+
+
+def test_a_page_without_news_is_not_sent_again(page: Page, site: Site) -> None:
+    page.goto(site.at("dead-letters"))
+    assert read_again(page).status == 200
+    assert read_again(page).status == 304
+
+
+def test_an_update_keeps_what_is_open_and_where_the_focus_is(page: Page, site: Site, database: Database) -> None:
+    def add_details(route: Route) -> None:
+        answer = route.fetch()
+        details = '<details id="more"><summary>More</summary><p>of it</p></details></main>'
+        route.fulfill(response=answer, body=answer.text().replace("</main>", details))
+
+    page.route(site.at(LIST), add_details)
+    page.goto(site.at(LIST))
+    page.get_by_text("More").click()
+    page.get_by_role("link", name="20", exact=True).focus()
+    die(database)
+    read_again(page)
+    expect(page.locator("tbody tr")).to_have_count(43)
+    assert page.get_by_text("of it").is_visible()
+    assert page.evaluate("document.activeElement.textContent") == "20"
+
+
+SELECT = "getSelection().selectAllChildren(document.querySelector('tbody tr'))"
+TYPE = "Resource"
+
+
+@pytest.mark.parametrize("held", ["selection", "filter", "off", "help"])
+def test_a_minute_of_updates_disturbs_nobody(page: Page, site: Site, database: Database, held: str) -> None:
+    page.goto(site.at(LIST))
+    if held == "selection":
+        page.evaluate(SELECT)
+    elif held == "filter":
+        page.get_by_label(TYPE, exact=True).press_sequentially("db_pl")
+    elif held == "off":
+        page.get_by_role("button", name="Live").click()
+    else:
+        page.keyboard.press("?")
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    die(database)
+    page.clock.run_for(60_000)
+    assert requests == []
+    assert page.locator("[data-switch=live]").inner_text() == {
+        "selection": "Paused: text is selected",
+        "filter": "Paused: a form is being filled",
+        "off": "Off",
+        "help": "Paused",
+    }.get(held)
+    if held == "selection":
+        assert page.evaluate("String(getSelection())").startswith("48")
+    if held == "filter":
+        assert page.get_by_label(TYPE, exact=True).input_value() == "db_pl"
+
+
+def test_after_a_quarter_of_an_hour_without_a_touch_the_database_is_spared(page: Page, site: Site) -> None:
+    assert page.url == site.url
+    page.clock.fast_forward(16 * 60_000)
+    page.clock.run_for(1_000)
+    live = page.locator("[data-switch=live]")
+    expect(live).to_have_text("Paused to spare your database")
+    page.mouse.move(300, 300)
+    read_again(page)
+    page.clock.run_for(1_000)
+    expect(live).to_have_text("Live · 5 s")
+
+
+@pytest.mark.parametrize("path", ["", "dead-letters"])
+def test_a_page_says_that_it_is_stale_and_recovers_by_itself(
+    page: Page, watch: Watch, site: Site, database: Database, path: str
+) -> None:
+    watch.tolerate("status of 503")
+    page.goto(site.at(path))
+    rows = page.locator("main tbody tr").count()
+    file = Path(str(database.engine.url.database))
+    file.rename(file.with_suffix(".away"))
+    page.clock.run_for(BANNER_MS)
+    expect(page.locator("#notice")).to_contain_text("there is no database file")
+    expect(page.locator("main.stale tbody tr")).to_have_count(rows)
+    expect(page.locator("[data-switch=live]")).to_have_text("No answer")
+    file.with_suffix(".away").rename(file)
+    page.clock.run_for(BANNER_MS)
+    expect(page.locator("#notice")).to_be_empty()
+    expect(page.locator("main:not(.stale) tbody tr")).to_have_count(rows)
+    page.clock.run_for(1_000)
+    expect(page.locator("[data-switch=live]")).to_have_text("Live · 5 s")
+
+
+def test_when_the_session_is_over_the_login_leads_back(page: Page, site: Site) -> None:
+    page.goto(site.at("dead-letters?reason=gone"))
+    page.context.clear_cookies()
+    page.clock.run_for(EVERY)
+    page.get_by_label("Token").fill(site.token)
+    page.get_by_label("Token").press("Enter")
+    page.wait_for_url(site.at("dead-letters?reason=gone"))
