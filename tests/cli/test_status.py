@@ -66,11 +66,11 @@ def test_it_shows_what_runs_and_what_ended_without_a_word(dispatcher: Terminal, 
     assert worst.endswith(" for 1 of 2 dispatchers, so only probes are sent")
     assert command == "         dispatcher requests --failed"
     with database.engine.begin() as connection:
-        long_ago = database.now() - timedelta(minutes=3)
+        long_ago = database.now() - timedelta(hours=3)
         connection.execute(sa.update(dispatchers).values(seen_at=long_ago))
         connection.execute(sa.insert(outbox).values(OLD))
     shown = dispatcher("status").out
-    assert "dispatchers   none running; one was last seen 3m ago; two was last seen 3m ago\n" in shown
+    assert "dispatchers   none running; one was last seen 3h ago; two was last seen 3h ago\n" in shown
     assert shown.startswith("PROBLEM  events are waiting, and nothing is being sent: no dispatcher is running: ")
 
 
