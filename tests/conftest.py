@@ -19,6 +19,7 @@ from dispatcher.database.postgresql import Postgresql
 from dispatcher.database.transactions import Database, open_database
 from tests.contract.databases import EVERY
 from tests.contract.servers import PGBOUNCER, database_of_this_worker, own_postgresql, pgbouncer_before
+from tests.groups import pytest_collection_finish  # noqa: F401 (a hook)
 from tests.second_try import (  # noqa: F401 (hooks)
     pytest_collection_modifyitems,
     pytest_sessionfinish,
