@@ -10,7 +10,7 @@ from dispatcher.cli.database import checked
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, Limit
 from dispatcher.cli.output import print_columns, print_json, shown
-from dispatcher.inspection.explanation import Entry
+from dispatcher.inspection.entries import Entry
 from dispatcher.inspection.explanation import explain as find_explanation
 from dispatcher.inspection.graces import Graces
 from dispatcher.settings.settings import load_settings

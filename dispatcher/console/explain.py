@@ -9,7 +9,9 @@ from starlette.routing import Route
 from dispatcher.console import history
 from dispatcher.console.pages import Pages
 from dispatcher.console.reading import Reading, Unreadable
-from dispatcher.inspection.explanation import MAX_NAMED_INSTALLATIONS, MAX_SCANNED_ROWS, Entry, Explanation, explain
+from dispatcher.inspection.entries import Entry
+from dispatcher.inspection.explanation import MAX_NAMED_INSTALLATIONS, Explanation, explain
+from dispatcher.inspection.findings import MAX_SCANNED_ROWS
 from dispatcher.inspection.graces import Graces
 from dispatcher.settings.durations import age
 from dispatcher.settings.settings import Settings

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 
-from dispatcher.inspection.explanation import Entry
+from dispatcher.inspection.entries import Entry
 from dispatcher.policy.outcome import OutcomeKind
 
 MIN_FOLDED_ATTEMPTS = 3

@@ -14,7 +14,8 @@ from dispatcher import store
 from dispatcher.console import explain as explain_page
 from dispatcher.console.history import fold, in_order
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.explanation import Entry, explain
+from dispatcher.inspection.entries import Entry
+from dispatcher.inspection.explanation import explain
 from dispatcher.outbox.tables import attempt, delivery
 from dispatcher.settings.settings import AttemptLog
 from tests.cli.conftest import Terminal

@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 from dispatcher import InstallationRemoved, publish, store
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import ADVICE, plan
-from dispatcher.inspection.explanation import Entry, Explanation, explain
+from dispatcher.inspection.entries import Entry
+from dispatcher.inspection.explanation import Explanation, explain
 from dispatcher.outbox.tables import delivery, dispatcher, installation
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
