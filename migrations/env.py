@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection, or prints them for the dialect, that `dispatcher.database.schema` passes; for Alembic's own
+"""Runs the migrations on the connection, or prints them for the dialect, that `dispatcher.database.migration` passes; for Alembic's own
 command, on the database of the DISPATCHER_… settings.
 """
 

@@ -5,7 +5,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from dispatcher.database import schema
+from dispatcher.database import revisions
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import VERSION_TABLE, collector, metadata
 
@@ -24,7 +24,7 @@ def create_tables(database: Database) -> None:
         metadata.create_all(connection)
         VERSION.create(connection)
         connection.execute(sa.insert(collector).values(id=1))
-        connection.execute(sa.insert(VERSION).values(version_num=schema.newest()))
+        connection.execute(sa.insert(VERSION).values(version_num=revisions.newest()))
 
     database.transact(create, durable=False)
 

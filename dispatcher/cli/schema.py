@@ -7,7 +7,7 @@ import typer
 from dispatcher.cli.database import opened
 from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import DialectName
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions, schema
 from dispatcher.database.notifier import trigger_sql
 from dispatcher.settings.settings import load_settings
 from dispatcher.settings.values import parse_schema
@@ -23,11 +23,13 @@ def migrate(sql: Annotated[bool, typer.Option("--sql", help="Print the SQL inste
     """
     with opened(load_settings()) as database:
         if sql:
-            typer.echo(schema.migration_sql(database.dialect.name, database.schema))
+            typer.echo(migration.migration_sql(database.dialect.name, database.schema))
         else:
-            revision = schema.migrate(database)
+            revision = migration.migrate(database)
             newer = (
-                f", which is newer than this program ({schema.newest()}) and fits" if revision > schema.newest() else ""
+                f", which is newer than this program ({revisions.newest()}) and fits"
+                if revision > revisions.newest()
+                else ""
             )
             typer.echo(f"the database is at schema {revision}{newer}")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from dispatcher.database import schema as revisions
+from dispatcher.database import schema
 from dispatcher.database.engine import UnusableDatabaseUrl
 from dispatcher.database.errors import is_unreachable, summarize
 from dispatcher.database.schema import UnusableSchema
@@ -27,8 +27,8 @@ TOO_SLOW = f"it took longer than {STATEMENT_SECONDS} s to read: narrow the filte
 
 def open_for_reading(settings: Settings) -> Database:
     """Opens the database of the settings so that it refuses every write."""
-    url, schema = settings.database_url.get_secret_value(), settings.database_schema
-    return open_database(url, schema, statement_seconds=STATEMENT_SECONDS, read_only=True)
+    url = settings.database_url.get_secret_value()
+    return open_database(url, settings.database_schema, statement_seconds=STATEMENT_SECONDS, read_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,8 @@ class Reader:
         self._ends_at = self._clock() + SHARED_SECONDS
 
     def _read(self) -> Reading:
-        revisions.refuse_missing_file(self._database)
-        warning = revisions.check(self._database).warning
+        schema.refuse_missing_file(self._database)
+        warning = schema.check(self._database).warning
         status = read_status(self._database, logs_successes=self._logs_successes)
         return Reading(status, warning, self._clock(), self._refusal and self._refusal())
 

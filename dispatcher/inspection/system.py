@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from dispatcher.database import schema
+from dispatcher.database import revisions, schema
 from dispatcher.database.transactions import Database
 
 
@@ -26,7 +26,7 @@ def read_system(database: Database) -> System:
     """Raises UnusableSchema."""
     revision = schema.check(database).revision
     ahead = clock_ahead(database)
-    return System(_server(database), database.engine.driver, revision, schema.newest(), ahead)
+    return System(_server(database), database.engine.driver, revision, revisions.newest(), ahead)
 
 
 def clock_ahead(database: Database) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.backlog import Backlog, measure
 from dispatcher.sandbox import Fault, Sandbox
@@ -65,7 +65,7 @@ def _interrupt_on_sigterm() -> None:
 
 
 async def _run(path: Path, database: Database, say: Say) -> Account:
-    schema.migrate(database)
+    migration.migrate(database)
     application = Application(database)
     application.set_up()
     async with Sandbox() as sandbox:

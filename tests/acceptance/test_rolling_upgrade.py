@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions
 from tests.migration.revisions import FIRST, contract, migrate_to
 from tests.processes.conftest import INSERT, Running, Stage, bare, server, wait_until
 
@@ -133,7 +133,7 @@ def remove_tables(stage: Stage) -> None:
         is_expanded = sa.inspect(connection).has_table("vercel_later", schema=stage.database.schema)
     if is_expanded:
         contract(stage.database)
-    schema.downgrade(stage.database)
+    migration.downgrade(stage.database)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_releases_replace_each_other_under_load_and_nothing_is_lost(
         upgraded_early = today.start()  # before its migration, on yesterday's tables
         wait_until(stage.requests)
         answers(today, FIRST, "warning")
-        assert schema.newest() in today.run("migrate")
+        assert revisions.newest() in today.run("migrate")
 
         other = today.start()
         assert TOMORROW in tomorrow.run("migrate")

@@ -4,7 +4,7 @@ import time
 
 import sqlalchemy as sa
 
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.events import RESOURCE_UPDATED
 from dispatcher.outbox.tables import delivery, installation, outbox
@@ -13,9 +13,9 @@ from tests.contract.crowd import n, named, numbers, unlimited
 
 def fresh(database: Database) -> None:
     """Recreates the tables, empty."""
-    schema.migrate(database)
-    schema.downgrade(database)
-    schema.migrate(database)
+    migration.migrate(database)
+    migration.downgrade(database)
+    migration.migrate(database)
 
 
 def commit(database: Database, events: int, *, subjects: int, installations: int, prefix: str = "db_") -> None:

@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 
 from dispatcher.cli import main
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 
 COMMAND = Path(sys.executable).with_name("dispatcher")
@@ -115,7 +115,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with fresh tables, which each test copies: quicker than migrating again."""
     path = tmp_path_factory.mktemp("migrated") / "dispatcher.db"
     database = open_database(f"sqlite:///{path}")
-    schema.migrate(database)
+    migration.migrate(database)
     database.close()
     return path
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from dispatcher import __file__ as package_file
 from dispatcher import __version__
 from dispatcher.cli.demo import command_line
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import VERSION_TABLE
 from tests.cli.conftest import COMMAND, Terminal
@@ -161,7 +161,9 @@ def test_a_newer_database_is_one_line(dispatcher: Terminal, database: Database, 
 
 
 @pytest.mark.parametrize("command", [*READING, ("check",), ("drain",), ("migrate",)])
-@pytest.mark.parametrize("change", [expand, lambda database: schema.downgrade(database, FIRST)], ids=["newer", "older"])
+@pytest.mark.parametrize(
+    "change", [expand, lambda database: migration.downgrade(database, FIRST)], ids=["newer", "older"]
+)
 def test_another_revision_of_the_same_major_version_is_as_good(
     dispatcher: Terminal, database: Database, command: tuple[str, ...], change: Callable[[Database], None]
 ) -> None:

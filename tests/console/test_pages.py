@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dispatcher.console import now as now_page
 from dispatcher.console.pages import PLACES, printable, tag_of
 from dispatcher.console.search import find
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.dead_letters import ADVICE, list_dead_letters
 from dispatcher.inspection.status import Concern, Recent, Status, concerns, read_status
@@ -427,7 +427,7 @@ async def test_a_newer_schema_of_the_same_major_version_is_as_good(console: Cons
 
 
 async def test_an_older_schema_works_with_a_warning(console: Console, database: Database) -> None:
-    schema.downgrade(database, FIRST)
+    migration.downgrade(database, FIRST)
     page = await console.get("")
     assert page.status_code == 200
     assert "Run `dispatcher migrate`" in words(page.text)

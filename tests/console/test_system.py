@@ -6,7 +6,7 @@ from pydantic import SecretStr
 
 from dispatcher.console import system as page
 from dispatcher.console.system import clocks
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.system import System, read_system
 from dispatcher.outbox.tables import dispatcher
@@ -22,13 +22,13 @@ SECRET = "hush" * 10
 async def test_it_names_the_database_its_schema_and_what_runs(console: Console, trouble: Database) -> None:
     text = words((await console.get("system")).text)
     found = read_system(trouble)
-    assert found.revision == found.newest_revision == schema.newest()
+    assert found.revision == found.newest_revision == revisions.newest()
     assert found.server.startswith(("sqlite", "postgresql ", "mysql ", "mariadb "))
     for part in (
         "web-1 running 1.2.3 3",
         f"Server {found.server}",
         f"Driver {trouble.engine.driver}",
-        f"Revision {schema.newest()}, the newest",
+        f"Revision {revisions.newest()}, the newest",
         "this machine agree to the second",
         "Leases held 0",
     ):
@@ -64,9 +64,9 @@ async def test_silence_an_outage_and_an_old_schema_are_said(
 
 
 async def test_it_works_with_an_older_schema(console: Console, database: Database) -> None:
-    schema.downgrade(database, FIRST)
+    migration.downgrade(database, FIRST)
     text = words((await console.get("system")).text)
-    assert f"Revision {FIRST}, this program knows {schema.newest()}" in text
+    assert f"Revision {FIRST}, this program knows {revisions.newest()}" in text
     assert "Not known: run dispatcher migrate" in text
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection import grants
 from dispatcher.outbox.tables import VERSION_TABLE
@@ -71,12 +71,12 @@ def users_of(administrator: Database) -> Iterator[Users]:
         users.execute("DROP FUNCTION IF EXISTS vercel_outbox_wakeup CASCADE")
     create = "CREATE USER {} IDENTIFIED BY '{}'" if is_mysql else "CREATE ROLE {} LOGIN PASSWORD '{}'"
     users.execute(*(create.format(role, PASSWORD) for role in ROLES), *printed.before)
-    schema.migrate(users.migrator)
+    migration.migrate(users.migrator)
     users.execute(*printed.after)
     try:
         yield users
     finally:
-        schema.downgrade(administrator)
+        migration.downgrade(administrator)
         for one in opened.values():
             one.close()
         _drop(users)

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.events import INSTALLATION_UPDATED, RESOURCE_UPDATED, parse_event
 from dispatcher.outbox.tables import dead_letter, outbox
@@ -128,7 +128,7 @@ def narrow(request: pytest.FixtureRequest, postgresql_url: str) -> Iterator[Data
     """A PostgreSQL database whose codes from 128 to 159 are control characters, letters, or parts of letters."""
     with narrow_database(postgresql_url, str(request.param)) as url:
         database = open_database(in_utf8(url))
-        schema.migrate(database)
+        migration.migrate(database)
         yield database
         database.close()
 

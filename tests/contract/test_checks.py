@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.errors import is_unreachable
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.checks import Finding, Level, examine
@@ -215,9 +215,9 @@ def delete_grant(database: Database) -> str:
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 def test_a_user_who_may_not_create_tables_is_warned_before_migrating(limited: Role, database: Database) -> None:
     _, unprivileged = limited
-    schema.downgrade(database)
+    migration.downgrade(database)
     findings = list(check_tables(unprivileged))
-    schema.migrate(database)
+    migration.migrate(database)
     assert "run `dispatcher migrate`" in findings[0].what
     assert f"GRANT USAGE, CREATE ON SCHEMA public TO {limited_user(database)};" in findings[1].what
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import make_url
 
 from dispatcher import store
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection import installation_detail, installations
 from dispatcher.inspection.backlog import measure
@@ -66,15 +66,15 @@ def place(
 
     def fresh(name: str) -> Database:
         database = _open(request, tmp_path_factory, name)
-        schema.migrate(database)
-        schema.downgrade(database)  # removes the tables that an interrupted run has left
-        schema.migrate(database)
+        migration.migrate(database)
+        migration.downgrade(database)  # removes the tables that an interrupted run has left
+        migration.migrate(database)
         opened.append(database)
         return database
 
     yield fresh
     for database in opened:
-        schema.downgrade(database)
+        migration.downgrade(database)
         database.close()
         if request.param == "postgresql":
             _execute(str(request.getfixturevalue("postgresql_url")), f"DROP SCHEMA {database.schema} CASCADE")

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
-from dispatcher.database import schema
+from dispatcher.database import migration, schema
 from dispatcher.database.engine import UnusableDatabaseUrl
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.checks import Level, examine
@@ -20,7 +20,7 @@ from tests.contract.servers import narrow_database
 @contextmanager
 def migrated(url: str) -> Iterator[Database]:
     database = open_database(url)
-    schema.migrate(database)
+    migration.migrate(database)
     yield database
     database.close()
 
@@ -71,7 +71,7 @@ def test_a_postgresql_database_of_no_encoding_is_refused_in_one_line(postgresql_
         level, what = findings(url)["settings"]
         refused = open_database(url)
         with pytest.raises(UnusableDatabaseUrl, match="SQL_ASCII") as refusal:
-            schema.migrate(refused)
+            migration.migrate(refused)
         refused.close()
         with migrated(in_utf8(url)) as told_what_it_means:
             (one,) = check_encoding(told_what_it_means)

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL, Engine
 
 from dispatcher.credentials.sources import StaticCredentials
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import open_database
 from dispatcher.settings.settings import Settings
 from dispatcher.store import collection
@@ -102,7 +102,7 @@ def ids_of(partner: Engine) -> list[Any]:
 async def deliver_through_a_failover(pair: Pair) -> Receiver:
     """Promotes the replica during a request. A slow request of another resource keeps the lease, so that the replica has it."""
     database = open_database(pair.url)
-    await asyncio.to_thread(schema.migrate, database)
+    await asyncio.to_thread(migration.migrate, database)
     receiver = Receiver("db_0", "db_1")
     settings = Settings(vercel_token=SecretStr("t0ken"), poll_interval=0.02, request_timeout=300.0, lease=600.0)
     vercel = Vercel("https://vercel.test", HttpxTransport(httpx.MockTransport(receiver.receive)), 300.0)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from dispatcher import store
 from dispatcher.credentials.sources import StaticCredentials
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import collector
 from dispatcher.settings.settings import Settings
@@ -159,7 +159,7 @@ def fresh(database: Database) -> Iterator[Database]:
     with database.engine.begin() as connection:
         connection.exec_driver_sql("CREATE SCHEMA IF NOT EXISTS fresh")
     opened = open_database(url, "fresh")
-    schema.migrate(opened)
+    migration.migrate(opened)
     yield opened
     opened.close()
     with database.engine.begin() as connection:

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from dispatcher import InstallationRemoved, InstallationUpdated, ResourceUpdated, publish, store
 from dispatcher.credentials.sources import StaticCredentials
-from dispatcher.database import schema
+from dispatcher.database import migration, schema
 from dispatcher.database.notifier import Notifier, trigger_sql
 from dispatcher.database.transactions import Database
 from dispatcher.database.triggers import create
@@ -146,7 +146,7 @@ async def test_without_the_privilege_for_heartbeats_the_rest_works(users: Users)
 def test_a_program_works_before_its_migration_with_the_privileges_of_the_release_before(users: Users) -> None:
     """MySQL and MariaDB also deny the question whether a table exists."""
     users.execute("REVOKE ALL ON vercel_dispatcher FROM dispatcher")
-    schema.downgrade(users.migrator, FIRST)
+    migration.downgrade(users.migrator, FIRST)
     try:
         warning = schema.check(users.dispatcher).warning
         assert warning
@@ -154,7 +154,7 @@ def test_a_program_works_before_its_migration_with_the_privileges_of_the_release
         assert [(one.level, one.what) for one in check_tables(users.dispatcher)] == [(Level.WARNING, warning)]
         assert [one.level for one in check_privileges(users.dispatcher)] == [Level.OK]
     finally:
-        schema.migrate(users.migrator)
+        migration.migrate(users.migrator)
 
 
 def test_check_names_the_revision_also_if_privileges_are_missing(users: Users) -> None:
@@ -321,8 +321,8 @@ def test_the_dispatcher_can_create_no_table_and_change_no_other_row(users: Users
 def test_the_migrator_migrates_up_and_down_and_up_again_and_reads_nothing_of_the_partners(users: Users) -> None:
     users.execute("DROP TABLE IF EXISTS secrets_of_the_partner", "CREATE TABLE secrets_of_the_partner (id int)")
     try:
-        schema.downgrade(users.migrator)
-        schema.migrate(users.migrator)
+        migration.downgrade(users.migrator)
+        migration.migrate(users.migrator)
         schema.check(users.migrator)
         assert_refused(users.migrator, "SELECT id FROM secrets_of_the_partner", "DROP TABLE secrets_of_the_partner")
     finally:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.service import service
 from dispatcher.service.housekeeping import Housekeeping
@@ -74,7 +74,7 @@ def own_server() -> Iterator[tuple[Database, Engine]]:
             for statement in USER.split("; "):
                 connection.exec_driver_sql(statement)
         opened = open_database(url.set(username="dispatcher").render_as_string())
-        schema.migrate(opened)
+        migration.migrate(opened)
         yield opened, administrator
         opened.close()
         administrator.dispose()

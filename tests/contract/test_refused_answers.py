@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from dispatcher.credentials.sources import StaticCredentials
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import attempt, delivery
 from dispatcher.settings.settings import Settings
@@ -32,7 +32,7 @@ def narrow(postgresql_url: str) -> Iterator[Database]:
     """A PostgreSQL database that can only hold Latin-1."""
     with narrow_database(postgresql_url, "LATIN1") as url:
         database = open_database(url)
-        schema.migrate(database)
+        migration.migrate(database)
         yield database
         database.close()
 

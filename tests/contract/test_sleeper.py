@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.notifier import TRIGGER, Notifier, NotifierUnavailable, trigger_sql
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import outbox
@@ -122,8 +122,8 @@ async def test_without_the_trigger_there_is_no_notifier(database: Database) -> N
 
 
 async def test_tables_that_were_made_anew_are_noticed(notifiers: tuple[Notifier, Notifier], database: Database) -> None:
-    schema.downgrade(database)
-    schema.migrate(database)
+    migration.downgrade(database)
+    migration.migrate(database)
     with pytest.raises(NotifierUnavailable, match="dropped and created again"):
         await notifiers[0].wait(0)
 

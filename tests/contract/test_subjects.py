@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, make_url
 
 from dispatcher import store
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
 from tests.contract.steps import DELIVERED, REJECTED, claim, count, settle
@@ -111,7 +111,7 @@ def folding(request: pytest.FixtureRequest, mysql_url: str) -> Iterator[Database
         charset = str(request.param).partition("_")[0]
         connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET {charset} COLLATE {request.param}")
     database = open_database(url.set(database=name).render_as_string(hide_password=False))
-    schema.migrate(database)
+    migration.migrate(database)
     yield database
     database.close()
     with server.engine.begin() as connection:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session
 
 from dispatcher import ResourceUpdated, apublish, publish
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database
 from dispatcher.testing import (
     Outbox,
@@ -39,9 +39,9 @@ def server(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def migrated(bare_database: Database) -> Definitions:
     """The tables that `dispatcher migrate` makes; they are gone again."""
-    schema.migrate(bare_database)
+    migration.migrate(bare_database)
     made = definitions(bare_database)
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
     return made
 
 

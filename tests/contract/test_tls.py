@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL
 from sqlalchemy.exc import OperationalError
 
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.errors import first_line, is_unreachable
 from dispatcher.database.notifier import Notifier, trigger_sql
 from dispatcher.database.transactions import open_database
@@ -186,7 +186,7 @@ def test_a_server_without_tls_is_refused_where_tls_is_required() -> None:
 def test_check_finds_nothing_to_say_against_a_verified_server(own_server: Server) -> None:
     url = own_server.written(of(own_server, VERIFIED)[0])
     database = open_database(url)
-    schema.migrate(database)
+    migration.migrate(database)
     settings = Settings(
         database_url=SecretStr(url), vercel_token=SecretStr("t0ken"), vercel_base_url="https://127.0.0.1:9"
     )
@@ -194,7 +194,7 @@ def test_check_finds_nothing_to_say_against_a_verified_server(own_server: Server
     assert {findings[check].level for check in ("database", "isolation", "privileges", "schema")} == {Level.OK}
     assert findings["database"].what == f"{settings.database.place} answers"
     assert PASSWORD not in str(findings)
-    schema.downgrade(database)
+    migration.downgrade(database)
     database.close()
 
 
@@ -206,11 +206,11 @@ def test_several_hosts_are_tried_in_turn_until_one_takes_writes(postgresql: Serv
 
 async def test_notifications_travel_encrypted_too(postgresql: Server) -> None:
     database = open_database(postgresql.written("sslmode=verify-full&sslrootcert=FILE"))
-    schema.migrate(database)
+    migration.migrate(database)
     with database.engine.begin() as connection:
         connection.exec_driver_sql(trigger_sql())
     notifier = await Notifier.connect(database)
     assert await notifier.arm()
     await notifier.close()
-    schema.downgrade(database)
+    migration.downgrade(database)
     database.close()

@@ -13,7 +13,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine
 
 from dispatcher import store
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions, schema
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.dead_letters import list_dead_letters
@@ -157,7 +157,7 @@ def test_a_partner_writes_while_a_migration_finds_nothing_to_do(
         write_without_waiting(partner)
 
     monkeypatch.setattr(command, "upgrade", upgrade_and_hold)
-    assert schema.migrate(database) == schema.newest()
+    assert migration.migrate(database) == revisions.newest()
     assert count(database, outbox) == 4
 
 

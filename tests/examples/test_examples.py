@@ -13,7 +13,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from tests.conftest import not_tested
 from tests.processes.conftest import free_port
@@ -32,11 +32,11 @@ def database(postgresql_url: str) -> Iterator[Database]:
     opened = open_database(postgresql_url)
     with opened.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE IF EXISTS databases, django_migrations")
-    schema.migrate(opened)
-    schema.downgrade(opened)
-    schema.migrate(opened)
+    migration.migrate(opened)
+    migration.downgrade(opened)
+    migration.migrate(opened)
     yield opened
-    schema.downgrade(opened)
+    migration.downgrade(opened)
     with opened.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE IF EXISTS databases, django_migrations")
     opened.close()

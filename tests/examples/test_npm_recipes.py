@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.database import schema
+from dispatcher.database import migration, schema
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import VERSION_TABLE, metadata
 from tests.conftest import not_tested
@@ -29,11 +29,11 @@ def database(postgresql_url: str) -> Iterator[Database]:
     opened = open_database(postgresql_url)
     with opened.engine.begin() as connection:
         connection.exec_driver_sql(PARTNERS)
-    schema.migrate(opened)
-    schema.downgrade(opened)
-    schema.migrate(opened)
+    migration.migrate(opened)
+    migration.downgrade(opened)
+    migration.migrate(opened)
     yield opened
-    schema.downgrade(opened)
+    migration.downgrade(opened)
     with opened.engine.begin() as connection:
         connection.exec_driver_sql(PARTNERS)
     opened.close()

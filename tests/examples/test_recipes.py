@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dispatcher.database import schema
+from dispatcher.database import migration, schema
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import metadata
 
@@ -78,7 +78,7 @@ def alembic(directory: Path, *arguments: str) -> None:
 
 
 def test_alembics_autogenerate_leaves_the_tables_alone(database: Database, tmp_path: Path) -> None:
-    schema.migrate(database)
+    migration.migrate(database)
     (lines,) = recipes("Alembic", "python")
     revision = autogenerate(tmp_path, "\n        ".join(lines.split("\n\n")).strip())
     assert "create_table('databases'" in revision
@@ -86,7 +86,7 @@ def test_alembics_autogenerate_leaves_the_tables_alone(database: Database, tmp_p
 
 
 def test_without_the_recipe_it_would_drop_them(database: Database, tmp_path: Path) -> None:
-    schema.migrate(database)
+    migration.migrate(database)
     revision = autogenerate(tmp_path, "context.configure(connection=connection, target_metadata=target_metadata)")
     assert "drop_table('vercel_outbox')" in revision
 
@@ -108,4 +108,4 @@ def test_create_all_creates_the_tables(database: Database, engine: Engine) -> No
     assert set(sa.inspect(engine).get_table_names()) == {"resources", *metadata.tables}
     schema.check(database)
     with pytest.raises(schema.UnusableSchema, match="were not created by `dispatcher migrate`"):
-        schema.migrate(database)
+        migration.migrate(database)

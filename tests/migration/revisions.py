@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from alembic import command
 
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import VERSION_TABLE, metadata
 
@@ -18,7 +18,7 @@ NEXT = "0098"
 def migrate_to(database: Database, revision: str) -> None:
     """Migrates an empty database to this revision, as the release that brought it would."""
     with database.engine.connect() as connection, database.dialect.migration(connection):
-        command.upgrade(schema._config(connection=connection, schema=database.schema), revision)
+        command.upgrade(migration._config(connection=connection, schema=database.schema), revision)
 
 
 def expand(database: Database) -> None:
@@ -37,7 +37,7 @@ def contract(database: Database) -> None:
         database,
         "DROP TABLE {}vercel_later",
         *(f"ALTER TABLE {{}}{table} DROP COLUMN later" for table in metadata.tables),
-        f"UPDATE {{}}{VERSION_TABLE} SET version_num = '{schema.newest()}'",
+        f"UPDATE {{}}{VERSION_TABLE} SET version_num = '{revisions.newest()}'",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions, schema
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import delivery
 from tests.contract.steps import count, deliver, write
@@ -53,11 +53,11 @@ def alembic(directory: Path, database: Database, *arguments: str) -> str:
 def test_upgrade_from_the_checkout(bare_database: Database) -> None:
     alembic(ROOT, bare_database, "upgrade", "head")
     schema.check(bare_database)
-    assert schema.newest() in alembic(ROOT, bare_database, "current")
+    assert revisions.newest() in alembic(ROOT, bare_database, "current")
     assert "CREATE TABLE" in alembic(ROOT, bare_database, "upgrade", "head", "--sql")
     alembic(ROOT, bare_database, "downgrade", "base")
-    assert schema.newest() not in alembic(ROOT, bare_database, "current")
-    schema.downgrade(bare_database)  # including the version table, which Alembic keeps
+    assert revisions.newest() not in alembic(ROOT, bare_database, "current")
+    migration.downgrade(bare_database)  # including the version table, which Alembic keeps
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_revisions_are_known_by_the_names_of_their_files() -> None:
-    scripts = ScriptDirectory.from_config(schema._config())
-    assert {script.revision for script in scripts.walk_revisions()} == schema._known()
-    assert scripts.get_current_head() == schema.newest()
+    scripts = ScriptDirectory.from_config(migration._config())
+    assert {script.revision for script in scripts.walk_revisions()} == revisions.known()
+    assert scripts.get_current_head() == revisions.newest()
 
 
 @servers

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions, schema
 from dispatcher.database.dialect import Dialect
 from dispatcher.database.mysql import Mysql
 from dispatcher.database.transactions import Database, open_database
@@ -39,11 +39,11 @@ main()
 @pytest.fixture
 def fresh(bare_database: Database) -> Iterator[Definitions]:
     """The definitions that an undisturbed migration creates; the database is bare before and after the test."""
-    schema.migrate(bare_database)
+    migration.migrate(bare_database)
     yield definitions(bare_database)
     with bare_database.engine.begin() as connection:
         metadata.drop_all(connection)
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def before_change(database: Database, number: int, act: Act) -> Iterator[list[Ch
 def is_whole(database: Database, fresh: Definitions) -> bool:
     """Whether the tables exist completely."""
     assert schema.check(database).warning is None
-    is_newest = versions(database) == [schema.newest()]
+    is_newest = versions(database) == [revisions.newest()]
     return definitions(database) == fresh and is_newest and steps.count(database, collector) == 1
 
 
@@ -84,18 +84,18 @@ def test_it_is_completed_wherever_it_broke_off(bare_database: Database, database
             other.exec_driver_sql(f"KILL CONNECTION {session}")
 
     for number in count(1):
-        schema.downgrade(bare_database)
+        migration.downgrade(bare_database)
         dying = open_database(database_url)
         with before_change(dying, number, kill) as changes:
             try:
-                schema.migrate(dying)
+                migration.migrate(dying)
             except DBAPIError:
                 pass
             else:
                 break
         dying.close()
         assert_says_what_to_do(bare_database, has_tables=number > 2)  # the first statement creates the version table
-        assert schema.migrate(bare_database) == schema.newest()
+        assert migration.migrate(bare_database) == revisions.newest()
         assert is_whole(bare_database, fresh), changes[-1]
     dying.close()
     assert len(changes) == number - 1 >= 1 + len(metadata.tables) + 2
@@ -119,15 +119,15 @@ def test_one_that_is_overtaken_ends_well(
     bare_database: Database, database_url: str, fresh: Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a cluster the migration lock is local to a node, so another migration may be ahead by any number of statements."""
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
     with before_change(bare_database, 0, print) as changes:
-        schema.migrate(bare_database)
+        migration.migrate(bare_database)
     monkeypatch.setattr(Mysql, "migration", Dialect.migration)
     other = open_database(database_url)
     for ahead_of in range(len(changes)):
-        schema.downgrade(bare_database)
+        migration.downgrade(bare_database)
         with before_change(bare_database, ahead_of + 1, partial(execute, other, changes[ahead_of:])):
-            assert schema.migrate(bare_database) == schema.newest()
+            assert migration.migrate(bare_database) == revisions.newest()
         assert is_whole(bare_database, fresh), changes[ahead_of]
     other.close()
 
@@ -144,7 +144,7 @@ def execute(database: Database, changes: list[Change], overtaken: sa.Connection)
 
 
 def test_several_at_once_end_well(bare_database: Database, fresh: Definitions) -> None:
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
     url = bare_database.engine.url.set(drivername="mysql").render_as_string(hide_password=False)
     nodes = [
         subprocess.Popen(
@@ -178,6 +178,6 @@ def test_tables_of_another_shape_are_left_alone(bare_database: Database, fresh: 
         connection.exec_driver_sql(foreign)
     before = definitions(bare_database)
     with pytest.raises(schema.UnusableSchema, match="vercel_delivery is not as `dispatcher migrate` makes it"):
-        schema.migrate(bare_database)
+        migration.migrate(bare_database)
     assert definitions(bare_database) == before
     assert list(before) == ["vercel_delivery"]

@@ -3,7 +3,7 @@
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions, schema
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import VERSION_TABLE, metadata
 from tests.contract.databases import on_postgresql
@@ -25,7 +25,7 @@ def drop_everything(database: Database) -> None:
 @pytest.fixture
 def migrated(bare_database: Database) -> Definitions:
     """The definitions that `dispatcher migrate` creates; the database is bare again."""
-    schema.migrate(bare_database)
+    migration.migrate(bare_database)
     found = definitions(bare_database)
     assert found.keys() == metadata.tables.keys()
     drop_everything(bare_database)
@@ -42,10 +42,10 @@ def deliver_one(database: Database) -> None:
 
 
 def test_migrate_prints_the_tables_that_it_makes(bare_database: Database, migrated: Definitions) -> None:
-    run_script(bare_database, schema.migration_sql(bare_database.dialect.name, bare_database.schema))
+    run_script(bare_database, migration.migration_sql(bare_database.dialect.name, bare_database.schema))
     assert definitions(bare_database) == migrated
     deliver_one(bare_database)
-    assert schema.migrate(bare_database) == schema.newest()
+    assert migration.migrate(bare_database) == revisions.newest()
     drop_everything(bare_database)
 
 

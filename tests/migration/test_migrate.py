@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from dispatcher import store
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions, schema
 from dispatcher.database.mysql import MIGRATION_LOCK
 from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database, open_database
@@ -63,47 +63,47 @@ def version_table(database: Database) -> sa.TableClause:
 
 
 def test_up_again_keeps_what_there_is_and_down_and_up_begins_anew(bare_database: Database) -> None:
-    schema.migrate(bare_database)
+    migration.migrate(bare_database)
     before = fill(bare_database)
     assert all(before.values())
-    schema.migrate(bare_database)
+    migration.migrate(bare_database)
     assert contents(bare_database) == before
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
     with bare_database.read() as connection:
         left = set(sa.inspect(connection).get_table_names(bare_database.schema))
     assert not left & {*metadata.tables, VERSION_TABLE}
-    schema.migrate(bare_database)
+    migration.migrate(bare_database)
     assert not any(contents(bare_database).values())
     with bare_database.engine.begin() as connection:
         write(connection, "db_3")
     assert deliver(bare_database) == ["db_3"]
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
 
 
 def test_replicas_that_start_at_once_migrate_once(bare_database: Database, database_url: str) -> None:
     def start(_replica: int) -> str:
         replica = open_database(database_url, bare_database.schema)
         try:
-            return schema.migrate(replica)
+            return migration.migrate(replica)
         finally:
             replica.close()
 
     with ThreadPoolExecutor(AT_ONCE) as replicas:
-        assert list(replicas.map(start, range(AT_ONCE))) == [schema.newest()] * AT_ONCE
-    assert versions(bare_database) == [schema.newest()]
+        assert list(replicas.map(start, range(AT_ONCE))) == [revisions.newest()] * AT_ONCE
+    assert versions(bare_database) == [revisions.newest()]
     schema.check(bare_database)
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
 
 
 def test_one_waits_until_the_other_has_migrated(bare_database: Database, database_url: str) -> None:
     other = open_database(database_url, bare_database.schema)
     with ExitStack() as ends_last, other.engine.connect() as connection:
         with other.dialect.migration(connection):
-            waiting = ends_last.enter_context(in_background(lambda: schema.migrate(bare_database)))
+            waiting = ends_last.enter_context(in_background(lambda: migration.migrate(bare_database)))
             assert stays_blocked(waiting, bare_database)
-        assert waiting.result() == schema.newest()
+        assert waiting.result() == revisions.newest()
     other.close()
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
 
 
 @on_mysql
@@ -150,7 +150,7 @@ def test_one_that_waits_too_long_says_so_and_changes_nothing(
     with other.engine.connect() as connection, other.dialect.migration(connection):
         monkeypatch.setattr(type(other.dialect), "migration_seconds", 0.1)
         with pytest.raises(schema.UnusableSchema, match="another program is migrating"):
-            schema.migrate(bare_database)
+            migration.migrate(bare_database)
     other.close()
     with bare_database.read() as connection:
         assert not set(sa.inspect(connection).get_table_names()) & metadata.tables.keys()
@@ -166,12 +166,12 @@ def test_who_holds_the_lock_of_migrations_is_named(
         connection.exec_driver_sql("SELECT pg_advisory_lock(130178082891116)")
         session = connection.exec_driver_sql("SELECT pg_backend_pid(), current_user").one()
         with pytest.raises(schema.UnusableSchema) as refused:
-            schema.migrate(bare_database)
+            migration.migrate(bare_database)
         connection.exec_driver_sql("SELECT pg_advisory_unlock_all()")
     holder = f"process {session[0]} of the user {session[1]}, application 'support of alice'"
     assert f"({holder}): wait until it has finished, or stop it" in str(refused.value)
-    assert schema.migrate(bare_database) == schema.newest()
-    schema.downgrade(bare_database)
+    assert migration.migrate(bare_database) == revisions.newest()
+    migration.downgrade(bare_database)
 
 
 def test_a_schema_that_this_program_does_not_know_is_left_alone(database: Database) -> None:
@@ -181,7 +181,7 @@ def test_a_schema_that_this_program_does_not_know_is_left_alone(database: Databa
     with pytest.raises(schema.UnusableSchema, match=r"9999, which this program does not know.*upgrade it"):
         schema.check(database)
     with pytest.raises(schema.UnusableSchema, match="9999"):
-        schema.migrate(database)
+        migration.migrate(database)
     assert contents(database) == before
     with database.engine.begin() as connection:
-        connection.execute(sa.update(version_table(database)).values(version_num=schema.newest()))
+        connection.execute(sa.update(version_table(database)).values(version_num=revisions.newest()))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy.schema import DropSchema
 
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions, schema
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.checks.database import check_tables
 from dispatcher.inspection.checks.finding import Level
@@ -46,16 +46,16 @@ def limited(bare_database: Database, elsewhere: Database) -> Iterator[Database]:
 
 
 def test_migrate_creates_it(elsewhere: Database) -> None:
-    assert schema.migrate(elsewhere) == schema.newest()
+    assert migration.migrate(elsewhere) == revisions.newest()
     schema.check(elsewhere)
     with elsewhere.engine.begin() as connection:
         write(connection, "db_1")
     assert deliver(elsewhere) == ["db_1"]
-    assert schema.migrate(elsewhere) == schema.newest()
+    assert migration.migrate(elsewhere) == revisions.newest()
 
 
 def test_the_printed_migration_creates_it(elsewhere: Database) -> None:
-    run_script(elsewhere, schema.migration_sql("postgresql", MISSING))
+    run_script(elsewhere, migration.migration_sql("postgresql", MISSING))
     schema.check(elsewhere)
 
 
@@ -70,7 +70,7 @@ def test_programs_that_need_it_name_it(elsewhere: Database) -> None:
 
 def test_a_user_who_may_not_create_it_is_told_what_an_administrator_can_do(limited: Database) -> None:
     with pytest.raises(schema.UnusableSchema, match=f"no schema {MISSING}.*may not create it") as refused:
-        schema.migrate(limited)
+        migration.migrate(limited)
     _, _, remedy = str(refused.value).rpartition("administrator can: ")
     missing, privilege = check_tables(limited)
     assert f"no schema {MISSING}" in missing.what
@@ -79,9 +79,9 @@ def test_a_user_who_may_not_create_it_is_told_what_an_administrator_can_do(limit
 
 def test_what_the_administrator_is_told_to_do_is_enough(bare_database: Database, limited: Database) -> None:
     with pytest.raises(schema.UnusableSchema) as refused:
-        schema.migrate(limited)
+        migration.migrate(limited)
     _, _, remedy = str(refused.value).rpartition("administrator can: ")
     with bare_database.engine.begin() as connection:
         connection.exec_driver_sql(remedy)
-    assert schema.migrate(limited) == schema.newest()
+    assert migration.migrate(limited) == revisions.newest()
     assert [one.level for one in check_tables(limited)] == [Level.OK]

@@ -10,7 +10,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Column, Engine, Integer, MetaData, Table
 
-from dispatcher.database import schema
+from dispatcher.database import migration, schema
 from dispatcher.database.transactions import Database
 from dispatcher.outbox.tables import attach_tables, metadata
 from tests.contract.steps import deliver, write
@@ -107,9 +107,9 @@ def test_without_the_hook_it_would_drop_them(database: Database, environment: En
 
 
 def test_his_migrations_may_own_our_tables(bare_database: Database, environment: Environment) -> None:
-    schema.migrate(bare_database)
+    migration.migrate(bare_database)
     ours = definitions(bare_database)
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
     tables = application()
     attach_tables(tables)
     config = environment(tables, hook=False)
@@ -123,14 +123,14 @@ def test_his_migrations_may_own_our_tables(bare_database: Database, environment:
     with pytest.raises(
         schema.UnusableSchema, match="nothing is changed: the tables were not created by `dispatcher migrate`"
     ):
-        schema.migrate(bare_database)
+        migration.migrate(bare_database)
     clear(config)
 
 
 def test_create_all_makes_the_same_tables_also_for_a_url_that_begins_with_mariadb(bare_database: Database) -> None:
-    schema.migrate(bare_database)
+    migration.migrate(bare_database)
     ours = definitions(bare_database)
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
     tables = MetaData()
     attach_tables(tables)
     url = bare_database.engine.url

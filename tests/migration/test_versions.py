@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
-from dispatcher.database import schema
+from dispatcher.database import migration, revisions, schema
 from dispatcher.database.mysql import Mysql
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import measure
@@ -77,7 +77,7 @@ def test_it_works_on_an_earlier_revision_and_says_what_is_missing(first: Databas
 
 def test_what_was_missing_is_used_after_the_migration(first: Database, plain_engine: Engine) -> None:
     schema.check(first)
-    assert schema.migrate(first) == schema.newest()
+    assert migration.migrate(first) == revisions.newest()
     assert schema.check(first).warning is None
     assert first.has(*dispatcher.c, installation.c.paused_by)
     use(first, plain_engine)
@@ -86,7 +86,7 @@ def test_what_was_missing_is_used_after_the_migration(first: Database, plain_eng
 def test_it_works_on_a_later_revision_and_leaves_it_as_it_is(database: Database, partner: Engine) -> None:
     with expanded(database):
         assert schema.check(database) == schema.Schema(NEXT)
-        assert schema.migrate(database) == NEXT
+        assert migration.migrate(database) == NEXT
         use(database, partner)
         (found,) = check_tables(database)
         assert found.level is Level.OK
@@ -97,15 +97,15 @@ def test_it_works_on_a_later_revision_and_leaves_it_as_it_is(database: Database,
 def test_another_major_version_is_refused(database: Database, revision: str) -> None:
     with database.engine.begin() as connection:
         connection.execute(sa.update(version_table(database)).values(version_num=revision))
-    for refuse in (schema.check, schema.migrate):
+    for refuse in (schema.check, migration.migrate):
         with pytest.raises(schema.UnusableSchema, match=f"at schema {revision}, which this program does not know"):
             refuse(database)
     with database.engine.begin() as connection:
-        connection.execute(sa.update(version_table(database)).values(version_num=schema.newest()))
+        connection.execute(sa.update(version_table(database)).values(version_num=revisions.newest()))
 
 
 def test_an_earlier_major_version_asks_for_the_migration(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_known", lambda: {FIRST, "0002", "0100"})
+    monkeypatch.setattr(revisions, "known", lambda: {FIRST, "0002", "0100"})
     with pytest.raises(
         schema.UnusableSchema, match="at schema 0002, this program needs 0100: run `dispatcher migrate`"
     ):
@@ -115,7 +115,7 @@ def test_an_earlier_major_version_asks_for_the_migration(database: Database, mon
 def test_tables_that_lack_a_column_of_the_first_revision_are_refused_and_left_alone(first: Database) -> None:
     """As an unreleased version made them: no migration would make them usable, and the old release would refuse the newer revision."""
     execute(first, "ALTER TABLE {}vercel_installation DROP COLUMN suspects")
-    for refuse in (schema.check, schema.migrate):
+    for refuse in (schema.check, migration.migrate):
         with pytest.raises(
             schema.UnusableSchema, match=r"the tables lack vercel_installation\.suspects: something else"
         ):
@@ -150,7 +150,7 @@ def test_it_keeps_the_rows_and_never_repeats_an_id(first: Database, plain_engine
     before = rows(first)
     with first.engine.begin() as connection:
         connection.execute(sa.delete(outbox).where(outbox.c.id == before[-1].id))
-    schema.migrate(first)
+    migration.migrate(first)
     assert rows(first) == before[:-1]
     with plain_engine.begin() as connection:
         write(connection, "db_4")
@@ -168,7 +168,7 @@ def test_an_empty_outbox_continues_its_ids_too(first: Database, plain_engine: En
         write(connection, "db_1")
     (before,) = rows(first)
     assert deliver(first) == ["db_1"]
-    schema.migrate(first)
+    migration.migrate(first)
     with plain_engine.begin() as connection:
         write(connection, "db_2")
     assert rows(first)[0].id > before.id
@@ -176,17 +176,17 @@ def test_an_empty_outbox_continues_its_ids_too(first: Database, plain_engine: En
 
 def test_it_goes_down_and_up_again(first: Database, plain_engine: Engine) -> None:
     earlier = definitions(first)
-    schema.migrate(first)
+    migration.migrate(first)
     newest = definitions(first)
     with plain_engine.begin() as connection:
         write(connection, "db_1")
         connection.execute(
             sa.text("INSERT INTO vercel_outbox (installation_id, type) VALUES ('icfg_1', 'installation.removed')")
         )
-    schema.downgrade(first, FIRST)
+    migration.downgrade(first, FIRST)
     assert without_dropped_columns(definitions(first)) == earlier
     assert [row.resource_id for row in rows_of_first(first)] == ["db_1"]
-    schema.migrate(first)
+    migration.migrate(first)
     assert without_dropped_columns(definitions(first)) == newest
 
 
@@ -223,7 +223,7 @@ def test_on_sqlite_what_partners_built_on_the_outbox_survives(first: Database, p
     with plain_engine.begin() as connection:
         connection.exec_driver_sql(ADD_RESOURCE.format("db_1"))
     before = partners_objects(first)
-    schema.migrate(first)
+    migration.migrate(first)
     assert partners_objects(first) == before
     with plain_engine.begin() as connection:
         connection.exec_driver_sql(ADD_RESOURCE.format("db_2"))
@@ -251,7 +251,7 @@ def test_on_sqlite_a_row_written_past_the_checks_does_not_stop_it(first: Databas
         )
         connection.exec_driver_sql("PRAGMA ignore_check_constraints = OFF")
     before = raw_rows(first)
-    schema.migrate(first)
+    migration.migrate(first)
     assert raw_rows(first) == before == [(b"\xff", "no", "7", "12")]
     with pytest.raises(DBAPIError, match="vercel_outbox_type_is_known"), plain_engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO vercel_outbox (installation_id, type) VALUES ('icfg_1', 'no')")
@@ -271,7 +271,7 @@ def test_on_sqlite_one_that_fails_changes_nothing(first: Database, plain_engine:
         write(connection, "db_1")
     before = definitions(first), rows(first)
     with pytest.raises(DBAPIError, match="vercel_outbox has 8 columns but 9 values were supplied"):
-        schema.migrate(first)
+        migration.migrate(first)
     assert (definitions(first), rows(first)) == before
     assert schema.check(first).revision == FIRST
 
@@ -290,12 +290,12 @@ def test_behind_a_long_transaction_it_lets_other_writes_through(
 ) -> None:
     monkeypatch.setattr(Mysql, "lock_seconds", 1)
     with ExitStack() as ends_last, open_transaction(plain_engine):
-        migrating = ends_last.enter_context(in_background(lambda: schema.migrate(first)))
+        migrating = ends_last.enter_context(in_background(lambda: migration.migrate(first)))
         for number in range(3):
             assert stays_blocked(migrating, first)
             with plain_engine.begin() as connection:
                 write(connection, f"db_{number}")
-    assert migrating.result(DEADLINE_SECONDS) == schema.newest()
+    assert migrating.result(DEADLINE_SECONDS) == revisions.newest()
     assert sorted(map(str, deliver(first))) == ["db_0", "db_1", "db_2", "db_slow"]
 
 
@@ -304,11 +304,11 @@ def test_behind_a_transaction_that_does_not_end_it_gives_up_and_says_so(
     first: Database, plain_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Mysql, "lock_seconds", 1)
-    monkeypatch.setattr(schema, "MAX_TRIES", 2)
-    monkeypatch.setattr(schema, "LOCKED_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(migration, "MAX_TRIES", 2)
+    monkeypatch.setattr(migration, "LOCKED_PAUSE_SECONDS", 0.01)
     with open_transaction(plain_engine), pytest.raises(schema.UnusableSchema, match="keeps a table locked"):
-        schema.migrate(first)
+        migration.migrate(first)
     assert schema.check(first).revision == FIRST
     assert deliver(first) == ["db_slow"]
-    assert schema.migrate(first) == schema.newest()
+    assert migration.migrate(first) == revisions.newest()
     assert count(first, dispatcher) == 0

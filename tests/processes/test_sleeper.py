@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from tests.processes.conftest import Stage, wait_until
 
@@ -27,16 +27,16 @@ INSERT = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES 
 def postgresql(stage: Stage, postgresql_url: str) -> Iterator[Database]:
     """Fresh tables with the trigger, and a service that is asleep."""
     database = open_database(postgresql_url)
-    schema.migrate(database)
-    schema.downgrade(database)  # removes the rows of an interrupted run
+    migration.migrate(database)
+    migration.downgrade(database)  # removes the rows of an interrupted run
     stage.environment |= {"DISPATCHER_DATABASE_URL": postgresql_url, "DISPATCHER_WAKEUP": "notify"}
     stage.environment |= {"DISPATCHER_POLL_INTERVAL": f"{POLL_SECONDS:g}s"}
-    schema.migrate(database)
+    migration.migrate(database)
     with database.engine.begin() as connection:
         connection.exec_driver_sql(stage.run("schema", "--dialect", "postgresql", "--wakeup").stdout)
     yield database
     stage.end()
-    schema.downgrade(database)
+    migration.downgrade(database)
     database.close()
 
 

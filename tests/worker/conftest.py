@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from dispatcher import ResourceUpdated, publish, store
 from dispatcher.credentials.sources import Credentials, StaticCredentials
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import installation
 from dispatcher.settings.settings import Settings
@@ -155,7 +155,7 @@ def pace() -> Pace:
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     opened = open_database(f"sqlite:///{tmp_path}/test.db")
-    schema.migrate(opened)
+    migration.migrate(opened)
     yield opened
     opened.close()
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from dispatcher import ResourceUpdated, publish
 from dispatcher.credentials.sources import StaticCredentials
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.engine import open_engine
 from dispatcher.database.sqlite import Sqlite
 from dispatcher.database.transactions import Database
@@ -59,7 +59,7 @@ class Simulation:
         engine = open_engine(f"sqlite:///{directory}/simulation.db")
         sa.event.listen(engine, "connect", self._set_clock)
         self.database = Database(engine, _SimulatedSqlite())
-        schema.migrate(self.database)
+        migration.migrate(self.database)
         self.workers = [self._hire(f"simulated {number}") for number in range(workers)]
 
     def _hire(self, name: str) -> Worker:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection
 
 from dispatcher import store
-from dispatcher.database import schema
+from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.outbox.tables import delivery, installation
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
@@ -53,7 +53,7 @@ def database(tmp_path: Path) -> Iterator[LockingDatabase]:
     opened = open_database(f"sqlite:///{tmp_path}/test.db")
     made = LockingDatabase(opened.engine, opened.dialect)
     sa.event.listen(made.engine, "before_execute", made.skip, retval=True)
-    schema.migrate(made)
+    migration.migrate(made)
     yield made
     made.close()
 

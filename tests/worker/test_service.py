@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher import store
-from dispatcher.database import schema
+from dispatcher.database import migration, schema
 from dispatcher.database.transactions import Database
 from dispatcher.service import housekeeping, service
 from dispatcher.service.health import Health
@@ -115,11 +115,11 @@ async def test_an_older_schema_is_named_and_used_in_full_once_it_is_migrated(
     with structlog.testing.capture_logs() as lines:
         async with running(bare_database, database_schema=bare_database.schema):
             assert not looked.is_set()
-            schema.migrate(bare_database)
+            migration.migrate(bare_database)
             assert await asyncio.to_thread(looked.wait, DEADLINE_SECONDS)
     (warning,) = (line for line in lines if line["event"] == "older schema")
     assert "Run `dispatcher migrate`" in warning["hint"]
-    schema.downgrade(bare_database)
+    migration.downgrade(bare_database)
 
 
 OAUTH = {

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sqlalchemy.exc import DBAPIError
 
-from dispatcher.database import schema
+from dispatcher.database import revisions, schema
 from dispatcher.database.notifier import Notifier, NotifierUnavailable
 from dispatcher.database.schema import UnusableSchema
 from dispatcher.database.transactions import Database
@@ -117,10 +117,10 @@ def _compare_tables(database: Database) -> Iterator[Finding]:
     elif found.is_newer:
         yield ok(
             "schema",
-            f"the tables are at revision {found.revision}, newer than this program ({schema.newest()}): that is fine",
+            f"the tables are at revision {found.revision}, newer than this program ({revisions.newest()}): that is fine",
         )
     else:
-        yield ok("schema", f"the tables are there, at revision {schema.newest()}")
+        yield ok("schema", f"the tables are there, at revision {revisions.newest()}")
 
 
 async def check_wakeup(settings: Settings, database: Database) -> list[Finding]:
