@@ -15,8 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from dispatcher.database.dialect import Assignments, Dialect
+from dispatcher.database.dialect import Dialect
 from dispatcher.database.raw_values import Raw, instant
+from dispatcher.database.statements import Assignments
 from dispatcher.outbox.columns import Timestamp
 from dispatcher.outbox.events import Subject
 
