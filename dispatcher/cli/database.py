@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 from dispatcher.database import schema
 from dispatcher.database.transactions import Database, open_database
-from dispatcher.settings.settings import Settings, variable_name
+from dispatcher.settings.environment import variable_name
+from dispatcher.settings.settings import Settings
 
 
 def is_named() -> bool:

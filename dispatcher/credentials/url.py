@@ -11,7 +11,7 @@ from typing_extensions import override
 from dispatcher.credentials.bearer_token import CredentialsUnavailable, NoCredential, check_installation_id
 from dispatcher.credentials.token_cache import Found
 from dispatcher.credentials.token_service import MAX_ANSWER_BYTES, TokenService, parse_json
-from dispatcher.settings.values import INSTALLATION_FIELD
+from dispatcher.settings.urls import INSTALLATION_FIELD
 from dispatcher.transport import Transport, get
 
 _TOKEN_FIELDS = ("token", "access_token")

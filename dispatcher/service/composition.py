@@ -12,7 +12,8 @@ from dispatcher import store
 from dispatcher.credentials.sources import open_credentials
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.policy.hosts import is_local
-from dispatcher.settings.settings import Settings, insecure_hosts
+from dispatcher.settings.contradictions import insecure_hosts
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Listener
 from dispatcher.telemetry.tracing import export_traces
 from dispatcher.transport import Network, open_transport

@@ -16,6 +16,8 @@ _SERVICE_LINK = re.compile(
 )
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://[0-9A-Fa-f.:\[\]]+:[0-9]+")
 """The value of such a variable that ends in `_PORT`. For a Service named "dispatcher-console" that is the name of a setting."""
+_SCHEMA_VARIABLE = "SCHEMA"
+"""Not the field's name: pydantic's BaseModel has a method called `schema`."""
 _MAX_FILE_BYTES = 65_536
 _MAX_NAME_LENGTH = 80
 
@@ -31,6 +33,11 @@ class Reading:
     """The variable as the user typed it, with `_FILE`."""
     unknown: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+
+
+def variable_name(field: str) -> str:
+    """Returns the environment variable of a field: `lease` → `DISPATCHER_LEASE`."""
+    return PREFIX + (_SCHEMA_VARIABLE if field == "database_schema" else field.upper())
 
 
 def read_environment(environ: Mapping[str, str], known: Iterable[str]) -> Reading:

@@ -1,8 +1,12 @@
 """Masks settings for display: passwords and the literals of SQL. Text that cannot be parsed unambiguously is masked entirely."""
 
 import re
+from collections.abc import Mapping
+
+from pydantic import SecretStr
 
 from dispatcher.database_url.address import read_address
+from dispatcher.settings.durations import format_duration
 
 MASK = "***"
 _NUMBER_OR_TEXT = r"""
@@ -48,6 +52,29 @@ def mask_query(sql: str) -> str:
     rest = sql[end:]
     doubtful = _DOUBTFUL.search(rest)
     return "".join([*kept, f"{rest[: doubtful.start()]}{MASK}" if doubtful else rest])
+
+
+_MASKS = {"oauth_token_url": mask_token_url, "credentials_url": mask_token_url, "credentials_query": mask_query}
+
+
+def show(field: str, value: object) -> str | None:
+    """Returns the value of a setting as people see it; None if it is not set."""
+    match value:
+        case SecretStr():
+            if field == "database_url":
+                return mask_database_url(value.get_secret_value()) or None
+            return MASK
+        case Mapping():
+            return ", ".join(f"{name}={MASK}" for name in value)
+        case tuple():
+            return ",".join(map(str, value)) or None
+        case bool():
+            return str(value).lower()
+        case float():
+            return format_duration(value)
+        case None:
+            return "off" if field in ("rate_limit", "global_rate_limit", "ops_port") else None
+    return _MASKS.get(field, str)(str(value))
 
 
 def _mask_pairs(query: str) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -14,16 +13,16 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
-from dispatcher.database_url.address import EXAMPLE_FILE, Address, family_of, read_address
-from dispatcher.policy.hosts import is_local
+from dispatcher.database_url.address import EXAMPLE_FILE, Address, read_address
 from dispatcher.policy.rate_window import RateLimit
-from dispatcher.settings.durations import DAY, HOUR, MINUTE, format_duration
-from dispatcher.settings.environment import PREFIX, Reading, read_environment
-from dispatcher.settings.masking import MASK, mask_database_url, mask_query, mask_token_url
+from dispatcher.settings.choices import AttemptLog, LogFormat, LogLevel, Wakeup
+from dispatcher.settings.contradictions import find_contradictions
+from dispatcher.settings.durations import DAY, HOUR, MINUTE
+from dispatcher.settings.environment import Reading, read_environment, variable_name
+from dispatcher.settings.masking import show
 from dispatcher.settings.values import (
     MAX_PORT,
     MAX_PROCESSES,
-    AttemptLog,
     BaseUrl,
     Choice,
     ConsoleToken,
@@ -33,8 +32,6 @@ from dispatcher.settings.values import (
     Flag,
     HeaderName,
     Host,
-    LogFormat,
-    LogLevel,
     Names,
     Networks,
     OauthParams,
@@ -50,7 +47,6 @@ from dispatcher.settings.values import (
     Text,
     Token,
     TokenUrl,
-    Wakeup,
     explain_constraint,
 )
 
@@ -63,17 +59,8 @@ __all__ = [
     "SettingsError",
     "Wakeup",
     "describe",
-    "insecure_hosts",
     "load_settings",
 ]
-
-LEASE_MARGIN_SECONDS = 1.0
-"""A request is started only if its lease outlasts its deadline by this much; a shorter lease would send nothing."""
-MAX_REQUESTS_PER_WINDOW = 4_000
-"""Their times are kept in the installation's row, as text of at most 64 KiB on MySQL and MariaDB."""
-_MASKS = {"oauth_token_url": mask_token_url, "credentials_url": mask_token_url, "credentials_query": mask_query}
-_SCHEMA_VARIABLE = "SCHEMA"
-"""Not the field's name: pydantic's BaseModel has a method called `schema`."""
 
 Wait = Annotated[Seconds, Field(ge=0.001, le=HOUR), ParsedDuration]
 Delay = Annotated[Seconds, Field(ge=0.0, le=DAY), ParsedDuration]
@@ -184,14 +171,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
-        problems = [*_find_contradictions(self), *_find_insecure_urls(self), *_find_credential_conflicts(self)]
-        if problems:
+        if problems := list(find_contradictions(self)):
             raise ValueError("; ".join(problems))
         return self
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name in type(self).model_fields:
-            yield name, _show(name, getattr(self, name))
+            yield name, show(name, getattr(self, name))
 
 
 class _Variables(PydanticBaseSettingsSource):
@@ -226,14 +212,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 def describe(settings: Settings) -> list[SettingLine]:
     """Returns each setting with its secrets redacted; its source is `default`, `environment`, `file PATH` or `argument`."""
     return [
-        SettingLine(variable_name(field), _show(field, getattr(settings, field)), _find_source(settings, field))
+        SettingLine(variable_name(field), show(field, getattr(settings, field)), _find_source(settings, field))
         for field in Settings.model_fields
     ]
-
-
-def variable_name(field: str) -> str:
-    """Returns the environment variable of a field: `lease` → `DISPATCHER_LEASE`."""
-    return PREFIX + (_SCHEMA_VARIABLE if field == "database_schema" else field.upper())
 
 
 def _check(reading: Reading) -> Settings | list[str]:
@@ -264,85 +245,8 @@ def _explain(error: ErrorDetails, reading: Reading) -> str:
     return f"{reading.typed_names[name]} {problem}"
 
 
-def _find_contradictions(settings: Settings) -> Iterator[str]:
-    if settings.lease < settings.request_timeout + LEASE_MARGIN_SECONDS:
-        least, margin = map(format_duration, (settings.request_timeout + LEASE_MARGIN_SECONDS, LEASE_MARGIN_SECONDS))
-        yield f"DISPATCHER_LEASE must be at least {least}, which is DISPATCHER_REQUEST_TIMEOUT plus {margin}: lengthen it"
-    if settings.backoff_cap < settings.backoff_base:
-        yield "DISPATCHER_BACKOFF_CAP must not be shorter than DISPATCHER_BACKOFF_BASE: lengthen it"
-    if settings.rate_limit is not None and settings.rate_limit.requests > MAX_REQUESTS_PER_WINDOW:
-        most = f"at most {MAX_REQUESTS_PER_WINDOW} requests, whose times an installation's row holds"
-        yield f"DISPATCHER_RATE_LIMIT must name {most}: name fewer in a shorter time, such as 100/1s"
-    if family_of(settings.database_url.get_secret_value()) in ("postgresql", None):
-        return
-    if settings.wakeup is Wakeup.NOTIFY:
-        yield "DISPATCHER_WAKEUP=notify needs a postgresql:// URL in DISPATCHER_DATABASE_URL: set it to poll"
-    if settings.database_schema is not None:
-        yield "DISPATCHER_SCHEMA needs a postgresql:// URL in DISPATCHER_DATABASE_URL: unset it"
-
-
-def insecure_hosts(settings: Settings) -> list[tuple[str, str]]:
-    """Returns each variable whose URL sends tokens in clear text, with its host."""
-    urls = {field: getattr(settings, field) for field in ("vercel_base_url", "credentials_url", "oauth_token_url")}
-    return [
-        (variable_name(field), urlsplit(url).hostname or "")
-        for field, url in urls.items()
-        if url is not None and not url.lower().startswith("https://")
-    ]
-
-
-def _find_insecure_urls(settings: Settings) -> Iterator[str]:
-    if settings.allow_insecure_base_url:
-        return
-    for name, host in insecure_hosts(settings):
-        if name == variable_name("credentials_url") and is_local(host):
-            continue  # a service of the partner's own, often in the same pod
-        yield f"{name} must begin with https:// (for tests: {PREFIX}ALLOW_INSECURE_BASE_URL=true)"
-
-
-def _find_credential_conflicts(settings: Settings) -> Iterator[str]:
-    oauth = {
-        variable_name(field): getattr(settings, field)
-        for field in ("oauth_token_url", "oauth_client_id", "oauth_client_secret")
-    }
-    missing = [name for name, value in oauth.items() if value is None]
-    wants_oauth = len(missing) < len(oauth) or settings.oauth_params is not None
-    if wants_oauth and missing:
-        yield f"the OAuth settings are incomplete: set {', '.join(missing)} as well, or none of DISPATCHER_OAUTH_…"
-    if settings.credentials_url_token is not None and settings.credentials_url is None:
-        yield "DISPATCHER_CREDENTIALS_URL_TOKEN goes with DISPATCHER_CREDENTIALS_URL: set that as well, or unset it"
-    sources = [
-        variable_name(field)
-        for field in ("vercel_token", "credentials_query", "credentials_dir", "credentials_url")
-        if getattr(settings, field) is not None
-    ]
-    if wants_oauth:
-        sources.append("DISPATCHER_OAUTH_…")
-    if len(sources) > 1:
-        yield f"{', '.join(sources)} are several sources of credentials: keep one of them"
-
-
 def _find_source(settings: Settings, field: str) -> str:
     if field in settings._files:
         file = settings._files[field]
         return "environment" if file is None else f"file {file}"
     return "argument" if field in settings.model_fields_set else "default"
-
-
-def _show(field: str, value: object) -> str | None:
-    match value:
-        case SecretStr():
-            if field == "database_url":
-                return mask_database_url(value.get_secret_value()) or None
-            return MASK
-        case Mapping():
-            return ", ".join(f"{name}={MASK}" for name in value)
-        case tuple():
-            return ",".join(map(str, value)) or None
-        case bool():
-            return str(value).lower()
-        case float():
-            return format_duration(value)
-        case None:
-            return "off" if field in ("rate_limit", "global_rate_limit", "ops_port") else None
-    return _MASKS.get(field, str)(str(value))

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
@@ -21,13 +20,13 @@ from dispatcher.database_url.address import read_address
 from dispatcher.outbox.schema import parse_name
 from dispatcher.policy.rate_window import RateLimit
 from dispatcher.settings.durations import DAY, echo, format_duration, parse_duration
+from dispatcher.settings.urls import parse_base_url, parse_credentials_url, parse_token_url
 
 Seconds = float
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
-INSTALLATION_FIELD = "{installation_id}"
 _INSTALLATION_BIND = re.compile(r"(?<![:\w\\]):installation_id\b")
 _MAX_TOKEN_LENGTH = 512
 BEARER_TOKEN = re.compile(rf"[\x21-\x7e]{{1,{_MAX_TOKEN_LENGTH}}}")
@@ -37,37 +36,6 @@ MIN_CONSOLE_TOKEN_LENGTH = 32
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 MAX_PROCESSES = 64
-
-
-class Wakeup(StrEnum):
-    """How the service learns of new events: by polling, or (PostgreSQL) also by notifications."""
-
-    POLL = "poll"
-    NOTIFY = "notify"
-
-
-class AttemptLog(StrEnum):
-    """Which requests the log of attempts has a row for."""
-
-    ALL = "all"
-    FAILURES = "failures"
-
-
-class LogFormat(StrEnum):
-    """The format of log lines; `auto` is `text` on a terminal and `json` elsewhere."""
-
-    AUTO = "auto"
-    JSON = "json"
-    TEXT = "text"
-
-
-class LogLevel(StrEnum):
-    """The lowest severity that is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 def parse_number(value: object) -> int:
@@ -187,50 +155,6 @@ def parse_database_url(value: object) -> SecretStr:
     text = reveal(value)
     read_address(text)
     return SecretStr(text)
-
-
-def parse_base_url(value: object) -> str:
-    """Parses the URL of Vercel's API; returns it without a trailing slash. Raises ValueError."""
-    url = _parse_url(str(value))
-    if url.query or url.fragment or "?" in str(value) or "#" in str(value):
-        raise ValueError("must not hold a query or a fragment: write it like https://api.vercel.com")
-    return str(value).rstrip("/")
-
-
-def parse_token_url(value: object) -> str:
-    """Parses the URL of an OAuth token endpoint. Raises ValueError."""
-    if _parse_url(str(value)).fragment:
-        raise ValueError("must not hold a fragment (#…)")
-    return str(value)
-
-
-def parse_credentials_url(value: object) -> str:
-    """Parses the URL that answers the token of `{installation_id}`. Raises ValueError."""
-    url = _parse_url(str(value))
-    if url.fragment:
-        raise ValueError("must not hold a fragment (#…)")
-    if INSTALLATION_FIELD in url.netloc or INSTALLATION_FIELD not in url.path + url.query:
-        raise ValueError(
-            f"must hold {INSTALLATION_FIELD} in its path or its query: write it like"
-            f" https://partner.example.com/vercel-tokens/{INSTALLATION_FIELD}"
-        )
-    return str(value)
-
-
-def _parse_url(text: str) -> SplitResult:
-    malformed = ValueError("is not a URL: write one like https://api.vercel.com")
-    if not _PRINTABLE.fullmatch(text) or "\\" in text:
-        raise malformed
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        raise malformed from None
-    if url.scheme not in ("https", "http") or not url.hostname or port == 0:
-        raise malformed
-    if "@" in url.netloc:
-        raise ValueError("must not hold a user name or password")
-    return url
 
 
 def parse_header_name(value: object) -> str:

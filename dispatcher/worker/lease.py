@@ -9,7 +9,7 @@ from dispatcher.policy.decision import Action, Decision, Policy
 from dispatcher.policy.installation_breaker import InstallationBreaker
 from dispatcher.policy.outcome import Outcome
 from dispatcher.policy.rate_window import RateWindow
-from dispatcher.settings.settings import LEASE_MARGIN_SECONDS
+from dispatcher.settings.contradictions import LEASE_MARGIN_SECONDS
 from dispatcher.store import Delivery, InstallationState, Leased
 
 

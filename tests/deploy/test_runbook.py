@@ -16,7 +16,8 @@ import pytest
 
 from dispatcher.cli.exits import Exit
 from dispatcher.policy.decision import DeadLetterReason, PauseReason
-from dispatcher.settings.settings import Settings, variable_name
+from dispatcher.settings.environment import variable_name
+from dispatcher.settings.settings import Settings
 from tests.deploy.documents import DEPLOY, blocks, commands, read, read_yaml, sections, table
 from tests.processes.conftest import HTTP, free_port, wait_until
 

@@ -7,7 +7,7 @@ from dispatcher.policy.decision import Action, Decision, PauseReason, Policy
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS, FULL_SPEED_REQUESTS
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
-from dispatcher.settings.settings import LEASE_MARGIN_SECONDS
+from dispatcher.settings.contradictions import LEASE_MARGIN_SECONDS
 from dispatcher.store import LONG_AGO, Delivery, Leased
 from dispatcher.worker.lease import Clock, HeldLease
 

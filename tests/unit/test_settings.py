@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from dispatcher.policy.rate_window import RateLimit
+from dispatcher.settings.environment import variable_name
 from dispatcher.settings.settings import (
     AttemptLog,
     LogFormat,
@@ -17,7 +18,6 @@ from dispatcher.settings.settings import (
     Wakeup,
     describe,
     load_settings,
-    variable_name,
 )
 from tests.unit.loading import CANARY, load, refuse
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.policy.rate_window import RateLimit
-from dispatcher.settings.settings import Settings, variable_name
+from dispatcher.settings.environment import variable_name
+from dispatcher.settings.settings import Settings
 from tests.unit.loading import CANARY, attempt, load, refuse
 
 

@@ -20,7 +20,8 @@ from dispatcher.policy.decision import Action, PauseReason
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.policy.rate_window import RateLimit, RateWindow
-from dispatcher.settings.settings import LEASE_MARGIN_SECONDS, Settings
+from dispatcher.settings.contradictions import LEASE_MARGIN_SECONDS
+from dispatcher.settings.settings import Settings
 from dispatcher.store import Delivery, Leased
 from dispatcher.telemetry import (
     Answered,
