@@ -1,6 +1,5 @@
 """The causes of the unresolved dead letters: those with the same reason, status and beginning of the error."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,15 +11,12 @@ from sqlalchemy import Row
 
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import MAX_COUNTED_ROWS
+from dispatcher.inspection.error_prefix import MAX_PREFIX_LENGTH, error_prefix
 from dispatcher.outbox.tables import dead_letter
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.store.dead_letters import NO_ERROR, NO_STATUS, Filter, is_unresolved
 
 MAX_CAUSES = 50
-MAX_PREFIX_LENGTH = 200
-"""Characters of an error that are compared; the prefix of a filter may be longer."""
-_NUMBER = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]*[0-9]")
-"""A number, with the letters before it: hexadecimal ids begin with either."""
 _Key = tuple[str, int, str]
 """The reason, the status and the prefix of the error."""
 
@@ -104,22 +100,8 @@ def _grouped(rows: Iterable[Row[Any]], at_least: int) -> Iterator[Cause]:
 
 
 def _prefix(row: Row[Any], at_least: int) -> str:
-    """Returns the error up to the first number or id of this dead letter, but never without its first character: the empty prefix would
-    select every error.
-    """
-    error: str = row.error or NO_ERROR
-    number = _NUMBER.search(error, 1)
     ids = (row.installation_id, row.resource_id, row.product_id, row.billing_plan_id)
-    ends = [_find(error, id_) for id_ in ids if id_] + ([number.start()] if number else [])
-    return error[: max(at_least, min(filter(None, ends), default=MAX_PREFIX_LENGTH))]
-
-
-def _find(error: str, id_: str) -> int | None:
-    """Returns where the id stands in the error as a word of its own, after the first character; None if it does not."""
-    start = error.find(id_, 1)
-    end = start + len(id_)
-    is_word = start > 0 and not error[start - 1].isalnum() and not error[end : end + 1].isalnum()
-    return start if is_word else None
+    return error_prefix(row.error or NO_ERROR, ids, at_least)
 
 
 def _continues(longer: _Key, shorter: _Key) -> bool:

@@ -1,18 +1,15 @@
 """The newest requests, grouped by what they came to."""
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 
 from dispatcher.database.transactions import Database
+from dispatcher.inspection.error_prefix import error_prefix
 from dispatcher.inspection.requests import RequestFilter, Scope, read_searched
 from dispatcher.store.attempt_log import Attempt
 
 MAX_GROUPED_ROWS = 5_000
 """The newest requests that are grouped at most."""
-MAX_PREFIX_LENGTH = 200
-_NUMBER = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]*[0-9]")
-"""A number, with the letters before it: hexadecimal ids begin with either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +59,5 @@ def _group(requests: list[Attempt]) -> RequestGroup:
 
 
 def _prefix(request: Attempt) -> str | None:
-    error = request.error
-    if error is None:
-        return None
-    number = _NUMBER.search(error)
     ids = (request.installation_id, request.resource_id, request.product_id)
-    ends = [error.find(id_) for id_ in ids if id_] + ([number.start()] if number else [])
-    return error[: min((end for end in ends if end >= 0), default=MAX_PREFIX_LENGTH)]
+    return None if request.error is None else error_prefix(request.error, ids)

@@ -7,8 +7,9 @@ import pytest
 import sqlalchemy as sa
 
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.causes import MAX_PREFIX_LENGTH, Cause, Causes, causes
+from dispatcher.inspection.causes import Cause, Causes, causes
 from dispatcher.inspection.dead_letters import list_dead_letters, plan
+from dispatcher.inspection.error_prefix import MAX_PREFIX_LENGTH
 from dispatcher.outbox.tables import dead_letter
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.store.dead_letters import UNSIGNED, Filter, discard

@@ -127,7 +127,7 @@ def test_requests_are_grouped_by_what_they_came_to(database: Database, partner: 
     send(database, partner, "db_6", "db_7", fails=True)
     for resource in ("db_3", "main", "db_5"):
         explain_failure(database, resource, 400, "bad_request", f"no product {resource} of 7f3a")
-    explain_failure(database, "db_6", 400, "bad_request", "another error")
+    explain_failure(database, "db_6", 400, "bad_request", "503 Service Unavailable")
     found = group_requests(database, ALL)
     largest, delivered, *others = found.groups
     assert (largest.outcome, largest.status, largest.error_code, largest.error_prefix) == (
@@ -139,7 +139,7 @@ def test_requests_are_grouped_by_what_they_came_to(database: Database, partner: 
     assert (largest.requests, largest.installations, largest.newest.resource_id) == (3, 2, "db_5")
     assert largest.first_at < largest.newest.at
     assert (delivered.outcome, delivered.error_prefix, delivered.requests) == ("delivered", None, 2)
-    assert sorted(str(one.error_prefix) for one in others) == ["None", "another error"]
+    assert sorted(str(one.error_prefix) for one in others) == ["503 Service Unavailable", "None"]
     assert (found.scope.requests, found.scope.complete) == (7, True)
 
 
