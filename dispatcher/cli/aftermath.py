@@ -1,14 +1,14 @@
 """`dispatcher dead-letters aftermath`: what became of the dead letters that were replayed."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 import typer
 
 from dispatcher.cli.database import checked
-from dispatcher.cli.dead_letter_filter import Ids, OfError, OfReason, OfStatus, chosen
+from dispatcher.cli.dead_letter_filter import Choice, Ids, with_choice
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.cli.options import AsJson, OfInstallation, OfResource, parse_since
+from dispatcher.cli.options import AsJson, parse_since
 from dispatcher.cli.output import number, print_facts, print_json
 from dispatcher.inspection.aftermath import Aftermath, Replays, aftermath
 from dispatcher.settings.settings import load_settings
@@ -20,15 +20,16 @@ ReplayedSince = Annotated[str | None, typer.Option("--since", metavar="WHEN", he
 ReplayedBy = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Replayed by this person.")]
 
 
+@dataclass(frozen=True, slots=True)
+class ChoiceOfReplays(Choice):
+    since: ReplayedSince = None
+
+
 @app.command("aftermath")
+@with_choice
 def aftermath_(
+    choice: ChoiceOfReplays,
     id_: Ids = None,
-    installation: OfInstallation = None,
-    resource: OfResource = None,
-    reason: OfReason = None,
-    status: OfStatus = None,
-    error: OfError = None,
-    since: ReplayedSince = None,
     by: ReplayedBy = None,
     as_json: AsJson = False,
 ) -> None:
@@ -42,8 +43,8 @@ def aftermath_(
     dispatcher dead-letters aftermath --id 7
     """
     with checked(load_settings()) as database:
-        wanted = chosen(database, id_, installation, resource, reason, status, error, since=None)
-        found = aftermath(database, Replays(wanted, parse_since(since, database.now), by))
+        wanted = replace(choice, since=None).filter(database, id_)
+        found = aftermath(database, Replays(wanted, parse_since(choice.since, database.now), by))
     if not found.dead_letters:
         raise CommandFailed("no dead letter that matches was replayed", Exit.NOTHING_MATCHED)
     if as_json:

@@ -6,9 +6,9 @@ from dataclasses import asdict
 import typer
 
 from dispatcher.cli.database import checked
-from dispatcher.cli.dead_letter_filter import OfError, OfReason, OfStatus, chosen
+from dispatcher.cli.dead_letter_filter import Choice, with_choice
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.cli.options import AsJson, Limit, OfInstallation, OfResource, Since
+from dispatcher.cli.options import AsJson, Limit
 from dispatcher.cli.output import number, print_columns, print_json
 from dispatcher.inspection.causes import MAX_CAUSES, Cause, causes
 from dispatcher.settings.settings import load_settings
@@ -18,13 +18,9 @@ app = typer.Typer()
 
 
 @app.command("causes")
+@with_choice
 def causes_(
-    installation: OfInstallation = None,
-    resource: OfResource = None,
-    reason: OfReason = None,
-    status: OfStatus = None,
-    error: OfError = None,
-    since: Since = None,
+    choice: Choice,
     limit: Limit = MAX_CAUSES,
     as_json: AsJson = False,
 ) -> None:
@@ -37,12 +33,12 @@ def causes_(
     dispatcher dead-letters causes --since 24h
     """
     with checked(load_settings()) as database:
-        wanted = chosen(database, None, installation, resource, reason, status, error, since)
+        wanted = choice.filter(database)
         found = causes(database, wanted, limit)
     if not found.largest:
         none = "no unresolved dead letter matches" if wanted.conditions else "no unresolved dead letters"
         raise CommandFailed(none, Exit.NOTHING_MATCHED)
-    others = {"--installation": installation, "--resource": resource, "--since": since}
+    others = {"--installation": choice.installation, "--resource": choice.resource, "--since": choice.since}
     commands = [_command(one, others) for one in found.largest]
     if as_json:
         for one, command in zip(found.largest, commands, strict=True):

@@ -1,10 +1,14 @@
 """The options that choose dead letters, which several commands share."""
 
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Signature, signature
+from typing import Annotated, Any
 
 import typer
 
-from dispatcher.cli.options import parse_since
+from dispatcher.cli.options import OfInstallation, OfResource, Since, parse_since
 from dispatcher.database.transactions import Database
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.store.dead_letters import Filter
@@ -23,25 +27,39 @@ _ERROR = 'Those whose error begins with exactly this text; "": without one.'
 OfError = Annotated[str | None, typer.Option("--error", metavar="TEXT", help=_ERROR)]
 
 
-def chosen(
-    database: Database,
-    ids: list[int] | None,
-    installation: str | None,
-    resource: str | None,
-    reason: DeadLetterReason | None,
-    status: int | None,
-    error: str | None,
-    since: str | None,
-    before: int | None = None,
-) -> Filter:
-    """Returns the filter that the options mean. Raises CommandFailed if `since` cannot be read."""
-    return Filter(
-        ids or (),
-        installation,
-        resource,
-        reason,
-        parse_since(since, database.now),
-        status=status,
-        error_prefix=error,
-        before=before,
-    )
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the options say that every command about several dead letters has."""
+
+    installation: OfInstallation = None
+    resource: OfResource = None
+    reason: OfReason = None
+    status: OfStatus = None
+    error: OfError = None
+    since: Since = None
+
+    def filter(self, database: Database, ids: Sequence[int] | None = None, before: int | None = None) -> Filter:
+        """Returns what they select. Raises CommandFailed if `since` cannot be read."""
+        return Filter(
+            ids or (),
+            self.installation,
+            self.resource,
+            self.reason,
+            parse_since(self.since, database.now),
+            status=self.status,
+            error_prefix=self.error,
+            before=before,
+        )
+
+
+def with_choice(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives the command the options of its first parameter, a `Choice`, each by itself: typer knows no groups of options."""
+    choice, *own = signature(command).parameters.values()
+    options = signature(choice.annotation).parameters
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        command(choice.annotation(**{name: given.pop(name) for name in options}), **given)
+
+    run.__signature__ = Signature([*options.values(), *own])  # type: ignore[attr-defined]  # typer reads it
+    return run

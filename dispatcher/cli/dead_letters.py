@@ -8,9 +8,9 @@ import typer
 from dispatcher.cli import aftermath, causes
 from dispatcher.cli.confirmation import confirm, progress
 from dispatcher.cli.database import checked
-from dispatcher.cli.dead_letter_filter import MAX_ID, Ids, OfError, OfReason, OfStatus, chosen
+from dispatcher.cli.dead_letter_filter import MAX_ID, Choice, Ids, with_choice
 from dispatcher.cli.exits import CommandFailed, Exit
-from dispatcher.cli.options import AsJson, DryRun, Limit, OfInstallation, OfResource, Since, Yes
+from dispatcher.cli.options import AsJson, DryRun, Limit, Yes
 from dispatcher.cli.output import cut, number, print_columns, print_facts, print_json, shown
 from dispatcher.cli.signature import By, Note, sign
 from dispatcher.database.transactions import Database
@@ -45,14 +45,10 @@ All = Annotated[bool, typer.Option("--all", help="All unresolved ones; not with 
 
 
 @app.command("list")
+@with_choice
 def list_(
+    choice: Choice,
     id_: Ids = None,
-    installation: OfInstallation = None,
-    resource: OfResource = None,
-    reason: OfReason = None,
-    status: OfStatus = None,
-    error: OfError = None,
-    since: Since = None,
     before: Before = None,
     resolved: Annotated[bool, typer.Option("--resolved", help="Include resolved ones.")] = False,
     limit: Limit = 50,
@@ -68,7 +64,7 @@ def list_(
     dispatcher dead-letters list --reason rejected --error "billing plan plan_"
     """
     with checked(load_settings()) as database:
-        wanted = chosen(database, id_, installation, resource, reason, status, error, since, before)
+        wanted = choice.filter(database, id_, before)
         letters = list_dead_letters(database, wanted, limit, resolved=resolved)
     if as_json:
         for letter in letters:
@@ -156,14 +152,10 @@ def _attempt(one: Attempt) -> tuple[object, ...]:
 
 
 @app.command("replay")
+@with_choice
 def replay_(
+    choice: Choice,
     id_: Ids = None,
-    installation: OfInstallation = None,
-    resource: OfResource = None,
-    reason: OfReason = None,
-    status: OfStatus = None,
-    error: OfError = None,
-    since: Since = None,
     oldest: Oldest = None,
     all_: All = False,
     by: By = None,
@@ -186,7 +178,7 @@ def replay_(
     settings = load_settings()
     signature = sign(by, note)
     with checked(settings) as database:
-        wanted = chosen(database, id_, installation, resource, reason, status, error, since)
+        wanted = choice.filter(database, id_)
         planned = _plan(database, wanted, oldest, all_=all_, for_replay=True)
         if not dry_run and planned.malformed == planned.dead_letters:
             raise CommandFailed(f"nothing can be replayed. {_malformed(planned)}")
@@ -201,14 +193,10 @@ def replay_(
 
 
 @app.command("discard")
+@with_choice
 def discard_(
+    choice: Choice,
     id_: Ids = None,
-    installation: OfInstallation = None,
-    resource: OfResource = None,
-    reason: OfReason = None,
-    status: OfStatus = None,
-    error: OfError = None,
-    since: Since = None,
     oldest: Oldest = None,
     all_: All = False,
     by: By = None,
@@ -228,7 +216,7 @@ def discard_(
     settings = load_settings()
     signature = sign(by, note)
     with checked(settings) as database:
-        wanted = chosen(database, id_, installation, resource, reason, status, error, since)
+        wanted = choice.filter(database, id_)
         planned = _plan(database, wanted, oldest, all_=all_)
         account = {"dead_letters": planned.dead_letters, "discarded": 0}
         if not dry_run:
