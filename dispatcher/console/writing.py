@@ -1,7 +1,6 @@
 """The database as actions change it, and whether it takes changes."""
 
 import time
-from collections.abc import Callable
 
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.checks.database import check_writes
@@ -23,17 +22,16 @@ def open_for_writing(settings: Settings) -> Database:
 class Refusal:
     """Why the database takes no changes from its user at present; looked up once a minute."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._clock = clock
-        self._ends_at = clock()
+        self._ends_at = time.monotonic()
         self._why: str | None = None
 
     def __call__(self) -> str | None:
         """Returns the reason, or None if it takes them."""
-        if self._clock() >= self._ends_at:
+        if time.monotonic() >= self._ends_at:
             self._why = self._look()
-            self._ends_at = self._clock() + MINUTE
+            self._ends_at = time.monotonic() + MINUTE
         return self._why
 
     def _look(self) -> str | None:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,14 +39,13 @@ class QueryCredentials:
         *,
         deadline: float,
         max_look_ups: int = 8,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._engine = database.engine.execution_options(reads_only=True)
         self._query = sa.text(query)
         self._ttl = ttl
         self._deadline = deadline
-        self._cache = TokenCache(self._find, clock)
+        self._cache = TokenCache(self._find, time.monotonic)
         self._executor = ThreadPoolExecutor(max_look_ups, thread_name_prefix="credentials")
         self._threads: dict[str, int] = {}
         """The thread that runs the query of each installation."""

@@ -20,11 +20,10 @@ class Health:
         *,
         poll_interval: float = 0.0,
         live_seconds: float = LIVE_SECONDS,
-        ready_seconds: float = READY_SECONDS,
     ) -> None:
         self._clock = clock
         self._live_seconds = live_seconds + poll_interval
-        self._ready_seconds = ready_seconds + poll_interval
+        self._ready_seconds = READY_SECONDS + poll_interval
         self._ticked_at = clock()
         self._succeeded_at: float | None = None
         self._failure: str | None = None
