@@ -28,7 +28,7 @@ def opened(settings: Settings) -> Iterator[Database]:
 
 @contextmanager
 def checked(settings: Settings) -> Iterator[Database]:
-    """Like `opened`. Raises UnusableSchema unless the database exists and its tables are of this program's version."""
+    """Like `opened`. Raises UnusableSchema unless the database exists and this program can work with its tables."""
     with opened(settings) as database:
         schema.refuse_missing_file(database)
         schema.check(database)

@@ -29,7 +29,7 @@ OfError = Annotated[str | None, typer.Option("--error", metavar="TEXT", help=_ER
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the options say that every command about several dead letters has."""
+    """The values of the options that every command on several dead letters has."""
 
     installation: OfInstallation = None
     resource: OfResource = None

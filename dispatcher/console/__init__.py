@@ -1,1 +1,1 @@
-"""The web pages for operators: a view of what the commands show."""
+"""The web pages for operators: what the commands show and, with `--write`, what they change."""
