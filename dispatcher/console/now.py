@@ -11,7 +11,6 @@ from starlette.routing import Route
 
 from dispatcher.console.dead_letter_filter import Wanted
 from dispatcher.console.dead_letters import MAX_GROUPED_ROWS
-from dispatcher.console.links import explain_link
 from dispatcher.console.minutes import Minutes, draw
 from dispatcher.console.pages import Pages
 from dispatcher.console.reading import Reading, Unreadable
@@ -22,6 +21,7 @@ from dispatcher.inspection.minutes import Minute
 from dispatcher.inspection.status import Concern, Recent, Status, concerns
 from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.store.dead_letters import Filter
+from dispatcher.telemetry.console_links import explain_link
 
 MAX_CAUSES = 5
 """Causes of dead letters that are named, the largest first."""

@@ -15,11 +15,11 @@ from starlette.responses import HTMLResponse, Response
 
 from dispatcher import __version__
 from dispatcher.console.assets import Assets
-from dispatcher.console.links import explain_link, installation_link
 from dispatcher.console.reading import Reader, Reading
 from dispatcher.console.selection import options_of, query_of
 from dispatcher.settings.durations import age
 from dispatcher.settings.settings import Settings
+from dispatcher.telemetry.console_links import explain_link, installation_link
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _TIME = re.compile(r'<time id="(?:as-of|now)"[^>]*>[^<]*|(<time\b[^>]*>)[^<]*')

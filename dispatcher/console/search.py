@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from dispatcher.console.links import explain_link, installation_link
+from dispatcher.telemetry.console_links import explain_link, installation_link
 
 _INSTALLATION = "icfg_"
 

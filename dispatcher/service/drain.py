@@ -62,7 +62,7 @@ async def drain(
 
     `progress` is called with the tally after each tick. Raises the errors of `run`, and the database's.
     """
-    stop, tally, log = asyncio.Event(), Tally(), Log()
+    stop, tally, log = asyncio.Event(), Tally(), Log(settings.console_url)
     stop_on_signals(stop, settings.shutdown_grace)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
 

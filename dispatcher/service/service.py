@@ -50,7 +50,7 @@ async def run(
     begin_stop = stop_on_signals(stop, settings.shutdown_grace)
     if parent is not None:
         stop_with_parent(begin_stop)
-    log = Log()
+    log = Log(settings.console_url)
     health, metrics = Health(poll_interval=settings.poll_interval), Metrics(version("vercel-outbox-dispatcher"))
     report = listen(health, metrics, log)
     async with (

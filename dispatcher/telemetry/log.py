@@ -10,6 +10,7 @@ import structlog
 
 from dispatcher.policy.decision import Action
 from dispatcher.store import Answer
+from dispatcher.telemetry.console_links import dead_letters_link, explain_link, installation_link
 from dispatcher.telemetry.repetition import Repetition
 from dispatcher.telemetry.reports import (
     Answered,
@@ -33,12 +34,13 @@ WINDOW_SECONDS = 10.0
 
 class Log:
     """Writes each attempt at debug level, and each noteworthy change above it. Of each kind, the first few lines of a window are
-    written, then one that counts the rest.
+    written, then one that counts the rest. With the URL of the console, lines about a pause or a dead letter link to its pages.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console_url: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = structlog.get_logger("dispatcher")
         self._debug = logging.getLogger("dispatcher").isEnabledFor(logging.DEBUG)
+        self._console_url = console_url
         self._clock = clock
         self._window_ends = clock() + WINDOW_SECONDS
         self._repetition: Repetition[tuple[int, str, str | None]] = Repetition()
@@ -53,16 +55,14 @@ class Log:
             case LeaseLost(installations):
                 self._write(logging.WARNING, "lease lost", installations=installations)
             case CrashBuried(deliveries):
-                why = "lease expired each time"
-                self._write(logging.ERROR, "dead letter", reason="exhausted", deliveries=deliveries, why=why)
+                fields = {"deliveries": deliveries, "why": "lease expired each time"}
+                self._write_dead_letter("exhausted", dead_letters_link("exhausted"), fields)
             case Stranded(installations):
                 self._write(logging.ERROR, "stranded installations fixed", installations=installations)
             case MalformedBuried():
-                self._write(logging.ERROR, "dead letter", reason="malformed", **_given(asdict(report)))
-            case InstallationPaused(installation_id, reason):
-                self._write(
-                    logging.WARNING, "installation paused", reason=reason.value, installation_id=installation_id
-                )
+                self._write_dead_letter("malformed", dead_letters_link("malformed"), _given(asdict(report)))
+            case InstallationPaused():
+                self._write_pause(report)
             case InstallationResumed(installation_id):
                 self._write(logging.INFO, "installation resumed", installation_id=installation_id)
             case InstallationForgotten(installation_id, purged, resolved):
@@ -119,6 +119,23 @@ class Log:
         if self._repetition.allows((level, event, reason)):
             self._log.log(level, event, **({} if reason is None else {"reason": reason}), **fields)
 
+    def _write_dead_letter(self, reason: str | None, link: str, fields: Mapping[str, object]) -> None:
+        self._write(logging.ERROR, "dead letter", reason=reason, **fields, **self._console(link))
+
+    def _write_pause(self, paused: InstallationPaused) -> None:
+        id_, link = paused.installation_id, installation_link(paused.installation_id)
+        self._write(
+            logging.WARNING,
+            "installation paused",
+            reason=paused.reason.value,
+            installation_id=id_,
+            **self._console(link),
+        )
+
+    def _console(self, link: str) -> dict[str, str]:
+        """The field with the absolute URL of a page of the console, if people open that under a known address."""
+        return {} if self._console_url is None else {"console": f"{self._console_url}/{link}"}
+
     def _write_breaker(self, turned: BreakerTurned) -> None:
         scope = "host" if turned.installation_id is None else "installation"
         fields = {} if turned.installation_id is None else {"installation_id": turned.installation_id}
@@ -133,7 +150,14 @@ class Log:
                 self._log.debug("attempt", **_fields_of(answer))
             if answer.decision.action is Action.BURY:
                 reason = answer.decision.reason
-                self._write(logging.ERROR, "dead letter", reason=reason and reason.value, **_fields_of(answer))
+                self._write_dead_letter(reason and reason.value, _history_of(answer), _fields_of(answer))
+
+
+def _history_of(answer: Answer) -> str:
+    subject = answer.delivery.subject
+    if subject.resource_id is None:
+        return explain_link(subject.installation_id)
+    return explain_link(subject.resource_id, subject.installation_id)
 
 
 def _fields_of(answer: Answer) -> dict[str, object]:

@@ -7,7 +7,7 @@ from dispatcher.store import LONG_AGO, Answer, Delivery
 
 
 def answer(
-    outcome: Outcome, decision: Decision, *, lag: float = 0.1, ids: tuple[str, str] = ("icfg_1", "db_1")
+    outcome: Outcome, decision: Decision, *, lag: float = 0.1, ids: tuple[str, str | None] = ("icfg_1", "db_1")
 ) -> Answer:
     """Returns the answer to the first attempt at a delivery of this installation and resource."""
     subject = Subject(ids[0], "resource.updated", ids[1])

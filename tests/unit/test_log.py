@@ -9,6 +9,7 @@ import structlog
 
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision, PauseReason
 from dispatcher.policy.outcome import Outcome, OutcomeKind
+from dispatcher.store import Answer
 from dispatcher.telemetry import (
     Answered,
     BreakerTurned,
@@ -33,16 +34,24 @@ from tests.unit.answered import answer
 
 DELIVERED = answer(Outcome(OutcomeKind.DELIVERED, 201), Decision(Action.DELIVERED))
 RETRIED = answer(Outcome(OutcomeKind.FAILED, 503), Decision(Action.RETRY, delay=2.0))
-REJECTED = answer(Outcome(OutcomeKind.REJECTED, 400), Decision(Action.BURY, DeadLetterReason.REJECTED))
+
+
+def buried(ids: tuple[str, str | None]) -> Answer:
+    """The answer that makes this delivery a dead letter."""
+    decision = Decision(Action.BURY, DeadLetterReason.REJECTED)
+    return answer(Outcome(OutcomeKind.REJECTED, 400), decision, ids=ids)
+
+
+REJECTED = buried(("icfg_1", "db_1"))
 
 
 class LogUnderTest:
     """A log with a clock that the test moves, and its lines."""
 
-    def __init__(self, lines: list[Any]) -> None:
+    def __init__(self, lines: list[Any], console_url: str | None = None) -> None:
         self.now = 0.0
         self.lines = lines
-        self._log = Log(lambda: self.now)
+        self._log = Log(console_url, lambda: self.now)
 
     def __call__(self, *reports: Report) -> None:
         for report in reports:
@@ -92,6 +101,26 @@ def test_a_malformed_row_is_named(log: LogUnderTest) -> None:
     assert (line["reason"], line["event_id"], line["installation_id"]) == ("malformed", 7, "icfg_1")
     assert line["why"] == "resource_id is missing"
     assert "resource_id" not in line
+
+
+@pytest.mark.parametrize(
+    ("report", "path"),
+    [
+        (InstallationPaused("icfg_1", PauseReason.UNAUTHORIZED), "installations/icfg_1"),
+        (InstallationPaused("icfg/1?", PauseReason.DISABLED), "explain?id=icfg%2F1%3F"),
+        (Answered([REJECTED]), "explain?id=db_1&installation=icfg_1"),
+        (Answered([buried(("icfg_1", "a b/#?&=ü"))]), "explain?id=a+b%2F%23%3F%26%3D%C3%BC&installation=icfg_1"),
+        (Answered([buried(("icfg_1", None))]), "explain?id=icfg_1"),
+        (MalformedBuried(7, "<icfg>", None, "resource_id is missing"), "dead-letters?reason=malformed"),
+        (CrashBuried(2), "dead-letters?reason=exhausted"),
+    ],
+)
+def test_a_pause_and_a_dead_letter_link_to_the_console(log: LogUnderTest, report: Report, path: str) -> None:
+    LogUnderTest(log.lines, "https://ops.example.com/outbox")(report)
+    log(report)
+    linked, plain = log.lines
+    assert linked.pop("console") == f"https://ops.example.com/outbox/{path}"
+    assert linked == plain
 
 
 def test_success_writes_no_line(log: LogUnderTest) -> None:

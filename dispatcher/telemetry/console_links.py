@@ -1,4 +1,4 @@
-"""Addresses of the pages about an id, relative to the console's root."""
+"""Addresses of pages of the console, relative to its root: for its own links, and for those in the log."""
 
 from urllib.parse import urlencode
 
@@ -13,3 +13,8 @@ def explain_link(id_: str, installation_id: str | None = None) -> str:
 def installation_link(id_: str) -> str:
     """Returns the address of an installation's page; of its history if no installation can have such an id."""
     return f"installations/{id_}" if INSTALLATION_ID.fullmatch(id_) else explain_link(id_)
+
+
+def dead_letters_link(reason: str) -> str:
+    """Returns the address of the dead letters with this reason."""
+    return f"dead-letters?{urlencode({'reason': reason})}"
