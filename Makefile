@@ -13,7 +13,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo unit test lint check ci bench bench-peers format lock build sbom image-test clean
+.PHONY: help setup demo unit test lint check ci bench bench-peers format lock vendor build sbom image-test clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -32,8 +32,8 @@ $(READY): requirements-dev.txt pyproject.toml
 	@$(PIP) install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
-demo: $(READY) ## show events on their way from commit to delivery, on SQLite, against a stand-in for Vercel
-	@$(BIN)/dispatcher demo
+demo: $(READY) ## show events on their way from commit to delivery, on SQLite, against a stand-in for Vercel (DEMO=--console: also as web pages)
+	@$(BIN)/dispatcher demo $(DEMO)
 
 unit: $(READY) ## run the tests that need no database, in seconds
 	@$(BIN)/python -m pytest -n $(WORKERS) tests/unit
@@ -69,6 +69,9 @@ lock: $(READY) ## update the pinned dependencies and hashes (LOCK_FLAGS=--upgrad
 	@$(LOCK) $(LOCK_FLAGS) pyproject.toml --all-extras --group dev --constraints requirements.txt --output-file requirements-dev.txt
 	@$(LOCK) $(LOCK_FLAGS) --group build --constraints requirements-dev.txt --output-file requirements-build.txt
 	@cd tests/benchmarks/peers/adapters && $(CURDIR)/$(LOCK) $(LOCK_FLAGS) requirements.in --output-file requirements.txt
+
+vendor: $(READY) ## fetch the console's files from other projects (needs npm), pinned in dispatcher/console/static/vendored.json
+	@$(BIN)/python .ci/vendor.py
 
 build: $(READY) ## build the wheel and the source archive in dist/
 	@$(BIN)/hatchling build

@@ -1,9 +1,10 @@
 """Prints a CycloneDX 1.6 list of the environment whose Python runs it: `python sbom.py [--report FILE]… [--image]`.
 
 It has Python itself and the packages with their licences, and within each package the crates and libraries that its wheel's own SBOMs
-and its native files name. With `--image` it also has the packages of Debian, and those of the Python that the environment is based on.
-`--report` names a report of `pip install --report`, which has the hash of each wheel. It needs nothing but Python, so the image's own
-Python can run it; it contains no time and no random number, so the same installation gives the same list.
+and its native files name, and the scripts of other projects that ours serves to browsers. With `--image` it also has the packages of
+Debian, and those of the Python that the environment is based on. `--report` names a report of `pip install --report`, which has the hash of
+each wheel. It needs nothing but Python, so the image's own Python can run it; it contains no time and no random number, so the same
+installation gives the same list.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def list_everything(wheels: dict[str, str], *, is_image: bool) -> Component:
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
-        "metadata": {"component": {**product, "bom-ref": "product", "type": "application"}},
+        "metadata": {"component": {**product, "bom-ref": "product", "type": "application", "components": []}},
         "components": [describe_python(), *packages, *(describe_debian(Path("/")) if is_image else [])],
         "compositions": [
             {"aggregate": "complete", "assemblies": ["product"]},
@@ -110,7 +111,7 @@ def describe_package(package: Distribution, wheels: dict[str, str]) -> Component
         "version": package.version,
         "purl": purl,
         "licenses": licenses_of(package),
-        "components": [*listed, *describe_libraries(native, purl)],
+        "components": [*listed, *describe_libraries(native, purl), *read_vendored(package, purl)],
         "unlisted": bool(native) and not listed,
     }
     if name in wheels:
@@ -142,6 +143,23 @@ def read_own_lists(package: Distribution, parent: str) -> Iterator[Component]:
                         "bom-ref": f"{parent}#{file.name}-{number}",
                         **{key: one[key] for key in COPIED if key in one},
                     }
+
+
+def read_vendored(package: Distribution, parent: str) -> Iterator[Component]:
+    """The packages of npm whose files ours holds, each with the hash of its script."""
+    for file in package.files or () if package.name == PRODUCT else ():
+        if file.name == "vendored.json":
+            for name, one in json.loads(Path(str(file.locate())).read_text()).items():
+                scripts = [script["sha256"] for path, script in one["files"].items() if path.endswith(".js")]
+                yield {
+                    "bom-ref": f"{parent}#{name}",
+                    "type": "library",
+                    "name": name,
+                    "version": one["version"],
+                    "purl": f"pkg:npm/{name}@{one['version']}",
+                    "licenses": [{"license": {"id": one["licence"]}}],
+                    "hashes": [{"alg": "SHA-256", "content": digest} for digest in scripts],
+                }
 
 
 def flatten(components: Iterable[Component]) -> Iterator[Component]:

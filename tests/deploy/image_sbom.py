@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ def check_packages(sbom: Component, environment: Path) -> None:
             ((digest),) = listed[name]["hashes"]
             assert f"--hash=sha256:{digest['content']}" in lock, name
     check_native_code(sbom, listed, directory)
+    check_vendored(listed[PRODUCT]["components"], directory / "dispatcher" / "console" / "static")
+
+
+def check_vendored(listed: list[Component], static: Path) -> None:
+    """Our package's scripts of other projects are listed, with the hashes of what is installed."""
+    scripts = {sha256(path.read_bytes()).hexdigest() for path in static.glob("*.min.js")}
+    assert scripts
+    assert scripts == {digest["content"] for one in of_type(listed, "npm").values() for digest in one["hashes"]}
+    assert len(of_type(listed, "npm")) == len(listed)
 
 
 def check_native_code(sbom: Component, listed: dict[str, Component], directory: Path) -> None:
