@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-from contextlib import ExitStack, closing
 from typing import Annotated
 
 import typer
@@ -32,10 +31,7 @@ def console(
     DISPATCHER_CONSOLE_LABEL=production dispatcher console
     """
     from dispatcher.console.access import TokenAccess, choose_access
-    from dispatcher.console.operations import Operations
-    from dispatcher.console.reading import open_for_reading
     from dispatcher.console.server import serve
-    from dispatcher.console.writing import open_for_writing
     from dispatcher.service.http_server import PortUnavailable
 
     settings = load_settings()
@@ -43,20 +39,14 @@ def console(
     token = secrets.token_urlsafe(32)
     access = choose_access(settings, token, may_write=write)
     is_made = isinstance(access, TokenAccess) and settings.console_token is None
-    operator = sign(None, None).by or ""
 
     def announce(url: str) -> None:
         _announce(settings, url, f"/login?token={token}" if is_made else "/", write=write)
 
-    with ExitStack() as stack:
-        database = stack.enter_context(closing(open_for_reading(settings)))
-        operations = stack.enter_context(closing(Operations(open_for_writing(settings)))) if write else None
-        try:
-            asyncio.run(serve(settings, database, access, operator, operations, announce))
-        except PortUnavailable as error:
-            raise CommandFailed(
-                f"{error}: set DISPATCHER_CONSOLE_PORT to another one, or to 0 for a free one"
-            ) from None
+    try:
+        asyncio.run(serve(settings, access, sign(None, None).by or "", announce, may_write=write))
+    except PortUnavailable as error:
+        raise CommandFailed(f"{error}: set DISPATCHER_CONSOLE_PORT to another one, or to 0 for a free one") from None
 
 
 def _announce(settings: Settings, local_url: str, path: str, *, write: bool) -> None:

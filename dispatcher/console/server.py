@@ -1,13 +1,15 @@
-"""Serves the console until SIGTERM or Ctrl-C."""
+"""Serves the console: beside other work, or until SIGTERM or Ctrl-C."""
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, closing
 
 from dispatcher.console.access import Access
 from dispatcher.console.app import console_app
 from dispatcher.console.operations import Operations
-from dispatcher.database.transactions import Database
+from dispatcher.console.reading import open_for_reading
+from dispatcher.console.writing import open_for_writing
 from dispatcher.service.http_server import serving
 from dispatcher.settings.settings import Settings
 
@@ -26,22 +28,33 @@ SERVER_OPTIONS = {
 }
 
 
+@asynccontextmanager
+async def serving_console(settings: Settings, access: Access, operator: str, *, may_write: bool) -> AsyncIterator[str]:
+    """Runs the console for the duration of the block, with actions if it `may_write`; yields its URL on this machine.
+
+    `operator` is the name that is proposed to people who may write. At its end it stops the actions, each after its chunk. Raises
+    PortUnavailable.
+    """
+    host = settings.console_host
+    with ExitStack() as stack:
+        database = stack.enter_context(closing(open_for_reading(settings)))
+        operations = stack.enter_context(closing(Operations(open_for_writing(settings)))) if may_write else None
+        app = console_app(settings, database, access, operator, operations)
+        async with serving(app, host, settings.console_port, **SERVER_OPTIONS) as port:
+            try:
+                yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            finally:
+                if operations is not None:
+                    await asyncio.to_thread(operations.stop)
+
+
 async def serve(
-    settings: Settings,
-    database: Database,
-    access: Access,
-    operator: str,
-    operations: Operations | None,
-    ready: Callable[[str], None],
+    settings: Settings, access: Access, operator: str, ready: Callable[[str], None], *, may_write: bool
 ) -> None:
-    """Runs the console, see `console_app`; calls `ready` with its URL on this machine. Raises PortUnavailable."""
+    """Runs the console, see `serving_console`, until SIGTERM or SIGINT; calls `ready` with its URL on this machine."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    host = settings.console_host
-    app = console_app(settings, database, access, operator, operations)
-    async with serving(app, host, settings.console_port, **SERVER_OPTIONS) as port:
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    async with serving_console(settings, access, operator, may_write=may_write) as url:
+        ready(url)
         await stop.wait()
-        if operations is not None:
-            await asyncio.to_thread(operations.stop)

@@ -7,8 +7,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -26,19 +26,24 @@ from dispatcher.telemetry import configure_logging
 DELIVERY_SECONDS = 15.0
 """The time that the dispatcher has to deliver everything after the last change is committed."""
 
+Tell = Callable[[Account], None]
+ServeConsole = Callable[[Settings], AbstractAsyncContextManager[str]]
+"""Serves a console on the demo's database for the duration of the block; yields a link that logs in."""
 
-async def run_demo(say: Say) -> Account:
-    """Runs the demo, passing each line of its story to `say`; returns what it came to.
+
+async def run_demo(say: Say, tell: Tell, serve_console: ServeConsole | None = None) -> Account:
+    """Runs the demo, passing each line of its story to `say`, and what it came to, which it returns, to `tell`.
 
     The database is kept, for a look at it afterwards. If SIGINT or SIGTERM ends the demo, it is deleted, and KeyboardInterrupt raised.
+    With a console, the dispatcher and the stand-in go on after the story until one of these signals, and the database is deleted.
     """
     configure_logging(LogFormat.AUTO, LogLevel.ERROR)
     logging.getLogger("dispatcher").disabled = True  # its lines would drown the story
-    with _directory() as directory:
+    with _directory(is_kept=serve_console is None) as directory:
         path = directory / "demo.db"
         database = open_database(f"sqlite:///{path}")
         try:
-            return await _run(path, database, say)
+            return await _run(path, database, say, tell, serve_console)
         except asyncio.CancelledError:  # by a signal that the service did not handle yet
             raise KeyboardInterrupt from None
         finally:
@@ -46,15 +51,18 @@ async def run_demo(say: Say) -> Account:
 
 
 @contextmanager
-def _directory() -> Iterator[Path]:
-    """A temporary directory, which is deleted if the demo does not reach its end."""
+def _directory(*, is_kept: bool) -> Iterator[Path]:
+    """A temporary directory, which is deleted if it is not to be kept, or if the demo does not reach its end."""
     _interrupt_on_sigterm()
     directory = Path(tempfile.mkdtemp(prefix="dispatcher-demo-"))
     try:
         yield directory
     except BaseException:
-        shutil.rmtree(directory)
+        is_kept = False
         raise
+    finally:
+        if not is_kept:
+            shutil.rmtree(directory)
 
 
 def _interrupt_on_sigterm() -> None:
@@ -64,29 +72,63 @@ def _interrupt_on_sigterm() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
-async def _run(path: Path, database: Database, say: Say) -> Account:
+async def _run(path: Path, database: Database, say: Say, tell: Tell, serve_console: ServeConsole | None) -> Account:
     migration.migrate(database)
     application = Application(database)
     application.set_up()
     async with Sandbox() as sandbox:
         _script_faults(sandbox)
         say(f"Vercel's stand-in listens on {sandbox.url}; the database is {path}")
-        stop = asyncio.Event()
-        running = asyncio.create_task(service.run(_settings(path, sandbox.url), stop))
-        watching = asyncio.create_task(_watch(application, sandbox, database, say))
-        playing = asyncio.create_task(_play(application, database, say))
-        try:
-            await asyncio.wait({running, playing}, return_when=asyncio.FIRST_COMPLETED)
-            interrupted = not playing.done()
-        finally:
-            application.stopped.set()
-            stop.set()
-            watching.cancel()
-            await asyncio.wait({running, playing, watching})
-        running.result()
-        if interrupted:
+        settings = _settings(path, sandbox.url)
+        async with _dispatching(settings) as dispatcher, AsyncExitStack() as stack:
+            if serve_console is not None:
+                say(f"the console is at {await stack.enter_async_context(serve_console(settings))}")
+            await _play_to_the_end(application, sandbox, database, say, dispatcher)
+            account = await asyncio.to_thread(account_for, application, sandbox.requests, database)
+            tell(account)
+            if serve_console is not None:
+                _say_how_to_go_on(sandbox, say)
+                await asyncio.wait({dispatcher})
+        return account
+
+
+@asynccontextmanager
+async def _dispatching(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
+    """Runs a dispatcher until a signal, at most for the duration of the block. Raises its error at the end."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(service.run(settings, stop))
+    try:
+        yield running
+    finally:
+        stop.set()
+        await asyncio.wait({running})
+    running.result()
+
+
+async def _play_to_the_end(
+    application: Application, sandbox: Sandbox, database: Database, say: Say, dispatcher: asyncio.Task[None]
+) -> None:
+    """Returns when the story is over. Raises the dispatcher's error, or KeyboardInterrupt if a signal has ended it before."""
+    watching = asyncio.create_task(_watch(application, sandbox, database, say))
+    playing = asyncio.create_task(_play(application, database, say))
+    try:
+        await asyncio.wait({dispatcher, playing}, return_when=asyncio.FIRST_COMPLETED)
+        if not playing.done():
+            dispatcher.result()
             raise KeyboardInterrupt
-        return await asyncio.to_thread(account_for, application, sandbox.requests, database)
+    finally:
+        application.stopped.set()
+        watching.cancel()
+        await asyncio.wait({playing, watching})
+
+
+def _say_how_to_go_on(sandbox: Sandbox, say: Say) -> None:
+    say("")
+    say(
+        "Everything goes on until Ctrl-C, and the database is deleted then. Vercel's stand-in still refuses the resource"
+    )
+    say(f"{UNKNOWN} and the token of {REVOKED}. This makes it accept both; replay and resume them in the console:")
+    say(f"  curl --request DELETE {sandbox.url}/faults")
 
 
 def _settings(path: Path, url: str) -> Settings:
@@ -99,6 +141,8 @@ def _settings(path: Path, url: str) -> Settings:
         backoff_cap=0.5,
         ops_host="127.0.0.1",
         ops_port=0,
+        console_port=0,
+        console_label="demo",
     )
 
 

@@ -90,8 +90,11 @@ def _lags(changes: Sequence[Change], successful: Sequence[ReceivedRequest]) -> l
     return [at - change.at for at, change in zip(covered_at, changes, strict=True) if at is not None]
 
 
-def print_account(account: Account, command: str, say: Say) -> None:
-    """Prints the account, and the commands for a closer look. `command` is the name by which this program was started."""
+def print_account(account: Account, command: str, say: Say, *, is_kept: bool) -> None:
+    """Prints the account, and the commands for a closer look at the database, which the person deletes if it `is_kept`.
+
+    `command` is the name by which this program was started.
+    """
     say("")
     say(f"{account.changes} committed changes were announced in {account.requests} requests:")
     say(f"  {account.delivered} delivered, {account.coalesced} changes coalesced into another's request")
@@ -118,4 +121,5 @@ def print_account(account: Account, command: str, say: Say) -> None:
     say(f"  export DISPATCHER_DATABASE_URL=sqlite:///{account.database}")
     for arguments in ("status", "dead-letters list", f"explain {UNKNOWN}", "installations list"):
         say(f"  {command} {arguments}")
-    say(f"  rm -r {Path(account.database).parent}")
+    if is_kept:
+        say(f"  rm -r {Path(account.database).parent}")
