@@ -1,10 +1,12 @@
-"""What the tests of `deploy/` read: its documents, their code blocks, and YAML of any kind."""
+"""What the tests of `deploy/` read: its documents, their code blocks, the alerts, the dashboard, and YAML of any kind."""
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from dispatcher.cli import app
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
 IMAGE = "vercel-outbox-dispatcher"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
@@ -68,6 +72,21 @@ def read(document: str) -> str:
 def read_yaml(path: Path) -> Any:
     """The only document of the file."""
     return yaml.safe_load(path.read_text())
+
+
+def alerts() -> dict[str, Any]:
+    """The rules of Prometheus by the alert's name."""
+    return {rule["alert"]: rule for group in read_yaml(ALERTS)["groups"] for rule in group["rules"]}
+
+
+def panels() -> Iterator[dict[str, Any]]:
+    """The panels of the dashboard, without the headings of its rows."""
+    return (panel for panel in DASHBOARD["panels"] if panel["type"] != "row")
+
+
+def console_paths() -> dict[str, list[str]]:
+    """The pages of the console that each section of the runbook names."""
+    return {one.title: re.findall(r"In\s+the\s+console:\s+`([^`]+)`", one.text) for one in sections("runbook.md")}
 
 
 def is_command(arguments: list[str]) -> bool:

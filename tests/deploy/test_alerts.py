@@ -1,23 +1,19 @@
 """The alerts and the dashboard: Prometheus' own tool runs their tests, and they name nothing that does not exist."""
 
-import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from prometheus_client import Metric
 
+from dispatcher.settings.settings import Settings
 from dispatcher.telemetry import Metrics
 from tests.conftest import not_tested
-from tests.deploy.documents import DEPLOY, read_yaml, sections, table
+from tests.deploy.documents import ALERTS, DASHBOARD, DEPLOY, alerts, console_paths, panels, read_yaml, sections, table
 
-RULES = DEPLOY / "prometheus" / "alerts.yaml"
-DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
 SERIES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
 SHARED = "backlog|oldest_event_age_seconds|overdue_seconds|dead_letters|installations|installations_paused|breaker_open"
 
@@ -28,14 +24,6 @@ def promtool(*arguments: object) -> str:
     done = subprocess.run([command, *map(str, arguments)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def alerts() -> dict[str, Any]:
-    return {rule["alert"]: rule for group in read_yaml(RULES)["groups"] for rule in group["rules"]}
-
-
-def panels() -> Iterator[dict[str, Any]]:
-    return (panel for panel in DASHBOARD["panels"] if panel["type"] != "row")
 
 
 def queries() -> list[str]:
@@ -58,11 +46,11 @@ def named(expression: str) -> set[str]:
 
 @pytest.mark.gate
 def test_the_alerts_pass_their_unit_tests() -> None:
-    assert "SUCCESS" in promtool("test", "rules", RULES.with_name("alerts_test.yaml"))
+    assert "SUCCESS" in promtool("test", "rules", ALERTS.with_name("alerts_test.yaml"))
 
 
 def test_each_alert_has_been_seen_firing() -> None:
-    tests = read_yaml(RULES.with_name("alerts_test.yaml"))["tests"]
+    tests = read_yaml(ALERTS.with_name("alerts_test.yaml"))["tests"]
     fired = {case["alertname"] for test in tests for case in test["alert_rule_test"] if case["exp_alerts"]}
     assert fired == set(alerts())
 
@@ -77,6 +65,26 @@ def test_each_alert_leads_to_its_heading_in_the_runbook(alert: str) -> None:
     document, _, anchor = alerts()[alert]["annotations"]["runbook_url"].partition("#")
     assert document == "deploy/runbook.md"
     assert [one.title for one in sections("runbook.md") if one.anchor == anchor] == [alert]
+
+
+@pytest.mark.parametrize("alert", alerts())
+def test_each_alert_and_its_entry_in_the_runbook_lead_to_the_same_page_of_the_console(alert: str) -> None:
+    """`tests/console/test_deep_links.py` opens it."""
+    path = alerts()[alert]["annotations"]["console_path"]
+    assert console_paths()[alert] == [re.sub(r"[?&]reason={{ \$labels\.reason }}$", "", path)]
+
+
+def test_each_panel_links_to_the_console_whose_address_is_a_variable() -> None:
+    """Grafana cannot hide a link while a variable is empty: it begins with the address where the console listens unless told otherwise."""
+    (variable,) = (one for one in DASHBOARD["templating"]["list"] if one["name"] == "console")
+    settings = Settings()
+    address = f"http://{settings.console_host}:{settings.console_port}"
+    assert (variable["type"], variable["query"], variable["current"]["value"]) == ("textbox", address, address)
+    for panel in panels():
+        (link,) = panel["fieldConfig"]["defaults"]["links"]
+        assert link["url"].startswith("${console:raw}/"), panel["title"]
+        for label in re.findall(r"\$\{__field\.labels\.(\w+)\}", link["title"] + link["url"]):
+            assert all(f"by ({label})" in target["expr"] for target in panel["targets"]), panel["title"]
 
 
 def test_alerts_and_dashboard_use_only_metrics_that_exist() -> None:

@@ -230,7 +230,7 @@ def test_the_sidecar_can_be_scraped(monitored: list[Resource], tmp_path: Path) -
 def test_each_alert_of_the_operator_has_an_absolute_link_to_the_runbook(monitored: list[Resource]) -> None:
     expected = read_yaml(DEPLOY / "prometheus" / "alerts.yaml")["groups"]
     (source,) = read_yaml(MANIFESTS / "monitoring" / "kustomization.yaml")["configMapGenerator"]
-    published = source["literals"][0].removeprefix("url=")
+    published = source["literals"][0].removeprefix("runbook=")
     assert published.startswith("https://")
     for group in expected:
         for rule in group["rules"]:
@@ -239,6 +239,21 @@ def test_each_alert_of_the_operator_has_an_absolute_link_to_the_runbook(monitore
     for resources in (monitored, compose("standalone")):
         assert find(resources, "PrometheusRule")["spec"]["groups"] == expected
         assert not [one for one in resources if one["kind"] == "ConfigMap"]
+
+
+def test_each_alert_of_the_operator_leads_to_the_console_if_its_address_is_written_there(tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS, tmp_path, dirs_exist_ok=True)
+    kustomization = tmp_path / "monitoring" / "kustomization.yaml"
+    text = kustomization.read_text()
+    kustomization.write_text(text.replace("- console=\n", "- console=https://ops.example.com/outbox\n"))
+    given = console_paths(read_yaml(DEPLOY / "prometheus" / "alerts.yaml")["groups"])
+    made = console_paths(find(compose("standalone", tmp_path), "PrometheusRule")["spec"]["groups"])
+    assert made == {alert: f"https://ops.example.com/outbox{path}" for alert, path in given.items()}
+
+
+def console_paths(groups: list[Any]) -> dict[str, str]:
+    """By alert."""
+    return {rule["alert"]: rule["annotations"]["console_path"] for group in groups for rule in group["rules"]}
 
 
 def test_a_drain_has_no_alert_for_a_service() -> None:

@@ -77,11 +77,10 @@ def test_the_links_of_the_alerts_can_be_made_absolute() -> None:
     ((*command, source, redirection, _),) = commands_of("sed")
     assert redirection == ">"
     done = subprocess.run([*command, source], cwd=ROOT, check=True, capture_output=True, text=True)
-    links = [
-        rule["annotations"]["runbook_url"] for group in yaml.safe_load(done.stdout)["groups"] for rule in group["rules"]
-    ]
+    links = [rule["annotations"] for group in yaml.safe_load(done.stdout)["groups"] for rule in group["rules"]]
     assert links
-    assert all(re.fullmatch(r"https://[\w./-]+/runbook\.md#\w+", link) for link in links)
+    assert all(re.fullmatch(r"https://[\w./-]+/runbook\.md#\w+", link["runbook_url"]) for link in links)
+    assert all(re.match(r"https://[\w./-]+/outbox/[a-z]", link["console_path"]) for link in links)
 
 
 def test_the_make_commands_exist() -> None:

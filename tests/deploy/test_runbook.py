@@ -18,7 +18,7 @@ from dispatcher.cli.exits import Exit
 from dispatcher.policy.decision import DeadLetterReason, PauseReason
 from dispatcher.settings.environment import variable_name
 from dispatcher.settings.settings import Settings
-from tests.deploy.documents import DEPLOY, blocks, commands, read, read_yaml, sections, table
+from tests.deploy.documents import alerts, blocks, commands, console_paths, read, sections, table
 from tests.processes.conftest import HTTP, free_port, wait_until
 
 # In one process, which makes the trouble once.
@@ -43,7 +43,7 @@ ENTRIES = {
     *(f"Dead letter `{reason}`" for reason in DeadLetterReason),
     *(f"Pause `{reason}`" for reason in PauseReason),
     *(f"Exit code {code.value}" for code in Exit),
-    *(rule["alert"] for group in read_yaml(DEPLOY / "prometheus" / "alerts.yaml")["groups"] for rule in group["rules"]),
+    *alerts(),
 }
 LEAKS = {
     "Leaked token",
@@ -113,6 +113,14 @@ def test_it_has_an_entry_for_everything_and_for_nothing_else() -> None:
 @pytest.mark.parametrize("entry", sorted(ENTRIES | LEAKS))
 def test_each_entry_says_what_it_means_what_to_check_and_how_to_mend_it(entry: str) -> None:
     assert parts_of(entry) == ["Means", "Check", "Fix"]
+
+
+@pytest.mark.parametrize("entry", sorted(entry for entry in ENTRIES if not entry.startswith("Exit code")))
+def test_each_trouble_has_its_page_of_the_console(entry: str) -> None:
+    """`tests/console/test_deep_links.py` opens it."""
+    (path,) = console_paths()[entry]
+    if not entry.startswith("Dispatcher"):
+        assert f"reason={entry.split('`')[1]}" in path
 
 
 @pytest.mark.parametrize("entry", sorted(ROTATIONS))
