@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from dispatcher.console.fields import UnusableFilter
 from dispatcher.console.login import read_form
 from dispatcher.console.operations import Operations
 from dispatcher.console.pages import Pages
 from dispatcher.console.plan_tokens import PlanTokens
 from dispatcher.console.proposals import MAX_NOTE_LENGTH, PROPOSE, NothingToDo, Proposal, note_of
 from dispatcher.console.reading import Reading, Unreadable
-from dispatcher.console.selection import UnusableSelection
 
 _INVALID = "the plan was older than ten minutes, of another login, or not the one that was shown. Below is what would be done now"
 
@@ -33,8 +33,8 @@ def route(pages: Pages, operations: Operations, tokens: PlanTokens) -> Route:
             return await (actions.confirm if request.method == "POST" else actions.show)(reading)
         except Unreadable as error:
             return pages.unreadable(request, str(error))
-        except UnusableSelection as error:
-            return pages.trouble(request, 400, "These dead letters cannot be selected", str(error))
+        except UnusableFilter as error:
+            return pages.trouble(request, 400, "These dead letters cannot be selected", f"{error.field} {error}.")
         except NothingToDo as error:
             return pages.trouble(request, 404, "There is nothing to do", str(error))
 

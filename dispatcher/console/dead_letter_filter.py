@@ -1,6 +1,7 @@
-"""The filter of dead letters: as the URL has it, for the database, and as the options of a command."""
+"""The filter of dead letters: as the URL of a page or of an action has it, for the database, and as the options of a command."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
@@ -9,17 +10,18 @@ from urllib.parse import urlencode
 from starlette.datastructures import QueryParams
 
 from dispatcher.console.fields import read_choice, read_number, read_time
-from dispatcher.console.selection import MAX_ID, MAX_STATUS, options_of
 from dispatcher.inspection.causes import Cause
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.store.dead_letters import NO_ERROR, NO_STATUS, Filter
 
+MAX_ID = 2**63 - 1
+MAX_STATUS = 999
 ROWS = 50
 MAX_ROWS = 500
 _ALL = "all"
 _LIST = "list"
 _YES = "1"
-_CONDITIONS = ("reason", "installation", "resource", "since", "status", "error", "no_error", "id", "before")
+_CONDITIONS = ("reason", "installation", "resource", "since", "status", "error", "no_error", "id", "before", "oldest")
 _BETWEEN_IDS = re.compile(r"[\s,]+")
 
 
@@ -41,6 +43,8 @@ class Wanted:
     """With commas or spaces between them."""
     before: str = ""
     """Those with lower ids: the key of the next page."""
+    oldest: str = ""
+    """At most this many, the oldest; only for an action."""
     show: str = ""
     """`all`: the resolved ones too."""
     view: str = ""
@@ -49,10 +53,20 @@ class Wanted:
 
     @classmethod
     def of(cls, query: QueryParams) -> Self:
+        """Reads the query of a page's URL."""
         texts = {name: query.get(name, "").strip() for name in (*_CONDITIONS, "show", "view")}
-        texts |= {"error": query.get("error", ""), "id": ",".join(query.getlist("id")).strip(" ,")}
+        texts |= {"error": query.get("error", ""), "id": ",".join(query.getlist("id")).strip(" ,"), "oldest": ""}
         texts |= {"no_error": ""} if texts["error"] else {}
         return cls(**texts, limit=MAX_ROWS if query.get("limit") == str(MAX_ROWS) else ROWS)
+
+    def taken(self, oldest: str = "") -> Self:
+        """Returns what an action takes of these: those of all pages that are unresolved, or only the oldest of them."""
+        return replace(self, before="", oldest=oldest, show="", limit=ROWS)
+
+    def fixed(self, now: datetime) -> Self:
+        """Returns the same with a time in place of a duration before now, so that it stays the same. Raises UnusableFilter."""
+        since = read_time("since", self.since, now)
+        return self if since is None else replace(self, since=since.isoformat())
 
     @property
     def with_resolved(self) -> bool:
@@ -74,17 +88,20 @@ class Wanted:
         return {name: text for name, text in fields.items() if text}
 
     @property
-    def selection(self) -> dict[str, object]:
-        """The same conditions for an action, which takes those of all pages."""
-        given = {name: text for name, text in self.given.items() if name not in ("no_error", "id", "before")}
-        error = {"error": NO_ERROR} if self.no_error else {}
-        return given | error | ({"id": _BETWEEN_IDS.split(self.id)} if self.id else {})
-
-    @property
     def options(self) -> tuple[str, ...]:
         """The same conditions as options of a command."""
-        before = {"before": self.before} if self.before else {}
-        return options_of(self.selection | before) if self.given else ()
+        return tuple(self._words())
+
+    def _words(self) -> Iterator[str]:
+        for name, text in self.given.items():
+            option, value = ("error", NO_ERROR) if name == "no_error" else (name, text)
+            for one in _BETWEEN_IDS.split(value) if name == "id" else [value]:
+                yield from (f"--{option}", one)
+
+    @property
+    def action_options(self) -> tuple[str, ...]:
+        """The same as options of a command that changes them, which has to be told if all are meant."""
+        return self.options or ("--all",)
 
     @property
     def command_words(self) -> tuple[str, ...]:
@@ -95,12 +112,21 @@ class Wanted:
         return ("dead-letters", "list", *self.options, *(("--resolved",) if self.with_resolved else ()), *limit)
 
     @property
-    def url(self) -> str:
-        """Where this is shown, relative to the console's root."""
+    def query(self) -> str:
+        """The query of the URL."""
         fields = {**self.given, "show": self.show, "view": self.view}
         fields |= {} if self.limit == ROWS else {"limit": str(self.limit)}
-        query = urlencode({name: text for name, text in fields.items() if text})
-        return f"dead-letters?{query}" if query else "dead-letters"
+        return urlencode({name: text for name, text in fields.items() if text})
+
+    @property
+    def url(self) -> str:
+        """Where this is shown, relative to the console's root."""
+        return f"dead-letters?{query}" if (query := self.query) else "dead-letters"
+
+    @property
+    def origin(self) -> str:
+        """The page from which an action on these begins, relative to the console's root."""
+        return f"dead-letters/{self.id}" if self.id.isdigit() else replace(self, oldest="").url
 
     @property
     def longer(self) -> str:

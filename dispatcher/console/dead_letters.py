@@ -4,11 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dispatcher.console.dead_letter_filter import Wanted
+from dispatcher.console.dead_letter_filter import MAX_ID, Wanted
 from dispatcher.console.fields import UnusableFilter
 from dispatcher.console.pages import Pages
 from dispatcher.console.reading import Reading, TooSlow, Unreadable
-from dispatcher.console.selection import MAX_ID
 from dispatcher.inspection.causes import MAX_CAUSES, causes
 from dispatcher.inspection.dead_letters import ADVICE, find_dead_letter, list_dead_letters
 from dispatcher.policy.decision import DeadLetterReason
@@ -87,6 +86,7 @@ async def _show(pages: Pages, request: Request, reading: Reading) -> Response:
     letter, attempts = found
     values = {
         "letter": letter,
+        "wanted": Wanted(id=str(id_)),
         "attempts": attempts,
         "advice": ADVICE[DeadLetterReason(letter.reason)],
         "command_words": ("dead-letters", "show", str(id_)),

@@ -23,7 +23,7 @@ def read_choice(field: str, text: str, kind: type[Choice]) -> Choice | None:
     try:
         return kind(text) if text else None
     except ValueError:
-        raise UnusableFilter(field, "is none of those in the list") from None
+        raise UnusableFilter(field, f"is none of {', '.join(kind)}") from None
 
 
 def read_time(field: str, text: str, now: datetime) -> datetime | None:

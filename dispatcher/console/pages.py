@@ -16,7 +16,6 @@ from starlette.responses import HTMLResponse, Response
 from dispatcher import __version__
 from dispatcher.console.assets import Assets
 from dispatcher.console.reading import Reader, Reading
-from dispatcher.console.selection import options_of, query_of
 from dispatcher.settings.durations import age
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry.console_links import explain_link, installation_link
@@ -63,7 +62,6 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters |= {"number": number, "age": age, "iso": iso, "command": command}
-        self._templates.filters |= {"query": query_of, "options": options_of}
         self._templates.globals |= {
             "places": PLACES,
             "label": settings.console_label,

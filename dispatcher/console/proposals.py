@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Self
+from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
+from dispatcher.console.dead_letter_filter import MAX_ID, Wanted
+from dispatcher.console.fields import read_number
 from dispatcher.console.operations import Change, Work
 from dispatcher.console.plan_tokens import Promise
-from dispatcher.console.selection import Selection, query_of
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import DeadLetter, Plan, list_dead_letters, plan
 from dispatcher.inspection.installations import Waiting, count_due, count_waiting
@@ -26,8 +28,8 @@ MAX_UNTYPED_NUMBER = 100
 """To discard more dead letters, their number has to be typed."""
 MAX_NOTE_LENGTH = 2_000
 SHOWN_ROWS = 10
-OLDEST = (1, 10, 100, None)
-"""How many can be taken first; None: all."""
+OLDEST = ("1", "10", "100", "")
+"""How many can be taken first; empty: all."""
 
 
 class NothingToDo(Exception):
@@ -94,7 +96,7 @@ def propose_discard(database: Database, _: Settings, query: QueryParams, now: da
 class _Letters:
     """The dead letters that an action would take."""
 
-    selection: Selection
+    wanted: Wanted
     planned: Plan
     taken: Filter
     """Exactly these, also if others die meanwhile."""
@@ -105,35 +107,32 @@ class _Letters:
     def of(
         cls, database: Database, query: QueryParams, now: datetime, until: int | None, *, for_replay: bool = False
     ) -> Self:
-        """Selects those with ids up to `until`, if it is given; then the plan has chosen the oldest already. Raises
-        UnusableSelection.
-        """
-        selection = Selection.of(query).fixed(now)
-        wanted = selection.filter(now)
-        oldest = selection.oldest
+        """Selects those with ids up to `until`, if it is given; then the plan has chosen the oldest already. Raises UnusableFilter."""
+        wanted = Wanted.of(query).taken(query.get("oldest", "").strip()).fixed(now)
+        selected, oldest = wanted.filter(now), read_number("oldest", wanted.oldest, 1, MAX_ID)
         if until is not None:
-            wanted, oldest = replace(wanted, before=until + 1), None
-        planned = plan(database, wanted, for_replay=for_replay, oldest=oldest)
-        taken = replace(wanted, before=planned.last_id + 1)
-        with_purged = for_replay and wanted.reason is DeadLetterReason.PURGED
+            selected, oldest = replace(selected, before=until + 1), None
+        planned = plan(database, selected, for_replay=for_replay, oldest=oldest)
+        taken = replace(selected, before=planned.last_id + 1)
+        with_purged = for_replay and selected.reason is DeadLetterReason.PURGED
         rows = list_dead_letters(database, taken, SHOWN_ROWS, resolved=with_purged)
-        return cls(selection, planned, taken, rows)
+        return cls(wanted, planned, taken, rows)
 
     def propose(self, action: str, rows: int, change: Change, details: Mapping[str, object] | None = None) -> Proposal:
-        selection, planned = self.selection, self.planned
-        options = selection.options
+        wanted, planned = self.wanted, self.planned
+        options = wanted.action_options
         title = f"{action.capitalize()} {rows:,} dead letter{'' if rows == 1 else 's'}"
         scope = {"filter": shlex.join(options), "dead_letters": rows}
-        work = Work(title, action, scope, rows, change, origin=selection.origin)
-        shown = {"planned": planned, "letters": self.rows, "counts": _counts(selection), **(details or {})}
-        promise = Promise(action, selection.query, planned.last_id, planned.dead_letters)
+        work = Work(title, action, scope, rows, change, origin=wanted.origin)
+        shown = {"planned": planned, "letters": self.rows, "counts": _counts(wanted), **(details or {})}
+        promise = Promise(action, wanted.query, planned.last_id, planned.dead_letters)
         return Proposal(promise, work, ("dead-letters", action, *options), shown)
 
 
-def _counts(selection: Selection) -> list[tuple[str, str, bool]]:
+def _counts(wanted: Wanted) -> list[tuple[str, str, bool]]:
     """Returns the other numbers that can be taken: the name, the query, and whether it is this one."""
     return [
-        (f"the oldest {number}" if number else "all", selection.taking(number).query, number == selection.oldest)
+        (f"the oldest {number}" if number else "all", wanted.taken(number).query, number == wanted.oldest)
         for number in OLDEST
     ]
 
@@ -186,14 +185,14 @@ def _waiting(database: Database, query: QueryParams) -> tuple[str, Waiting]:
 
 def _of_installation(action: str, id_: str, total: int, change: Change, details: Mapping[str, object]) -> Proposal:
     scope = {"installation_id": id_}
-    work = Work(f"{action.capitalize()} {id_}", action, scope, total, change, origin=f"search?{query_of({'q': id_})}")
-    promise = Promise(action, query_of({"installation": id_}))
+    work = Work(f"{action.capitalize()} {id_}", action, scope, total, change, origin=f"search?{urlencode({'q': id_})}")
+    promise = Promise(action, urlencode({"installation": id_}))
     return Proposal(promise, work, ("installations", action, id_), details)
 
 
 Propose = Callable[[Database, Settings, QueryParams, datetime, int | None], Proposal]
 """Makes a proposal from the query of a URL: of what the database holds now, and of nothing that dies after the id `until`, if it is
-given. Raises UnusableSelection and NothingToDo.
+given. Raises UnusableFilter and NothingToDo.
 """
 PROPOSE: Mapping[str, Propose] = {
     "replay": propose_replay,

@@ -17,9 +17,9 @@ from structlog.testing import capture_logs
 
 from dispatcher.console import plan_tokens
 from dispatcher.console.access import Visitor
+from dispatcher.console.dead_letter_filter import Wanted
 from dispatcher.console.operations import MAX_AT_ONCE, Change, Operation, Operations, State, Work
 from dispatcher.console.plan_tokens import PLAN_SECONDS, PlanTokens, Promise
-from dispatcher.console.selection import Selection
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.inspection.dead_letters import list_dead_letters
 from dispatcher.outbox.tables import dead_letter, installation, outbox
@@ -196,6 +196,16 @@ async def test_the_url_selects_what_is_taken(console: Console, trouble: Database
         assert sorted(connection.execute(sa.select(outbox.c.resource_id)).scalars()) == sorted([*taken, "db_9"])
 
 
+async def test_an_action_takes_what_its_page_shows_on_all_pages(console: Console, trouble: Database) -> None:
+    copy_letters(trouble, 3)
+    html = (await console.get("dead-letters?reason=gone&no_error=1&status=0&before=7&show=all&view=list")).text
+    (link,) = re.findall(r'href="\./(actions/discard[^"]*)"', html)
+    plan = await console.get(unescape(link))
+    assert "Discard 3 dead letters?" in words(plan.text)
+    assert commands_of(plan.text)[-1] == "dispatcher dead-letters discard --reason gone --status 0 --error ''"
+    assert 'href="../dead-letters?reason=gone&amp;status=0&amp;no_error=1&amp;view=list">Back' in plan.text
+
+
 @pytest.mark.parametrize("query", ["reason=none", "since=yesterday", "id=x", "id=0", "status=1000", "oldest=0"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_selection_that_cannot_be_used_says_why(
@@ -240,19 +250,20 @@ async def test_hostile_text_is_only_text(console: Console, trouble: Database) ->
     ("query", "origin"),
     [
         ("id=7", "dead-letters/7"),
-        ("id=7&id=8", "dead-letters"),
-        ("reason=gone&since=2026-01-31&oldest=3", "dead-letters?reason=gone&since=2026-01-31"),
+        ("id=7&id=8", "dead-letters?id=7%2C8"),
+        ("reason=gone&since=2026-01-31&before=9", "dead-letters?reason=gone&since=2026-01-31"),
+        ("no_error=1&view=list&show=all", "dead-letters?no_error=1&view=list"),
     ],
 )
 def test_the_way_back_leads_to_the_same_dead_letters(query: str, origin: str) -> None:
-    assert Selection.of(QueryParams(query)).origin == origin
+    assert Wanted.of(QueryParams(query)).taken("3").origin == origin
 
 
 def test_a_selection_stays_the_same_as_time_goes_on() -> None:
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    selection = Selection.of(QueryParams("since=24h&error=")).fixed(now)
-    assert selection.filter(now + timedelta(days=9)) == Filter(since=now - timedelta(days=1), error_prefix="")
-    assert selection.options == ("--error", "", "--since", "2026-01-30T12:00:00+00:00")
+    wanted = Wanted.of(QueryParams("since=24h&no_error=1")).taken().fixed(now)
+    assert wanted.filter(now + timedelta(days=9)) == Filter([], since=now - timedelta(days=1), error_prefix="")
+    assert wanted.options == ("--since", "2026-01-30T12:00:00+00:00", "--error", "")
 
 
 # ── what a person has to write

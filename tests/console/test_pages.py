@@ -232,7 +232,7 @@ async def test_a_filter_without_matches_offers_to_clear_it(console: Console, tro
     ("query", "error"),
     [
         ("since=yesterday", "Died since cannot be read: write how long ago"),
-        ("reason=none", "Reason is none of those"),
+        ("reason=none", "Reason is none of rejected, unauthorized, "),
         ("status=1000", "Status is not a number from 0 to 999"),
         ("id=7,x", "Id is not a number from 1 to"),
         ("before=0", "The page is not a number from 1 to"),

@@ -102,7 +102,7 @@ async def test_an_empty_log_says_how_long_it_is_kept(console: Console) -> None:
     [
         ("status=99", "Status is not a number from 100 to 599"),
         ("status=%D9%A3", "Status is not a number from 100 to 599"),
-        ("outcome=lost", "Outcome is none of those in the list"),
+        ("outcome=lost", "Outcome is none of delivered, "),
         ("since=yesterday", "Since cannot be read: write how long ago"),
         ("until=x", "Until cannot be read: write how long ago"),
     ],
