@@ -11,6 +11,7 @@ from dispatcher.cli.options import AsJson, Limit
 from dispatcher.cli.output import print_columns, print_json
 from dispatcher.inspection.graces import Graces
 from dispatcher.inspection.installations import Installation, View, list_installations
+from dispatcher.policy.decision import PauseReason
 from dispatcher.settings.settings import load_settings
 from dispatcher.store.installations import FOREVER
 
@@ -40,6 +41,7 @@ def list_(
     paused: Annotated[
         bool, typer.Option("--paused", help="List paused ones only, those that begin to die soonest first.")
     ] = False,
+    reason: Annotated[PauseReason | None, typer.Option("--reason", help="With --paused: for this reason.")] = None,
     failing: Annotated[
         bool, typer.Option("--failing", help="List those with pending work whose requests fail, the worst first.")
     ] = False,
@@ -60,13 +62,15 @@ def list_(
     At most 100,000 installations are sorted, and 1,000 deliveries of each are counted. Exit code 3 if there are none.
 
     \b
-    dispatcher installations list --paused
+    dispatcher installations list --paused --reason unauthorized
     dispatcher installations list --failing --json
     dispatcher installations list --behind
     """
     settings, view = load_settings(), _view(paused=paused, failing=failing, behind=behind)
+    if reason is not None and view is not View.PAUSED:
+        raise CommandFailed("--reason goes with --paused", Exit.USAGE)
     with checked(settings) as database:
-        installations = list_installations(database, Graces.of(settings), limit, view, prefix)
+        installations = list_installations(database, Graces.of(settings), limit, view, prefix, reason)
     if as_json:
         for one in installations:
             print_json(json_of(one))
@@ -76,7 +80,8 @@ def list_(
             (*HEADER, *(("paused by", "note") if by_hand else ())), (_row(one, by_hand) for one in installations)
         )
     if not installations:
-        raise CommandFailed(_NONE[view] + (" whose id begins so" if prefix else ""), Exit.NOTHING_MATCHED)
+        why = "" if reason is None else f" for the reason {reason}"
+        raise CommandFailed(_NONE[view] + why + (" whose id begins so" if prefix else ""), Exit.NOTHING_MATCHED)
     if len(installations) == limit:
         typer.echo(f"the first {limit:,} are listed, there may be more: --limit", err=True)
 

@@ -9,12 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dispatcher.console.fields import UnusableFilter, read_choice
 from dispatcher.console.pages import Pages
 from dispatcher.console.reading import Reading, Unreadable
 from dispatcher.inspection.graces import Graces
 from dispatcher.inspection.installation_detail import MAX_COUNTED_DELIVERIES, find_installation
 from dispatcher.inspection.installations import MAX_COUNTED_INSTALLATIONS, View, count_views, list_installations
 from dispatcher.outbox.events import INSTALLATION_ID
+from dispatcher.policy.decision import PauseReason
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
 from dispatcher.store.installations import FOREVER
 
@@ -29,24 +31,33 @@ class Wanted:
 
     view: View = View.ALL
     prefix: str = ""
+    reason: str = ""
+    """A `PauseReason`; empty: any. Only of paused ones."""
 
     @classmethod
     def of(cls, query: QueryParams) -> Self:
         show = query.get("show", "")
-        return cls(View(show) if show in list(View) else View.ALL, query.get("prefix", "").strip())
-
-    @property
-    def problem(self) -> str | None:
-        """Why there cannot be an id with this prefix."""
-        if not self.prefix or INSTALLATION_ID.fullmatch(self.prefix):
-            return None
-        return "is the beginning of no id: ids consist of letters, digits, _ and -"
+        view = View(show) if show in list(View) else View.ALL
+        reason = query.get("reason", "").strip() if view is View.PAUSED else ""
+        return cls(view, query.get("prefix", "").strip(), reason)
 
     @property
     def command_words(self) -> tuple[str, ...]:
         """The command that lists the same."""
         view = () if self.view is View.ALL else (f"--{self.view}",)
-        return ("installations", "list", *view, *(("--prefix", self.prefix) if self.prefix else ()))
+        options = (word for name, text in self.given.items() for word in (f"--{name}", text))
+        return ("installations", "list", *view, *options)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The conditions, by their field."""
+        return {name: text for name in ("prefix", "reason") if (text := getattr(self, name))}
+
+    def read_reason(self) -> PauseReason | None:
+        """Returns the reason; None for any. Raises UnusableFilter if a field cannot be used."""
+        if self.prefix and not INSTALLATION_ID.fullmatch(self.prefix):
+            raise UnusableFilter("prefix", "has characters other than letters, digits, _ and -")
+        return read_choice("reason", self.reason, PauseReason)
 
     def link(self, view: View) -> str:
         """Returns the URL of another view of these."""
@@ -74,12 +85,15 @@ def routes(pages: Pages) -> list[Route]:
 async def _list(pages: Pages, request: Request, reading: Reading) -> Response:
     wanted, graces = Wanted.of(request.query_params), Graces.of(pages.settings)
     values = {"wanted": wanted, "tabs": _TABS, "command_words": wanted.command_words, "forever": FOREVER}
-    if wanted.problem is not None:
-        unknown = {"installations": [], "counts": {}, "most": 0, "is_cut": False}
+    values |= {"reasons": list(PauseReason), "errors": {}}
+    try:
+        reason = wanted.read_reason()
+    except UnusableFilter as error:
+        unknown = {"installations": [], "counts": {}, "most": 0, "is_cut": False, "errors": {error.field: str(error)}}
         return pages.page(request, "installations.html", reading, {**values, **unknown}, status=400)
     found, counts = await pages.reader.ask(
         lambda database: (
-            list_installations(database, graces, ROWS, wanted.view, wanted.prefix),
+            list_installations(database, graces, ROWS, wanted.view, wanted.prefix, reason),
             count_views(database, wanted.prefix),
         )
     )

@@ -96,9 +96,14 @@ class View(StrEnum):
 
 
 def list_installations(
-    database: Database, graces: Graces, limit: int, view: View = View.ALL, prefix: str = ""
+    database: Database,
+    graces: Graces,
+    limit: int,
+    view: View = View.ALL,
+    prefix: str = "",
+    reason: PauseReason | None = None,
 ) -> list[Installation]:
-    """Returns the first `limit` installations of the view whose ids begin with `prefix`.
+    """Returns the first `limit` installations of the view whose ids begin with `prefix`, of PAUSED those that are paused for `reason`.
 
     There are no pages, because the order changes all the time: a longer prefix finds the others. Of ALL, only the first
     `MAX_SCANNED_ROWS` ids are sorted, of FAILING and BEHIND the installations that have been due longest, of PAUSED some of each reason.
@@ -107,7 +112,7 @@ def list_installations(
     with database.read() as connection:
         found = [
             _installation(row, graces)
-            for search in _searches(database, view, prefix)
+            for search in _searches(database, view, prefix, reason)
             for row in connection.execute(search.first(database, limit))
         ]
     if view is View.PAUSED:
@@ -154,7 +159,7 @@ class _Search:
         return sa.select(sa.func.count()).select_from(counted)
 
 
-def _searches(database: Database, view: View, prefix: str) -> list[_Search]:
+def _searches(database: Database, view: View, prefix: str, reason: PauseReason | None = None) -> list[_Search]:
     columns = installation.c
 
     def begins(table: Any) -> list[ColumnElement[bool]]:
@@ -165,7 +170,8 @@ def _searches(database: Database, view: View, prefix: str) -> list[_Search]:
             return [_Search(_scan(*begins(columns), order=columns.installation_id), [], _by_trouble)]
         case View.PAUSED:
             # Within each of these, the order is that of the pauses.
-            scans = [_scan(columns.pause_reason.in_(map(_literal, reasons))) for reasons in _REASONS_BY_GRACE]
+            wanted = _REASONS_BY_GRACE if reason is None else ((reason.value,),)
+            scans = [_scan(columns.pause_reason.in_(map(_literal, reasons))) for reasons in wanted]
             return [_Search(scan, begins(scan.c), lambda c: (c.paused_since, c.installation_id)) for scan in scans]
         case View.FAILING:
             scan = _scan(columns.due_at.is_not(None), order=columns.due_at)

@@ -204,6 +204,7 @@ def test_each_view_has_its_own_order(dispatcher: Terminal, database: Database) -
         return [row["installation_id"] for row in dispatcher("installations", "list", "--json", *options).rows]
 
     assert listed("--paused") == ["icfg_dying", "icfg_paused"]
+    assert listed("--paused", "--reason", "operator") == ["icfg_paused"]
     assert listed("--failing") == ["icfg_later", "icfg_late"]
     assert listed("--behind") == ["other", "icfg_late", "icfg_later"]
     assert listed("--behind", "--prefix", "icfg_") == ["icfg_late", "icfg_later"]
@@ -211,6 +212,10 @@ def test_each_view_has_its_own_order(dispatcher: Terminal, database: Database) -
     ended = dispatcher("installations", "list", "--paused", "--failing")
     assert (ended.code, ended.out) == (2, "")
     assert "choose one of --paused, --failing and --behind" in ended.complaint
+    ended = dispatcher("installations", "list", "--failing", "--reason", "operator")
+    assert (ended.code, ended.complaint) == (2, "dispatcher: --reason goes with --paused")
+    ended = dispatcher("installations", "list", "--paused", "--reason", "disabled")
+    assert (ended.code, ended.complaint) == (3, "dispatcher: there is no paused installation for the reason disabled")
 
 
 def test_the_list_says_when_paused_ones_begin_to_die(dispatcher: Terminal, database: Database) -> None:

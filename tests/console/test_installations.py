@@ -79,6 +79,8 @@ def some(database: Database) -> Database:
         ("?show=failing", ["failing"]),
         ("?show=behind", ["late"]),
         ("?show=paused&prefix=icfg_d", ["icfg_dying"]),
+        ("?show=paused&reason=no_credential", ["icfg_soon"]),
+        ("?show=failing&reason=no_credential", ["failing"]),
         ("?show=nonsense&prefix=i", ["icfg_soon", "icfg_dying", "icfg_by_hand", "idle"]),
     ],
 )
@@ -87,7 +89,9 @@ async def test_each_view_has_its_installations_in_its_order(console: Console, qu
     assert listed((await console.get(f"installations{query}")).text) == expected
 
 
-@pytest.mark.parametrize("path", ["installations?show=paused&prefix=icfg_", "installations", "installations/icfg_soon"])
+@pytest.mark.parametrize(
+    "path", ["installations?show=paused&prefix=icfg_&reason=operator", "installations", "installations/icfg_soon"]
+)
 async def test_the_command_of_the_page_finds_the_same(
     console: Console, some: Database, tmp_path: Path, path: str
 ) -> None:
@@ -143,6 +147,7 @@ async def test_deliveries_beyond_the_bound_are_not_counted(console: Console, dat
         ("?show=failing", "No installation is failing"),
         ("?show=behind", "No installation has work that is due"),
         ("?show=behind&prefix=x", "None matches behind · prefix x — clear"),
+        ("?show=paused&reason=disabled", "None matches paused · reason disabled — clear"),
     ],
 )
 async def test_an_empty_view_says_so(console: Console, query: str, text: str) -> None:
@@ -153,10 +158,26 @@ async def test_an_empty_view_says_so(console: Console, query: str, text: str) ->
 async def test_a_prefix_that_no_id_has_is_refused_and_kept(console: Console) -> None:
     page = await console.get("installations?show=paused&prefix=%00%22<")
     assert page.status_code == 400
-    assert "This is the beginning of no id: ids consist of letters, digits, _ and -" in words(page.text)
+    assert "Beginning of the id has characters other than letters, digits, _ and -" in words(page.text)
     assert page.text.count("aria-invalid") == 1
     assert 'value="\\x00&#34;&lt;"' in page.text
     assert not listed(page.text)
+
+
+@pytest.mark.usefixtures("some")
+async def test_the_reason_is_chosen_among_the_paused_ones_and_leads_there(console: Console) -> None:
+    html = (await console.get("installations?show=paused&reason=no_credential")).text
+    assert '<option value="no_credential" selected>no credential</option>' in html
+    assert "Paused 3 Failing 1" in words(html)
+    assert 'href="./installations?show=paused"' in html
+    assert 'name="reason"' not in (await console.get("installations?show=failing")).text
+    assert (
+        'href="./installations?show=paused&amp;reason=no_credential">no credential</a>' in (await console.get("")).text
+    )
+    page = await console.get("installations?show=paused&reason=tired")
+    assert page.status_code == 400
+    assert "Reason is none of unauthorized, " in words(page.text)
+    assert page.text.count("aria-invalid") == 1
 
 
 # ── one installation

@@ -570,8 +570,10 @@ def paused(reason: PauseReason, since: datetime) -> dict[str, object]:
     return {"pause_reason": reason, "paused_since": since, "paused_until": FOREVER, "due_at": FOREVER, "failures": 9}
 
 
-def ids(database: Database, view: View, limit: int = 9, prefix: str = "") -> list[str]:
-    return [one.installation_id for one in list_installations(database, GRACES, limit, view, prefix)]
+def ids(
+    database: Database, view: View, limit: int = 9, prefix: str = "", reason: PauseReason | None = None
+) -> list[str]:
+    return [one.installation_id for one in list_installations(database, GRACES, limit, view, prefix, reason)]
 
 
 @pytest.mark.varies
@@ -594,6 +596,8 @@ def test_paused_ones_are_listed_by_when_they_begin_to_die(database: Database) ->
     assert ids(database, View.PAUSED) == in_order
     assert ids(database, View.PAUSED, limit=4) == in_order[:4]
     assert ids(database, View.PAUSED, prefix="disabled") == ["disabled", "disabled_later"]
+    assert ids(database, View.PAUSED, reason=PauseReason.NO_CREDENTIAL) == ["dying"]
+    assert ids(database, View.PAUSED, reason=PauseReason.OPERATOR, prefix="by_hand_") == ["by_hand_later"]
     listed = {one.installation_id: one for one in list_installations(database, GRACES, 9)}
     assert listed["by_hand"].dies_at is listed["running"].dies_at is None
     for id_, left in (("dying", -1), ("disabled", 2), ("unauthorized", 4)):

@@ -25,6 +25,7 @@ PAGES = (
     "dead-letters/7",
     "installations",
     "installations?show=paused",
+    "installations?show=paused&reason=tired",
     "installations/icfg_2",
     "installations/icfg_9",
     "explain",
