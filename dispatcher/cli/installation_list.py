@@ -10,7 +10,8 @@ from dispatcher.cli.exits import CommandFailed, Exit
 from dispatcher.cli.options import AsJson, Limit
 from dispatcher.cli.output import print_columns, print_json
 from dispatcher.inspection.graces import Graces
-from dispatcher.inspection.installations import Installation, View, list_installations
+from dispatcher.inspection.installation_list import Key, View, list_installations
+from dispatcher.inspection.installations import Installation
 from dispatcher.policy.decision import PauseReason
 from dispatcher.settings.settings import load_settings
 from dispatcher.store.installations import FOREVER
@@ -52,6 +53,10 @@ def list_(
         str,
         typer.Option("--prefix", metavar="icfg_…", help="List those whose ids begin with this.", show_default=False),
     ] = "",
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="KEY", help="The page after this key, which the page before has named."),
+    ] = None,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
@@ -59,7 +64,7 @@ def list_(
 
     Those without a valid token come first, then failing ones, other pauses, and the rest by the time they are due. The column "next" is
     when the dispatcher looks at an installation again, "begins to die" when failures begin to turn its deliveries into dead letters.
-    At most 100,000 installations are sorted, and 1,000 deliveries of each are counted. Exit code 3 if there are none.
+    For each state at most 100,000 installations are searched, and 1,000 deliveries of each are counted. Exit code 3 if there are none.
 
     \b
     dispatcher installations list --paused --reason unauthorized
@@ -69,8 +74,9 @@ def list_(
     settings, view = load_settings(), _view(paused=paused, failing=failing, behind=behind)
     if reason is not None and view is not View.PAUSED:
         raise CommandFailed("--reason goes with --paused", Exit.USAGE)
+    key = _key(after, view)
     with checked(settings) as database:
-        installations = list_installations(database, Graces.of(settings), limit, view, prefix, reason)
+        installations = list_installations(database, Graces.of(settings), limit, view, prefix, reason, key)
     if as_json:
         for one in installations:
             print_json(json_of(one))
@@ -81,9 +87,15 @@ def list_(
         )
     if not installations:
         why = "" if reason is None else f" for the reason {reason}"
-        raise CommandFailed(_NONE[view] + why + (" whose id begins so" if prefix else ""), Exit.NOTHING_MATCHED)
+        none = (
+            _NONE[view] + why + (" whose id begins so" if prefix else "") + ("" if key is None else " after this key")
+        )
+        raise CommandFailed(none, Exit.NOTHING_MATCHED)
     if len(installations) == limit:
-        typer.echo(f"the first {limit:,} are listed, there may be more: --limit", err=True)
+        more = f"--limit, or --after {Key.of(installations[-1], view)}"
+        typer.echo(
+            f"the {'first' if key is None else 'next'} {limit:,} are listed, there may be more: {more}", err=True
+        )
 
 
 def _view(*, paused: bool, failing: bool, behind: bool) -> View:
@@ -93,6 +105,13 @@ def _view(*, paused: bool, failing: bool, behind: bool) -> View:
     if len(chosen) > 1:
         raise CommandFailed("choose one of --paused, --failing and --behind", Exit.USAGE)
     return chosen[0] if chosen else View.ALL
+
+
+def _key(text: str | None, view: View) -> Key | None:
+    try:
+        return None if text is None else Key.parse(text, view)
+    except ValueError as error:
+        raise CommandFailed(f"--after {error}", Exit.USAGE) from None
 
 
 def _row(one: Installation, by_hand: bool) -> tuple[object, ...]:

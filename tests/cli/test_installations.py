@@ -270,7 +270,48 @@ def test_where_nothing_is_known_the_exit_code_is_3(dispatcher: Terminal, databas
 def test_a_cut_list_is_announced(dispatcher: Terminal, database: Database) -> None:
     publish(database, "db_1")
     store.collect(database, 500)
-    assert "there may be more: --limit" in dispatcher("installations", "list", "--limit", "1").complaint
+    cut = dispatcher("installations", "list", "--limit", "1")
+    assert re.search(
+        r"the first 1 are listed, there may be more: --limit, or --after waiting\.\d+\.icfg_1$", cut.complaint
+    )
+
+
+def test_the_next_page_is_listed_by_the_key_that_the_page_before_has_named(
+    dispatcher: Terminal, database: Database
+) -> None:
+    with database.engine.begin() as connection:
+        for n in range(3):
+            row = {"installation_id": f"icfg_{n}", "failures": 5 - n, "due_at": database.now()}
+            connection.execute(sa.insert(installation).values(row))
+    list_failing = ("installations", "list", "--failing", "--json", "--limit", "2")
+    first = dispatcher(*list_failing)
+    assert [row["failures"] for row in first.rows] == [5, 4]
+    key = first.complaint.rpartition(" ")[2]
+    assert key == "failing.-4.icfg_1"
+    assert [row["failures"] for row in dispatcher(*list_failing, "--after", key).rows] == [3]
+    ended = dispatcher(*list_failing, "--after", "failing.-3.icfg_2")
+    assert (ended.code, ended.out) == (3, "")
+    assert "there is no failing installation after this key" in ended.complaint
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "icfg_1",
+        "idle.0.icfg_1",
+        "failing.x.icfg_1",
+        "failing.1.icfg_1",
+        "failing.-9999999999.icfg_1",
+        "failing.-1.",
+        "behind.99999999999999999999.icfg_1",
+        "failing.-1.\0",
+    ],
+)
+def test_a_text_that_is_no_key_is_refused(dispatcher: Terminal, key: str) -> None:
+    ended = dispatcher("installations", "list", "--failing", "--after", key)
+    assert (ended.code, ended.out) == (2, "")
+    assert "--after is no key of this list" in ended.complaint
 
 
 # show

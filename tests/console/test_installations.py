@@ -3,17 +3,20 @@
 import re
 import shlex
 from datetime import datetime, timedelta
+from html import unescape
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from dispatcher import store
+from dispatcher.console import installations as page_module
 from dispatcher.console.installations import ROWS
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.graces import Graces
 from dispatcher.inspection.installation_detail import find_installation
-from dispatcher.inspection.installations import MAX_COUNTED_DELIVERIES, MAX_COUNTED_INSTALLATIONS
+from dispatcher.inspection.installation_list import MAX_COUNTED_INSTALLATIONS
+from dispatcher.inspection.installations import MAX_COUNTED_DELIVERIES
 from dispatcher.outbox.tables import delivery, installation
 from dispatcher.policy.rate_window import RateLimit, RateWindow
 from dispatcher.store import installations
@@ -129,9 +132,35 @@ async def test_a_long_list_is_cut_and_its_counts_are_bounded(console: Console, d
     add(database, **{f"icfg_{n}": {"due_at": now, "failures": 1} for n in range(MAX_COUNTED_INSTALLATIONS)})
     html = (await console.get("installations?show=behind")).text
     assert len(listed(html)) == ROWS
-    assert f"The first {ROWS} are shown" in words(html)
+    assert f"{ROWS} are shown, there may be more. Next" in words(html)
     assert "Paused 0 Failing 1,000+ Behind 1,000+ All" in words(html)
     assert "1 failure in a row" in words(html)
+
+
+@on_two_databases
+@pytest.mark.usefixtures("some")
+async def test_the_pages_have_each_installation_once(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = listed((await console.get("installations")).text)
+    monkeypatch.setattr(page_module, "ROWS", 4)
+    first = await console.get("installations")
+    (link,) = re.findall(r'href="\./([^"]+)" rel="next"', first.text)
+    second = await console.get(unescape(link))
+    assert listed(first.text) + listed(second.text) == whole
+    assert 'href="./installations?show=all" rel="first">From the beginning' in second.text
+    assert 'rel="next"' not in second.text
+    command = commands_of(second.text)[-1]
+    assert re.fullmatch(r"dispatcher installations list --after by_hand\.\d+\.icfg_by_hand", command)
+    monkeypatch.setattr(page_module, "ROWS", 2)
+    third = await console.get(f"{unescape(link)}&prefix=x")
+    assert "None follows From the beginning" in words(third.text)
+
+
+@pytest.mark.parametrize("key", ["icfg_1", "failing.-1.icfg_1", "by_hand.x.icfg_1", "by_hand.1.%00"])
+@pytest.mark.usefixtures("some")
+async def test_a_key_that_is_none_is_refused(console: Console, key: str) -> None:
+    page = await console.get(f"installations?show=paused&after={key}")
+    assert page.status_code == 400
+    assert "The page is no key of this list" in words(page.text)
 
 
 async def test_deliveries_beyond_the_bound_are_not_counted(console: Console, database: Database) -> None:

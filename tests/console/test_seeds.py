@@ -13,7 +13,8 @@ from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.dead_letters import list_dead_letters
 from dispatcher.inspection.graces import Graces
-from dispatcher.inspection.installations import Installation, list_installations
+from dispatcher.inspection.installation_list import list_installations
+from dispatcher.inspection.installations import Installation
 from dispatcher.outbox.tables import attempt, installation
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.store.dead_letters import Filter

@@ -10,11 +10,11 @@ from sqlalchemy import make_url
 from dispatcher import store
 from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
-from dispatcher.inspection import installation_detail, installations
+from dispatcher.inspection import installation_detail, installation_list
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.checks import attempts
 from dispatcher.inspection.installation_detail import find_installation
-from dispatcher.inspection.installations import View, count_views, list_installations
+from dispatcher.inspection.installation_list import Key, View, count_views, list_installations
 from dispatcher.inspection.minutes import outcomes_by_minute
 from dispatcher.inspection.request_groups import group_requests
 from dispatcher.inspection.requests import RequestFilter, newest_requests
@@ -204,10 +204,12 @@ def test_a_list_of_installations_reads_a_limited_number_of_rows(
     crowded: Database, monkeypatch: pytest.MonkeyPatch, view: View, prefix: str
 ) -> None:
     """The limit, the page, and at most a thousand deliveries of each installation on it."""
-    monkeypatch.setattr(installations, "MAX_SCANNED_ROWS", SCAN_LIMIT)
+    monkeypatch.setattr(installation_list, "MAX_SCANNED_ROWS", SCAN_LIMIT)
     analyze(crowded)
     with explaining(crowded) as plans:
-        list_installations(crowded, GRACES, 50, view, prefix)
+        page = list_installations(crowded, GRACES, 50, view, prefix)
+        for one in page[-1:]:
+            list_installations(crowded, GRACES, 50, view, prefix, after=Key.of(one, view))
         count_views(crowded, prefix)
     assert plans
     # Only with the collation "C" does PostgreSQL find a prefix through an index.

@@ -1,7 +1,9 @@
 """Operators pause, resume, purge and list installations, on every database, also while a dispatcher holds the lease."""
 
 import math
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -12,17 +14,15 @@ from dispatcher import InstallationUpdated, publish, store
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.dead_letters import list_dead_letters, plan
+from dispatcher.inspection.installation_list import Key, View, count_views, list_installations
 from dispatcher.inspection.installations import (
     MAX_COUNTED_DELIVERIES,
     Due,
-    View,
     Waiting,
     count_due,
     count_pausable,
     count_paused,
-    count_views,
     count_waiting,
-    list_installations,
 )
 from dispatcher.outbox.tables import collector, dead_letter, delivery, installation, outbox
 from dispatcher.policy.decision import Action, DeadLetterReason, Decision, PauseReason
@@ -655,25 +655,100 @@ def test_each_view_is_counted_up_to_a_limit(database: Database, monkeypatch: pyt
     )
     assert count_views(database) == {View.PAUSED: 3, View.FAILING: 2, View.BEHIND: 1}
     assert count_views(database, "f") == {View.PAUSED: 0, View.FAILING: 1, View.BEHIND: 0}
-    monkeypatch.setattr("dispatcher.inspection.installations.MAX_COUNTED_INSTALLATIONS", 2)
+    monkeypatch.setattr("dispatcher.inspection.installation_list.MAX_COUNTED_INSTALLATIONS", 2)
     assert count_views(database) == {View.PAUSED: 2, View.FAILING: 2, View.BEHIND: 1}
 
 
+@pytest.fixture
+def crowded(database: Database) -> Database:
+    """Installations in each part, with equal values, also of two reasons; on PostgreSQL ids have the order of its collation."""
+    now = database.now()
+    grace = GRACES.disabled - GRACES.auth
+    hour, day = timedelta(hours=1), timedelta(days=1)
+    for n, id_ in enumerate(("a", "B", "c_1", "C-1", "d", "E")):
+        rows: dict[str, dict[str, object]] = {
+            "r": paused(PauseReason.UNAUTHORIZED, now - hour * (n // 2)),
+            "n": paused(PauseReason.NO_CREDENTIAL, now - hour * (n // 3)),
+            "d": paused(PauseReason.DISABLED, now - hour * (n // 2) - grace),
+            "o": paused(PauseReason.OPERATOR, now - day * (n // 2)),
+            "f": {"failures": 1 + n // 2, "due_at": now - hour},
+            "w": {"due_at": now - day * (n // 4)},
+            "l": {"due_at": now + day * (n // 4 + 1)},
+            "i": {"failures": n},
+        }
+        add(database, **{id_ + state: values for state, values in rows.items()})
+    return database
+
+
+NUMBERS = {View.ALL: 48, View.PAUSED: 24, View.FAILING: 6, View.BEHIND: 12}
+
+
+@pytest.mark.varies
 @pytest.mark.parametrize("view", View)
-def test_a_limited_number_of_installations_is_sorted(
+def test_the_pages_have_each_installation_once_in_the_order_of_the_list(crowded: Database, view: View) -> None:
+    whole = ids(crowded, view, limit=99)
+    assert len(set(whole)) == NUMBERS[view]
+    for size in (1, 2, 5, 11, NUMBERS[view]):
+        assert list(pages(crowded, view, size)) == whole, size
+    assert list(pages(crowded, view, 2, "c_1")) == [id_ for id_ in whole if id_.startswith("c_1")]
+
+
+@pytest.mark.parametrize("reason", PauseReason)
+def test_the_pages_keep_the_reason(crowded: Database, reason: PauseReason) -> None:
+    found = list(pages(crowded, View.PAUSED, 2, reason=reason))
+    assert found == ids(crowded, View.PAUSED, limit=99, reason=reason)
+    assert len(found) == 6
+
+
+def pages(
+    database: Database, view: View, size: int, prefix: str = "", reason: PauseReason | None = None
+) -> Iterator[str]:
+    """The ids of all pages, each found by the text of the key that ends the one before."""
+    after = None
+    while page := list_installations(database, GRACES, size, view, prefix, reason, after):
+        assert len(page) <= size
+        yield from (one.installation_id for one in page)
+        after = Key.parse(str(Key.of(page[-1], view)), view)
+
+
+def test_an_installation_that_is_gone_is_still_a_key(crowded: Database) -> None:
+    """A page begins where the one before has ended, also if its last installation works again."""
+    *first, last = list_installations(crowded, GRACES, 4, View.PAUSED)
+    whole = ids(crowded, View.PAUSED, limit=99)
+    installations.resume(crowded, last.installation_id)
+    rest = list_installations(crowded, GRACES, 99, View.PAUSED, after=Key.of(last, View.PAUSED))
+    assert [one.installation_id for one in (*first, last, *rest)] == whole
+
+
+def test_trouble_comes_first_and_then_those_that_are_due(crowded: Database) -> None:
+    parts = [Key.of(one, View.ALL).part for one in list_installations(crowded, GRACES, 99)]
+    assert [part for part, _ in groupby(parts)] == ["refused", "failing", "disabled", "by_hand", "waiting", "idle"]
+
+
+@pytest.mark.parametrize("view", View)
+def test_a_limited_number_of_installations_is_searched(
     database: Database, monkeypatch: pytest.MonkeyPatch, view: View
 ) -> None:
+    """Of paused ones some; otherwise those that come first, and for the next page those after it."""
     monkeypatch.setattr(f"{list_installations.__module__}.MAX_SCANNED_ROWS", 2)
     now = database.now()
     for n in range(4):
         ago = timedelta(minutes=10 - n)
         add(
             database,
-            **{f"a{n}": {"failures": n + 1, "due_at": now - ago}, f"b{n}": paused(PauseReason.UNAUTHORIZED, now - ago)},
+            **{
+                f"a{n}": {"failures": n + 1, "due_at": now - ago},
+                f"b{n}": paused(PauseReason.UNAUTHORIZED, now - ago),
+                f"c{n}": {},
+            },
         )
-    assert len(ids(database, view)) == 2
+    found = ids(database, view)
+    if view in {View.ALL, View.PAUSED}:
+        assert len([id_ for id_ in found if id_.startswith("b")]) == 2
     if view is not View.PAUSED:
-        assert set(ids(database, view)) <= {"a0", "a1"}
+        assert {id_ for id_ in found if id_.startswith("a")} == {"a0", "a1"}
+    if view is View.BEHIND:
+        assert list(pages(database, view, 2)) == ["a0", "a1", "a2", "a3"]
 
 
 @pytest.mark.varies

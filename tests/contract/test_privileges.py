@@ -29,7 +29,8 @@ from dispatcher.inspection.checks.privileges import check_privileges, needed
 from dispatcher.inspection.checks.triggers import check_triggers
 from dispatcher.inspection.dead_letters import find_dead_letter, list_dead_letters, plan
 from dispatcher.inspection.explanation import explain
-from dispatcher.inspection.installations import count_views, count_waiting, list_installations
+from dispatcher.inspection.installation_list import count_views, list_installations
+from dispatcher.inspection.installations import count_waiting
 from dispatcher.inspection.status import read_status
 from dispatcher.outbox.tables import VERSION_TABLE, metadata, outbox
 from dispatcher.outbox.tables import dispatcher as dispatchers

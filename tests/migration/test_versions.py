@@ -16,7 +16,8 @@ from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.checks.database import check_tables
 from dispatcher.inspection.checks.finding import Level
 from dispatcher.inspection.checks.privileges import check_privileges
-from dispatcher.inspection.installations import find_installations, list_installations
+from dispatcher.inspection.installation_list import list_installations
+from dispatcher.inspection.installations import find_installations
 from dispatcher.outbox.tables import VERSION_TABLE, dispatcher, installation, metadata, outbox
 from dispatcher.store import installations as operate
 from tests.contract.databases import on_servers, on_sqlite

@@ -24,6 +24,7 @@ MUTATED = (
     "worker",
     "credentials/token_cache.py",
     "inspection/dead_letters.py",
+    "inspection/installation_list.py",
     "inspection/installations.py",
 )
 MIN_NOTICED_SHARE = 0.9

@@ -26,6 +26,7 @@ PAGES = (
     "installations",
     "installations?show=paused",
     "installations?show=paused&reason=tired",
+    "installations?show=failing&after=failing.-9.icfg_1",
     "installations/icfg_2",
     "installations/icfg_9",
     "explain",
