@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -14,12 +14,13 @@ from dispatcher.cli.options import AsJson
 from dispatcher.cli.output import number, print_facts, print_json, shown
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import Backlog
-from dispatcher.inspection.status import LastRequest, Recent, Status, concerns, read_status
+from dispatcher.inspection.status import LastRequest, Leases, Recent, Status, concerns, read_status
 from dispatcher.settings.durations import age
 from dispatcher.settings.settings import load_settings
 
 app = typer.Typer()
 
+MAX_SHOWN_HOLDERS = 5
 CLEAR_SCREEN = "\033[H\033[J"
 
 
@@ -87,7 +88,7 @@ def _show(reading: Status, place: str) -> None:
             ("oldest event", _oldest(backlog)),
             ("dead letters", _dead_letters(backlog.dead_letters)),
             ("dispatchers", _dispatchers(reading)),
-            ("leases", f"{reading.leases.held:,} held, {reading.leases.expired:,} expired"),
+            ("leases", _leases(reading.leases)),
             ("last request", _last(reading.last_request)),
             ("requests" if reading.logs_successes else "failures", _rates(recent)),
             ("lag", _lag(recent)),
@@ -105,6 +106,18 @@ def _dispatchers(reading: Status) -> str:
         if not one.is_running
     ]
     return "; ".join([f"{len(reading.running)} running ({versions})" if versions else "none running", *silent])
+
+
+def _leases(leases: Leases) -> str:
+    held = _by_holder((one.name, one.held) for one in leases.holders)
+    expired = _by_holder((one.name, one.expired) for one in leases.holders)
+    return f"{leases.held:,} held{held}, {leases.expired:,} expired{expired}"
+
+
+def _by_holder(numbers: Iterable[tuple[str | None, int]]) -> str:
+    named = [f"{number:,} {name or 'unknown'}" for name, number in numbers if number]
+    shown_ones = [*named[:MAX_SHOWN_HOLDERS], *(["…"] if len(named) > MAX_SHOWN_HOLDERS else [])]
+    return f" ({', '.join(shown_ones)})" if named else ""
 
 
 def _oldest(backlog: Backlog) -> str:
@@ -162,7 +175,7 @@ def _row(reading: Status) -> dict[str, Any]:
         "installations": backlog.installations,
         "failing_installations": {one.installation_id: one.failures for one in reading.failing},
         "dispatchers": None if reading.dispatchers is None else [asdict(one) for one in reading.dispatchers],
-        "leases": {"held": reading.leases.held, "expired": reading.leases.expired},
+        "leases": asdict(reading.leases),
         "last_request": None if (last := reading.last_request) is None else asdict(last),
         "recent": {
             "seconds": recent.seconds,

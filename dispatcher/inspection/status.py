@@ -20,6 +20,8 @@ RECENT_SECONDS = 300.0
 """Rates and lag cover at most this much of the log of attempts, of which only the newest rows are read."""
 MAX_NAMED_INSTALLATIONS = 5
 """Failing installations that are named at most, the worst first."""
+MAX_NAMED_HOLDERS = 20
+"""Holders of leases that are named at most, those of the most expired leases first."""
 OLD_EVENT_SECONDS = 60.0
 """An event that has waited for longer is reported."""
 SILENCE_SECONDS = 30.0
@@ -39,11 +41,21 @@ class Failing:
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """A dispatcher by the leases that it holds, or let expire."""
+
+    name: str | None
+    held: int
+    expired: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leases:
     """The leases on installations. An expired lease means that a dispatcher died or hangs; another takes over."""
 
     held: int
     expired: int
+    holders: tuple[Holder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +133,24 @@ def read_status(database: Database, *, logs_successes: bool = True) -> Status:
 
 def _installations(connection: Connection, now: datetime) -> tuple[Leases, tuple[Failing, ...]]:
     """Reads the installations with pending work, longest due first: no index covers leases."""
-    columns = (installation.c.installation_id, installation.c.leased_until, installation.c.failures)
-    with_work = sa.select(*columns, installation.c.pause_reason).where(installation.c.due_at.is_not(None))
+    names = ("installation_id", "leased_until", "leased_by", "failures", "pause_reason")
+    with_work = sa.select(*(installation.c[name] for name in names)).where(installation.c.due_at.is_not(None))
     rows = connection.execute(with_work.order_by(installation.c.due_at).limit(MAX_SCANNED_ROWS)).all()
-    ends = [row.leased_until for row in rows if row.leased_until is not None]
     failing = sorted((row for row in rows if row.failures and row.pause_reason is None), key=lambda row: -row.failures)
-    expired = sum(end <= now for end in ends)
     return (
-        Leases(len(ends) - expired, expired),
+        _leases([(row.leased_by, row.leased_until > now) for row in rows if row.leased_until is not None]),
         tuple(Failing(row.installation_id, row.failures) for row in failing[:MAX_NAMED_INSTALLATIONS]),
     )
+
+
+def _leases(leased: Sequence[tuple[str | None, bool]]) -> Leases:
+    """Counts the leases, of which each has a holder and is valid or not."""
+    valid = Counter(name for name, is_valid in leased if is_valid)
+    all_ = Counter(name for name, _ in leased)
+    holders = [Holder(name, valid[name], number - valid[name]) for name, number in all_.items()]
+    holders.sort(key=lambda one: (-one.expired, -one.held, one.name or ""))
+    held = valid.total()
+    return Leases(held, all_.total() - held, tuple(holders[:MAX_NAMED_HOLDERS]))
 
 
 def _last_request(connection: Connection, now: datetime) -> LastRequest | None:

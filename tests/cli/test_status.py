@@ -98,6 +98,7 @@ def test_json_is_one_object_with_stable_keys(dispatcher: Terminal) -> None:
     ]
     assert row["database"] == f"sqlite:///{dispatcher.directory}/dispatcher.db"
     assert row["backlog"] == {"outbox": 0, "due": 0, "waiting": 0, "paused": 0, "complete": True}
+    assert row["leases"] == {"held": 0, "expired": 0, "holders": []}
     assert row["recent"]["lag_seconds"] == {"median": None, "p95": None, "max": None}
 
 

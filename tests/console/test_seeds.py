@@ -39,7 +39,7 @@ def test_status_reports_the_trouble(database: Database, database_url: str, tmp_p
     ]
     assert status["backlog"] == {"outbox": 0, "due": 0, "waiting": 246, "paused": 86, "complete": True}
     assert [(one["name"], one["is_running"]) for one in status["dispatchers"]] == [(DISPATCHER, True)]
-    assert (status["installations"], status["leases"]) == (13, {"held": 0, "expired": 0})
+    assert (status["installations"], status["leases"]) == (13, {"held": 0, "expired": 0, "holders": []})
     assert status["recent"]["outcomes"].keys() >= {"delivered", "throttled", "rejected"}
     assert measure(database).open_breakers == 2
 

@@ -1,5 +1,8 @@
 """The page *System*: what runs, and with what; secrets are hidden."""
 
+from datetime import timedelta
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
@@ -9,8 +12,9 @@ from dispatcher.console.system import clocks
 from dispatcher.database import migration, revisions
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.system import System, read_system
-from dispatcher.outbox.tables import dispatcher
+from dispatcher.outbox.tables import dispatcher, installation
 from dispatcher.settings.settings import Settings, describe
+from tests.cli.conftest import Terminal
 from tests.console.conftest import Console, Start, words
 from tests.contract.databases import EVERY
 from tests.migration.revisions import FIRST
@@ -30,7 +34,7 @@ async def test_it_names_the_database_its_schema_and_what_runs(console: Console, 
         f"Driver {trouble.engine.driver}",
         f"Revision {revisions.newest()}, the newest",
         "this machine agree to the second",
-        "Leases held 0",
+        "0 held, 0 expired.",
     ):
         assert part in text, part
     assert 'data-copy="dispatcher check --all"' in (await console.get("system")).text
@@ -68,6 +72,24 @@ async def test_it_works_with_an_older_schema(console: Console, database: Databas
     text = words((await console.get("system")).text)
     assert f"Revision {FIRST}, this program knows {revisions.newest()}" in text
     assert "Not known: run dispatcher migrate" in text
+
+
+async def test_leases_are_shown_by_their_holders_as_the_command_says(
+    console: Console, trouble: Database, tmp_path: Path
+) -> None:
+    now = trouble.now()
+    with trouble.engine.begin() as connection:
+        for n, (name, left) in enumerate((("web-1", 60), ("web-1", 60), ("web-2", -60), (None, 60))):
+            lease = {"lease_token": "t", "leased_by": name, "leased_until": now + timedelta(seconds=left)}
+            connection.execute(sa.insert(installation).values(installation_id=f"leased_{n}", due_at=now, **lease))
+    html = (await console.get("system")).text
+    assert "Dispatcher Held Expired web-2 0 1 web-1 2 0 – 1 0 3 held, 1 expired: their dispatcher died" in words(html)
+    assert 'data-copy="dispatcher status"' in html
+    dispatcher, url = Terminal(tmp_path), trouble.engine.url.set(drivername="sqlite").render_as_string()
+    line = "\nleases        3 held (2 web-1, 1 unknown), 1 expired (1 web-2)\n"
+    assert line in dispatcher("status", database_url=url).out
+    (row,) = dispatcher("status", "--json", database_url=url).rows
+    assert row["leases"]["holders"][0] == {"name": "web-2", "held": 0, "expired": 1}
 
 
 async def test_none_running_says_how_to_start_one(console: Console) -> None:

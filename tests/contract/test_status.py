@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from dispatcher import store
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.status import Failing, concerns, read_status
+from dispatcher.inspection.status import Failing, Holder, Leases, concerns, read_status
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, dispatcher, installation
 from dispatcher.policy.decision import Action, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind
@@ -108,6 +108,25 @@ def test_leases_are_held_or_expired(database: Database, partner: Engine) -> None
     expire_leases(database)
     assert (read_status(database).leases.held, read_status(database).leases.expired) == (0, 1)
     assert "leases that have expired: 1" in read_concerns(database)[-1][1]
+
+
+@pytest.mark.varies
+def test_leases_are_counted_by_their_holders_the_most_expired_first(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = clock(database)
+    minute = timedelta(minutes=1)
+    held = {"held_1": ("web-1", minute), "held_2": ("web-1", minute), "held_3": ("web-2", minute)}
+    expired = {"lost_1": ("web-3", -minute), "lost_2": ("web-2", -minute), "lost_3": ("web-3", -minute)}
+    with database.engine.begin() as connection:
+        for id_, (name, left) in (held | expired).items():
+            lease = {"lease_token": "t", "leased_by": name, "leased_until": now + left}
+            connection.execute(sa.insert(installation).values(installation_id=id_, due_at=now, **lease))
+    leases = read_status(database).leases
+    assert (leases.held, leases.expired) == (3, 3)
+    assert leases.holders == (Holder("web-3", 0, 2), Holder("web-2", 1, 1), Holder("web-1", 2, 0))
+    monkeypatch.setattr(f"{read_status.__module__}.MAX_NAMED_HOLDERS", 1)
+    assert read_status(database).leases == Leases(3, 3, (Holder("web-3", 0, 2),))
 
 
 def test_dead_letters_come_first_and_pauses_after_them(database: Database, partner: Engine) -> None:
