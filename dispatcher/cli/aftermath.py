@@ -17,6 +17,8 @@ app = typer.Typer()
 
 _SINCE = "Replayed no longer ago than this: 24h, or a time (UTC)."
 ReplayedSince = Annotated[str | None, typer.Option("--since", metavar="WHEN", help=_SINCE)]
+_UNTIL = "Replayed longer ago than this: 10m, or a time (UTC)."
+ReplayedUntil = Annotated[str | None, typer.Option("--until", metavar="WHEN", help=_UNTIL)]
 ReplayedBy = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Replayed by this person.")]
 
 
@@ -30,6 +32,7 @@ class ChoiceOfReplays(Choice):
 def aftermath_(
     choice: ChoiceOfReplays,
     id_: Ids = None,
+    until: ReplayedUntil = None,
     by: ReplayedBy = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +47,8 @@ def aftermath_(
     """
     with checked(load_settings()) as database:
         wanted = replace(choice, since=None).filter(database, id_)
-        found = aftermath(database, Replays(wanted, parse_since(choice.since, database.now), by))
+        began, ended = parse_since(choice.since, database.now), parse_since(until, database.now, "--until")
+        found = aftermath(database, Replays(wanted, began, by, ended))
     if not found.dead_letters:
         raise CommandFailed("no dead letter that matches was replayed", Exit.NOTHING_MATCHED)
     if as_json:

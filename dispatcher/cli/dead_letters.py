@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dispatcher.cli import aftermath, causes
+from dispatcher.cli import aftermath, causes, resolutions
 from dispatcher.cli.confirmation import confirm, progress
 from dispatcher.cli.database import checked
 from dispatcher.cli.dead_letter_filter import MAX_ID, Choice, Ids, with_choice
@@ -34,6 +34,7 @@ app = typer.Typer(
 
 app.add_typer(causes.app)
 app.add_typer(aftermath.app)
+app.add_typer(resolutions.app)
 
 MAX_ERROR_LENGTH = 60
 

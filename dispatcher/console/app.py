@@ -54,6 +54,7 @@ def console_app(
         search.route,
         requests.route(pages),
         system.route(pages),
+        *operation_pages.routes(pages, operations),
         *(login.routes(pages, access, refusals, operator) if isinstance(access, TokenAccess) else ()),
         *(() if operations is None else _acting(pages, operations)),
     ]
@@ -64,7 +65,7 @@ def console_app(
 
 def _acting(pages: Pages, operations: Operations) -> list[Route]:
     tokens = PlanTokens()
-    return [actions.route(pages, operations, tokens), *operation_pages.routes(pages, operations, tokens)]
+    return [actions.route(pages, operations, tokens), *operation_pages.routes_of_one(pages, operations, tokens)]
 
 
 Handler = Callable[[Request, Exception], Coroutine[Any, Any, Response]]

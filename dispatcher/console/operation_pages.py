@@ -1,4 +1,4 @@
-"""The pages of operations: those of this process, and one with its progress and what became of it."""
+"""The pages of operations: all of this process, and the resolutions in the database; one with its progress; the aftermath of replays."""
 
 from copy import copy
 
@@ -8,23 +8,43 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from dispatcher.console.actions import only_for_operators
+from dispatcher.console.fields import UnusableFilter, read_time
 from dispatcher.console.login import read_form
 from dispatcher.console.operations import Operation, Operations
 from dispatcher.console.pages import Pages
 from dispatcher.console.plan_tokens import PlanTokens, Promise
 from dispatcher.console.reading import Reading, Unreadable
-from dispatcher.inspection.aftermath import aftermath
+from dispatcher.inspection.aftermath import Replays, aftermath
+from dispatcher.inspection.resolution_groups import group_resolutions
+
+ROWS = 50
 
 
-def routes(pages: Pages, operations: Operations, tokens: PlanTokens) -> list[Route]:
-    """Returns the routes of both pages, and of the form that stops an operation."""
+def routes(pages: Pages, operations: Operations | None) -> list[Route]:
+    """Returns the routes of the list, which has the operations of this process if there can be any, and of what became of replays."""
 
     async def list_(request: Request) -> Response:
         try:
             reading = await pages.reader.status()
+            found = await pages.reader.ask(lambda database: group_resolutions(database, ROWS))
         except Unreadable as error:
             return pages.unreadable(request, str(error))
-        return pages.page(request, "operations.html", reading, {"operations": reversed(operations.all.values())})
+        words = ("dead-letters", "resolutions", "--limit", str(ROWS))
+        values: dict[str, object] = {"found": found, "is_cut": len(found.groups) == ROWS, "command_words": words}
+        values["operations"] = None if operations is None else list(reversed(operations.all.values()))
+        return pages.page(request, "operations.html", reading, values)
+
+    async def follow(request: Request) -> Response:
+        try:
+            return await _follow(pages, request, await pages.reader.status())
+        except Unreadable as error:
+            return pages.unreadable(request, str(error))
+
+    return [Route("/operations", list_), Route("/operations/aftermath", follow)]
+
+
+def routes_of_one(pages: Pages, operations: Operations, tokens: PlanTokens) -> list[Route]:
+    """Returns the routes of the page of an operation, and of the form that stops it."""
 
     async def show(request: Request) -> Response:
         operation = operations.all.get(request.path_params["number"])
@@ -39,13 +59,30 @@ def routes(pages: Pages, operations: Operations, tokens: PlanTokens) -> list[Rou
         return await _stop(pages, tokens, request, operations.all.get(request.path_params["number"]))
 
     return [
-        Route("/operations", list_),
         Route("/operations/{number:int}", show),
         Route("/operations/{number:int}/stop", stop, methods=["POST"]),
     ]
 
 
-_FORGOTTEN = "Those of an earlier run of the console are not kept; dead letters keep who has resolved them, and why."
+async def _follow(pages: Pages, request: Request, reading: Reading) -> Response:
+    fields = {name: request.query_params.get(name, "").strip() for name in ("since", "until", "by")}
+    given = {name: text for name, text in fields.items() if text}
+    values: dict[str, object] = {"fields": fields, "errors": {}, "aftermath": None}
+    values["command_words"] = ("dead-letters", "aftermath", *(w for n, text in given.items() for w in (f"--{n}", text)))
+    now = pages.reader.now(reading)
+    try:
+        since, until = (read_time(name, fields[name], now) for name in ("since", "until"))
+    except UnusableFilter as error:
+        values["errors"] = {error.field: str(error)}
+        return pages.page(request, "aftermath.html", reading, values, status=400)
+    replays = Replays(since=since, by=fields["by"] or None, until=until)
+    values["aftermath"] = await pages.reader.ask(lambda database: aftermath(database, replays))
+    return pages.page(request, "aftermath.html", reading, values)
+
+
+_FORGOTTEN = (
+    "Those of an earlier run of the console are not kept; the page Operations has what the database knows of them."
+)
 
 
 async def _show(pages: Pages, tokens: PlanTokens, request: Request, operation: Operation, reading: Reading) -> Response:

@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from dispatcher import __version__
 from dispatcher.console.assets import Assets
+from dispatcher.console.links import aftermath_link, letters_link
 from dispatcher.console.reading import Reader, Reading
 from dispatcher.settings.durations import age
 from dispatcher.settings.settings import Settings
@@ -71,8 +72,10 @@ class Pages:
             "asset": assets.url,
             "ago": ago,
             "exact": exact,
+            "aftermath_link": aftermath_link,
             "explain_link": explain_link,
             "installation_link": installation_link,
+            "letters_link": letters_link,
         }
 
     def page(

@@ -37,13 +37,22 @@ class Replays:
     """Replayed at this time or later."""
     by: str | None = None
     """Replayed by this person."""
+    until: datetime | None = None
+    """Replayed before this time."""
 
     def of(self, table: Table | Subquery) -> list[ColumnElement[bool]]:
         """Returns the conditions in SQL, for the table or a part of it."""
-        conditions = [table.c.resolution == Resolution.REPLAYED, *_resolved_since(table, self.since)]
+        conditions = [table.c.resolution == Resolution.REPLAYED, *self.resolved(table)]
         if self.by is not None:
             conditions.append(is_exactly(table.c.resolved_by, self.by))
         return [*conditions, *self.wanted.of(table)]
+
+    def resolved(self, table: Table | Subquery) -> list[ColumnElement[bool]]:
+        """Returns the conditions of the times alone, for which there is an index."""
+        resolved_at = table.c.resolved_at
+        since = [] if self.since is None else [resolved_at >= self.since]
+        until = [] if self.until is None else [resolved_at < self.until]
+        return [resolved_at.is_not(None), *since, *until]  # not NULL: the condition of the index
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +103,6 @@ def aftermath(
     )
 
 
-def _resolved_since(table: Table | Subquery, since: datetime | None) -> list[ColumnElement[bool]]:
-    resolved_at = table.c.resolved_at  # not NULL: the condition of the index
-    return [resolved_at.is_not(None)] if since is None else [resolved_at.is_not(None), resolved_at >= since]
-
-
 def _replayed(connection: Connection, replays: Replays, limit: int, scan_limit: int) -> tuple[Sequence[Row[Any]], bool]:
     """Returns the dead letters, the newest replay first, and whether these are all of them."""
     newest_first = (dead_letter.c.resolved_at.desc(), dead_letter.c.id.desc())
@@ -106,7 +110,7 @@ def _replayed(connection: Connection, replays: Replays, limit: int, scan_limit: 
     beyond = None
     wanted = replays.wanted
     if not wanted.ids and wanted.installation_id is None and wanted.resource_id is None:
-        resolved = sa.select(dead_letter).where(*_resolved_since(dead_letter, replays.since)).order_by(*newest_first)
+        resolved = sa.select(dead_letter).where(*replays.resolved(dead_letter)).order_by(*newest_first)
         searched = resolved.limit(scan_limit).subquery()
         beyond = connection.execute(resolved.with_only_columns(dead_letter.c.id).offset(scan_limit).limit(1)).scalar()
     names = ("id", "subject_key", "installation_id", "resource_id", "resolved_at")

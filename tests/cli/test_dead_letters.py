@@ -1,5 +1,6 @@
 import os
 import pty
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from dispatcher.database.transactions import Database
 from dispatcher.inspection import aftermath, causes
 from dispatcher.inspection.dead_letters import ADVICE
+from dispatcher.inspection.resolution_groups import group_resolutions
 from dispatcher.outbox.tables import dead_letter, outbox
 from dispatcher.policy.decision import DeadLetterReason
 from tests.cli.conftest import COMMAND, Terminal
@@ -361,3 +363,53 @@ def test_an_aftermath_that_is_not_complete_is_reported(
     ended = dispatcher("dead-letters", "aftermath")
     assert "replayed    1 dead letter\n" in ended.out
     assert "narrow the filter" in ended.complaint
+
+
+def test_what_people_did_is_listed_with_the_command_that_shows_what_became_of_it(
+    dispatcher: Terminal, database: Database
+) -> None:
+    missing = dispatcher("dead-letters", "resolutions")
+    assert (missing.code, missing.complaint) == (3, "dispatcher: no dead letter was replayed or discarded")
+    die(database, "db_1", "db_2", "db_3")
+    dispatcher("dead-letters", "replay", "--id", "1", "--yes", "--by", "ann b", "--note", "the plan\nexists")
+    dispatcher("dead-letters", "discard", "--id", "2", "--id", "3", "--yes", "--by", "bob")
+    for id_, at in (
+        (1, "2026-01-31 12:00:59.999999"),
+        (2, "2026-01-31 11:59:00.000000"),
+        (3, "2026-01-31 11:59:01.000000"),
+    ):
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE vercel_dead_letter SET resolved_at = ? WHERE id = ?", (at, id_))
+    ended = dispatcher("dead-letters", "resolutions")
+    assert (ended.code, ended.err) == (0, "")
+    header, *lines = ended.out.splitlines()
+    assert header.split("  ")[0] == "minute (UTC)"
+    aftermath_of = "dispatcher dead-letters aftermath --since 2026-01-31T12:00 --until 2026-01-31T12:01 --by 'ann b'"
+    discarded = "dispatcher dead-letters list --resolved --id 3 --id 2"
+    assert [re.split(r"  +", line) for line in lines] == [
+        ["2026-01-31 12:00", "replayed", "1", "ann b", "the plan…", aftermath_of],
+        ["2026-01-31 11:59", "discarded", "2", "bob", "-", discarded],
+    ]
+    first, second = dispatcher("dead-letters", "resolutions", "--json").rows
+    assert first["command"] == aftermath_of
+    assert second == {
+        "minute": "2026-01-31T11:59:00+00:00",
+        "resolution": "discarded",
+        "by": "bob",
+        "note": None,
+        "dead_letters": 2,
+        "ids": [3, 2],
+        "command": discarded,
+    }
+    for command, rows in ((aftermath_of, 1), (discarded, 2)):
+        assert len(dispatcher(*shlex.split(command)[1:], "--json").rows) == rows
+    assert "the first 1 are listed" in dispatcher("dead-letters", "resolutions", "--limit", "1").complaint
+
+
+def test_resolutions_that_were_not_read_are_reported(
+    dispatcher: Terminal, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die(database, "db_1", "db_2")
+    dispatcher("dead-letters", "discard", "--all", "--yes")
+    monkeypatch.setattr("dispatcher.cli.resolutions.group_resolutions", partial(group_resolutions, scan_limit=1))
+    assert "there may be older ones" in dispatcher("dead-letters", "resolutions").complaint

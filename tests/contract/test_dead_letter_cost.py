@@ -10,6 +10,7 @@ from dispatcher.database.transactions import Database
 from dispatcher.inspection.aftermath import Replays, aftermath
 from dispatcher.inspection.causes import causes
 from dispatcher.inspection.dead_letters import list_dead_letters, plan
+from dispatcher.inspection.resolution_groups import group_resolutions
 from dispatcher.outbox.tables import dead_letter
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.store.dead_letters import Filter
@@ -20,7 +21,7 @@ ROWS, REPLAYED = 20_000, 200
 OF_UNRESOLVED = 10
 """One of this many is unresolved."""
 INSTALLATIONS = 100
-LIMIT = 50
+LIMIT, SCAN_LIMIT = 50, 1_000
 MAX_READ = {"postgresql": ROWS // 4, "mysql": ROWS // 4, "sqlite": 800}
 """The rows that one statement may read, the unresolved ones at most twice; on SQLite, hundreds of its instructions. That is less than it
 takes to read all rows.
@@ -67,6 +68,7 @@ READINGS: dict[str, Callable[[Database], object]] = {
     "plan for a cause": lambda database: plan(database, Filter(reason=DeadLetterReason.REJECTED, error_prefix=PREFIX)),
     "plan for the oldest": lambda database: plan(database, Filter(), for_replay=True, oldest=LIMIT),
     "aftermath": lambda database: aftermath(database, Replays(since=database.now() - timedelta(days=1)), limit=LIMIT),
+    "resolutions": lambda database: group_resolutions(database, LIMIT, SCAN_LIMIT),
     "aftermath of ids": lambda database: aftermath(database, Replays(Filter(ids=range(ROWS - LIMIT, ROWS)))),
     "aftermath of one": lambda database: aftermath(database, Replays(Filter(installation_id="icfg_1"))),
 }

@@ -35,6 +35,9 @@ PAGES = (
     "requests",
     "requests?outcome=failing&installation=icfg_12",
     "system",
+    "operations",
+    "operations/aftermath?since=9d&by=anna",
+    "operations/aftermath?since=yesterday",
     "no/such/page",
 )
 """Each form of each page."""
