@@ -241,6 +241,7 @@ def _account(planned: Plan, settings: Settings) -> dict[str, Any]:
         "dead_letters": planned.dead_letters,
         "malformed": planned.malformed,
         "requests": planned.requests,
+        "complete": planned.complete,
         "seconds": planned.seconds(settings.rate_limit, settings.global_rate_limit),
         "replayed": 0,
     }
@@ -250,7 +251,10 @@ def _describe(account: dict[str, Any]) -> str:
     rows = number(account["dead_letters"], "dead letter")
     if "requests" not in account:
         return rows
-    return f"{rows}: {number(account['requests'], 'request')}, {age(account['seconds'])} or more at the rate limit"
+    least = "" if account["complete"] else "at least "
+    return (
+        f"{rows}: {least}{number(account['requests'], 'request')}, {age(account['seconds'])} or more at the rate limit"
+    )
 
 
 def _report(account: dict[str, Any], done: str, *, as_json: bool) -> None:

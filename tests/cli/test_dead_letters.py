@@ -116,7 +116,7 @@ def test_a_dry_run_counts_and_changes_nothing(dispatcher: Terminal, database: Da
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == "61 dead letters: 61 requests, 1m or more at the rate limit; nothing was changed\n"
     (row,) = dispatcher("dead-letters", "replay", "--all", "--dry-run", "--json", rate_limit="10/1s").rows
-    assert row == {"dead_letters": 61, "malformed": 0, "requests": 61, "seconds": 6.0, "replayed": 0}
+    assert row == {"dead_letters": 61, "malformed": 0, "requests": 61, "complete": True, "seconds": 6.0, "replayed": 0}
     assert in_outbox(database) == []
 
 

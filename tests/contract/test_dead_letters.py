@@ -408,6 +408,18 @@ def test_a_plan_counts_rows_requests_and_the_busiest_installation(database: Data
     assert replace(planned, last_id=0) == Plan(4, 0, 3, 2, 0)
 
 
+def test_a_plan_counts_every_row_and_reads_a_limited_number_for_its_requests(
+    database: Database, partner: Engine
+) -> None:
+    die(database, partner, "db_1", "db_2", "db_3")
+    bury_malformed(database)
+    whole = plan(database, Filter(), max_rows=4)
+    assert replace(whole, last_id=0) == Plan(4, 1, 3, 3, 0)
+    cut = plan(database, Filter(), max_rows=1)
+    assert replace(cut, requests=3, busiest=3) == replace(whole, complete=False)
+    assert cut.requests == cut.busiest <= 1
+
+
 PACES = [(0, 0.0), (1, 0.0), (60, 0.0), (61, 60.0), (120, 60.0), (121, 120.0)]
 
 
