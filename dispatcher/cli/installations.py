@@ -1,7 +1,6 @@
 """`dispatcher installations`: their states, and what an operator can do about an installation as a whole."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated
 
@@ -210,7 +209,8 @@ def purge_(
         waiting = count_waiting(database, installation_id)
         if waiting is None:
             raise unknown(installation_id)
-        account = {"installation_id": installation_id, **asdict(waiting), "dead_letters": 0}
+        waits = {"events": waiting.events, "deliveries": waiting.deliveries}
+        account = {"installation_id": installation_id, **waits, "dead_letters": 0}
         what = f"{number(waiting.deliveries, 'delivery')} and {number(waiting.events, 'event')} of {shown(installation_id)}"
         if not dry_run:
             confirm(f"Purge {what}?", yes=yes)

@@ -28,6 +28,8 @@ MAX_UNTYPED_NUMBER = 100
 """To discard more dead letters, their number has to be typed."""
 MAX_NOTE_LENGTH = 2_000
 SHOWN_ROWS = 10
+MAX_SEARCHED_EVENTS = 100_000
+"""Events of the outbox that are searched at most for those of an installation; a command searches all."""
 OLDEST = ("1", "10", "100", "")
 """How many can be taken first; empty: all."""
 
@@ -151,7 +153,7 @@ def propose_pause(database: Database, _: Settings, query: QueryParams, __: datet
 def propose_resume(database: Database, settings: Settings, query: QueryParams, _: datetime, __: int | None) -> Proposal:
     """Ends the pause of an installation."""
     id_, _waits = _waiting(database, query)
-    due = count_due(database, id_)
+    due = count_due(database, id_, MAX_SEARCHED_EVENTS)
     seconds = max(seconds_for(due.events + due.now, rate) for rate in (settings.rate_limit, settings.global_rate_limit))
 
     def change(database: Database, *, signature: Signature, progress: Progress) -> int:  # noqa: ARG001 (a pause ends without)
@@ -177,7 +179,7 @@ def propose_purge(database: Database, settings: Settings, query: QueryParams, _:
 
 def _waiting(database: Database, query: QueryParams) -> tuple[str, Waiting]:
     id_ = query.get("installation", "")
-    waiting = count_waiting(database, id_)
+    waiting = count_waiting(database, id_, MAX_SEARCHED_EVENTS)
     if waiting is None:
         raise NothingToDo(f"There is no installation {id_}: nothing waits for it, and it is not known.")
     return id_, waiting

@@ -72,7 +72,10 @@ class Waiting:
     """The pending work of an installation: its events in the outbox, and its deliveries."""
 
     events: int
+    """A lower bound unless `events_complete`."""
     deliveries: int
+    events_complete: bool = True
+    """Whether the whole outbox was searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ class Due:
     """Deliveries that are not due yet, because of a backoff or a settle delay."""
     first_later: datetime | None
     """When the first of those is due."""
+    events_complete: bool = True
+    """Whether the whole outbox was searched; if not, `events` is a lower bound."""
 
 
 def find_installations(
@@ -108,26 +113,40 @@ def with_deliveries(database: Database) -> Select[Any]:
     return sa.select(*database.columns(installation), deliveries, database.dialect.clock().label("now"))
 
 
-def count_waiting(database: Database, installation_id: str) -> Waiting | None:
-    """Returns what a purge would bury; None if the installation is unknown."""
+def count_waiting(database: Database, installation_id: str, max_events: int | None = None) -> Waiting | None:
+    """Returns what a purge would bury; None if the installation is unknown.
+
+    No index of the outbox has the installation: with `max_events`, only its oldest events are searched.
+    """
     with database.read() as connection:
-        events, deliveries, known = (
+        events, all_events = _count_events(connection, installation_id, max_events)
+        deliveries, known = (
             _count(connection, is_exactly(table.c.installation_id, installation_id))
-            for table in (outbox, delivery, installation)
+            for table in (delivery, installation)
         )
-    return Waiting(events, deliveries) if events or deliveries or known else None
+    return Waiting(events, deliveries, all_events) if events or deliveries or known else None
 
 
-def count_due(database: Database, installation_id: str) -> Due:
-    """Counts the installation's events and deliveries."""
+def count_due(database: Database, installation_id: str, max_events: int | None = None) -> Due:
+    """Counts the installation's events and deliveries; with `max_events`, only the oldest events of the outbox are searched."""
     due_at = delivery.c.due_at
     with database.read() as connection:
         is_later = due_at > connection.execute(sa.select(database.dialect.clock())).scalar_one()
         figures = (sa.func.count(), sa.func.count(sa.case((is_later, 1))), sa.func.min(sa.case((is_later, due_at))))
         of_it = is_exactly(delivery.c.installation_id, installation_id)
-        events = _count(connection, is_exactly(outbox.c.installation_id, installation_id))
+        events, all_events = _count_events(connection, installation_id, max_events)
         all_, later, first = connection.execute(sa.select(*figures).where(of_it)).one()
-    return Due(events, all_ - later, later, first)
+    return Due(events, all_ - later, later, first, all_events)
+
+
+def _count_events(connection: Connection, installation_id: str, max_events: int | None) -> tuple[int, bool]:
+    """Returns the number of the installation's events, and whether the whole outbox was searched."""
+    if max_events is None:
+        return _count(connection, is_exactly(outbox.c.installation_id, installation_id)), True
+    oldest = sa.select(outbox.c.installation_id).order_by(outbox.c.id).limit(max_events).subquery()
+    of_it = is_exactly(oldest.c.installation_id, installation_id)
+    events, searched = connection.execute(sa.select(sa.func.count(sa.case((of_it, 1))), sa.func.count())).one()
+    return events, searched < max_events
 
 
 def count_pausable(database: Database) -> int:

@@ -426,6 +426,16 @@ def test_events_that_are_not_collected_yet_count_as_waiting_too(database: Databa
     assert purge(database) == 2
 
 
+def test_the_events_of_an_installation_are_counted_among_the_oldest_ones(database: Database, partner: Engine) -> None:
+    with partner.begin() as connection:
+        write(connection, "db_1")
+        write(connection, "db_other", installation_id="icfg_2")
+        write(connection, "db_2")
+    assert count_waiting(database, ID, 2) == Waiting(events=1, deliveries=0, events_complete=False)
+    assert count_waiting(database, ID, 4) == Waiting(events=2, deliveries=0)
+    assert count_due(database, ID, 2) == Due(1, 0, 0, None, events_complete=False)
+
+
 def test_a_purge_of_an_unknown_installation_finds_nothing(database: Database) -> None:
     assert count_waiting(database, ID) is None
     assert purge(database) == 0
