@@ -1,12 +1,15 @@
 """The blocks of *Now* beside the status: shared by all browsers, and each may fail alone. What takes too long says so."""
 
 import asyncio
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from dispatcher.console import dead_letters, now, requests
+from dispatcher.console import app, dead_letters, minutes, now, reading, requests
 from dispatcher.console.reading import SHARED_SECONDS, TOO_SLOW, Reader
 from dispatcher.console.shared import Block, Shared
 from dispatcher.database.schema import UnusableSchema
@@ -42,6 +45,35 @@ async def test_a_question_is_asked_once_in_two_seconds_and_a_failure_keeps_the_l
     assert question.asked == 2
     question.now, question.failure = 2 * SHARED_SECONDS, None
     assert await shared.read() == Block(3, None)
+
+
+async def test_ten_browsers_cost_one_reading_in_two_seconds_and_get_nothing_without_news(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = 0.0
+    read: dict[str, int] = {}
+
+    def counted(question: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*given: Any, **named: Any) -> Any:
+            read[question.__name__] = read.get(question.__name__, 0) + 1
+            return question(*given, **named)
+
+        return ask
+
+    monkeypatch.setattr(app, "Reader", partial(Reader, clock=lambda: seconds))
+    monkeypatch.setattr(now, "Shared", partial(Shared, clock=lambda: seconds))
+    for module, question in ((reading, "read_status"), (now, "causes"), (minutes, "outcomes_by_minute")):
+        monkeypatch.setattr(module, question, counted(getattr(module, question)))
+    console = await start()
+    tags = dict.fromkeys(range(10), "")
+    statuses = Counter[int]()
+    for poll in range(120):  # each browser every five seconds, one after another
+        seconds, browser = poll / 2, poll % 10
+        page = await console.get("", if_none_match=tags[browser])
+        tags[browser] = page.headers["etag"]
+        statuses[page.status_code] += 1
+    assert read == {"read_status": 30, "causes": 30, "outcomes_by_minute": 30}
+    assert statuses == {200: 10, 304: 110}
 
 
 @pytest.fixture

@@ -126,6 +126,27 @@ def test_a_minute_of_updates_disturbs_nobody(page: Page, site: Site, database: D
         assert page.get_by_label(TYPE, exact=True).input_value() == "db_pl"
 
 
+HIDE = """hidden => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_hidden_tab_asks_for_nothing_and_is_renewed_when_it_is_seen_again(
+    page: Page, site: Site, database: Database
+) -> None:
+    page.goto(site.at("dead-letters?view=list&installation=icfg_11"))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.evaluate(HIDE, True)
+    die(database)
+    page.clock.run_for(60_000)
+    assert requests == []
+    page.evaluate(HIDE, False)
+    expect(page.locator("tbody tr")).to_have_count(8)
+    assert len(requests) == 1
+
+
 def test_after_a_quarter_of_an_hour_without_a_touch_the_database_is_spared(page: Page, site: Site) -> None:
     assert page.url == site.url
     page.clock.fast_forward(16 * 60_000)
