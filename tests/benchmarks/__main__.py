@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import coalescing, drain, footprint, latency, partner_cost, replicas, scale
+from tests.benchmarks import coalescing, console, drain, footprint, latency, partner_cost, replicas, scale
 from tests.benchmarks.machine import Machine, MissingProgram, Server, mariadb, postgresql, sink, versions
 from tests.benchmarks.table import Line, markdown
 
@@ -20,6 +20,7 @@ SCENARIOS = {
     "scale": scale.measure,
     "footprint": footprint.measure,
     "replicas": replicas.measure,
+    "console": console.measure,
 }
 
 

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 from dispatcher.database.transactions import open_database
@@ -104,11 +104,12 @@ def drain(
     subjects: int | None = None,
     replicas: int = 1,
     others: dict[str, str] | None = None,
+    beside: AbstractContextManager[None] | None = None,
 ) -> tuple[float, Used]:
     """Returns events per second, from their commit to the last request, and what the dispatchers and the database used meanwhile.
 
     The dispatchers, with the environment `others` instead of the default settings, run idle before all events are committed in one
-    transaction. Each subject is sent exactly once.
+    transaction. Each subject is sent exactly once. `beside` is open meanwhile.
     """
     subjects, environment = subjects or events, others or settings(server.url, sink.url)
     database = open_database(server.url)
@@ -117,6 +118,7 @@ def drain(
         workers = [stack.enter_context(running(dispatcher("run"), environment)) for _ in range(replicas)]
         commit(database, replicas, subjects=replicas, installations=replicas)
         wait_until_delivered(database)
+        stack.enter_context(beside or nullcontext())
         sink.forget()
         observed = [*workers, *([Running(server.pid)] if server.pid else [])]
         before = [one.processor() for one in observed]
