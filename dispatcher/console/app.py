@@ -6,7 +6,7 @@ from typing import Any, cast
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatcher.console import (
@@ -23,7 +23,7 @@ from dispatcher.console import (
 )
 from dispatcher.console.access import Access, TokenAccess
 from dispatcher.console.assets import Assets
-from dispatcher.console.guard import Guard, Refusals
+from dispatcher.console.guard import LIVE_PATH, Guard, Refusals
 from dispatcher.console.operations import Operations
 from dispatcher.console.origin import Origins
 from dispatcher.console.pages import Pages
@@ -46,6 +46,7 @@ def console_app(
     reader = Reader(database, refusal, logs_successes=settings.logs_successes)
     pages = Pages(settings, reader, assets)
     routes = [
+        Route(LIVE_PATH, _live),
         Route("/static/{name}", assets.serve),
         now.route(pages),
         *dead_letters.routes(pages),
@@ -61,6 +62,11 @@ def console_app(
     app = Starlette(routes=routes, exception_handlers=_handlers(pages))
     app.router.redirect_slashes = False  # it redirects to absolute URLs, which are wrong behind a proxy
     return Guard(app, access, Origins(settings.console_url), pages, refusals, settings.console_prefix)
+
+
+async def _live(_: Request) -> Response:
+    """Also while the database is away: a restart of the console would not bring it back."""
+    return JSONResponse({"live": True})
 
 
 def _acting(pages: Pages, operations: Operations) -> list[Route]:

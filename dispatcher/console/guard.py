@@ -19,6 +19,8 @@ from dispatcher.telemetry.repetition import Repetition
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 OPEN_PATHS = ("/login", "/static/")
 """What people see who have not logged in."""
+LIVE_PATH = "/livez"
+"""What a probe asks, under any address: it shows nothing."""
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
     " frame-ancestors 'none'; base-uri 'none'"
@@ -69,7 +71,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope = self._without_prefix(scope)
-        answer = self._refuse(Request(scope)) or self._app
+        refusal = None if scope["path"] == LIVE_PATH else self._refuse(Request(scope))
+        answer = refusal or self._app
         await answer(scope, receive, _with_headers(send))
 
     def _without_prefix(self, scope: Scope) -> Scope:

@@ -49,6 +49,13 @@ def test_it_prints_a_link_that_logs_in_and_stops_on_a_signal(dispatcher: Termina
     assert token not in err
 
 
+def test_its_health_can_be_asked_also_while_the_database_is_away(dispatcher: Terminal) -> None:
+    with running(dispatcher) as (_, line):
+        port = line.partition("127.0.0.1:")[2].partition("/")[0]
+        (dispatcher.directory / "dispatcher.db").unlink()
+        assert dispatcher.in_process(dispatcher.environ(ops_port=port), "health").out == "healthy\n"
+
+
 def test_each_start_makes_another_token(dispatcher: Terminal) -> None:
     with running(dispatcher) as (_, first), running(dispatcher, "--write") as (_, second):
         assert first.partition("token=")[2] != second.partition("token=")[2]

@@ -115,6 +115,17 @@ async def test_every_answer_has_the_headers_that_protect_it(console: Console) ->
             assert answer.headers[name] == "same-origin"
 
 
+async def test_a_probe_is_answered_under_any_address_and_shown_nothing(
+    start: Start, stranger: httpx.AsyncClient
+) -> None:
+    console = await start(console_prefix="/tools/outbox")
+    for path in ("livez", "tools/outbox/livez"):
+        answer = await stranger.get(console.at(path), headers={"host": "10.0.0.5:9465"})
+        assert (answer.status_code, answer.text) == (200, '{"live":true}')
+        assert (await stranger.post(console.at(path))).status_code == 405
+    assert (await stranger.get(console.at("livez/.."))).status_code == 303
+
+
 # ── behind a proxy that names the person
 
 HEADER = {"console_user_header": "X-User", "console_operators": ("anna",)}
