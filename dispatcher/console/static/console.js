@@ -80,9 +80,10 @@
     isBusy = true;
     try {
       const headers = tag ? { "If-None-Match": tag } : {};
-      const answer = await fetch(location.href, { headers, cache: "no-store", signal: AbortSignal.timeout(20000) });
-      if (answer.redirected) return location.reload(); // the session is over
+      const answer = await fetch(location.href, { headers, cache: "no-store", redirect: "manual", signal: AbortSignal.timeout(20000) });
       const page = answer.status === 304 ? null : new DOMParser().parseFromString(await answer.text(), "text/html");
+      // The session is over: the console, or a proxy before it, asks who this is.
+      if (!answer.status || page && answer.status < 500 && !$("#main", page)) return location.reload();
       if (why() === "Paused: a form is being filled") return;
       tag = answer.headers.get("ETag") ?? "";
       state = answer.status < 500 ? "on" : "lost";
