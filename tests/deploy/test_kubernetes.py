@@ -1,5 +1,6 @@
 """The manifests: valid by Kubernetes' own schemas, composed as `kubectl apply -k` does, and consistent with the code."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,14 +9,17 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from starlette.requests import Request
 
 from dispatcher.cli.service import HEALTH_TIMEOUT_SECONDS
+from dispatcher.console.access import choose_access
+from dispatcher.policy.hosts import is_local
 from dispatcher.settings.settings import Settings, load_settings
 from tests.conftest import not_tested
 from tests.deploy.documents import DEPLOY, IMAGE, VERSION, is_command, read_yaml
 
 MANIFESTS = DEPLOY / "kubernetes"
-VARIANTS = ("drain", "example", "migrate", "standalone")
+VARIANTS = ("console", "drain", "example", "migrate", "standalone")
 # The oldest with native sidecars, and the newest whose schemas are at hand.
 RELEASES = ("1.29", kubernetes_validate.latest_version())
 NOT_KUBERNETES = {"Kustomization", "Component", "PodMonitor", "PrometheusRule"}
@@ -265,3 +269,68 @@ def test_a_drain_ends_before_the_next_one() -> None:
     (container,) = dispatchers(pods(compose("drain"))[0])
     assert int(container["args"][-1]) < 60
     assert spec["concurrencyPolicy"] == "Forbid"
+
+
+@pytest.fixture
+def console() -> Resource:
+    """The Deployment of the console and its proxy."""
+    return find(compose("console"), "Deployment")
+
+
+def proxy_in(deployment: Resource) -> tuple[Resource, dict[str, str]]:
+    """The container of oauth2-proxy, and its options."""
+    (container,) = (
+        one for one in pod_template(deployment)["spec"]["containers"] if not dispatchers({"containers": [one]})
+    )
+    return container, dict(word.removeprefix("--").split("=", 1) for word in container["args"])
+
+
+def test_people_reach_the_console_through_its_proxy_only(console: Resource, tmp_path: Path) -> None:
+    (container,) = dispatchers(pod_template(console)["spec"])
+    proxy, options = proxy_in(console)
+    settings = settings_in(container, tmp_path)
+    assert options["upstream"] == f"http://{settings.console_host}:{settings.console_port}/"
+    assert is_local(settings.console_host)
+    assert "ports" not in container
+    (port,) = proxy["ports"]
+    assert options["http-address"] == f"0.0.0.0:{port['containerPort']}"
+    service = find(compose("console"), "Service")["spec"]
+    assert selects(service["selector"], console)
+    assert [one["targetPort"] for one in service["ports"]] == [port["name"]]
+    policy = find(compose("console"), "NetworkPolicy")["spec"]
+    assert selects(policy["podSelector"]["matchLabels"], console)
+    assert [rule["ports"] for rule in policy["ingress"]] == [[{"port": port["name"]}]]
+
+
+def test_the_proxy_names_the_person_and_the_console_believes_it(console: Resource, tmp_path: Path) -> None:
+    (container,) = dispatchers(pod_template(console)["spec"])
+    _, options = proxy_in(console)
+    settings = settings_in(container, tmp_path)
+    access = choose_access(settings, "", may_write="--write" in container["args"])
+    headers = [(b"x-forwarded-email", settings.console_operators[0].encode())]
+    visitor = access.admit(Request({"type": "http", "client": ("127.0.0.1", 1), "headers": headers}))
+    assert visitor is not None
+    assert visitor.may_write
+    assert options["redirect-url"] == f"{settings.console_url}/oauth2/callback"
+    assert all(name.endswith(f"@{options['email-domain']}") for name in settings.console_operators)
+
+
+def test_the_proxy_is_a_release_and_may_as_little_as_the_console(console: Resource) -> None:
+    pod = pod_template(console)["spec"]
+    (container,) = dispatchers(pod)
+    proxy, _ = proxy_in(console)
+    assert re.fullmatch(r"[\w./-]+:v\d+\.\d+\.\d+", proxy["image"])
+    assert proxy["securityContext"] == container["securityContext"]
+    assert not {one["name"] for one in proxy["volumeMounts"]} & {one["name"] for one in container["volumeMounts"]}
+    assert "memory" in proxy["resources"]["limits"]
+
+
+def test_the_consoles_health_is_asked_inside_the_pod(console: Resource, tmp_path: Path) -> None:
+    (container,) = dispatchers(pod_template(console)["spec"])
+    settings = settings_in(container, tmp_path)
+    assert (settings.ops_host, settings.ops_port) == (settings.console_host, settings.console_port)
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["exec"] == ASK
+        assert container[probe]["timeoutSeconds"] > HEALTH_TIMEOUT_SECONDS
+    proxy, _ = proxy_in(console)
+    assert [proxy[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")] == ["/ping", "/ready"]

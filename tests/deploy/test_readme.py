@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,19 @@ def test_every_file_it_names_exists() -> None:
 
 
 def test_every_tool_of_its_commands_is_looked_at_here() -> None:
-    tools = {"curl", "docker", "export", "gpg", "install", "kubectl", "python3", "sed", "sha256sum", "systemctl"}
+    tools = {
+        "curl",
+        "docker",
+        "export",
+        "gpg",
+        "install",
+        "kubectl",
+        "openssl",
+        "python3",
+        "sed",
+        "sha256sum",
+        "systemctl",
+    }
     assert {words[0] for words in commands("README.md")} == tools | {"dispatcher", f"{INSTALLED}/pip"}
 
 
@@ -107,10 +120,11 @@ def test_docker_builds_and_runs_this_release_on_a_base_with_its_digest() -> None
     assert "> /opt/dispatcher/sbom.json" in (ROOT / "Dockerfile").read_text()
 
 
-def test_compose_is_given_its_file_and_a_profile_and_asked_where_it_listens() -> None:
+def test_compose_is_given_its_file_and_every_profile_and_asked_where_it_listens() -> None:
     (up,) = (words for words in commands_of("docker") if words[1] == "compose")
     services = read_yaml(ROOT / up[up.index("-f") + 1])["services"].values()
-    assert up[up.index("--profile") + 1] in {profile for one in services for profile in one.get("profiles", [])}
+    given = {value for name, value in pairwise(up) if name == "--profile"}
+    assert given == {profile for one in services for profile in one.get("profiles", [])}
     published = {port.rpartition(":")[0] for service in services for port in service.get("ports", [])}
     for words in commands_of("curl"):
         assert re.match(r"http://([\d.:]+)/", words[-1])[1] in published  # type: ignore[index]  # a URL
@@ -131,11 +145,33 @@ def test_the_job_that_is_replaced_and_waited_for_is_the_migration() -> None:
 
 def test_the_secret_holds_a_file_and_the_config_map_settings_under_the_names_in_the_manifests(tmp_path: Path) -> None:
     (tmp_path / "database-url").write_text("postgres://partner@database/partner")
-    secret, settings = (create(words, tmp_path) for words in commands_of("kubectl") if words[1] == "create")
+    secret, settings = (create(words, tmp_path) for words in creations() if f"{IMAGE}-console" not in words)
     assert (secret["kind"], secret["metadata"]["name"]) == ("Secret", IMAGE)
     assert secret["data"].keys() == {"database-url"}
     assert (settings["kind"], settings["metadata"]["name"]) == ("ConfigMap", IMAGE)
     assert accept(settings["data"]).credentials_query
+
+
+def test_the_secret_of_the_consoles_proxy_holds_what_its_manifest_names(tmp_path: Path) -> None:
+    (make,) = commands_of("openssl")
+    *command, redirection, name = make
+    assert (redirection, name) == (">", "cookie-secret")
+    done = subprocess.run(command, check=True, capture_output=True)
+    assert len(done.stdout) == 32  # for AES-256; oauth2-proxy takes the file as it is
+    (tmp_path / name).write_bytes(done.stdout)
+    (tmp_path / "client-secret").write_text("t0ken")
+    (secret,) = (create(words, tmp_path) for words in creations() if f"{IMAGE}-console" in words)
+    pod = read_yaml(KUBERNETES / "console" / "deployment.yaml")["spec"]["template"]["spec"]
+    proxy = next(one for one in pod["containers"] if one["name"] == "proxy")
+    (mount,) = proxy["volumeMounts"]
+    assert {"name": mount["name"], "secret": {"secretName": secret["metadata"]["name"]}} in pod["volumes"]
+    files = {word.partition("=")[2] for word in proxy["args"] if "-file=" in word}
+    assert files == {f"{mount['mountPath']}/{key}" for key in secret["data"]}
+
+
+def creations() -> list[list[str]]:
+    """The commands that create objects of Kubernetes."""
+    return [words for words in commands_of("kubectl") if words[1] == "create"]
 
 
 def create(words: list[str], directory: Path) -> Any:
