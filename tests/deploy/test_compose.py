@@ -13,7 +13,7 @@ import pytest
 
 from dispatcher.settings.settings import Settings, load_settings
 from tests.contract.servers import own_postgresql
-from tests.deploy.documents import DEPLOY, IMAGE, VERSION, is_command, read_yaml
+from tests.deploy.documents import DEPLOY, IMAGE, VERSION, is_command, read, read_yaml
 from tests.processes.conftest import HTTP, free_port, wait_until
 
 SERVICES: dict[str, Any] = read_yaml(DEPLOY / "compose.yaml")["services"]
@@ -29,10 +29,8 @@ def test_what_runs() -> None:
         "migrate",
         "sandbox",
     }
-    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]} == {
-        "grafana",
-        "prometheus",
-    }
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert profiles == {"console": ["console"], "grafana": ["monitoring"], "prometheus": ["monitoring"]}
 
 
 def test_a_service_waits_for_what_exists_and_says_when_it_is_ready() -> None:
@@ -58,7 +56,7 @@ def test_our_services_run_this_release_and_may_as_little_as_possible(name: str) 
         assert is_command(service["command"])
 
 
-@pytest.mark.parametrize("name", ["dispatcher", "migrate"])
+@pytest.mark.parametrize("name", ["console", "dispatcher", "migrate"])
 def test_the_settings_are_accepted(name: str) -> None:
     environment = OURS[name]["environment"]
     assert load_settings(environment).database_url.get_secret_value() == environment["DISPATCHER_DATABASE_URL"]
@@ -75,17 +73,29 @@ def test_the_dispatcher_has_time_to_end() -> None:
     assert int(OURS["dispatcher"]["stop_grace_period"].removesuffix("s")) >= Settings().shutdown_grace + 5
 
 
+def test_the_console_is_published_on_this_machine_only_where_its_link_leads() -> None:
+    console = OURS["console"]
+    settings = load_settings(console["environment"])
+    assert console["ports"] == [f"127.0.0.1:{settings.console_port}:{settings.console_port}"]
+    assert settings.console_url == f"http://127.0.0.1:{settings.console_port}"
+    assert settings.console_token is not None
+    link = f"{settings.console_url}/login?token={settings.console_token.get_secret_value()}"
+    assert link in (DEPLOY / "compose.yaml").read_text().partition("services:")[0]
+    assert link in read("README.md")
+
+
 class Tour:
     """The services as processes of this machine: the same commands and variables, other addresses."""
 
     def __init__(self, database_url: str) -> None:
-        self.ports = {name: free_port() for name in ("application", "sandbox", "dispatcher")}
+        self.ports = {name: free_port() for name in ("application", "sandbox", "dispatcher", "console")}
         self.addresses = {
             "postgres://partner:partner@database:5432/partner": database_url,
             "postgresql+psycopg://partner:partner@database:5432/partner": database_url.replace("://", "+psycopg://", 1),
             "http://sandbox:8377": f"http://127.0.0.1:{self.ports['sandbox']}",
             "8377": str(self.ports["sandbox"]),
             "8080": str(self.ports["application"]),
+            "9465": str(self.ports["console"]),
             "0.0.0.0": "127.0.0.1",  # noqa: S104 (replaced, not bound)
             "python3": sys.executable,
             "/application/application.py": str(DEPLOY / "compose" / "application.py"),
@@ -96,10 +106,17 @@ class Tour:
         """As compose would."""
         service = OURS[name]
         command = [*service.get("entrypoint", [str(DISPATCHER)]), *service.get("command", [])]
-        variables = {key: self._here(value) for key, value in service.get("environment", {}).items()}
+        self.running[name] = subprocess.Popen([self._here(word) for word in command], env=self._environ(name))
+
+    def is_healthy(self, name: str) -> bool:
+        """Whether the image's health check passes in the container of this service."""
+        return subprocess.run([DISPATCHER, "health"], env=self._environ(name), check=False).returncode == 0
+
+    def _environ(self, name: str) -> dict[str, str]:
+        variables = {key: self._here(value) for key, value in OURS[name].get("environment", {}).items()}
         kept = {key: value for key, value in os.environ.items() if not key.startswith("DISPATCHER_")}
-        ops = {"DISPATCHER_OPS_PORT": str(self.ports["dispatcher"])} if name == "dispatcher" else {}
-        self.running[name] = subprocess.Popen([self._here(word) for word in command], env=kept | variables | ops)
+        port = {"dispatcher": "DISPATCHER_OPS_PORT", "console": "DISPATCHER_CONSOLE_PORT"}.get(name)
+        return kept | variables | ({port: str(self.ports[name])} if port else {})
 
     def _here(self, word: str) -> str:
         return self.addresses.get(word, word)
@@ -130,6 +147,20 @@ def tour() -> Iterator[Tour]:
             for process in made.running.values():
                 process.kill()
                 process.wait()
+
+
+@pytest.mark.gate
+def test_the_console_shows_what_was_delivered_and_is_healthy(tour: Tour) -> None:
+    tour.start("console")
+    wait_until(lambda: tour.is_healthy("console"))
+    token = OURS["console"]["environment"]["DISPATCHER_CONSOLE_TOKEN"]
+    url = f"http://127.0.0.1:{tour.ports['console']}"
+    with httpx.Client(trust_env=False, follow_redirects=True, timeout=30) as browser:
+        assert "Who are you?" in browser.get(f"{url}/login?token={token}").text
+        assert tour.ask("application", "/databases/db_1?name=renamed", "PUT").status_code == 200
+        wait_until(lambda: tour.told() == ["db_1"])
+        wait_until(lambda: "db_1" in browser.get(f"{url}/requests?outcome=delivered").text)
+        assert '<strong class="label">tour</strong>' in browser.get(url).text
 
 
 @pytest.mark.gate
