@@ -27,8 +27,6 @@ COMMANDS = {
 LABELS = {"dead-letters": DeadLetterReason.REJECTED, "installations": PauseReason.UNAUTHORIZED}
 """The label `reason` of an alert or a series that leads to this page."""
 
-UNKNOWN = {("installations", "reason")}
-"""Fields that links have already, and the page ignores."""
 STRANGE = "a b/#?&=%2F+ü'\""
 """The id of a resource; ids are the partner's own."""
 
@@ -53,8 +51,7 @@ async def check(console: Console, path: str) -> None:
     command = unescape(re.findall(r'data-copy="([^"]+)"', page.text)[-1])
     assert command.startswith(COMMANDS[place])
     for name, value in parse_qsl(query, strict_parsing=bool(query)):
-        if (place, name) not in UNKNOWN:
-            assert option(name, value) in command, path
+        assert option(name, value) in command, path
 
 
 def filled_in(path: str) -> str:
