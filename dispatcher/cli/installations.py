@@ -209,26 +209,24 @@ def purge_(
         waiting = count_waiting(database, installation_id)
         if waiting is None:
             raise unknown(installation_id)
-        waits = {"events": waiting.events, "deliveries": waiting.deliveries}
-        account = {"installation_id": installation_id, **waits, "dead_letters": 0}
+        dead_letters = 0
         what = f"{number(waiting.deliveries, 'delivery')} and {number(waiting.events, 'event')} of {shown(installation_id)}"
         if not dry_run:
             confirm(f"Purge {what}?", yes=yes)
             window = timedelta(seconds=settings.rate_limit.seconds if settings.rate_limit else 0)
             show_progress = progress(waiting.deliveries)
-            account["dead_letters"] = purge(
-                database, installation_id, show_progress, signature=signature, rate_window=window
-            )
+            dead_letters = purge(database, installation_id, show_progress, signature=signature, rate_window=window)
             log(
                 settings,
                 "installation purged",
                 signature,
                 installation_id=installation_id,
-                dead_letters=account["dead_letters"],
+                dead_letters=dead_letters,
             )
     if as_json:
-        print_json(account)
+        waits = {"events": waiting.events, "deliveries": waiting.deliveries}
+        print_json({"installation_id": installation_id, **waits, "dead_letters": dead_letters})
     elif dry_run:
         typer.echo(f"{what} wait; nothing was changed")
     else:
-        typer.echo(f"{number(int(account['dead_letters']), 'dead letter')} (purged) of {shown(installation_id)}")
+        typer.echo(f"{number(dead_letters, 'dead letter')} (purged) of {shown(installation_id)}")
