@@ -1,6 +1,7 @@
 """The pages of actions: a plan, which changes nothing, and the form on it that carries it out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
@@ -9,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from dispatcher.console.fields import UnusableFilter
+from dispatcher.console.links import own_page
 from dispatcher.console.login import read_form
 from dispatcher.console.operations import Operations
 from dispatcher.console.pages import Pages
@@ -64,7 +66,7 @@ class _Actions:
     async def confirm(self, reading: Reading) -> Response:
         """Starts the operation, if the form is that of a plan which is still true; otherwise answers with the plan of now."""
         fields = await read_form(self._request)
-        action, scope = self._request.path_params["action"], urlencode(self._request.query_params.multi_items())
+        action, scope = self._request.path_params["action"], self._scope
         promise = self._tokens.read(self._visitor, action, scope, fields.get("plan", ""))
         if promise is None or reading.refusal is not None:
             return self._page(reading, await self._propose(reading), 403, reading.refusal or _INVALID)
@@ -75,18 +77,23 @@ class _Actions:
             return self._pages.trouble(self._request, 409, "There is nothing left to do", why)
         left = proposal.promise.number
         if left != promise.number:
-            gone = f"{promise.number - left:,} of {promise.number:,} were resolved meanwhile, which leaves {left:,}"
-            return self._page(reading, proposal, 409, gone)
+            return self._page(reading, proposal, 409, _difference(promise.number, left))
         if errors := proposal.complaints(fields):
             return self._page(reading, proposal, 400, errors=errors, fields=fields)
         signature = self._visitor.sign(note_of(fields))
         operation = self._operations.start(proposal.work, signature, self._pages.reader.now(reading))
         return RedirectResponse(f"../operations/{operation.number}", 303)
 
+    @property
+    def _scope(self) -> str:
+        return urlencode([pair for pair in self._request.query_params.multi_items() if pair[0] != "from"])
+
     async def _propose(self, reading: Reading, until: int | None = None) -> Proposal:
         propose = PROPOSE[self._request.path_params["action"]]
         settings, query, now = self._pages.settings, self._request.query_params, self._pages.reader.now(reading)
-        return await self._pages.reader.ask(lambda database: propose(database, settings, query, now, until))
+        proposal = await self._pages.reader.ask(lambda database: propose(database, settings, query, now, until))
+        origin = own_page(query.get("from", "")) or proposal.work.origin
+        return replace(proposal, work=replace(proposal.work, origin=origin))
 
     def _page(
         self,
@@ -110,3 +117,10 @@ class _Actions:
             **proposal.details,
         }
         return self._pages.page(self._request, "plan.html", reading, values, status=status)
+
+
+def _difference(promised: int, found: int) -> str:
+    """Returns why the plan is not true any more. More letters than promised: one got its id earlier, and was committed later."""
+    if found < promised:
+        return f"{promised - found:,} of {promised:,} were resolved meanwhile, which leaves {found:,}"
+    return f"{found - promised:,} more have died meanwhile, which makes {found:,}"

@@ -124,11 +124,6 @@ class Wanted:
         return f"dead-letters?{query}" if (query := self.query) else "dead-letters"
 
     @property
-    def origin(self) -> str:
-        """The page from which an action on these begins, relative to the console's root."""
-        return f"dead-letters/{self.id}" if self.id.isdigit() else replace(self, oldest="").url
-
-    @property
     def longer(self) -> str:
         """The URL of the longer list."""
         return replace(self, limit=MAX_ROWS).url

@@ -1,6 +1,5 @@
 """Logging in with the token, and out again."""
 
-import re
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.exceptions import HTTPException
@@ -10,10 +9,10 @@ from starlette.routing import Route
 
 from dispatcher.console.access import MAX_NAME_LENGTH, TokenAccess
 from dispatcher.console.guard import Refusals
+from dispatcher.console.links import own_page
 from dispatcher.console.pages import Pages
 
 MAX_FORM_BYTES = 65_536
-_RELATIVE = re.compile(r"[a-z][a-z0-9-]*(/[A-Za-z0-9_-]+)*(\?[^\s\\#]*)?")
 
 
 def routes(pages: Pages, access: TokenAccess, refusals: Refusals, operator: str) -> list[Route]:
@@ -21,7 +20,7 @@ def routes(pages: Pages, access: TokenAccess, refusals: Refusals, operator: str)
 
     async def login(request: Request) -> Response:
         fields = dict(request.query_params) if request.method != "POST" else await read_form(request)
-        next_ = safe_next(fields.get("next", ""))
+        next_ = own_page(fields.get("next", ""))
         if "token" not in fields:
             return _ask(request, next_)
         if not access.is_token(fields["token"].strip()):
@@ -38,7 +37,7 @@ def routes(pages: Pages, access: TokenAccess, refusals: Refusals, operator: str)
 
     async def name(request: Request) -> Response:
         fields = dict(request.query_params) if request.method != "POST" else await read_form(request)
-        next_, session = safe_next(fields.get("next", "")), request.state.visitor.session
+        next_, session = own_page(fields.get("next", "")), request.state.visitor.session
         if request.method != "POST":
             return pages.outside(request, "name.html", next=next_, name=session.name)
         response = RedirectResponse(f"./{next_}", 303)
@@ -59,11 +58,6 @@ def routes(pages: Pages, access: TokenAccess, refusals: Refusals, operator: str)
 
 def _name(fields: dict[str, str], otherwise: str) -> str:
     return fields.get("name", "").strip()[:MAX_NAME_LENGTH] or otherwise
-
-
-def safe_next(text: str) -> str:
-    """Returns the page to open after the login if it is one of the console, else the first."""
-    return text if _RELATIVE.fullmatch(text) else ""
 
 
 async def read_form(request: Request) -> dict[str, str]:

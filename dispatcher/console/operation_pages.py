@@ -1,5 +1,6 @@
 """The pages of operations: all of this process, and the resolutions in the database; one with its progress; the aftermath of replays."""
 
+from collections.abc import Mapping
 from copy import copy
 
 from starlette.exceptions import HTTPException
@@ -24,14 +25,17 @@ def routes(pages: Pages, operations: Operations | None) -> list[Route]:
     """Returns the routes of the list, which has the operations of this process if there can be any, and of what became of replays."""
 
     async def list_(request: Request) -> Response:
+        values: dict[str, object] = {"found": None, "is_cut": False}
+        values["operations"] = None if operations is None else list(reversed(operations.all.values()))
+        values["command_words"] = ("dead-letters", "resolutions", "--limit", str(ROWS))
         try:
             reading = await pages.reader.status()
             found = await pages.reader.ask(lambda database: group_resolutions(database, ROWS))
         except Unreadable as error:
-            return pages.unreadable(request, str(error))
-        words = ("dead-letters", "resolutions", "--limit", str(ROWS))
-        values: dict[str, object] = {"found": found, "is_cut": len(found.groups) == ROWS, "command_words": words}
-        values["operations"] = None if operations is None else list(reversed(operations.all.values()))
+            if operations is None:
+                return pages.unreadable(request, str(error))
+            return _stale(pages, request, "operations.html", values, error)
+        values |= {"found": found, "is_cut": len(found.groups) == ROWS}
         return pages.page(request, "operations.html", reading, values)
 
     async def follow(request: Request) -> Response:
@@ -50,10 +54,14 @@ def routes_of_one(pages: Pages, operations: Operations, tokens: PlanTokens) -> l
         operation = operations.all.get(request.path_params["number"])
         if operation is None:
             return pages.trouble(request, 404, "There is no such operation", _FORGOTTEN)
+        operation = copy(operation)  # as of now: it goes on while the database is asked
+        token = tokens.issue(request.state.visitor, _promise(operation))
+        values: dict[str, object] = {"operation": operation, "aftermath": None, "token": token}
         try:
-            return await _show(pages, tokens, request, operation, await pages.reader.status())
+            reading = await pages.reader.status()
+            return pages.page(request, "operation.html", reading, values | await _became(pages, operation))
         except Unreadable as error:
-            return pages.unreadable(request, str(error))
+            return _stale(pages, request, "operation.html", values, error)
 
     async def stop(request: Request) -> Response:
         return await _stop(pages, tokens, request, operations.all.get(request.path_params["number"]))
@@ -85,17 +93,24 @@ _FORGOTTEN = (
 )
 
 
-async def _show(pages: Pages, tokens: PlanTokens, request: Request, operation: Operation, reading: Reading) -> Response:
-    operation = copy(operation)  # as of now: it goes on while the database is asked
-    followed, replays = None, operation.replays
-    if operation.is_over and replays is not None:
-        followed = await pages.reader.ask(lambda database: aftermath(database, replays))
-    token = tokens.issue(request.state.visitor, _promise(operation))
-    values: dict[str, object] = {"operation": operation, "aftermath": followed, "token": token}
-    if replays is not None:
-        since = operation.started_at.isoformat()
-        values["command_words"] = ("dead-letters", "aftermath", "--since", since, "--by", str(replays.by))
-    return pages.page(request, "operation.html", reading, values)
+async def _became(pages: Pages, operation: Operation) -> dict[str, object]:
+    """Returns what became of a replay, for its page. Raises Unreadable."""
+    replays = operation.replays
+    if replays is None:
+        return {}
+    since = operation.started_at.isoformat()
+    command_words = ("dead-letters", "aftermath", "--since", since, "--by", str(replays.by))
+    if not operation.is_over:
+        return {"command_words": command_words}
+    followed = await pages.reader.ask(lambda database: aftermath(database, replays))
+    return {"command_words": command_words, "aftermath": followed}
+
+
+def _stale(pages: Pages, request: Request, template: str, values: Mapping[str, object], error: Unreadable) -> Response:
+    """Returns the page without the database: an operation is in memory, and may have ended with it."""
+    if error.last is None:
+        return pages.unreadable(request, str(error))
+    return pages.page(request, template, error.last, values, problem=str(error))
 
 
 async def _stop(pages: Pages, tokens: PlanTokens, request: Request, operation: Operation | None) -> Response:

@@ -47,7 +47,7 @@ class Work:
     """The rows that it changes, as far as is known."""
     change: Change
     origin: str
-    """The page with the rows, relative to the console's root."""
+    """The page to return to, relative to the console's root."""
     replayed: Filter | None = None
     """The dead letters that it replays."""
 

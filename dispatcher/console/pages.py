@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from dispatcher import __version__
 from dispatcher.console.assets import Assets
-from dispatcher.console.links import aftermath_link, letters_link
+from dispatcher.console.links import aftermath_link, letters_link, own_page, returning
 from dispatcher.console.reading import Reader, Reading
 from dispatcher.settings.durations import age
 from dispatcher.settings.settings import Settings
@@ -62,7 +62,13 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"number": number, "age": age, "iso": iso, "command": command}
+        self._templates.filters |= {
+            "number": number,
+            "age": age,
+            "iso": iso,
+            "command": command,
+            "returning": returning,
+        }
         self._templates.globals |= {
             "places": PLACES,
             "label": settings.console_label,
@@ -100,7 +106,8 @@ class Pages:
 
     def unreadable(self, request: Request, why: str) -> Response:
         """Returns the page that stands in for one whose data cannot be read at present."""
-        values = {"problem": why, "title": "Nothing can be shown at present", "why": None}
+        title = "Nothing was changed" if request.method == "POST" else "Nothing can be shown at present"
+        values = {"problem": why, "title": title, "why": None}
         html = self._render(request, "problem.html", values)
         return HTMLResponse(html, 503, {"Retry-After": str(RETRY_SECONDS)})
 
@@ -108,7 +115,8 @@ class Pages:
         """Returns a page that says what is wrong."""
         if not hasattr(request.state, "visitor"):
             return self.outside(request, "refused.html", status, why=why or title)
-        return HTMLResponse(self._render(request, "problem.html", {"title": title, "why": why}), status)
+        html = self._render(request, "problem.html", {"title": title, "why": why, "is_live": False})
+        return HTMLResponse(html, status)
 
     def outside(self, request: Request, template: str, status: int = 200, **values: object) -> Response:
         """Returns a page for those who have not entered, which shows nothing of the database."""
@@ -122,16 +130,20 @@ class Pages:
             "problem": None,
             "root": root_of(request),
             "here": path.partition("/")[0],
+            "address": f"{path}?{request.url.query}" if request.url.query else path,
+            "way_back": own_page(request.query_params.get("from", "")),
             "visitor": request.state.visitor,
-            "may_act": self._may_act(request, values.get("reading")),
+            "may_act": self._may_act(request, values),
             "is_live": True,
         }
         return self._templates.get_template(template).render({**given, **values})
 
     @staticmethod
-    def _may_act(request: Request, reading: object) -> bool:
+    def _may_act(request: Request, values: Mapping[str, object]) -> bool:
         """Whether this person is offered actions, which the database would take."""
-        return isinstance(reading, Reading) and reading.refusal is None and request.state.visitor.may_write
+        reading, is_current = values.get("reading"), values.get("problem") is None
+        is_writable = isinstance(reading, Reading) and reading.refusal is None
+        return is_current and is_writable and bool(request.state.visitor.may_write)
 
 
 def root_of(request: Request) -> str:

@@ -60,7 +60,7 @@ class Proposal:
         if len(note) > MAX_NOTE_LENGTH:
             wrong["note"] = f"is longer than {MAX_NOTE_LENGTH:,} characters"
         if self.to_type is not None and typed != self.to_type:
-            wrong["typed"] = f"is not {self.to_type}"
+            wrong["typed"] = "exactly, to confirm"
         return wrong
 
 
@@ -125,7 +125,7 @@ class _Letters:
         options = wanted.action_options
         title = f"{action.capitalize()} {rows:,} dead letter{'' if rows == 1 else 's'}"
         scope = {"filter": shlex.join(options), "dead_letters": rows}
-        work = Work(title, action, scope, rows, change, origin=wanted.origin)
+        work = Work(title, action, scope, rows, change, origin="dead-letters")
         shown = {"planned": planned, "letters": self.rows, "counts": _counts(wanted), **(details or {})}
         promise = Promise(action, wanted.query, planned.last_id, planned.dead_letters)
         return Proposal(promise, work, ("dead-letters", action, *options), shown)
@@ -187,7 +187,7 @@ def _waiting(database: Database, query: QueryParams) -> tuple[str, Waiting]:
 
 def _of_installation(action: str, id_: str, total: int, change: Change, details: Mapping[str, object]) -> Proposal:
     scope = {"installation_id": id_}
-    work = Work(f"{action.capitalize()} {id_}", action, scope, total, change, origin=f"search?{urlencode({'q': id_})}")
+    work = Work(f"{action.capitalize()} {id_}", action, scope, total, change, origin="installations")
     promise = Promise(action, urlencode({"installation": id_}))
     return Proposal(promise, work, ("installations", action, id_), details)
 

@@ -35,6 +35,8 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 HOSTILE = "<script>alert(1)</script>'\"&\u202egpj\x1b[2J" + "x" * 2_000
 """An error text that wants to be more than text."""
 
+WAY_BACK = re.compile(r"[?&]from=[^&]*")
+
 on_two_databases = pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
 
 
@@ -76,14 +78,15 @@ class Console:
         return await self.browser.post(self.at(path), data=fields, headers=self.origin)
 
     async def crawl(self) -> dict[str, httpx.Response]:
-        """Opens every page that can be reached by links; returns the answers by their URL."""
+        """Opens every page that can be reached by links, once for all its ways back; returns the answers by their URL."""
         seen: dict[str, httpx.Response] = {}
         wanted = [self.url]
         while wanted:
-            url = wanted.pop()
+            link = wanted.pop()
+            url = WAY_BACK.sub("", link)
             if url in seen or not url.startswith(self.url):
                 continue
-            seen[url] = answer = await self.browser.get(url)
+            seen[url] = answer = await self.browser.get(link)
             if answer.headers["content-type"].startswith("text/html"):
                 wanted += [urljoin(str(answer.url), link.replace("&amp;", "&")) for link in links(answer.text)]
         return seen

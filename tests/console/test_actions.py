@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from threading import Event, Thread
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -163,6 +164,21 @@ async def test_a_plan_is_for_the_letters_that_it_has_counted(console: Console, t
     assert [letter.resource_id for letter in list_dead_letters(trouble, Filter(), 9)] == ["copy_0", "db_2", "db_1"]
 
 
+async def test_one_that_died_with_an_earlier_id_is_reported(console: Console, trouble: Database) -> None:
+    """Ids are given before the commit: a lower one can appear later."""
+    with trouble.engine.begin() as connection:
+        connection.execute(sa.update(dead_letter).where(dead_letter.c.resource_id == "db_2").values(id=100))
+    plan = await console.get(REPLAY)
+    copy_letters(trouble, 1, "rejected")
+    before = rows(trouble)
+    with trouble.engine.begin() as connection:
+        connection.execute(sa.update(dead_letter).where(dead_letter.c.resource_id == "copy_0").values(id=50))
+    page = await console.post(form_of(plan), plan=plan_of(plan), note=WHY)
+    assert page.status_code == 409
+    assert "Nothing was changed: 1 more have died meanwhile, which makes 3." in words(page.text)
+    assert [row[0] for row in rows(trouble)["vercel_outbox"]] == [row[0] for row in before["vercel_outbox"]]
+
+
 async def test_a_plan_that_is_no_longer_true_says_so_and_offers_another(console: Console, trouble: Database) -> None:
     plan = await console.get(REPLAY)
     await ended(console, await act(console, "actions/discard?resource=db_1", note="deleted"))
@@ -246,17 +262,27 @@ async def test_hostile_text_is_only_text(console: Console, trouble: Database) ->
     assert len(list_dead_letters(trouble, Filter(), 9)) == 2
 
 
-@pytest.mark.parametrize(
-    ("query", "origin"),
-    [
-        ("id=7", "dead-letters/7"),
-        ("id=7&id=8", "dead-letters?id=7%2C8"),
-        ("reason=gone&since=2026-01-31&before=9", "dead-letters?reason=gone&since=2026-01-31"),
-        ("no_error=1&view=list&show=all", "dead-letters?no_error=1&view=list"),
-    ],
-)
-def test_the_way_back_leads_to_the_same_dead_letters(query: str, origin: str) -> None:
-    assert Wanted.of(QueryParams(query)).taken("3").origin == origin
+LIST = "dead-letters?reason=rejected&view=list&limit=500"
+
+
+@pytest.mark.usefixtures("trouble")
+async def test_the_way_back_leads_to_where_it_began(console: Console) -> None:
+    (path,) = re.findall(r'href="\./(actions/replay[^"]*)"', (await console.get(LIST)).text)
+    plan = await console.get(unescape(path))
+    page = await console.post(form_of(plan), plan=plan_of(plan), note="")  # refused
+    page = await console.post(form_of(page), plan=plan_of(page), note=WHY)
+    await ended(console, page)
+    for html in (plan.text, page.text):
+        assert f'href="../{LIST}"'.replace("&", "&amp;") in html
+
+
+@pytest.mark.parametrize("origin", ["", "https://evil.example.com", "//evil.example.com", "javascript:alert(1)"])
+@pytest.mark.usefixtures("trouble")
+async def test_the_way_back_leads_to_no_other_site(console: Console, origin: str) -> None:
+    for path in (REPLAY, "dead-letters/1?"):
+        html = (await console.get(f"{path}&{urlencode({'from': origin})}")).text
+        assert '="../dead-letters' in html
+        assert not origin or f'="../{origin}' not in html
 
 
 def test_a_selection_stays_the_same_as_time_goes_on() -> None:
@@ -276,10 +302,10 @@ def test_a_selection_stays_the_same_as_time_goes_on() -> None:
         (REPLAY, {"note": " "}, "Why is missing"),
         (REPLAY, {"note": "x" * 2_001}, "Why is longer than 2,000 characters"),
         ("actions/discard?reason=gone", {}, "Why is missing"),
-        ("actions/discard?reason=unauthorized", {"note": WHY, "typed": "100"}, "Type 101 is not 101"),
+        ("actions/discard?reason=unauthorized", {"note": WHY, "typed": "100"}, "Type 101 exactly, to confirm"),
         ("actions/pause?installation=icfg_1", {}, "Why is missing"),
         ("actions/purge?installation=icfg_1", {"typed": "icfg_1"}, "Why is missing"),
-        ("actions/purge?installation=icfg_1", {"note": WHY, "typed": "icfg_2"}, "Type icfg_1 is not icfg_1"),
+        ("actions/purge?installation=icfg_1", {"note": WHY, "typed": "icfg_2"}, "Type icfg_1 exactly, to confirm"),
     ],
 )
 async def test_without_the_reason_or_what_has_to_be_typed_nothing_changes(
@@ -497,16 +523,24 @@ async def test_an_operation_that_fails_says_why(console: Console, monkeypatch: p
     assert logs[-1]["state"] == "failed"
 
 
-@pytest.mark.parametrize("path", [REPLAY, "operations", "operations/1"])
-async def test_without_the_database_nothing_is_planned(
-    start: Start, trouble: Database, path: str, monkeypatch: pytest.MonkeyPatch
+async def test_without_the_database_nothing_is_planned_and_operations_say_what_they_have_done(
+    start: Start, trouble: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dispatcher.console.reading.SHARED_SECONDS", 0.0)
     opened = open_database(trouble.engine.url.render_as_string())
     console = await start(opened=opened, may_write=True)
     await ended(console, await act(console, REPLAY, note=WHY))
+    plan = await console.get("actions/replay?id=3")
     Away(opened).leave()
-    assert (await console.get(path)).status_code == 503
+    for path in ("operations", "operations/1"):
+        page = await console.get(path)
+        assert page.status_code == 503
+        assert "2 of 2" in words(page.text)
+        assert "Stale" in words(page.text)
+    assert (await console.get(REPLAY)).status_code == 503
+    refused = await console.post(form_of(plan), plan=plan_of(plan))
+    assert refused.status_code == 503
+    assert "Nothing was changed" in words(refused.text)
 
 
 # ── who may not
@@ -564,6 +598,8 @@ async def test_opening_every_page_twice_changes_no_table(console: Console, troub
 @pytest.mark.usefixtures("trouble")
 async def test_a_plan_page_is_not_renewed_under_ones_hands(console: Console) -> None:
     assert "data-live" not in (await console.get(REPLAY)).text
+    assert "data-live" not in (await console.post(REPLAY, note=WHY)).text
+    assert "data-live" not in (await console.get("actions/replay?resource=none")).text
     assert "data-live" in (await console.get("dead-letters")).text
 
 

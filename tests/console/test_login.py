@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.responses import Response
 
-from dispatcher.console.login import safe_next
+from dispatcher.console.links import own_page
 from dispatcher.console.sessions import SESSION_SECONDS, Sessions
 from tests.console.conftest import NO_TLS, OPERATOR, Console, Start
 
@@ -96,7 +96,7 @@ async def test_a_form_of_any_length_is_not_read_to_its_end(console: Console) -> 
     "text", ["", "dead-letters", "dead-letters/7", "dead-letters?reason=gone&since=24h", "dead-letters?resource=db%2F1"]
 )
 def test_a_page_of_the_console_is_opened_after_the_login(text: str) -> None:
-    assert safe_next(text) == text
+    assert own_page(text) == text
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_page_of_the_console_is_opened_after_the_login(text: str) -> None:
     ],
 )
 async def test_no_other_page_is(console: Console, text: str) -> None:
-    assert safe_next(text) == ""
+    assert own_page(text) == ""
     answer = await console.browser.post(
         console.at("login"),
         data={"token": console.token, "next": text},

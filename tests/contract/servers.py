@@ -56,6 +56,9 @@ class Server(Protocol):
     def stop(self) -> None:
         """Stops the server, which ends every connection."""
 
+    def get_pid(self) -> int | None:
+        """Returns the id of its main process."""
+
     def get_uri(self) -> str:
         """Returns its URL, which stays the same when it is restarted."""
 

@@ -1,7 +1,7 @@
 // Keeps a page up to date, shows times as the person prefers, and answers keys. Without it every page still says everything.
 "use strict";
 (() => {
-  const EVERY = 5000, IDLE = 15 * 60000, CLOCK_IS_OFF = 5000;
+  const EVERY = 5000, IDLE = 15 * 60000, MAX_SKEW = 5000;
   const root = document.documentElement;
   const stored = (name, otherwise) => localStorage.getItem(name) ?? otherwise;
   const $ = (selector, within = document) => within.querySelector(selector);
@@ -43,22 +43,25 @@
     }
     for (const name of document.querySelectorAll(".zone")) name.textContent = zone;
     const off = $("#skew");
-    if (off) off.textContent = Math.abs(skew) > CLOCK_IS_OFF ? `, this browser’s clock is off by ${span(Math.abs(skew) / 1000)}` : "";
+    if (off) off.textContent = Math.abs(skew) > MAX_SKEW ? `, this browser’s clock is off by ${span(Math.abs(skew) / 1000)}` : "";
   }
   function setClock(now) {
     const ahead = Date.now() - Date.parse(now);
-    skew = Math.abs(ahead) > CLOCK_IS_OFF ? ahead : 0; // less than that may as well be the way here
+    skew = Math.abs(ahead) > MAX_SKEW ? ahead : 0; // less may be the way here
   }
 
   // ── live updates
 
+  function held() {
+    if (isDirty) return "Paused: a form is being filled";
+    if (!getSelection().isCollapsed) return "Paused: text is selected";
+    return $("dialog[open]") ? "Paused" : "";
+  }
   function why() {
     if (stored("live", "on") === "off") return "Off";
     if (document.hidden) return "Hidden";
     if (Date.now() - touched > IDLE) return "Paused to spare your database";
-    if (isDirty) return "Paused: a form is being filled";
-    if (!getSelection().isCollapsed) return "Paused: text is selected";
-    return $("dialog[open]") ? "Paused" : "";
+    return held();
   }
   function showState() {
     const button = $("[data-switch=live]"), paused = why();
@@ -75,6 +78,11 @@
     const old = $(selector), fresh = $(selector, page);
     if (old && fresh) Idiomorph.morph(old, fresh, keep);
   }
+  function show(change) {
+    const focused = document.activeElement;
+    change();
+    if (!focused.checkVisibility()) $("#main").focus(); // its place is gone
+  }
   async function read() {
     if (isBusy) return;
     isBusy = true;
@@ -82,20 +90,25 @@
       const headers = tag ? { "If-None-Match": tag } : {};
       const answer = await fetch(location.href, { headers, cache: "no-store", redirect: "manual", signal: AbortSignal.timeout(20000) });
       const page = answer.status === 304 ? null : new DOMParser().parseFromString(await answer.text(), "text/html");
-      // The session is over: the console, or a proxy before it, asks who this is.
-      if (!answer.status || page && answer.status < 500 && !$("#main", page)) return location.reload();
-      if (why() === "Paused: a form is being filled") return;
+      if (held()) return;
+      // The session is over, and somebody asks who this is; or it is now a page that stays.
+      if (!answer.status || page && answer.status < 500 && !("live" in page.body.dataset)) return location.replace(answer.url);
       tag = answer.headers.get("ETag") ?? "";
       state = answer.status < 500 ? "on" : "lost";
-      $("#main").classList.toggle("stale", state === "lost");
       if (answer.headers.has("X-Now")) setClock(answer.headers.get("X-Now"));
-      if (page) {
+      if (!page && $("#as-of")) $("#as-of").dateTime = answer.headers.get("X-As-Of");
+      show(() => {
+        $("#main").classList.toggle("stale", state === "lost");
+        if (!page) return;
         morph("#notice", page);
-        if (answer.status < 500) { morph("#nav", page); morph("#main", page); document.title = page.title; }
-      } else if ($("#as-of")) $("#as-of").dateTime = answer.headers.get("X-As-Of");
+        if (state === "lost" && !$(".stale", page)) return;
+        morph("#nav", page);
+        morph("#main", page);
+        document.title = page.title;
+      });
     } catch {
       state = "lost";
-      $("#main").classList.add("stale");
+      show(() => $("#main").classList.add("stale"));
     } finally {
       isBusy = false;
       showTimes();
@@ -123,7 +136,7 @@
     showState();
   }
   async function copy(button) {
-    if (!navigator.clipboard) return getSelection().selectAllChildren($("code", button.parentElement)); // http, elsewhere
+    if (!navigator.clipboard) return getSelection().selectAllChildren($("code", button.parentElement)); // http
     await navigator.clipboard.writeText(button.dataset.copy);
     button.classList.add("done");
     setTimeout(() => button.classList.remove("done"), 1500);

@@ -18,20 +18,26 @@ from typing import Any
 from urllib.parse import urljoin
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydantic import SecretStr
 
+from dispatcher.console import proposals, reading
 from dispatcher.console.access import choose_access
 from dispatcher.console.app import console_app
+from dispatcher.console.operations import Operations
 from dispatcher.console.reading import open_for_reading
 from dispatcher.console.server import SERVER_OPTIONS
+from dispatcher.console.writing import open_for_writing
 from dispatcher.database.transactions import Database, open_database
 from dispatcher.service.http_server import serving
 from dispatcher.settings.settings import Settings
+from dispatcher.store.dead_letters import replay
 from tests.console import seeds
 from tests.console.browser.pages import Watch, open_page
+from tests.console.conftest import OPERATOR
 
 CHROMIUM = "chromium-headless-shell"
+expect.set_options(timeout=30_000)  # milliseconds
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -76,6 +82,8 @@ class Site:
     url: str
     """With a slash at its end."""
     token: str
+    asks_name: bool
+    """At the login; it proposes OPERATOR."""
 
     def at(self, path: str) -> str:
         """The absolute URL of a page."""
@@ -84,6 +92,9 @@ class Site:
     def log_in(self, page: Page, path: str = "") -> None:
         """Opens the link that the command prints, then this page."""
         page.goto(self.at(f"login?token={self.token}"))
+        if self.asks_name:
+            page.get_by_role("button", name="Continue").click()
+            page.wait_for_url(self.url)
         if path:
             page.goto(self.at(path))
 
@@ -93,28 +104,30 @@ SiteOf = Callable[[seeds.Seed], Site]
 
 
 @contextmanager
-def serve_console(database: Database, **given: Any) -> Iterator[Site]:
-    """Runs a console on the database in a thread, with these settings."""
+def serve_console(database: Database, *, may_write: bool = False, **given: Any) -> Iterator[Site]:
+    """Runs a console on the database in a thread, with these settings; `may_write` if it is to offer actions."""
     url = SecretStr(database.engine.url.render_as_string(hide_password=False))
     settings, token = Settings(database_url=url, **given), secrets.token_urlsafe(32)
-    access = choose_access(settings, token, may_write=False)
+    access = choose_access(settings, token, may_write=may_write)
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     ready: Future[int] = Future()
 
-    async def run(opened: Database) -> None:
-        async with serving(console_app(settings, opened, access, ""), "127.0.0.1", 0, **SERVER_OPTIONS) as port:
+    async def run(opened: Database, operations: Operations | None) -> None:
+        app = console_app(settings, opened, access, OPERATOR, operations)
+        async with serving(app, "127.0.0.1", 0, **SERVER_OPTIONS) as port:
             ready.set_result(port)
             await stop.wait()
 
     def run_until_stopped() -> None:
-        with closing(loop), closing(open_for_reading(settings)) as opened:
-            loop.run_until_complete(run(opened))
+        with closing(loop), ExitStack() as stack:
+            operations = stack.enter_context(closing(Operations(open_for_writing(settings)))) if may_write else None
+            loop.run_until_complete(run(stack.enter_context(closing(open_for_reading(settings))), operations))
             loop.run_until_complete(loop.shutdown_default_executor())
 
     thread = threading.Thread(target=run_until_stopped)
     thread.start()
     try:
-        yield Site(f"http://127.0.0.1:{ready.result(30)}/", token)
+        yield Site(f"http://127.0.0.1:{ready.result(30)}/", token, may_write)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
@@ -125,6 +138,49 @@ def serve() -> Iterator[Serve]:
     """Starts consoles, which end with the test: `serve(sow(troubled), console_label="staging")`."""
     with ExitStack() as stack:
         yield lambda database, **settings: stack.enter_context(serve_console(database, **settings))
+
+
+class Gate:
+    """Holds replays before each chunk, and before their end, until the test lets them go on."""
+
+    def __init__(self) -> None:
+        self._steps = threading.Semaphore(0)
+
+    def let(self, steps: int = 1) -> None:
+        """Lets them take so many steps more."""
+        self._steps.release(steps)
+
+    def open(self) -> None:
+        """Lets them go on to their end."""
+        self.let(1_000_000)
+
+    def hold(self, change: Callable[..., int]) -> Callable[..., int]:
+        """Returns the same change, which is held."""
+
+        def held(database: Database, *, progress: Callable[[int], None], **given: Any) -> int:
+            def report(done: int) -> None:
+                progress(done)
+                self._steps.acquire()
+
+            self._steps.acquire()
+            return change(database, progress=report, **given)
+
+        return held
+
+
+@pytest.fixture
+def gate(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:  # noqa: ARG001 (it ends before the consoles do)
+    """Holds the replays of the consoles."""
+    made = Gate()
+    monkeypatch.setattr(proposals, "replay", made.hold(replay))
+    yield made
+    made.open()
+
+
+@pytest.fixture
+def read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page is of the moment in which it is opened."""
+    monkeypatch.setattr(reading, "SHARED_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ another origin, no violation of WCAG 2.2 AA.
 """
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, WebError
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, WebError
 
 WCAG_22_AA = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa"]
 """The tags of axe-core's rules for WCAG 2.2, levels A and AA."""
@@ -19,6 +20,9 @@ LIKE_OTHER_ROWS = "tbody tr:nth-child(n+9)"
 NARROW, WIDE = 360, 1_280
 """Widths in CSS pixels."""
 HEIGHT = 800
+EVERY = 5_000
+"""Milliseconds between two readings of a live page."""
+DEADLINE_SECONDS = 60
 
 
 @dataclass
@@ -83,3 +87,32 @@ def _run(page: Page, scheme: Literal["light", "dark"], rules: dict[str, object])
     )  # or colours would be measured on their way to others
     found = Axe().run(page, {"exclude": [LIKE_OTHER_ROWS]}, {"runOnly": rules})
     assert not found.violations_count, found.generate_report()
+
+
+def stop_clock(page: Page) -> None:
+    """Stops the page's clock. From now on a live page reads again only when the test lets time pass."""
+    page.clock.install()
+    page.clock.pause_at(time.time() + 1)
+
+
+def read_again(page: Page) -> Response:
+    """Lets five seconds pass by the page's clock, which has been stopped, and waits until the page has its answer."""
+    with page.expect_response(lambda answer: answer.request.resource_type == "fetch") as answer:
+        page.clock.run_for(EVERY)
+    return answer.value
+
+
+def read_until(page: Page, text: str) -> None:
+    """Lets the page read again until it says this, however its lines are broken."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while text not in (words := " ".join(page.locator("main").inner_text().split())):
+        assert time.monotonic() < deadline, words
+        read_again(page)
+
+
+def confirm(page: Page, why: str, typed: str | None = None) -> None:
+    """Fills in the form of a plan and sends it."""
+    page.get_by_label("Why").fill(why)
+    if typed is not None:
+        page.get_by_label("Type").fill(typed)
+    page.locator("main form .primary").click()

@@ -4,24 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Response, Route, expect
+from playwright.sync_api import Page, Route, expect
 
-from dispatcher.console import reading
 from dispatcher.database.transactions import Database
 from dispatcher.policy.decision import DeadLetterReason
+from dispatcher.store.dead_letters import Filter, Signature, discard
 from tests.console.browser.conftest import Serve, Site
-from tests.console.browser.pages import Watch
+from tests.console.browser.pages import EVERY, Watch, read_again, stop_clock
 from tests.console.seeds import Seed, bury, empty, troubled
+from tests.console.steps import announce
 
-EVERY = 5_000
-"""Milliseconds between two readings."""
+pytestmark = pytest.mark.usefixtures("read_each_time")
+
 BANNER_MS = 10_000
 """By then a page says that it is stale."""
-
-
-@pytest.fixture(autouse=True)
-def _read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "SHARED_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -31,7 +27,7 @@ def database(sow: Callable[[Seed], Database]) -> Database:
 
 @pytest.fixture
 def site(page: Page, serve: Serve, database: Database) -> Site:
-    page.clock.install()
+    stop_clock(page)
     site = serve(database)
     site.log_in(page)
     return site
@@ -40,13 +36,6 @@ def site(page: Page, serve: Serve, database: Database) -> Site:
 def die(database: Database) -> None:
     """One more event becomes a dead letter."""
     bury(database, "icfg_11", {"db_new": "unknown product"}, DeadLetterReason.REJECTED, 422)
-
-
-def read_again(page: Page) -> Response:
-    """Lets five seconds pass, and waits until the page has its answer."""
-    with page.expect_response(lambda answer: answer.request.resource_type == "fetch") as answer:
-        page.clock.run_for(EVERY)
-    return answer.value
 
 
 LIST = "dead-letters?view=list"
@@ -62,7 +51,7 @@ def test_what_is_new_appears(page: Page, site: Site, database: Database) -> None
 
 
 def test_the_title_has_the_verdict(page: Page, serve: Serve, sow: Callable[[Seed], Database]) -> None:
-    page.clock.install()
+    stop_clock(page)
     database = sow(empty)
     serve(database).log_in(page)
     assert page.title() == "Nothing needs you · dispatcher"
@@ -92,6 +81,57 @@ def test_an_update_keeps_what_is_open_and_where_the_focus_is(page: Page, site: S
     expect(page.locator("tbody tr")).to_have_count(43)
     assert page.get_by_text("of it").is_visible()
     assert page.evaluate("document.activeElement.textContent") == "20"
+
+
+def test_attempts_that_were_unfolded_stay_so(page: Page, site: Site, database: Database) -> None:
+    page.goto(site.at("explain?id=db_0&installation=icfg_12"))
+    folded = page.locator("details").first
+    folded.locator("summary").click()
+    entries = page.locator(".story tr").count()
+    announce(database, "icfg_12", "db_0")
+    read_again(page)
+    expect(page.locator(".story tr").nth(entries)).to_be_visible()
+    assert folded.get_attribute("open") is not None
+    assert folded.locator("li").first.is_visible()
+
+
+def test_the_focus_stays_with_its_cause_when_another_one_overtakes_it(
+    page: Page, site: Site, database: Database
+) -> None:
+    page.goto(site.at("dead-letters"))
+    page.get_by_role("link", name="unknown product").focus()
+    bury(database, "icfg_3", {f"db_{n}": "resource not found" for n in range(9)}, DeadLetterReason.GONE, 404)
+    read_again(page)
+    expect(page.locator("[data-cause]")).to_have_text(["31", "13", "7"])
+    assert page.evaluate("document.activeElement.textContent").startswith("unknown product")
+
+
+def test_when_what_has_the_focus_goes_away_it_is_seen_on_the_content(
+    page: Page, site: Site, database: Database
+) -> None:
+    page.goto(site.at(LIST))
+    page.keyboard.press("/")  # from here on, the keyboard has the focus
+    page.get_by_role("link", name="20", exact=True).focus()
+    discard(database, Filter([20]), 20, Signature("ben", "test data"), lambda _: None)
+    read_again(page)
+    expect(page.locator("main")).to_be_focused()
+    assert page.locator("main").evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+
+
+def test_an_answer_that_arrives_late_disturbs_nobody(page: Page, site: Site, database: Database) -> None:
+    def select_meanwhile(route: Route) -> None:
+        answer = route.fetch()
+        page.evaluate(SELECT)
+        route.fulfill(response=answer)
+
+    page.goto(site.at(LIST))
+    die(database)
+    page.route(site.at(LIST), select_meanwhile)
+    read_again(page)
+    page.unroute(site.at(LIST))
+    page.evaluate("getSelection().empty()")
+    assert read_again(page).status == 200  # as if there had been no other before
+    expect(page.locator("tbody tr")).to_have_count(43)
 
 
 SELECT = "getSelection().selectAllChildren(document.querySelector('tbody tr'))"
