@@ -1,5 +1,7 @@
 """The pages of dead letters: their causes, the list with its filters, which are all in the URL, and one of them with its attempts."""
 
+from collections.abc import Sequence
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -9,7 +11,7 @@ from dispatcher.console.fields import UnusableFilter
 from dispatcher.console.pages import Pages
 from dispatcher.console.reading import Reading, TooSlow, Unreadable
 from dispatcher.inspection.causes import MAX_CAUSES, causes
-from dispatcher.inspection.dead_letters import ADVICE, find_dead_letter, list_dead_letters
+from dispatcher.inspection.dead_letters import ADVICE, DeadLetter, find_dead_letter, list_dead_letters
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.settings.durations import age
 from dispatcher.store.dead_letters import Filter
@@ -70,7 +72,18 @@ async def _read_letters(pages: Pages, wanted: Wanted, selected: Filter) -> dict[
     is_cut = len(letters) == wanted.limit
     # Without a key, the first page has the unresolved ones first, so that none follows it.
     has_older = is_cut and bool(wanted.before or not wanted.with_resolved)
-    return {"letters": letters, "is_cut": is_cut, "older": wanted.older(letters[-1].id) if has_older else None}
+    return {
+        "letters": letters,
+        "is_cut": is_cut,
+        "older": wanted.older(letters[-1].id) if has_older else None,
+        "advice": _advice(letters),
+    }
+
+
+def _advice(letters: Sequence[DeadLetter]) -> str | None:
+    """Returns what to do about the unresolved ones, if all of them died for the same reason."""
+    reasons = {one.reason for one in letters if one.resolution is None}
+    return ADVICE[DeadLetterReason(reasons.pop())] if len(reasons) == 1 else None
 
 
 async def _show(pages: Pages, request: Request, reading: Reading) -> Response:

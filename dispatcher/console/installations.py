@@ -15,7 +15,7 @@ from dispatcher.console.pages import Pages
 from dispatcher.console.reading import Reading, Unreadable
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.graces import Graces
-from dispatcher.inspection.installation_detail import MAX_COUNTED_DELIVERIES, find_installation
+from dispatcher.inspection.installation_detail import MAX_COUNTED_DELIVERIES, PAUSE_ADVICE, find_installation
 from dispatcher.inspection.installation_list import (
     MAX_COUNTED_INSTALLATIONS,
     Key,
@@ -24,6 +24,7 @@ from dispatcher.inspection.installation_list import (
     list_installations,
 )
 from dispatcher.inspection.installations import Installation
+from dispatcher.inspection.requests import RequestFilter, newest_requests
 from dispatcher.outbox.events import INSTALLATION_ID
 from dispatcher.policy.decision import PauseReason
 from dispatcher.policy.installation_breaker import BREAKER_FAULTS
@@ -31,6 +32,7 @@ from dispatcher.store.installations import FOREVER
 
 ROWS = 100
 DELIVERIES = 10
+REQUESTS = 5
 _TABS = (View.PAUSED, View.FAILING, View.BEHIND, View.ALL)
 
 
@@ -146,7 +148,11 @@ async def _show(pages: Pages, request: Request, reading: Reading) -> Response:
         return pages.page(request, "installation_unknown.html", reading, values, status=404)
     values |= {
         "found": found,
+        "requests": (
+            await pages.reader.ask(lambda database: newest_requests(database, RequestFilter(id_), REQUESTS))
+        ).requests,
         "one": found.installation,
+        "advice": PAUSE_ADVICE[PauseReason(reason)] if (reason := found.installation.pause_reason) else None,
         "breaker_faults": BREAKER_FAULTS,
         "is_limited": settings.rate_limit is not None,
         "max_attempts": settings.max_attempts,

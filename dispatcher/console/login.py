@@ -25,7 +25,7 @@ def routes(pages: Pages, access: TokenAccess, refusals: Refusals, operator: str)
             return _ask(request, next_)
         if not access.is_token(fields["token"].strip()):
             refusals.note("wrong token", request)
-            return _ask(request, next_, "This is not the token of this console, or no longer.", 403)
+            return _ask(request, next_, "Wrong token, or one of an earlier start of the console.", 403)
         asks_name = access.may_write and "name" not in fields
         response = RedirectResponse(f"./name?{urlencode({'next': next_})}" if asks_name else f"./{next_}", 303)
         access.sessions.begin(_name(fields, operator), response)

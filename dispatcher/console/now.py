@@ -12,11 +12,14 @@ from starlette.routing import Route
 from dispatcher.console.dead_letter_filter import Wanted
 from dispatcher.console.dead_letters import MAX_GROUPED_ROWS
 from dispatcher.console.minutes import Minutes, draw
-from dispatcher.console.pages import Pages
+from dispatcher.console.pages import PLACES, Pages
 from dispatcher.console.reading import Reading, Unreadable
 from dispatcher.console.request_filter import FAILING
 from dispatcher.console.shared import Block, Shared
 from dispatcher.inspection.causes import Causes, causes
+from dispatcher.inspection.graces import Graces
+from dispatcher.inspection.installation_list import View, list_installations
+from dispatcher.inspection.installations import Installation
 from dispatcher.inspection.minutes import Minute
 from dispatcher.inspection.status import Concern, Recent, Status, concerns
 from dispatcher.policy.outcome import OutcomeKind
@@ -32,6 +35,8 @@ _QUERY_OF = {"--reason": "reason"}
 def route(pages: Pages) -> Route:
     """Returns the page's route."""
     worst = Shared(pages.reader, lambda database: causes(database, Filter(), MAX_CAUSES, MAX_GROUPED_ROWS))
+    graces = Graces.of(pages.settings)
+    dying = Shared(pages.reader, lambda database: list_installations(database, graces, 1, View.PAUSED))
     minutes = Shared(pages.reader, Minutes().read)
 
     async def now(request: Request) -> Response:
@@ -40,8 +45,8 @@ def route(pages: Pages) -> Route:
         except Unreadable as error:
             if error.last is None:
                 return pages.unreadable(request, str(error))
-            return _show(pages, request, error.last, worst.last, minutes.last, str(error))
-        return _show(pages, request, reading, await worst.read(), await minutes.read())
+            return _show(pages, request, error.last, worst.last, dying.last, minutes.last, str(error))
+        return _show(pages, request, reading, await worst.read(), await dying.read(), await minutes.read())
 
     return Route("/", now)
 
@@ -51,6 +56,7 @@ def _show(
     request: Request,
     reading: Reading,
     worst: Block[Causes],
+    dying: Block[list[Installation]],
     minutes: Block[list[Minute]],
     problem: str | None = None,
 ) -> Response:
@@ -66,6 +72,7 @@ def _show(
         "shares": list(shares(status.recent)),
         "any_letter": Wanted(),
         "worst": worst,
+        "first_to_die": next((one for one in dying.value or () if one.dies_at is not None), None),
         "minutes": minutes,
         "chart": None if minutes.value is None else draw(minutes.value),
     }
@@ -78,6 +85,11 @@ class Item:
 
     concern: Concern
     link: str | None
+
+    @property
+    def place(self) -> str:
+        """The name of that page in the navigation."""
+        return next(one.title for one in PLACES if one.path and self.link and self.link.startswith(one.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +121,10 @@ def is_new(status: Status) -> bool:
 
 def _verdict(worries: Sequence[Concern]) -> str:
     urgent = sum(one.urgent for one in worries)
+    rest = len(worries) - urgent
     if urgent:
-        return "1 thing needs a person" if urgent == 1 else f"{urgent} things need a person"
-    if worries:
-        return "Nothing needs a person, but look at this"
-    return "Nothing needs you"
+        return f"{'1 thing needs' if urgent == 1 else f'{urgent} things need'} you{f', {rest} more to look at' if rest else ''}"
+    return f"Nothing urgent, {rest} thing{'' if rest == 1 else 's'} to look at" if rest else "Nothing needs you"
 
 
 def link_of(concern: Concern) -> str | None:
@@ -128,8 +139,8 @@ def link_of(concern: Concern) -> str | None:
             return f"requests?outcome={FAILING}"
         case ("check",):
             return "system"
-        case ("installations", "list", "--paused"):
-            return "installations?show=paused"
+        case ("installations", "list", option):
+            return f"installations?{urlencode({'show': option.removeprefix('--')})}"
         case ("explain", name, *words):
             return explain_link(name, words[-1] if words else None)
         case _:

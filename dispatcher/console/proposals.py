@@ -126,16 +126,17 @@ class _Letters:
         title = f"{action.capitalize()} {rows:,} dead letter{'' if rows == 1 else 's'}"
         scope = {"filter": shlex.join(options), "dead_letters": rows}
         work = Work(title, action, scope, rows, change, origin="dead-letters")
-        shown = {"planned": planned, "letters": self.rows, "counts": _counts(wanted), **(details or {})}
+        shown = {"planned": planned, "letters": self.rows, "counts": _counts(wanted, rows), **(details or {})}
         promise = Promise(action, wanted.query, planned.last_id, planned.dead_letters)
         return Proposal(promise, work, ("dead-letters", action, *options), shown)
 
 
-def _counts(wanted: Wanted) -> list[tuple[str, str, bool]]:
-    """Returns the other numbers that can be taken: the name, the query, and whether it is this one."""
+def _counts(wanted: Wanted, rows: int) -> list[tuple[str, str, bool]]:
+    """Returns the numbers that can be taken of these rows: the name, the query, and whether it is this one."""
     return [
         (f"the oldest {number}" if number else "all", wanted.taken(number).query, number == wanted.oldest)
         for number in OLDEST
+        if not number or int(number) < rows or wanted.oldest
     ]
 
 

@@ -1,6 +1,6 @@
 """One installation in detail: its state, its rate window, and its first deliveries with what happens to them next."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,12 +15,22 @@ from dispatcher.inspection.graces import Graces
 from dispatcher.inspection.installations import Installation, find_installations
 from dispatcher.outbox.columns import is_exactly
 from dispatcher.outbox.tables import attempt, delivery, installation
-from dispatcher.policy.decision import Action
+from dispatcher.policy.decision import Action, PauseReason
 from dispatcher.policy.installation_breaker import InstallationBreaker
 from dispatcher.policy.rate_window import RateLimit, RateWindow
 
 MAX_COUNTED_DELIVERIES = 100_000
 """At most this many deliveries of the installation are counted."""
+PAUSE_ADVICE: Mapping[PauseReason, str] = {
+    PauseReason.UNAUTHORIZED: "Vercel refuses the installation's token: store a working one where the DISPATCHER_… settings look for it,"
+    " then resume it, or wait for the next probe. If the customer has uninstalled the integration, purge it.",
+    PauseReason.DISABLED: "The integration has been disabled at Vercel: once it is enabled again, the next probe succeeds. If the"
+    " customer has uninstalled it, purge the installation.",
+    PauseReason.NO_CREDENTIAL: "No token is known for the installation: store one where the DISPATCHER_… settings look for it,"
+    " then resume it, or wait for the next probe.",
+    PauseReason.OPERATOR: "Nothing is sent until a person resumes it. Its events are kept, and none becomes a dead letter.",
+}
+"""How an operator ends a pause for each reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,9 @@ def _concerns(status: Status) -> Iterator[Concern]:
     yield from _outages(status)
     if status.failing:
         worst = ", ".join(f"{one.installation_id} {one.failures}×" for one in status.failing)
-        yield Concern(False, f"failing in a row: {worst}", ("explain", status.failing[0].installation_id))
+        all_of_them = ("installations", "list", "--failing")
+        command = all_of_them if len(status.failing) > 1 else ("explain", status.failing[0].installation_id)
+        yield Concern(False, f"failing in a row: {worst}", command)
     if status.leases.expired:
         what = f"leases that have expired: {status.leases.expired:,}; a dispatcher died or hangs"
         yield Concern(False, what, ("check",))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from html import unescape
+from html import escape, unescape
 from threading import Event, Thread
 from urllib.parse import urlencode
 
@@ -119,7 +119,8 @@ async def test_a_replay_shows_its_plan_and_then_does_exactly_that(console: Conso
     text = words(plan.text)
     for part in (
         "Replay 2 dead letters?",
-        "This is a plan: nothing has been changed yet.",
+        "This is a plan, good for ten minutes: nothing has been changed yet. Selected by --reason rejected .",
+        f"It is signed with your name, {OPERATOR}.",
         "Requests 2",
         "Busiest installation 2",
         "unknown product",
@@ -214,12 +215,20 @@ async def test_the_url_selects_what_is_taken(console: Console, trouble: Database
 
 async def test_an_action_takes_what_its_page_shows_on_all_pages(console: Console, trouble: Database) -> None:
     copy_letters(trouble, 3)
-    html = (await console.get("dead-letters?reason=gone&no_error=1&status=0&before=7&show=all&view=list")).text
+    page = "dead-letters?reason=gone&no_error=1&status=0&before=7&show=all&view=list"
+    html = (await console.get(page)).text
     (link,) = re.findall(r'href="\./(actions/discard[^"]*)"', html)
     plan = await console.get(unescape(link))
     assert "Discard 3 dead letters?" in words(plan.text)
     assert commands_of(plan.text)[-1] == "dispatcher dead-letters discard --reason gone --status 0 --error ''"
-    assert 'href="../dead-letters?reason=gone&amp;status=0&amp;no_error=1&amp;view=list">Back' in plan.text
+    assert f'href="../{escape(page)}">Back' in plan.text
+
+
+@pytest.mark.usefixtures("trouble")
+async def test_only_a_part_of_several_can_be_taken(console: Console) -> None:
+    assert "Take the oldest 1 , all ." in words((await console.get("actions/replay")).text)
+    assert "Take" not in words((await console.get("actions/replay?reason=gone")).text)
+    assert "Take the oldest 1 , the oldest 10" in words((await console.get("actions/replay?oldest=1")).text)
 
 
 @pytest.mark.parametrize("query", ["reason=none", "since=yesterday", "id=x", "id=0", "status=1000", "oldest=0"])

@@ -31,8 +31,8 @@ def die(database: Database, *errors: str | None, status: int | None = None) -> N
 
 def shown(html: str) -> list[tuple[str, int]]:
     """The link and the number of each cause."""
-    rows = re.findall(r'<td class="error-text"><a href="\./([^"]+)">.*?data-cause>([\d,]+)<', html, re.DOTALL)
-    return [(unescape(link), int(number)) for link, number in rows]
+    rows = re.findall(r'data-cause>([\d,]+)<.*?<td class="error-text"><a href="\./([^"]+)">', html, re.DOTALL)
+    return [(unescape(link), int(number)) for number, link in rows]
 
 
 @on_two_databases

@@ -126,7 +126,7 @@ async def test_past_now_and_future_are_in_order_and_equal_attempts_are_one_line(
     assert page.status_code == 200
     text = words(page.text)
     assert "Resource db_1 of installation icfg_1" in text
-    assert re.search(r"complete · 13 entries \(newest 200\) · icfg_1 ", text)
+    assert re.search(r"All 13 entries, oldest first · what happens next · icfg_1 ", text)
     order = [
         text.index(part)
         for part in ("event 1 was written", "12 × failed 502 in 71–82 ms, attempts 1–12, until", " now ", "attempt 13,")
@@ -176,7 +176,7 @@ async def test_an_installation_has_a_column_for_its_resources(console: Console, 
 async def test_what_was_left_out_is_said(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explain_page, "LIMIT", 5)
     text = words((await console.get("explain?id=db_1")).text)
-    assert "incomplete · 5 entries (newest 5)" in text
+    assert "The newest 5 entries, oldest first" in text
     assert "Something was left out: only the newest 5 entries are shown, and at most 100,000 rows are searched" in text
     assert "attempt 13" in text
 

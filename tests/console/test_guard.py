@@ -94,7 +94,7 @@ async def test_the_consoles_own_forms_arrive(start: Start, origin: str, host: st
         console.at("login"), data={"token": "wrong"}, headers={"origin": origin, "host": host}
     )
     assert answer.status_code == 403
-    assert "This is not the token" in answer.text
+    assert "Wrong token" in answer.text
 
 
 async def test_every_answer_has_the_headers_that_protect_it(console: Console) -> None:

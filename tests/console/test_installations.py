@@ -14,10 +14,11 @@ from dispatcher.console import installations as page_module
 from dispatcher.console.installations import ROWS
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.graces import Graces
-from dispatcher.inspection.installation_detail import find_installation
+from dispatcher.inspection.installation_detail import PAUSE_ADVICE, find_installation
 from dispatcher.inspection.installation_list import MAX_COUNTED_INSTALLATIONS
 from dispatcher.inspection.installations import MAX_COUNTED_DELIVERIES
 from dispatcher.outbox.tables import delivery, installation
+from dispatcher.policy.decision import PauseReason
 from dispatcher.policy.rate_window import RateLimit, RateWindow
 from dispatcher.store import installations
 from dispatcher.store.dead_letters import Signature
@@ -217,8 +218,21 @@ async def test_the_reason_is_chosen_among_the_paused_ones_and_leads_there(consol
 async def test_the_title_has_the_state_and_the_deadline(console: Console) -> None:
     text = words((await console.get("installations/icfg_dying")).text)
     assert re.search(r"icfg_dying paused: unauthorized begins to die in (4h|3h 5\dm)", text)
-    assert "9 failures in a row · last delivered never" in text
+    assert "9 failures in a row · nothing delivered yet" in text
+    assert PAUSE_ADVICE[PauseReason.UNAUTHORIZED] in text.replace("&#39;", "'")
     assert "dispatcher installations resume icfg_dying" in text
+
+
+@on_two_databases
+@pytest.mark.usefixtures("trouble")
+async def test_its_newest_requests_say_why_it_fails(console: Console) -> None:
+    html = (await console.get(f"installations/{ID}")).text
+    (rows,) = re.findall(r'aria-label="The newest requests">.*?<tbody>(.*?)</tbody>', html, re.DOTALL)
+    newest, older = (words(row) for row in rows.split("</tr>")[:-1])
+    assert re.search(r"[\d-]+ [\d:]+ failed 502 db_1 1 &lt;script", newest)
+    assert re.search(r"[\d-]+ [\d:]+ delivered 200 db_1 1 ", older)
+    assert f'href="../requests?installation={ID}"' in html
+    assert f'href="../dead-letters?installation={ID}"' in html
 
 
 async def test_a_deadline_that_is_over_is_past(console: Console, database: Database) -> None:
@@ -231,11 +245,11 @@ async def test_who_paused_it_and_why_is_shown(console: Console, database: Databa
     installations.pause(database, ID, Signature("anna", HOSTILE))
     html = (await console.get(f"installations/{ID}")).text
     assert "paused: operator never dies" in words(html)
-    assert "By <b>anna</b>: “<bdi>&lt;script&gt;" in html
-    assert "nothing is sent until `dispatcher installations resume icfg_1`" in html
+    assert "by <b>anna</b>: “<bdi>&lt;script&gt;" in html
+    assert PAUSE_ADVICE[PauseReason.OPERATOR] in html
     installations.pause(database, ID, Signature("anna"))
     change(database, paused_by=None, pause_note=None)
-    assert "By an operator. Nothing is sent" in words((await console.get(f"installations/{ID}")).text)
+    assert "Paused by an operator. Nothing is sent" in words((await console.get(f"installations/{ID}")).text)
 
 
 async def test_the_use_of_the_rate_limit_is_that_of_the_window(console: Console, database: Database) -> None:

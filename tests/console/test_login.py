@@ -48,7 +48,7 @@ async def test_a_wrong_token_is_refused(console: Console, token: str) -> None:
     sent = f"token={token}&next=dead-letters".encode()
     page = await console.browser.post(console.at("login"), content=sent, headers=console.origin)
     assert page.status_code == 403
-    assert "This is not the token" in page.text
+    assert "Wrong token" in page.text
     assert 'value="dead-letters"' in page.text
     assert not console.browser.cookies
 

@@ -54,16 +54,16 @@ async def test_now_has_the_concerns_of_the_status_worst_first(console: Console, 
     expected = concerns(read_status(trouble))
     assert page.status_code == 200
     assert [one.urgent for one in expected] == [True, False, False]
-    listed = re.findall(r'<li class="(bad|warn)">(.*?)</li>', page.text.partition("Waiting</h2>")[0], re.DOTALL)
+    listed = re.findall(r'<li class="(bad|warn)">(.*?)</li>', page.text.partition("</ul>")[0], re.DOTALL)
     assert len(listed) == len(expected)
     for (tone, html), concern in zip(listed, expected, strict=True):
         assert tone == ("bad" if concern.urgent else "warn")
         assert concern.what[1:] in words(html)
         assert commands_of(html) == [shlex.join(["dispatcher", *concern.command])]
-    assert "1 thing needs a person" in words(page.text)
+    assert "1 thing needs you, 2 more to look at" in words(page.text)
     for text in (
-        "rejected 400 unknown product 1 1",
-        "gone 404 resource not found 1 1",
+        "rejected 400 unknown product… 1 1",
+        "gone 404 resource not found… 1 1",
         "unauthorized 1",
         "icfg_1 7",
         "web-1 1.2.3 3 running",
@@ -71,6 +71,14 @@ async def test_now_has_the_concerns_of_the_status_worst_first(console: Console, 
         "1 failed",
     ):
         assert text in words(page.text), text
+
+
+@pytest.mark.usefixtures("trouble")
+async def test_now_names_the_first_installation_to_die(console: Console) -> None:
+    assert re.search(
+        r"icfg_2 is paused \(unauthorized\): its events begin to die in (24h|1d|23h 59m)",
+        words((await console.get("")).text),
+    )
 
 
 async def test_a_concern_leads_to_as_many_rows_as_it_counts(console: Console, trouble: Database) -> None:
@@ -91,6 +99,7 @@ async def test_a_concern_leads_to_as_many_rows_as_it_counts(console: Console, tr
         (("dead-letters", "list", "--reason", "disabled"), "dead-letters?view=list&reason=disabled"),
         (("dead-letters", "causes"), "dead-letters"),
         (("installations", "list", "--paused"), "installations?show=paused"),
+        (("installations", "list", "--failing"), "installations?show=failing"),
         (("explain", "icfg_1"), "explain?id=icfg_1"),
         (("explain", "db 1", "--installation", "icfg_1"), "explain?id=db+1&installation=icfg_1"),
         (("check",), "system"),
@@ -145,7 +154,7 @@ async def test_only_warnings_need_nobody(console: Console, trouble: Database) ->
         connection.exec_driver_sql(
             "UPDATE vercel_installation SET pause_reason = 'operator' WHERE pause_reason IS NOT NULL"
         )
-    assert "Nothing needs a person, but look at this" in words((await console.get("")).text)
+    assert re.search("Nothing urgent, [12] things? to look at", words((await console.get("")).text))
 
 
 def test_the_bar_is_filled_by_the_outcomes() -> None:
@@ -265,6 +274,25 @@ async def test_one_dead_letter_has_its_advice_and_its_attempts(console: Console,
     ):
         assert part in text, part
     assert len(re.findall(r"\b88\b", text)) == 2  # milliseconds
+
+
+@pytest.mark.usefixtures("trouble")
+async def test_a_list_with_one_reason_has_its_number_and_its_advice(console: Console) -> None:
+    text = words((await console.get("dead-letters?status=422")).text)
+    assert "1 dead letter, newest first" in text
+    assert ADVICE[DeadLetterReason.REJECTED] in text
+    text = words((await console.get("dead-letters?view=list")).text)
+    assert "3 dead letters, newest first" in text
+    assert "What to do" not in text
+
+
+async def test_a_replayed_one_leads_to_what_became_of_it(console: Console, trouble: Database) -> None:
+    with trouble.engine.begin() as connection:
+        resolved = {"resolution": "replayed", "resolved_at": trouble.now()}
+        connection.execute(sa.update(dead_letter).where(dead_letter.c.resource_id == "db_3").values(**resolved))
+    (letter,) = list_dead_letters(trouble, Filter(resource_id="db_3"), 1, resolved=True)
+    html = (await console.get(f"dead-letters/{letter.id}")).text
+    assert re.search(r'What became of it is in <a href="\.\./explain\?id=db_3&amp;installation=icfg_1">', html)
 
 
 async def test_a_resolved_one_says_who_and_why(console: Console, trouble: Database) -> None:

@@ -98,7 +98,7 @@ async def test_a_block_that_takes_too_long_leaves_the_others_alone(
     assert page.status_code == 200
     text = words(page.text)
     assert f"unresolved, by cause {TOO_SLOW[0].upper()}{TOO_SLOW[1:]}." in text
-    assert "1 thing needs a person" in text
+    assert "1 thing needs you" in text
     assert "As a table" in text
 
 

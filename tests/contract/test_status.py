@@ -196,7 +196,7 @@ def test_each_concern_names_a_command_without_a_placeholder(database: Database, 
         "dead letters: 1": "dead-letters causes",
         "every recent request failed": "explain db_1 --installation icfg_2",
         "the oldest event": "explain db_1 --installation icfg_1",
-        "failing in a row: icfg_2 2×, icfg_1 1×": "explain icfg_2",
+        "failing in a row: icfg_2 2×, icfg_1 1×": "installations list --failing",
     }
 
 

@@ -78,7 +78,7 @@ def test_axe_finds_nothing_when_the_database_is_away(
 
 def test_the_login_is_accessible(page: Page, site_of: SiteOf) -> None:
     page.goto(site_of(empty).at("login?token=wrong"))
-    assert page.locator("[role=alert]").inner_text() == "This is not the token of this console, or no longer."
+    assert page.locator("[role=alert]").inner_text() == "Wrong token, or one of an earlier start of the console."
     axe(page)
 
 

@@ -1,5 +1,6 @@
 """Live updates: they bring what is new, disturb nobody, and say when there is no answer. The browser's clock is the test's."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_the_title_has_the_verdict(page: Page, serve: Serve, sow: Callable[[Seed
     assert page.title() == "Nothing needs you · dispatcher"
     die(database)
     read_again(page)
-    expect(page).to_have_title("2 things need a person · dispatcher")
+    expect(page).to_have_title(re.compile("^2 things need you.* · dispatcher$"))
 
 
 def test_a_page_without_news_is_not_sent_again(page: Page, site: Site) -> None:
