@@ -46,6 +46,8 @@ class Entry:
     """Its number, if it is an attempt."""
     outcome: str | None = None
     """Of an attempt."""
+    dead_letter_id: int | None = None
+    """Of a dead letter, with which the message begins."""
 
 
 def list_past(found: Found) -> Iterator[Entry]:
@@ -118,14 +120,16 @@ def _died(letter: DeadLetter) -> Entry:
     why = f": {letter.last_error}" if letter.last_error else ""
     attempts = "1 attempt" if letter.attempts == 1 else f"{letter.attempts:,} attempts"
     message = f"dead letter {letter.id}, {_words(letter.reason)}, after {attempts} ({_events_up_to(letter)}){why}"
-    return _entry(letter, letter.died_at, "dead_letter", message, status=letter.last_status, reason=letter.reason)
+    facts = {"status": letter.last_status, "reason": letter.reason, "dead_letter_id": letter.id}
+    return _entry(letter, letter.died_at, "dead_letter", message, **facts)
 
 
 def _resolved(letter: DeadLetter) -> Entry:
     by = f" by {letter.resolved_by}" if letter.resolved_by else ""
     note = f": {letter.note}" if letter.note else ""
     message = f"dead letter {letter.id} was {letter.resolution}{by}{note}"
-    return _entry(letter, letter.resolved_at, "resolution", message, reason=letter.resolution)
+    facts = {"reason": letter.resolution, "dead_letter_id": letter.id}
+    return _entry(letter, letter.resolved_at, "resolution", message, **facts)
 
 
 def list_future(found: Found, fleet: Fleet | None) -> Iterator[Entry]:
@@ -146,7 +150,7 @@ def list_future(found: Found, fleet: Fleet | None) -> Iterator[Entry]:
     for letter in found.dead_letters:
         if letter.resolved_at is None:
             message = f"dead letter {letter.id} waits for a person. {ADVICE[DeadLetterReason(letter.reason)]}"
-            yield _entry(letter, None, "next", message, reason=letter.reason)
+            yield _entry(letter, None, "next", message, reason=letter.reason, dead_letter_id=letter.id)
 
 
 def is_idle(fleet: Fleet | None) -> bool:

@@ -25,6 +25,7 @@ KEYS = [
     "vercel_id",
     "attempt",
     "outcome",
+    "dead_letter_id",
 ]
 
 

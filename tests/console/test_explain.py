@@ -141,6 +141,15 @@ async def test_past_now_and_future_are_in_order_and_equal_attempts_are_one_line(
     assert found.next[0].message in text
 
 
+@pytest.mark.usefixtures("trouble")
+async def test_a_dead_letter_leads_to_its_page(console: Console) -> None:
+    html = (await console.get("explain?id=db_1")).text
+    links = re.findall(
+        r'<bdi><a href="\./dead-letters/(\d+)">dead letter (\d+)</a>(, rejected| waits for a person)', html
+    )
+    assert links == [("1", "1", ", rejected"), ("1", "1", " waits for a person")]
+
+
 async def test_the_command_of_the_page_explains_the_same(console: Console, failing: Database, tmp_path: Path) -> None:
     page = await console.get(f"explain?id=db_1&installation={ID}")
     (command,) = commands_of(page.text)

@@ -229,8 +229,8 @@ async def test_its_newest_requests_say_why_it_fails(console: Console) -> None:
     html = (await console.get(f"installations/{ID}")).text
     (rows,) = re.findall(r'aria-label="The newest requests">.*?<tbody>(.*?)</tbody>', html, re.DOTALL)
     newest, older = (words(row) for row in rows.split("</tr>")[:-1])
-    assert re.search(r"[\d-]+ [\d:]+ failed 502 db_1 1 &lt;script", newest)
-    assert re.search(r"[\d-]+ [\d:]+ delivered 200 db_1 1 ", older)
+    assert re.search(r"[\d-]+ [\d:]+ failed 502 &lt;script", newest)
+    assert re.search(r"[\d-]+ [\d:]+ delivered 200 ", older)
     assert f'href="../requests?installation={ID}"' in html
     assert f'href="../dead-letters?installation={ID}"' in html
 

@@ -81,6 +81,10 @@ def test_the_whole_life_of_a_resource_in_the_order_of_time(database: Database, p
     assert "attempt 1 (2 events up to event 2): failed" in messages[1]
     assert "→ retry, due again at" in messages[1]
     assert "rejected, after 2 attempts" in messages[3]
+    ids = [entry.dead_letter_id for entry in found.happened[3:5]]
+    assert [message.startswith(f"dead letter {id_}") for message, id_ in zip(messages[3:5], ids, strict=True)] == [
+        True
+    ] * 2
     assert messages[4].endswith("was replayed by ann: fixed")
     assert deliver(database) == ["db_1"]
     found = explained(database, "db_1")
