@@ -456,7 +456,7 @@ async def test_twenty_thousand_letters_are_replayed_in_the_background_and_can_be
     assert (await console.post("operations/1/stop", plan=f"{token}0")).status_code == 403
     assert (await console.post("operations/7/stop", plan=token)).status_code == 404
     text = await ended(console, await console.post("operations/1/stop", plan=token))
-    found = re.search(r"([\d,]+) of 20,001: stopped", text)
+    found = re.search(r"([\d,]+) of 20,001 dead letters: stopped", text)
     assert found, text
     done = int(found[1].replace(",", ""))
     assert done < 20_001

@@ -48,7 +48,7 @@ def test_twenty_thousand_letters_are_followed_stopped_and_finished(
     expect(page.locator("h1 .tag")).to_have_text("stopping")
     stop.focus()
     gate.let()
-    read_until(page, "1,500 of 20,000: stopped. The rest is as it was; doing the same again finishes it.")
+    read_until(page, "1,500 of 20,000 dead letters: stopped. The rest is as it was; doing the same again finishes it.")
     expect(page.locator("main")).to_be_focused()  # the button has gone
     assert replayed(database) == (1_500, 1_500)
     page.goto(site.at(PLAN))
@@ -57,4 +57,4 @@ def test_twenty_thousand_letters_are_followed_stopped_and_finished(
     read_until(page, "Replay 18,500 dead letters done")
     assert replayed(database) == (LETTERS, LETTERS)
     page.goto(site.at("operations"))
-    expect(page.locator("tbody tr .tag")).to_have_text(["done", "stopped"])
+    expect(page.get_by_label("Operations of this console").locator("tbody .tag")).to_have_text(["done", "stopped"])

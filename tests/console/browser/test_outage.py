@@ -90,7 +90,7 @@ def test_an_operation_says_where_it_stopped_and_can_be_finished(
     read_until(page, "500 of 1,100")
     kill(postgresql)
     gate.let()
-    stopped = "500 of 1,100. It has failed: the database cannot be reached"
+    stopped = "500 of 1,100 dead letters. It has failed: the database cannot be reached"
     read_until(page, stopped)
     expect(page.locator("#notice")).to_contain_text("Stale: the database cannot be reached")
     page.reload()

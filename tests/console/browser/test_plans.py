@@ -122,7 +122,7 @@ def test_two_people_who_confirm_the_same_plan_replay_nothing_twice(
         shown = sorted(one.locator("progress").get_attribute("value") or "" for one in (page, other))
         assert shown == ["0", "4"]
         late = page if page.locator("progress").get_attribute("value") == "0" else other
-        expect(late.locator("main")).to_contain_text("0 of 4: the others were resolved meanwhile")
+        expect(late.locator("main")).to_contain_text("0 of 4 dead letters: the others were resolved meanwhile")
     assert len(published(database)) == len(set(published(database))) == 4
 
 
