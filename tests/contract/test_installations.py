@@ -628,9 +628,9 @@ def test_failing_ones_are_listed_with_the_worst_first(database: Database) -> Non
         well={"due_at": now},
         paused=paused(PauseReason.UNAUTHORIZED, now),
     )
-    assert ids(database, View.FAILING) == ["often", "twice_and_due", "twice"]
+    assert ids(database, View.FAILING) == ["often", "twice", "twice_and_due"]  # equal ones by id, for the next page
     assert ids(database, View.FAILING, limit=1) == ["often"]
-    assert ids(database, View.FAILING, prefix="tw") == ["twice_and_due", "twice"]
+    assert ids(database, View.FAILING, prefix="tw") == ["twice", "twice_and_due"]
     assert measure(database).failing == 3
 
 

@@ -32,6 +32,7 @@ EXITS = {
     "dispatcher health": Exit.UNHEALTHY,
     "dispatcher dead-letters aftermath --since 1h": Exit.NOTHING_MATCHED,
     "dispatcher dead-letters list --reason malformed": Exit.NOTHING_MATCHED,
+    "dispatcher dead-letters resolutions": Exit.NOTHING_MATCHED,
     "dispatcher dead-letters discard --reason gone --resource db_1 --dry-run": Exit.NOTHING_MATCHED,
     "dispatcher installations list --failing": Exit.NOTHING_MATCHED,
     "dispatcher installations list --behind": Exit.NOTHING_MATCHED,

@@ -69,7 +69,7 @@ def watch() -> Watch:
 
 
 @pytest.fixture
-def page(browser: Browser, watch: Watch) -> Iterator[Page]:
+def page(browser: Browser, watch: Watch, serve: "Serve") -> Iterator[Page]:  # noqa: ARG001 (its consoles end after the page)
     """A page that fails the test at its end if it logged an error, raised an exception, violated the CSP or left its origin."""
     with open_page(browser, watch) as opened:
         yield opened
