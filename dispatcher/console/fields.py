@@ -18,6 +18,13 @@ class UnusableFilter(Exception):
         self.field = field
 
 
+def read_text(field: str, text: str) -> str | None:
+    """Returns the text; None for any. Raises UnusableFilter if it has a NUL, with which PostgreSQL refuses to search."""
+    if "\0" in text:
+        raise UnusableFilter(field, "has a character that no text in the database has")
+    return text or None
+
+
 def read_choice(field: str, text: str, kind: type[Choice]) -> Choice | None:
     """Returns the member of the enumeration; None for any. Raises UnusableFilter."""
     try:

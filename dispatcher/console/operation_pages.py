@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from dispatcher.console.actions import only_for_operators
-from dispatcher.console.fields import UnusableFilter, read_time
+from dispatcher.console.fields import UnusableFilter, read_text, read_time
 from dispatcher.console.login import read_form
 from dispatcher.console.operations import Operation, Operations
 from dispatcher.console.pages import Pages
@@ -80,10 +80,10 @@ async def _follow(pages: Pages, request: Request, reading: Reading) -> Response:
     now = pages.reader.now(reading)
     try:
         since, until = (read_time(name, fields[name], now) for name in ("since", "until"))
+        replays = Replays(since=since, by=read_text("by", fields["by"]), until=until)
     except UnusableFilter as error:
         values["errors"] = {error.field: str(error)}
         return pages.page(request, "aftermath.html", reading, values, status=400)
-    replays = Replays(since=since, by=fields["by"] or None, until=until)
     values["aftermath"] = await pages.reader.ask(lambda database: aftermath(database, replays))
     return pages.page(request, "aftermath.html", reading, values)
 
