@@ -14,6 +14,7 @@ from dispatcher.inspection.dead_letters import DeadLetter
 from dispatcher.inspection.graces import Graces
 from dispatcher.inspection.installations import Installation, find_installations
 from dispatcher.outbox.columns import belongs_to
+from dispatcher.outbox.events import RESOURCE_UPDATED, Subject
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, outbox
 from dispatcher.store import LOWEST_ID
 from dispatcher.store.attempt_log import Attempt, latest_attempts
@@ -101,12 +102,21 @@ def _events(connection: Connection, dialect: Dialect, scope: Scope, limit: int) 
 
 def _deliveries(connection: Connection, scope: Scope, limit: int) -> tuple[Sequence[Row[Any]], bool]:
     """Returns the deliveries, those due first, and whether these are all of them."""
-    scanned: Table | Subquery = delivery
     beyond = None
-    if scope.installation_id is None:
-        scanned = sa.select(delivery).order_by(delivery.c.subject_key).limit(scope.scan_limit).subquery()
+    wanted = sa.select(delivery).limit(limit)
+    if scope.installation_id is not None and scope.resource_id is not None:
+        subject = Subject(scope.installation_id, RESOURCE_UPDATED, scope.resource_id)
+        wanted = wanted.where(delivery.c.subject_key == subject.key)
+    elif scope.installation_id is not None:
+        wanted = wanted.where(*scope.of(delivery))
+    else:
         key = delivery.c.subject_key
+        # Only what decides: MariaDB writes all rows of a subquery to a table of its own.
+        deciding = sa.select(key, delivery.c.resource_id, delivery.c.due_at)
+        scanned = deciding.order_by(key).limit(scope.scan_limit).subquery("scanned")
+        found = sa.select(scanned.c.subject_key).where(*scope.of(scanned)).order_by(scanned.c.due_at)
+        first = found.limit(limit).subquery("first")
+        wanted = sa.select(delivery).select_from(first.join(delivery, key == first.c.subject_key))
         beyond = connection.execute(sa.select(key).order_by(key).offset(scope.scan_limit).limit(1)).scalar()
-    wanted = sa.select(scanned).where(*scope.of(scanned)).order_by(scanned.c.due_at).limit(limit)
-    rows = connection.execute(wanted).all()
+    rows = connection.execute(wanted.order_by(delivery.c.due_at)).all()
     return rows, beyond is None and len(rows) < limit

@@ -97,16 +97,27 @@ def newest_requests(database: Database, wanted: RequestFilter, limit: int, scan_
 def read_searched(database: Database, wanted: RequestFilter, scan_limit: int) -> tuple[list[Attempt], Scope]:
     """Returns the requests that match, oldest first, of the newest `scan_limit` with the ids and within the times of the filter."""
     searched = _search(wanted, scan_limit, attempt).subquery()
-    matching = sa.select(searched).where(*wanted.of(searched)).order_by(wanted.order(searched), searched.c.id.desc())
+    matching = sa.select(searched).where(*wanted.of(searched)).order_by(*_newest_first(wanted, searched))
     with database.read() as connection:
         found = [Attempt.of(row) for row in reversed(connection.execute(matching).all())]
         return found, _scope(connection, wanted, scan_limit)
 
 
 def _newest(connection: Connection, wanted: RequestFilter, limit: int, scan_limit: int) -> list[Attempt]:
-    searched = attempt if wanted.has_id else _search(wanted, scan_limit, attempt).subquery()
-    newest = sa.select(searched).where(*wanted.of(searched)).order_by(wanted.order(searched), searched.c.id.desc())
-    return [Attempt.of(row) for row in reversed(connection.execute(newest.limit(limit)).all())]
+    found = sa.select(attempt).where(*wanted.of(attempt)).limit(limit)
+    if not wanted.has_id:
+        # Only what decides: MariaDB writes all rows of a subquery to a table of its own.
+        deciding = (attempt.c[name] for name in ("id", "at", "outcome", "status"))
+        searched = _search(wanted, scan_limit, *deciding).subquery("searched")
+        ids = sa.select(searched.c.id).where(*wanted.of(searched)).order_by(*_newest_first(wanted, searched))
+        page = ids.limit(limit).subquery("page")
+        found = sa.select(attempt).select_from(page.join(attempt, attempt.c.id == page.c.id))
+    rows = connection.execute(found.order_by(*_newest_first(wanted, attempt))).all()
+    return [Attempt.of(row) for row in reversed(rows)]
+
+
+def _newest_first(wanted: RequestFilter, table: Table | Subquery) -> tuple[ColumnElement[Any], ...]:
+    return wanted.order(table), table.c.id.desc()
 
 
 def _search(wanted: RequestFilter, scan_limit: int, *columns: Table | ColumnElement[Any]) -> Select[Any]:

@@ -97,8 +97,8 @@ def belongs_to(
     table: Table | Subquery, installation_id: str | None, resource_id: str | None
 ) -> list[ColumnElement[bool]]:
     """Returns the conditions for rows of this installation and this resource; None stands for any."""
-    ids = ((table.c.installation_id, installation_id), (table.c.resource_id, resource_id))
-    return [is_exactly(column, value) for column, value in ids if value is not None]
+    ids = (("installation_id", installation_id), ("resource_id", resource_id))
+    return [is_exactly(table.c[name], value) for name, value in ids if value is not None]
 
 
 class now_default(ColumnElement[datetime]):  # noqa: N801 (reads as the SQL function it stands for)
