@@ -96,11 +96,17 @@ def list_dead_letters(database: Database, wanted: Filter, limit: int, *, resolve
 
     Pages (`Filter.before`) follow the ids: in them, resolved ones stand among the others.
     """
-    conditions = wanted.conditions if resolved else [is_unresolved(), *wanted.conditions]
-    unresolved_first = [sa.case((is_unresolved(), 0), else_=1)] if resolved and wanted.before is None else []
-    newest = sa.select(dead_letter).where(*conditions).order_by(*unresolved_first, dead_letter.c.id.desc()).limit(limit)
+    states = [is_unresolved()]
+    if resolved:
+        # Two statements, so that each follows an index.
+        states = [sa.true()] if wanted.before is not None else [is_unresolved(), sa.not_(is_unresolved())]
+    letters: list[DeadLetter] = []
     with database.read() as connection:
-        return [DeadLetter.of(row) for row in connection.execute(newest)]
+        for state in states:
+            newest = sa.select(dead_letter).where(state, *wanted.conditions).order_by(dead_letter.c.id.desc())
+            if left := limit - len(letters):
+                letters += map(DeadLetter.of, connection.execute(newest.limit(left)))
+    return letters
 
 
 def find_dead_letter(database: Database, id_: int) -> tuple[DeadLetter, list[Attempt]] | None:
