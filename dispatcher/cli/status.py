@@ -86,7 +86,7 @@ def _show(reading: Status, place: str) -> None:
             ("waiting", f"{number(backlog.waiting, 'delivery', least)} for a retry or a slot of the rate limit"),
             ("paused", f"{number(backlog.paused, 'delivery', least)} of paused installations"),
             ("oldest event", _oldest(backlog)),
-            ("dead letters", _dead_letters(backlog.dead_letters)),
+            ("dead letters", _dead_letters(backlog)),
             ("dispatchers", _dispatchers(reading)),
             ("leases", _leases(reading.leases)),
             ("last request", _last(reading.last_request)),
@@ -128,10 +128,11 @@ def _oldest(backlog: Backlog) -> str:
     return f"{age(backlog.oldest_event_age)}: event {event.id}" + (f", {about}" if about else "")
 
 
-def _dead_letters(counts: dict[str, int]) -> str | None:
+def _dead_letters(backlog: Backlog) -> str | None:
+    counts, least = backlog.dead_letters, "" if backlog.dead_letters_complete else "+"
     if not counts:
         return None
-    return f"{sum(counts.values()):,} unresolved: " + ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    return f"{sum(counts.values()):,}{least} unresolved: " + ", ".join(f"{n:,} {name}" for name, n in counts.items())
 
 
 def _last(last: LastRequest | None) -> str:

@@ -9,15 +9,12 @@ from starlette.routing import Route
 from dispatcher.console.dead_letter_filter import MAX_ID, Wanted
 from dispatcher.console.fields import UnusableFilter
 from dispatcher.console.pages import Pages
-from dispatcher.console.reading import Reading, TooSlow, Unreadable
+from dispatcher.console.reading import MAX_READ_DEAD_LETTERS, Reading, TooSlow, Unreadable
 from dispatcher.inspection.causes import MAX_CAUSES, causes
 from dispatcher.inspection.dead_letters import ADVICE, DeadLetter, find_dead_letter, list_dead_letters
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.settings.durations import age
 from dispatcher.store.dead_letters import Filter
-
-MAX_GROUPED_ROWS = 20_000
-"""Dead letters that are read at most for their causes; a command reads more."""
 
 
 def routes(pages: Pages) -> list[Route]:
@@ -61,7 +58,7 @@ async def _list(pages: Pages, request: Request, reading: Reading) -> Response:
 
 
 async def _read_causes(pages: Pages, _: Wanted, selected: Filter) -> dict[str, object]:
-    found = await pages.reader.ask(lambda database: causes(database, selected, MAX_CAUSES, MAX_GROUPED_ROWS))
+    found = await pages.reader.ask(lambda database: causes(database, selected, MAX_CAUSES, MAX_READ_DEAD_LETTERS))
     return {"found": found, "advice": {one.reason: ADVICE[DeadLetterReason(one.reason)] for one in found.largest}}
 
 

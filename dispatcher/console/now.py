@@ -10,10 +10,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dispatcher.console.dead_letter_filter import Wanted
-from dispatcher.console.dead_letters import MAX_GROUPED_ROWS
 from dispatcher.console.minutes import Minutes, draw
 from dispatcher.console.pages import PLACES, Pages
-from dispatcher.console.reading import Reading, Unreadable
+from dispatcher.console.reading import MAX_READ_DEAD_LETTERS, Reading, Unreadable
 from dispatcher.console.request_filter import FAILING
 from dispatcher.console.shared import Block, Shared
 from dispatcher.inspection.causes import Causes, causes
@@ -34,7 +33,7 @@ _QUERY_OF = {"--reason": "reason"}
 
 def route(pages: Pages) -> Route:
     """Returns the page's route."""
-    worst = Shared(pages.reader, lambda database: causes(database, Filter(), MAX_CAUSES, MAX_GROUPED_ROWS))
+    worst = Shared(pages.reader, lambda database: causes(database, Filter(), MAX_CAUSES, MAX_READ_DEAD_LETTERS))
     graces = Graces.of(pages.settings)
     dying = Shared(pages.reader, lambda database: list_installations(database, graces, 1, View.PAUSED))
     minutes = Shared(pages.reader, Minutes().read)

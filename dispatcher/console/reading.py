@@ -1,4 +1,4 @@
-"""Reads the database for the pages, in threads. However many browsers look, the status is read once every two seconds."""
+"""Reads the database for the pages, in threads. However many browsers look, the status is read at most once in two seconds."""
 
 import asyncio
 import time
@@ -18,11 +18,21 @@ from dispatcher.settings.settings import Settings
 Result = TypeVar("Result")
 
 SHARED_SECONDS = 2.0
-"""A reading, or the reason why there is none, is shared by all pages for this long."""
+"""A reading, or the reason why there is none, is shared by all pages for this long, or longer; see `shared_seconds`."""
+QUICK_SECONDS = 0.2
+"""One that takes several times longer is shared for as many times longer: the database spends a tenth of its time on it, not all."""
 
+MAX_READ_DEAD_LETTERS = 20_000
+"""Unresolved dead letters that are read at most for their number or their causes; a command reads more."""
 STATEMENT_SECONDS = 5
 """Nobody waits for a page longer; a command may take more."""
 TOO_SLOW = f"it took longer than {STATEMENT_SECONDS} s to read: narrow the filter, or run the command in a terminal"
+STATUS_TOO_SLOW = f"the status took longer than {STATEMENT_SECONDS} s to read; `dispatcher status` waits for longer"
+
+
+def shared_seconds(taken: float) -> float:
+    """Returns for how long a reading is shared that has taken this many seconds."""
+    return SHARED_SECONDS * max(1.0, taken / QUICK_SECONDS)
 
 
 def open_for_reading(settings: Settings) -> Database:
@@ -86,7 +96,7 @@ class Reader:
         return reading.now(self._clock())
 
     async def status(self) -> Reading:
-        """Returns the reading of the last two seconds. Raises Unreadable."""
+        """Returns the newest reading, which is shared. Raises Unreadable."""
         async with self._lock:
             if self._clock() >= self._ends_at:
                 await self._renew()
@@ -101,28 +111,33 @@ class Reader:
         except Exception as error:
             if self._database.dialect.is_timeout(error):
                 raise TooSlow(TOO_SLOW, self._last) from error
-            if (why := _explain(error)) is None:
+            if (why := self._explain(error)) is None:
                 raise
             raise Unreadable(why, self._last) from error
 
     async def _renew(self) -> None:
+        began, shared = self._clock(), SHARED_SECONDS
         try:
             self._last, self._why = await asyncio.to_thread(self._read), None
+            shared = shared_seconds(self._clock() - began)
         except Exception as error:
-            if (why := _explain(error)) is None:
+            if (why := self._explain(error)) is None:
                 raise
             self._why = why
-        self._ends_at = self._clock() + SHARED_SECONDS
+        self._ends_at = self._clock() + shared
 
     def _read(self) -> Reading:
         schema.refuse_missing_file(self._database)
         warning = schema.check(self._database).warning
-        status = read_status(self._database, logs_successes=self._logs_successes)
+        status = read_status(
+            self._database, logs_successes=self._logs_successes, max_dead_letters=MAX_READ_DEAD_LETTERS
+        )
         return Reading(status, warning, self._clock(), self._refusal and self._refusal())
 
-
-def _explain(error: Exception) -> str | None:
-    """Returns why the database cannot be read at present; None for any other error."""
-    if isinstance(error, UnusableSchema | UnusableDatabaseUrl):
-        return str(error)
-    return summarize(error) if is_unreachable(error) else None
+    def _explain(self, error: Exception) -> str | None:
+        """Returns why the database cannot be read at present; None for any other error."""
+        if isinstance(error, UnusableSchema | UnusableDatabaseUrl):
+            return str(error)
+        if self._database.dialect.is_timeout(error):
+            return STATUS_TOO_SLOW
+        return summarize(error) if is_unreachable(error) else None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
-from dispatcher.console.reading import SHARED_SECONDS, Reader, Result, Unreadable
+from dispatcher.console.reading import SHARED_SECONDS, Reader, Result, Unreadable, shared_seconds
 from dispatcher.database.transactions import Database
 
 
@@ -20,7 +20,9 @@ class Block(Generic[Result]):
 
 
 class Shared(Generic[Result]):
-    """Asks one question at most once every two seconds. A failure is shared too, and leaves the other blocks of the page alone."""
+    """Asks one question at most once in two seconds, and less often if the answer takes long. A failure is shared too, and leaves the other
+    blocks of the page alone.
+    """
 
     def __init__(
         self, reader: Reader, question: Callable[[Database], Result], clock: Callable[[], float] = time.monotonic
@@ -33,11 +35,13 @@ class Shared(Generic[Result]):
         self._ends_at = clock()
 
     async def read(self) -> Block[Result]:
-        """Returns the answer of the last two seconds."""
+        """Returns the newest answer, which is shared."""
         async with self._lock:
             if self._clock() >= self._ends_at:
+                began = self._clock()
                 self.last = await self._ask()
-                self._ends_at = self._clock() + SHARED_SECONDS
+                ended = self._clock()
+                self._ends_at = ended + (shared_seconds(ended - began) if self.last.why is None else SHARED_SECONDS)
             return self.last
 
     async def _ask(self) -> Block[Result]:

@@ -64,7 +64,9 @@ class Backlog:
     failing: int
     """Unpaused installations with pending work whose last request did not succeed."""
     complete: bool = True
-    """Whether every row was counted; if not, the figures are lower bounds."""
+    """Whether every event and delivery was counted; if not, the figures are lower bounds."""
+    dead_letters_complete: bool = True
+    """Whether every unresolved dead letter was counted."""
 
     @property
     def left(self) -> int:
@@ -72,8 +74,12 @@ class Backlog:
         return self.outbox + self.due + self.waiting + self.paused
 
 
-def measure(database: Database, limit: int = MAX_COUNTED_ROWS) -> Backlog:
-    """Reads the backlog, counting at most `limit` rows of each kind. Locks nothing."""
+def measure(database: Database, limit: int = MAX_COUNTED_ROWS, max_dead_letters: int = MAX_COUNTED_ROWS) -> Backlog:
+    """Reads the backlog, counting at most `limit` rows of each kind. Locks nothing.
+
+    The unresolved dead letters lie among the resolved ones, where to read each can take as long as to read a page of the disk.
+    """
+    max_dead_letters = min(limit, max_dead_letters)
     with database.read() as connection:
         now = connection.execute(sa.select(database.dialect.clock())).scalar_one()
         events = _count(connection, sa.select(outbox.c.id), limit)
@@ -83,6 +89,9 @@ def measure(database: Database, limit: int = MAX_COUNTED_ROWS) -> Backlog:
         oldest = min(
             filter(None, (in_outbox, _oldest_delivery(connection))), key=lambda event: event.created_at, default=None
         )
+        dead_letters = _by_reason(
+            connection, dead_letter.c.reason, dead_letter.c.resolved_at.is_(None), max_dead_letters
+        )
         longest_due, failing = _overdue_and_failing(connection, now, min(limit, MAX_SCANNED_ROWS))
         return Backlog(
             outbox=events,
@@ -91,7 +100,7 @@ def measure(database: Database, limit: int = MAX_COUNTED_ROWS) -> Backlog:
             paused=paused,
             oldest_event_age=_age(now, oldest.created_at if oldest else None),
             oldest_event=oldest,
-            dead_letters=_by_reason(connection, dead_letter.c.reason, dead_letter.c.resolved_at.is_(None), limit),
+            dead_letters=dead_letters,
             paused_installations=_by_reason(
                 connection, installation.c.pause_reason, installation.c.pause_reason.is_not(None), limit
             ),
@@ -100,6 +109,7 @@ def measure(database: Database, limit: int = MAX_COUNTED_ROWS) -> Backlog:
             installations=_count(connection, _known(), limit),
             failing=failing,
             complete=max(events, deliveries) < limit,
+            dead_letters_complete=sum(dead_letters.values()) < max_dead_letters,
         )
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.backlog import MAX_SCANNED_ROWS, Backlog, OldestEvent, measure
+from dispatcher.inspection.backlog import MAX_COUNTED_ROWS, MAX_SCANNED_ROWS, Backlog, OldestEvent, measure
 from dispatcher.inspection.dispatchers import Dispatcher, read_dispatchers
 from dispatcher.outbox.tables import attempt, installation
 from dispatcher.policy.decision import DeadLetterReason, PauseReason
@@ -113,9 +113,9 @@ class Status:
         return [one for one in self.dispatchers or () if one.is_running]
 
 
-def read_status(database: Database, *, logs_successes: bool = True) -> Status:
+def read_status(database: Database, *, logs_successes: bool = True, max_dead_letters: int = MAX_COUNTED_ROWS) -> Status:
     """Reads the status at a cost that does not grow with the backlog. Locks nothing."""
-    backlog = measure(database)
+    backlog = measure(database, max_dead_letters=max_dead_letters)
     with database.read() as connection:
         now: datetime = connection.execute(sa.select(database.dialect.clock())).scalar_one()
         leases, failing = _installations(connection, now)
@@ -200,7 +200,7 @@ def concerns(status: Status) -> list[Concern]:
 
 
 def _concerns(status: Status) -> Iterator[Concern]:
-    yield from _dead_letters(status.backlog.dead_letters)
+    yield from _dead_letters(status.backlog)
     yield from _waiting(status)
     yield from _paused(status)
     yield from _outages(status)
@@ -241,14 +241,15 @@ def _explain(installation_id: str, resource_id: str | None) -> tuple[str, ...]:
     return "explain", resource_id, "--installation", installation_id
 
 
-def _dead_letters(dead_letters: dict[str, int]) -> Iterator[Concern]:
+def _dead_letters(backlog: Backlog) -> Iterator[Concern]:
     """Purged ones are no concern: a person gave them up."""
+    dead_letters, least = backlog.dead_letters, "" if backlog.dead_letters_complete else "+"
     unexpected = {reason: count for reason, count in dead_letters.items() if reason not in EXPECTED_REASONS}
     if dead := sum(unexpected.values()):
-        yield Concern(True, f"dead letters: {dead:,} ({_by_size(unexpected)})", ("dead-letters", "causes"))
+        yield Concern(True, f"dead letters: {dead:,}{least} ({_by_size(unexpected)})", ("dead-letters", "causes"))
     if disabled := dead_letters.get(DeadLetterReason.DISABLED):
         command = ("dead-letters", "list", "--reason", "disabled")
-        yield Concern(False, f"dead letters of disabled integrations: {disabled:,}", command)
+        yield Concern(False, f"dead letters of disabled integrations: {disabled:,}{least}", command)
 
 
 def _outages(status: Status) -> Iterator[Concern]:

@@ -86,7 +86,7 @@ async def test_without_an_error_is_said_in_words(console: Console) -> None:
 
 @pytest.mark.usefixtures("trouble")
 async def test_what_was_not_read_is_said(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "MAX_GROUPED_ROWS", 2)
+    monkeypatch.setattr(page, "MAX_READ_DEAD_LETTERS", 2)
     monkeypatch.setattr(page, "MAX_CAUSES", 1)
     text = words((await console.get("dead-letters")).text)
     assert "At least 2 unresolved in 2 causes" in text
