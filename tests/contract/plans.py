@@ -33,12 +33,12 @@ class Plan:
 
 @contextmanager
 def explaining(database: Database) -> Iterator[list[Plan]]:
-    """Records the plan of every statement on the dispatcher's tables, just before it is executed."""
+    """Records the plan of every statement on the dispatcher's tables but DESCRIBE, just before it is executed."""
     explain = {"postgresql": _explain_on_postgresql, "mysql": _explain_on_mysql, "sqlite": _explain_on_sqlite}
     plans: list[Plan] = []
 
     def before(connection: Connection, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-        if "vercel_" in statement:
+        if "vercel_" in statement and not statement.startswith("DESCRIBE"):
             raw: Any = connection.connection.dbapi_connection
             plans.extend(explain[database.dialect.name](raw, statement, parameters))
 

@@ -172,6 +172,9 @@ def test_unresolved_dead_letters_are_counted_by_reason(database: Database, partn
     collect(database, partner, "icfg_1", "db_1", "db_2")
     settle(database, *claim(database), decision=REJECTED)
     assert measure(database).dead_letters == {"rejected": 2}
+    assert measure(database, max_dead_letters=3).dead_letters_complete
+    cut = measure(database, max_dead_letters=1)
+    assert (cut.dead_letters, cut.dead_letters_complete, cut.complete) == ({"rejected": 1}, False, True)
     collect(database, partner, "icfg_1", "db_1")
     settle(database, *claim(database), decision=Decision(Action.DELIVERED))
     assert measure(database).dead_letters == {"rejected": 1}

@@ -5,11 +5,9 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import make_url
 
 from dispatcher import store
-from dispatcher.database import migration
-from dispatcher.database.transactions import Database, open_database
+from dispatcher.database.transactions import Database
 from dispatcher.inspection import installation_detail, installation_list
 from dispatcher.inspection.backlog import measure
 from dispatcher.inspection.checks import attempts
@@ -23,6 +21,7 @@ from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateLimit
 from tests.contract.crowd import INSTALLATIONS as INSTALLATIONS_IN_CROWD
 from tests.contract.crowd import analyze, crowd, write_events
+from tests.contract.places import places
 from tests.contract.plans import explaining
 from tests.contract.steps import DELIVERED, GRACES, LEASE, REJECTED, claim
 
@@ -61,49 +60,8 @@ class Stopwatch:
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Database]]:
-    """Opens databases by name on the test server, with fresh tables, and drops them afterwards."""
-    opened: list[Database] = []
-
-    def fresh(name: str) -> Database:
-        database = _open(request, tmp_path_factory, name)
-        migration.migrate(database)
-        migration.downgrade(database)  # removes the tables that an interrupted run has left
-        migration.migrate(database)
-        opened.append(database)
-        return database
-
-    yield fresh
-    for database in opened:
-        migration.downgrade(database)
-        database.close()
-        if request.param == "postgresql":
-            _execute(str(request.getfixturevalue("postgresql_url")), f"DROP SCHEMA {database.schema} CASCADE")
-        if request.param == "mysql":
-            _execute(str(request.getfixturevalue("mysql_url")), f"DROP DATABASE {database.engine.url.database}")
-
-
-def _open(request: pytest.FixtureRequest, directory: pytest.TempPathFactory, name: str) -> Database:
-    match request.param:
-        case "postgresql":
-            url = str(request.getfixturevalue("postgresql_url"))
-            _execute(url, f"CREATE SCHEMA IF NOT EXISTS {name}")
-            return open_database(url, name)
-        case "mysql":
-            url = str(request.getfixturevalue("mysql_url"))
-            own = make_url(url).set(
-                database=f"{make_url(url).database}_{name}"
-            )  # the server may be in use by other tests
-            _execute(url, f"CREATE DATABASE IF NOT EXISTS {own.database}")
-            return open_database(own.render_as_string(hide_password=False))
-        case _:
-            return open_database(f"sqlite:///{directory.mktemp(name)}/test.db")
-
-
-def _execute(url: str, statement: str) -> None:
-    database = open_database(url)
-    with database.engine.begin() as connection:
-        connection.exec_driver_sql(statement)
-    database.close()
+    with places(request, tmp_path_factory) as place:
+        yield place
 
 
 @pytest.fixture(scope="module")

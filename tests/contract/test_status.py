@@ -47,6 +47,13 @@ def test_an_empty_database_gives_no_concern(database: Database) -> None:
     assert (reading.last_request, reading.recent.requests, reading.recent.lag_max) == (None, 0, None)
 
 
+def test_dead_letters_beyond_the_limit_are_not_silently_left_out(database: Database, partner: Engine) -> None:
+    collect(database, partner, "db_1", "db_2")
+    settle(database, *claim(database), decision=REJECTED)
+    first, *_ = concerns(read_status(database, max_dead_letters=1))
+    assert first.what == "dead letters: 1+ (1 rejected)"
+
+
 @pytest.mark.varies
 def test_rates_and_lag_are_those_of_recent_requests(database: Database, partner: Engine) -> None:
     collect(database, partner, "db_1", "db_2", "db_3")

@@ -1,0 +1,188 @@
+"""What the pages of the console cost in a crisis does not grow with the tables: their statements, and the plans of these."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, closing
+from functools import cache
+
+import pytest
+
+from dispatcher.console import reading, shared
+from dispatcher.console.reading import STATEMENT_SECONDS
+from dispatcher.database.transactions import Database, open_database
+from dispatcher.outbox.tables import attempt, dead_letter, delivery, installation, outbox
+from tests.benchmarks.table import percentile
+from tests.console.conftest import Console, Start, words
+from tests.console.crisis import CRISIS, SMALL, Sizes, strike
+from tests.console.test_actions import act, ended
+from tests.contract.places import places
+from tests.contract.plans import Plan, explaining
+
+# Filling a database takes minutes.
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
+
+PATIENT_SECONDS = 12 * STATEMENT_SECONDS
+"""For a statement of a test: the machine may be busy, and a statement is slower while it is explained."""
+MAX_READ = {"postgresql": 600_000, "mysql": 600_000, "sqlite": 80_000}
+"""The rows that all steps of one statement may read: those of an index up to `MAX_COUNTED_ROWS` a few times, or half a million deliveries
+of one installation once, and fewer than a long table has. On SQLite, hundreds of its instructions.
+"""
+READS_ALL_ON_POSTGRESQL = {"dead-letters?since=1h"}
+"""No index has the time. PostgreSQL reads a million rows more quickly than it looks up 100,000, and stops at the limit."""
+Visit = Callable[[Database], Awaitable[Console]]
+
+GROWING = (attempt, dead_letter, delivery, installation, outbox)
+ROUNDS, ROUND_SECONDS = 20, 3.0
+"""A page is opened this often, but not after this time."""
+PAGES = (
+    "",
+    "dead-letters",
+    "dead-letters?reason=gone",
+    "dead-letters?installation=icfg_0",
+    "dead-letters?since=1h",
+    "dead-letters?view=list",
+    "dead-letters?view=list&before={middle}",
+    "dead-letters?view=list&limit=500",
+    "dead-letters?show=all",
+    "dead-letters?show=all&before={middle}",
+    "dead-letters?reason=rejected&status=400&error=billing+plan+plan_",
+    "dead-letters?resource=db_7",
+    "dead-letters/11",
+    "installations?show=all",
+    "installations?show=all&prefix=icfg_1",
+    "installations?show=paused",
+    "installations?show=paused&prefix=icfg_1",
+    "installations?show=failing",
+    "installations?show=behind",
+    "installations/icfg_0",
+    "installations/icfg_7",
+    "explain",
+    "explain?id=icfg_0",
+    "explain?id=db_7",
+    "explain?id=db_0&installation=icfg_0",
+    "explain?id=unknown",
+    "requests",
+    "requests?outcome=failing",
+    "requests?status=418",
+    "requests?installation=icfg_7",
+    "requests?installation=icfg_7&status=418",
+    "requests?resource=db_7",
+    "requests?since=1h",
+    "requests?outcome=failing&since=48h&until=1h",
+    "system",
+    "actions/replay",
+    "actions/replay?oldest=100",
+    "actions/replay?reason=rejected&status=400&error=billing+plan+plan_",
+    "actions/replay?installation=icfg_0",
+    "actions/discard",
+    "actions/discard?since=24h",
+    "actions/pause?installation=icfg_0",
+    "actions/resume?installation=icfg_0",
+    "actions/purge?installation=icfg_0",
+    "operations",
+)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mysql"])
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Database]]:
+    with places(request, tmp_path_factory) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def stricken(place: Callable[[str], Database]) -> Callable[[Sizes], Database]:
+    """Returns a database in a crisis of this size."""
+
+    @cache
+    def strike_(sizes: Sizes) -> Database:
+        database = place("crisis" if sizes is CRISIS else "small_crisis")
+        strike(database, sizes)
+        return database
+
+    return strike_
+
+
+@pytest.fixture
+def visit(start: Start) -> Iterator[Visit]:
+    """Starts consoles for operators, with more time for each statement."""
+    with ExitStack() as stack:
+
+        async def open_console(database: Database) -> Console:
+            url = database.engine.url.render_as_string(hide_password=False)
+            limited = open_database(url, database.schema, statement_seconds=PATIENT_SECONDS, read_only=True)
+            console = await start(opened=stack.enter_context(closing(limited)), may_write=True)
+            console.browser.timeout = 2 * PATIENT_SECONDS
+            return console
+
+        yield open_console
+
+
+async def test_each_page_makes_a_constant_number_of_statements_which_read_a_limited_number_of_rows(
+    visit: Visit, stricken: Callable[[Sizes], Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (reading, shared):  # each page reads everything
+        monkeypatch.setattr(module, "SHARED_SECONDS", 0.0)
+    few, many = [await plans_of(await visit(stricken(sizes)), sizes) for sizes in (SMALL, CRISIS)]
+    assert {path: len(plans) for path, plans in many.items()} == {path: len(plans) for path, plans in few.items()}
+    dialect = stricken(CRISIS).dialect.name
+    for path in READS_ALL_ON_POSTGRESQL if dialect == "postgresql" else ():
+        assert all("LIMIT" in plan.statement for plan in many.pop(path) if plan.rows_read > MAX_READ[dialect])
+    too_much = [(path, one) for path, plans in many.items() for one in plans if reads_too_much(one, MAX_READ[dialect])]
+    assert too_much == []
+
+
+async def plans_of(console: Console, sizes: Sizes) -> dict[str, list[Plan]]:
+    """The plans of the statements of each page, and of the page of an operation."""
+    found: dict[str, list[Plan]] = {}
+    with explaining(console.database) as plans:
+        for path in PAGES:
+            plans.clear()
+            page = await console.get(path.format(middle=sizes.dead_letters // 2))
+            assert page.status_code == (404 if "unknown" in path else 200), f"{path}: {words(page.text)}"
+            found[path] = list(plans)
+        operation = await act(console, "actions/replay?oldest=100", note="the token source is repaired")
+        await ended(console, operation)
+        plans.clear()
+        assert "100" in words((await console.browser.get(operation.url)).text)
+        found["an operation"] = list(plans)
+    return found
+
+
+def reads_too_much(plan: Plan, limit: int) -> bool:
+    """Whether the statement reads more rows than the limit, or a table that grows without a limit of its own."""
+    grows = any(table.name in scan for table in GROWING for scan in plan.scans)
+    return plan.rows_read > limit or (grows and "LIMIT" not in plan.statement)
+
+
+async def test_the_chart_of_two_thousand_requests_a_second_is_capped_and_says_so(
+    visit: Visit, stricken: Callable[[Sizes], Database]
+) -> None:
+    text = words((await (await visit(stricken(CRISIS))).get("")).text)
+    assert "up to ≥ 2,000 requests" in text
+    assert "a dashed top: there may be more" in text
+
+
+async def test_the_time_of_each_page(
+    visit: Visit, stricken: Callable[[Sizes], Database], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is only printed: a busy machine takes longer."""
+    database = stricken(CRISIS)
+    console = await visit(database)
+    with capsys.disabled():
+        print(f"\n{database.dialect.name}: the 95th percentile, and the number of measurements")  # noqa: T201 (a report)
+    for path in PAGES:
+        taken = await open_often(console, path.format(middle=CRISIS.dead_letters // 2))
+        with capsys.disabled():
+            print(f"{1000 * percentile(taken, 95):8.0f} ms {len(taken):3}  /{path}")  # noqa: T201
+
+
+async def open_often(console: Console, path: str) -> list[float]:
+    """Returns the seconds that a page took each time. The blocks of *Now* are shared for two seconds, as always."""
+    taken: list[float] = []
+    while len(taken) < ROUNDS and sum(taken) < ROUND_SECONDS:
+        began = time.perf_counter()
+        await console.get(path)
+        taken.append(time.perf_counter() - began)
+    return taken
