@@ -403,7 +403,7 @@ async def test_when_the_database_is_away_the_last_reading_stays_in_grey(
     assert "Stale: the database cannot be reached: connection refused. Below is what was known before." in words(
         page.text
     )
-    assert '<main id="main" class="stale">' in page.text
+    assert '<main id="main" tabindex="-1" class="stale">' in page.text
     assert "Dead letters: 3" in page.text
     assert "unknown product" in page.text
     assert '<details id="minutes">' in page.text
