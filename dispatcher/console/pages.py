@@ -45,6 +45,7 @@ PLACES = (
     Place("explain", "Explain", "e"),
     Place("requests", "Requests", "q"),
     Place("system", "System", "s"),
+    Place("operations", "Operations", "o"),
 )
 
 

@@ -119,13 +119,13 @@ def visit(start: Start) -> Iterator[Visit]:
         yield open_console
 
 
-async def test_each_page_makes_a_constant_number_of_statements_which_read_a_limited_number_of_rows(
+async def test_no_page_makes_more_statements_in_a_crisis_and_each_reads_a_limited_number_of_rows(
     visit: Visit, stricken: Callable[[Sizes], Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (reading, shared):  # each page reads everything
         monkeypatch.setattr(module, "SHARED_SECONDS", 0.0)
     few, many = [await plans_of(await visit(stricken(sizes)), sizes) for sizes in (SMALL, CRISIS)]
-    assert {path: len(plans) for path, plans in many.items()} == {path: len(plans) for path, plans in few.items()}
+    assert {path: len(plans) for path, plans in many.items() if len(plans) > len(few[path])} == {}
     dialect = stricken(CRISIS).dialect.name
     for path in READS_ALL_ON_POSTGRESQL if dialect == "postgresql" else ():
         assert all("LIMIT" in plan.statement for plan in many.pop(path) if plan.rows_read > MAX_READ[dialect])
@@ -160,7 +160,7 @@ async def test_the_chart_of_two_thousand_requests_a_second_is_capped_and_says_so
     visit: Visit, stricken: Callable[[Sizes], Database]
 ) -> None:
     text = words((await (await visit(stricken(CRISIS))).get("")).text)
-    assert "up to ≥ 2,000 requests" in text
+    assert "up to ≥ 2,000;" in text
     assert "a dashed top: there may be more" in text
 
 

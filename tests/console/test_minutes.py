@@ -91,7 +91,7 @@ async def test_a_capped_minute_is_open_and_says_so(
     html = (await console.get("")).text
     assert html.count('class="open"') == 1
     assert "≥ 3 requests, 3 delivered" in html
-    assert "up to ≥ 3 requests" in words(html)
+    assert "up to ≥ 3;" in words(html)
     assert "a dashed top: there may be more" in words(html)
 
 
@@ -103,5 +103,5 @@ async def test_of_two_thousand_requests_a_second_the_first_of_the_minute_are_cou
         make(database, "delivered", 2_000, minutes=3)  # in two seconds, which may be of two minutes
     html = (await console.get("")).text
     assert "≥ 2,000 requests, 2,000 delivered, 0 failed, 0 throttled" in html
-    assert "up to ≥ 2,000 requests" in words(html)
+    assert "up to ≥ 2,000;" in words(html)
     assert 'class="open"' in html

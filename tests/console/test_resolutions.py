@@ -86,4 +86,4 @@ async def test_a_list_that_is_cut_says_so(console: Console, trouble: Database, m
 
 
 async def test_those_who_only_read_find_it(console: Console) -> None:
-    assert '<a href="./operations">Operations</a>' in (await console.get("")).text
+    assert 'href="./operations" data-key="o">Operations</a>' in (await console.get("")).text
