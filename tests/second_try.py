@@ -1,5 +1,5 @@
-"""Tests of real processes get a second try, because other processes on the machine can starve them. Second tries are never hidden: each is
-printed as FLAKY at the end, and more than three make the run fail. Every other test gets one try.
+"""Tests of real processes and of a real browser get a second try, because other processes on the machine can starve them. Second tries are
+never hidden: each is printed as FLAKY at the end, and more than three make the run fail. Every other test gets one try.
 """
 
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 MAX_FLAKY = 3
-WITH_SECOND_TRY = Path(__file__).with_name("processes")
+WITH_SECOND_TRY = [Path(__file__).with_name("processes"), Path(__file__).with_name("console") / "browser"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives the tests of real processes their second try."""
+    """Gives these tests their second try."""
     for item in items:
-        if item.path.is_relative_to(WITH_SECOND_TRY):
+        if any(item.path.is_relative_to(one) for one in WITH_SECOND_TRY):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

@@ -15,7 +15,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from tests import second_try
 from tests.second_try import pytest_collection_modifyitems, pytest_sessionfinish, pytest_terminal_summary
 from pathlib import Path
-second_try.WITH_SECOND_TRY = Path(__file__).with_name("processes")
+second_try.WITH_SECOND_TRY = [Path(__file__).with_name("processes")]
 """
 TESTS = """
 import pathlib, pytest

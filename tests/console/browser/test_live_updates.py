@@ -14,6 +14,7 @@ from tests.console.browser.conftest import Serve, Site
 from tests.console.browser.pages import EVERY, Watch, read_again, stop_clock
 from tests.console.seeds import Seed, bury, empty, troubled
 from tests.console.steps import announce
+from tests.processes.conftest import wait_until
 
 pytestmark = pytest.mark.usefixtures("read_each_time")
 
@@ -126,15 +127,26 @@ def test_an_answer_that_arrives_late_disturbs_nobody(page: Page, site: Site, dat
         route.fulfill(response=answer)
 
     page.goto(site.at(LIST))
+    page.evaluate(COUNT_TEXTS)
     die(database)
     page.route(site.at(LIST), select_meanwhile)
     read_again(page)
+    wait_until(lambda: page.evaluate("window.texts"))  # it has decided about the late answer
     page.unroute(site.at(LIST))
     page.evaluate("getSelection().empty()")
     assert read_again(page).status == 200  # as if there had been no other before
     expect(page.locator("tbody tr")).to_have_count(43)
 
 
+COUNT_TEXTS = """() => {
+    window.texts = 0;
+    const text = Response.prototype.text;
+    Response.prototype.text = async function () {
+        const read = await text.call(this);
+        window.texts += 1;
+        return read;
+    };
+}"""
 SELECT = "getSelection().selectAllChildren(document.querySelector('tbody tr'))"
 TYPE = "Resource"
 
