@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
-from dispatcher.console.fields import read_choice, read_number, read_time
+from dispatcher.console.fields import read_choice, read_number, read_text, read_time
 from dispatcher.inspection.causes import Cause
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.store.dead_letters import NO_ERROR, NO_STATUS, Filter
@@ -152,11 +152,11 @@ class Wanted:
         """Returns the same for the database. Raises UnusableFilter."""
         return Filter(
             [id_ for text in _BETWEEN_IDS.split(self.id) if (id_ := read_number("id", text, 1, MAX_ID))],
-            self.installation or None,
-            self.resource or None,
+            read_text("installation", self.installation),
+            read_text("resource", self.resource),
             read_choice("reason", self.reason, DeadLetterReason),
             read_time("since", self.since, now),
             status=read_number("status", self.status, NO_STATUS, MAX_STATUS),
-            error_prefix=NO_ERROR if self.no_error else self.error or None,
+            error_prefix=NO_ERROR if self.no_error else read_text("error", self.error),
             before=read_number("before", self.before, 1, MAX_ID),
         )

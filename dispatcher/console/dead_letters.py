@@ -9,7 +9,7 @@ from starlette.routing import Route
 from dispatcher.console.dead_letter_filter import MAX_ID, Wanted
 from dispatcher.console.fields import UnusableFilter
 from dispatcher.console.pages import Pages
-from dispatcher.console.reading import MAX_READ_DEAD_LETTERS, Reading, TooSlow, Unreadable
+from dispatcher.console.reading import MAX_READ_DEAD_LETTERS, Reading, TooSlow
 from dispatcher.inspection.causes import MAX_CAUSES, causes
 from dispatcher.inspection.dead_letters import ADVICE, DeadLetter, find_dead_letter, list_dead_letters
 from dispatcher.policy.decision import DeadLetterReason
@@ -19,20 +19,7 @@ from dispatcher.store.dead_letters import Filter
 
 def routes(pages: Pages) -> list[Route]:
     """Returns the routes of the pages."""
-
-    async def list_(request: Request) -> Response:
-        try:
-            return await _list(pages, request, await pages.reader.status())
-        except Unreadable as error:
-            return pages.unreadable(request, str(error))
-
-    async def show(request: Request) -> Response:
-        try:
-            return await _show(pages, request, await pages.reader.status())
-        except Unreadable as error:
-            return pages.unreadable(request, str(error))
-
-    return [Route("/dead-letters", list_), Route("/dead-letters/{id:int}", show)]
+    return [pages.route("/dead-letters", _list), pages.route("/dead-letters/{id:int}", _show)]
 
 
 async def _list(pages: Pages, request: Request, reading: Reading) -> Response:

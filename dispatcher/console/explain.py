@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from dispatcher.console import history
 from dispatcher.console.pages import Pages
-from dispatcher.console.reading import Reading, Unreadable
+from dispatcher.console.reading import Reading
 from dispatcher.inspection.entries import Entry
 from dispatcher.inspection.explanation import MAX_NAMED_INSTALLATIONS, Explanation, explain
 from dispatcher.inspection.findings import MAX_SCANNED_ROWS
@@ -23,14 +23,7 @@ _NUL = "\0"
 
 def route(pages: Pages) -> Route:
     """Returns the page's route."""
-
-    async def explain_(request: Request) -> Response:
-        try:
-            return await _show(pages, request, await pages.reader.status())
-        except Unreadable as error:
-            return pages.unreadable(request, str(error))
-
-    return Route("/explain", explain_)
+    return pages.route("/explain", _show)
 
 
 async def _show(pages: Pages, request: Request, reading: Reading) -> Response:

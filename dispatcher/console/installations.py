@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from dispatcher.console.fields import UnusableFilter, read_choice
 from dispatcher.console.pages import Pages
-from dispatcher.console.reading import Reading, Unreadable
+from dispatcher.console.reading import Reading
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.graces import Graces
 from dispatcher.inspection.installation_detail import MAX_COUNTED_DELIVERIES, PAUSE_ADVICE, find_installation
@@ -98,20 +98,7 @@ def _url(fields: Mapping[str, str]) -> str:
 
 def routes(pages: Pages) -> list[Route]:
     """Returns the routes of both pages."""
-
-    async def list_(request: Request) -> Response:
-        try:
-            return await _list(pages, request, await pages.reader.status())
-        except Unreadable as error:
-            return pages.unreadable(request, str(error))
-
-    async def show(request: Request) -> Response:
-        try:
-            return await _show(pages, request, await pages.reader.status())
-        except Unreadable as error:
-            return pages.unreadable(request, str(error))
-
-    return [Route("/installations", list_), Route("/installations/{id}", show)]
+    return [pages.route("/installations", _list), pages.route("/installations/{id}", _show)]
 
 
 async def _list(pages: Pages, request: Request, reading: Reading) -> Response:

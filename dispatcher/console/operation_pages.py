@@ -38,13 +38,7 @@ def routes(pages: Pages, operations: Operations | None) -> list[Route]:
         values |= {"found": found, "is_cut": len(found.groups) == ROWS}
         return pages.page(request, "operations.html", reading, values)
 
-    async def follow(request: Request) -> Response:
-        try:
-            return await _follow(pages, request, await pages.reader.status())
-        except Unreadable as error:
-            return pages.unreadable(request, str(error))
-
-    return [Route("/operations", list_), Route("/operations/aftermath", follow)]
+    return [Route("/operations", list_), pages.route("/operations/aftermath", _follow)]
 
 
 def routes_of_one(pages: Pages, operations: Operations, tokens: PlanTokens) -> list[Route]:
@@ -98,8 +92,9 @@ async def _became(pages: Pages, operation: Operation) -> dict[str, object]:
     replays = operation.replays
     if replays is None:
         return {}
-    since = operation.started_at.isoformat()
-    command_words = ("dead-letters", "aftermath", "--since", since, "--by", str(replays.by))
+    until = () if replays.until is None else ("--until", replays.until.isoformat())
+    since = ("--since", operation.started_at.isoformat(), *until)
+    command_words = ("dead-letters", "aftermath", *since, "--by", str(replays.by))
     if not operation.is_over:
         return {"command_words": command_words}
     followed = await pages.reader.ask(lambda database: aftermath(database, replays))

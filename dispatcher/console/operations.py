@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from threading import Event
 from typing import Protocol
@@ -18,6 +19,9 @@ from dispatcher.store.records import Progress
 
 MAX_AT_ONCE = 2
 """Operations that run at the same time; others wait for their turn."""
+
+_CLOCK_STEP = timedelta(milliseconds=1)
+"""Times in the same step of SQLite's clock are equal."""
 
 
 class Change(Protocol):
@@ -65,6 +69,8 @@ class Operation:
         self.signature = signature
         self.started_at = started_at
         """By the database's clock."""
+        self.ended_at: datetime | None = None
+        """By the same clock; None: not yet, or it has failed."""
         self.state = State.WAITING
         self.done = 0
         self.problem: str | None = None
@@ -86,7 +92,8 @@ class Operation:
         """Selects the dead letters that it has replayed."""
         if self.work.replayed is None or not self.done:
             return None
-        return Replays(self.work.replayed, self.started_at, self.signature.by)
+        until = None if self.ended_at is None else self.ended_at + _CLOCK_STEP
+        return Replays(self.work.replayed, self.started_at, self.signature.by, until)
 
     def stop(self) -> None:
         """Ends it after the chunk that is under way."""
@@ -96,18 +103,25 @@ class Operation:
         """Does the work, and logs its beginning and its end."""
         self._log()
         try:
-            self._advance(0)
-            self.state = State.RUNNING
-            self.done = self.work.change(database, signature=self.signature, progress=self._advance)
-            self.state = State.DONE
-        except _Stopped:
-            self.state = State.STOPPED
+            end = self._change(database)
+            with suppress(Exception):  # all was changed: the time only tells its rows from those of the next
+                self.ended_at = database.now()
+            self.state = end
         except Exception as error:  # noqa: BLE001 (its page and the log say what it is)
             self.state, self.problem = State.FAILED, summarize(error)
             structlog.get_logger("dispatcher").error(
                 "operator action failed", operation=self.number, why=describe_error(error)
             )
         self._log(done=self.done)
+
+    def _change(self, database: Database) -> State:
+        try:
+            self._advance(0)
+            self.state = State.RUNNING
+            self.done = self.work.change(database, signature=self.signature, progress=self._advance)
+        except _Stopped:
+            return State.STOPPED
+        return State.DONE
 
     def _advance(self, done: int) -> None:
         self.done = done

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -12,11 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 
 from dispatcher import __version__
 from dispatcher.console.assets import Assets
 from dispatcher.console.links import aftermath_link, letters_link, own_page, returning
-from dispatcher.console.reading import Reader, Reading
+from dispatcher.console.reading import Reader, Reading, Unreadable
 from dispatcher.settings.durations import age
 from dispatcher.settings.settings import Settings
 from dispatcher.telemetry.console_links import explain_link, installation_link
@@ -47,6 +48,10 @@ PLACES = (
     Place("system", "System", "s"),
     Place("operations", "Operations", "o"),
 )
+
+
+Show = Callable[["Pages", Request, Reading], Awaitable[Response]]
+"""Returns a page as of a reading. Raises Unreadable."""
 
 
 class Pages:
@@ -84,6 +89,17 @@ class Pages:
             "installation_link": installation_link,
             "letters_link": letters_link,
         }
+
+    def route(self, path: str, show: Show) -> Route:
+        """Returns the route of a page, shown with the newest reading; if there is none, a page says why."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await show(self, request, await self.reader.status())
+            except Unreadable as error:
+                return self.unreadable(request, str(error))
+
+        return Route(path, answer)
 
     def page(
         self,

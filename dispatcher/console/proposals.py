@@ -17,6 +17,7 @@ from dispatcher.console.plan_tokens import Promise
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.dead_letters import DeadLetter, Plan, list_dead_letters, plan
 from dispatcher.inspection.installations import Waiting, count_due, count_waiting
+from dispatcher.outbox.events import INSTALLATION_ID
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.policy.rate_window import seconds_for
 from dispatcher.settings.settings import Settings
@@ -57,6 +58,8 @@ class Proposal:
         wrong = {}
         if self.needs_note and not note:
             wrong["note"] = "is missing: say it to those who look at this later"
+        if "\0" in note:
+            wrong["note"] = "has a character that the database cannot store"
         if len(note) > MAX_NOTE_LENGTH:
             wrong["note"] = f"is longer than {MAX_NOTE_LENGTH:,} characters"
         if self.to_type is not None and typed != self.to_type:
@@ -180,7 +183,7 @@ def propose_purge(database: Database, settings: Settings, query: QueryParams, _:
 
 def _waiting(database: Database, query: QueryParams) -> tuple[str, Waiting]:
     id_ = query.get("installation", "")
-    waiting = count_waiting(database, id_, MAX_SEARCHED_EVENTS)
+    waiting = count_waiting(database, id_, MAX_SEARCHED_EVENTS) if INSTALLATION_ID.fullmatch(id_) else None
     if waiting is None:
         raise NothingToDo(f"There is no installation {id_}: nothing waits for it, and it is not known.")
     return id_, waiting

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
-from dispatcher.console.fields import read_choice, read_number, read_time
+from dispatcher.console.fields import read_choice, read_number, read_text, read_time
 from dispatcher.inspection.request_groups import RequestGroup
 from dispatcher.inspection.requests import RequestFilter
 from dispatcher.policy.outcome import OutcomeKind
@@ -61,8 +61,8 @@ class Wanted:
         """Returns the same for the log. Raises UnusableFilter."""
         is_failing = self.outcome == FAILING
         return RequestFilter(
-            self.installation or None,
-            self.resource or None,
+            read_text("installation", self.installation),
+            read_text("resource", self.resource),
             failed=is_failing,
             outcome=None if is_failing else read_choice("outcome", self.outcome, OutcomeKind),
             status=read_number("status", self.status, MIN_STATUS, MAX_STATUS),

@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from dispatcher.console.fields import UnusableFilter
 from dispatcher.console.pages import Pages
-from dispatcher.console.reading import Reading, TooSlow, Unreadable
+from dispatcher.console.reading import Reading, TooSlow
 from dispatcher.console.request_filter import FAILING, ROWS, Wanted
 from dispatcher.inspection.request_groups import group_requests
 from dispatcher.inspection.requests import RequestFilter, newest_requests
@@ -15,14 +15,7 @@ from dispatcher.policy.outcome import OutcomeKind
 
 def route(pages: Pages) -> Route:
     """Returns the page's route."""
-
-    async def requests(request: Request) -> Response:
-        try:
-            return await _show(pages, request, await pages.reader.status())
-        except Unreadable as error:
-            return pages.unreadable(request, str(error))
-
-    return Route("/requests", requests)
+    return pages.route("/requests", _show)
 
 
 async def _show(pages: Pages, request: Request, reading: Reading) -> Response:

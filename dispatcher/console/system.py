@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from dispatcher.console.now import last_request_at
 from dispatcher.console.pages import Pages
-from dispatcher.console.reading import Reading, Unreadable
+from dispatcher.console.reading import Reading
 from dispatcher.inspection.system import read_system
 from dispatcher.settings.durations import age
 from dispatcher.settings.settings import describe
@@ -19,14 +19,7 @@ _SAME_CLOCK_SECONDS = 1.0
 
 def route(pages: Pages) -> Route:
     """Returns the page's route."""
-
-    async def system(request: Request) -> Response:
-        try:
-            return await _show(pages, request, await pages.reader.status())
-        except Unreadable as error:
-            return pages.unreadable(request, str(error))
-
-    return Route("/system", system)
+    return pages.route("/system", _show)
 
 
 async def _show(pages: Pages, request: Request, reading: Reading) -> Response:

@@ -5,7 +5,9 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from html import escape, unescape
 from threading import Event, Thread
 from urllib.parse import urlencode
@@ -18,13 +20,15 @@ from structlog.testing import capture_logs
 
 from dispatcher.console import plan_tokens
 from dispatcher.console.access import Visitor
-from dispatcher.console.dead_letter_filter import Wanted
+from dispatcher.console.dead_letter_filter import MAX_ID, Wanted
 from dispatcher.console.operations import MAX_AT_ONCE, Change, Operation, Operations, State, Work
 from dispatcher.console.plan_tokens import PLAN_SECONDS, PlanTokens, Promise
 from dispatcher.database.transactions import Database, open_database
+from dispatcher.inspection.aftermath import aftermath
 from dispatcher.inspection.dead_letters import list_dead_letters
 from dispatcher.outbox.tables import dead_letter, installation, outbox
-from dispatcher.store.dead_letters import Filter, Signature
+from dispatcher.policy.decision import DeadLetterReason
+from dispatcher.store.dead_letters import Filter, Signature, replay
 from dispatcher.store.records import Progress
 from tests.console.conftest import HOSTILE, NO_TLS, OPERATOR, Console, Start, rows, words
 from tests.console.test_pages import Away, commands_of
@@ -310,6 +314,7 @@ def test_a_selection_stays_the_same_as_time_goes_on() -> None:
         (REPLAY, {}, "Why is missing"),
         (REPLAY, {"note": " "}, "Why is missing"),
         (REPLAY, {"note": "x" * 2_001}, "Why is longer than 2,000 characters"),
+        (REPLAY, {"note": f"{WHY}\0"}, "Why has a character that the database cannot store"),
         ("actions/discard?reason=gone", {}, "Why is missing"),
         ("actions/discard?reason=unauthorized", {"note": WHY, "typed": "100"}, "Type 101 exactly, to confirm"),
         ("actions/pause?installation=icfg_1", {}, "Why is missing"),
@@ -467,6 +472,32 @@ async def test_twenty_thousand_letters_are_replayed_in_the_background_and_can_be
     assert {one[0] for one in resolved(trouble)[4:]} == {"replayed"}
     text = words((await console.get("operations")).text)
     assert text.index(f"Replay {20_001 - done:,} dead letters") < text.index("Replay 20,001 dead letters")
+
+
+@on_databases
+def test_a_stopped_replay_and_the_next_that_finishes_it_are_followed_apart(trouble: Database) -> None:
+    copy_letters(trouble, 2)
+    gone = Filter(reason=DeadLetterReason.GONE)
+    all_of_them = partial(replay, wanted=gone, until=MAX_ID, chunk=2)
+
+    def replay_one_chunk(database: Database, *, signature: Signature, progress: Progress) -> int:
+        def stop_after(done: int) -> None:
+            first.stop()
+            progress(done)
+
+        return all_of_them(database, signature=signature, progress=stop_after)
+
+    work = replace(no_work(replay_one_chunk, 3), replayed=gone)
+    first = Operation(1, work, SIGNATURE, trouble.now())
+    second = Operation(2, replace(work, change=all_of_them), SIGNATURE, trouble.now())
+    first.run(trouble)
+    assert first.replays
+    assert first.replays.until
+    while trouble.now() < first.replays.until:
+        time.sleep(0.001)
+    second.run(trouble)
+    assert [(one.state, one.done) for one in (first, second)] == [(State.STOPPED, 2), (State.DONE, 1)]
+    assert aftermath(trouble, first.replays).dead_letters == 2
 
 
 def no_work(change: Change, total: int = 2) -> Work:
@@ -652,6 +683,9 @@ def read_only(database: Database, before: str, after: str) -> Iterator[None]:
 
 
 async def refuses(console: Console, banner: str) -> None:
+    pages = await console.crawl()
+    assert len(pages) >= 10
+    assert {page.status_code for page in pages.values()} == {200}
     html = (await console.get("dead-letters")).text
     assert banner in unescape(words(html))
     assert "actions/" not in html

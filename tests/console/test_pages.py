@@ -241,6 +241,9 @@ async def test_a_filter_without_matches_offers_to_clear_it(console: Console, tro
     ("query", "error"),
     [
         ("since=yesterday", "Died since cannot be read: write how long ago"),
+        ("installation=%00", "Installation has a character that no text in the database has"),
+        ("resource=db%00_1", "Resource has a character that no text in the database has"),
+        ("error=%00", "Error begins with has a character that no text in the database has"),
         ("reason=none", "Reason is none of rejected, unauthorized, "),
         ("status=1000", "Status is not a number from 0 to 999"),
         ("id=7,x", "Id is not a number from 1 to"),

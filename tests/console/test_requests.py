@@ -105,6 +105,7 @@ async def test_an_empty_log_says_how_long_it_is_kept(console: Console) -> None:
         ("outcome=lost", "Outcome is none of delivered, "),
         ("since=yesterday", "Since cannot be read: write how long ago"),
         ("until=x", "Until cannot be read: write how long ago"),
+        ("installation=%00", "Installation has a character that no text in the database has"),
     ],
 )
 async def test_a_bad_field_is_marked(console: Console, trouble: Database, query: str, error: str) -> None:

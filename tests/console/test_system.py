@@ -15,7 +15,7 @@ from dispatcher.inspection.system import System, read_system
 from dispatcher.outbox.tables import dispatcher, installation
 from dispatcher.settings.settings import Settings, describe
 from tests.cli.conftest import Terminal
-from tests.console.conftest import Console, Start, words
+from tests.console.conftest import Console, Start, on_two_databases, words
 from tests.contract.databases import EVERY
 from tests.migration.revisions import FIRST
 
@@ -67,8 +67,14 @@ async def test_silence_an_outage_and_an_old_schema_are_said(
     assert "the database’s is 1m 30s behind" in text
 
 
-async def test_it_works_with_an_older_schema(console: Console, database: Database) -> None:
-    migration.downgrade(database, FIRST)
+@on_two_databases
+async def test_every_page_works_with_an_older_schema(console: Console, trouble: Database) -> None:
+    migration.downgrade(trouble, FIRST)
+    pages = await console.crawl()
+    assert len(pages) >= 10
+    assert {url: words(page.text) for url, page in pages.items() if page.status_code != 200} == {}
+    banner = f"the database is at schema {FIRST}, this program knows {revisions.newest()}"
+    assert [url for url, page in pages.items() if "<main" in page.text and banner not in words(page.text)] == []
     text = words((await console.get("system")).text)
     assert f"Revision {FIRST}, this program knows {revisions.newest()}" in text
     assert "Not known: run dispatcher migrate" in text
