@@ -7,7 +7,7 @@ from functools import cache, reduce
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Column, ColumnElement, Executable, Select, Table
+from sqlalchemy import CTE, Column, ColumnElement, Executable, FromClause, Select, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine.interfaces import Dialect as EngineDialect
 from sqlalchemy.types import TypeEngine
@@ -28,6 +28,10 @@ class PostgresqlStatements(Statements):
         import orjson
 
         return {"rows": orjson.dumps(rows).decode()}  # times with their time zone
+
+    @override
+    def rows(self, *columns: Column[Any]) -> CTE:
+        return self.unfolded(*columns).cte("r")  # unfolded once, however often a statement uses it
 
     @override
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
@@ -85,12 +89,19 @@ class PostgresqlStatements(Statements):
         rows = self.rows(*on, *columns)
         same = (key == rows.c[key.name] for key in on)
         values = {column.name: rows.c[column.name] for column in columns}
-        return sa.update(table).where(*same).values(values | {copy.name: original for copy, original in copies})
+        found = self.is_among(on[0], rows)
+        return sa.update(table).where(found, *same).values(values | {copy.name: original for copy, original in copies})
+
+    @override
+    def is_among(self, key: Column[Any], rows: FromClause) -> ColumnElement[bool]:
+        # For a join alone it may scan the whole index, with all its dead rows, if the table was empty when it was analyzed.
+        return key == sa.any_(sa.func.array(sa.select(rows.c[key.name]).scalar_subquery()))
 
     @override
     def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:
         rows = self.rows(*on)
-        return sa.delete(table).where(*(key == rows.c[key.name] for key in on))
+        same = (key == rows.c[key.name] for key in on)
+        return sa.delete(table).where(self.is_among(on[0], rows), *same)
 
     @override
     @cache  # noqa: B019 (one instance lives as long as the program)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Column, ColumnElement, CursorResult, Executable, Select, Subquery, Table
+from sqlalchemy import Column, ColumnElement, CursorResult, Executable, FromClause, Select, Table, TextualSelect
 from sqlalchemy.types import TypeEngine
 
 from dispatcher.outbox.columns import Timestamp
@@ -39,10 +39,14 @@ class Statements(ABC):
 
         return {"rows": orjson.dumps(rows, self.instant, orjson.OPT_PASSTHROUGH_DATETIME).decode()}
 
-    def rows(self, *columns: Column[Any]) -> Subquery:
+    def rows(self, *columns: Column[Any]) -> FromClause:
         """Returns `:rows` as a table `r` with the names and types of these columns."""
+        return self.unfolded(*columns).subquery("r")
+
+    def unfolded(self, *columns: Column[Any]) -> TextualSelect:
+        """Returns a SELECT of the same."""
         types = {column.name: column.type for column in columns}
-        return sa.text(self.unfold(types)).columns(**types).subquery("r")
+        return sa.text(self.unfold(types)).columns(**types)
 
     @abstractmethod
     def unfold(self, types: dict[str, TypeEngine[Any]]) -> str:
@@ -92,6 +96,10 @@ class Statements(ABC):
         copies: Sequence[tuple[Column[Any], Column[Any]]] = (),
     ) -> Executable:
         """Returns an UPDATE of `columns` from `:rows`, joined by `on`. Each pair in `copies` sets its first column to its second."""
+
+    def is_among(self, _key: Column[Any], _rows: FromClause) -> ColumnElement[bool]:
+        """Returns a condition beside that of a join: the key is that of one of the rows, by which the database is to find them."""
+        return sa.true()
 
     @abstractmethod
     def delete(self, table: Table, on: Sequence[Column[Any]]) -> Executable:

@@ -106,6 +106,7 @@ def _raw_rows(dialect: Dialect) -> Select[Any]:
     return (
         sa.select(*_raw_columns(dialect))
         .select_from(rows.join(outbox, outbox.c.id == rows.c.id))
+        .where(dialect.is_among(outbox.c.id, rows))
         .order_by(outbox.c.id)
         .prefix_with("STRAIGHT_JOIN", dialect="mysql")
         .with_hint(outbox, "FORCE INDEX (PRIMARY)", "mysql")

@@ -91,7 +91,8 @@ def bury_waiting(
 def _insert(dialect: Dialect) -> Executable:
     given = ("died_at", "reason", "attempts", "last_status", "last_error", *RESOLVED)
     rows = dialect.rows(*(delivery.c[name] for name in VERSION), *(dead_letter.c[name] for name in given))
-    same = sa.and_(*(delivery.c[name] == rows.c[name] for name in VERSION))
+    found = dialect.is_among(delivery.c.subject_key, rows)
+    same = sa.and_(found, *(delivery.c[name] == rows.c[name] for name in VERSION))
     values = sa.select(*(rows.c[name] for name in given), *(delivery.c[name] for name in ANNOUNCED))
     return sa.insert(dead_letter).from_select([*given, *ANNOUNCED], values.select_from(rows.join(delivery, same)))
 

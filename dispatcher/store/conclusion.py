@@ -97,9 +97,8 @@ def _removal(dialect: Dialect, version: tuple[str, ...], *, logs: bool) -> Execu
     rows = sa.select(_rows(dialect, logs=logs)).cte("answered")
     same = (delivery.c[name] == rows.c[name] for name in version)
     given = (rows.c[name] for name in _given(logs=logs))
-    gone = (
-        sa.delete(delivery).where(*same).returning(*(delivery.c[name] for name in _FROM_DELIVERY), *given).cte("gone")
-    )
+    unchanged = sa.delete(delivery).where(dialect.is_among(delivery.c.subject_key, rows), *same)
+    gone = unchanged.returning(*(delivery.c[name] for name in _FROM_DELIVERY), *given).cte("gone")
     dead_letters = _unresolved(sa.select(gone.c.subject_key)).subquery("dead_letters")
     missed = _missing(rows, gone, rows.c.subject_key == gone.c.subject_key).subquery("missed")
     found = sa.select(

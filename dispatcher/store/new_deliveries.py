@@ -3,7 +3,7 @@
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Label, Select, Subquery
+from sqlalchemy import ColumnElement, Select, Subquery
 
 from dispatcher.database.dialect import Dialect
 from dispatcher.outbox.columns import Timestamp
@@ -21,8 +21,7 @@ def new_deliveries(dialect: Dialect) -> Select[Any]:
     Further parameters: `version`, `due_at` and `now`.
     """
     grouped = _grouped(dialect)
-    first = outbox.alias("first")
-    subject = [_text(first.c[name]) for name in Subject._fields]
+    subject = [grouped.c[name] for name in Subject._fields]
     due_at = sa.bindparam("due_at", type_=Timestamp())
 
     def newest(column: ColumnElement[str]) -> ColumnElement[str]:
@@ -31,24 +30,18 @@ def new_deliveries(dialect: Dialect) -> Select[Any]:
         return value.scalar_subquery().label(column.name)
 
     columns: list[ColumnElement[Any]] = [
-        dialect.subject_key(*(part.element for part in subject)).label("subject_key"),
+        dialect.subject_key(*subject).label("subject_key"),
         sa.bindparam("version", type_=sa.String()).label("version"),
         *subject,
         *(newest(column) for column in (outbox.c.product_id, outbox.c.billing_plan_id, outbox.c.traceparent)),
         grouped.c.events,
         grouped.c.first_event_id,
         grouped.c.last_event_id,
-        dialect.written_at(first.c.created_at, sa.bindparam("now", type_=Timestamp())).label("first_created_at"),
+        grouped.c.first_created_at,
         due_at.label("due_at"),
         due_at.label("visible_at"),
     ]
-    return (
-        sa.select(*columns)
-        .select_from(grouped.join(first, first.c.id == grouped.c.first_event_id))
-        .order_by("subject_key")
-        .prefix_with("STRAIGHT_JOIN", dialect="mysql")
-        .with_hint(first, "FORCE INDEX (PRIMARY)", "mysql")
-    )
+    return sa.select(*columns).order_by("subject_key")
 
 
 def _grouped(dialect: Dialect) -> Subquery:
@@ -57,12 +50,16 @@ def _grouped(dialect: Dialect) -> Subquery:
     """
     rows, event = dialect.rows(outbox.c.id), outbox.alias("event")
     columns = event.c
+    written_at = dialect.written_at(columns.created_at, sa.bindparam("now", type_=Timestamp()))
 
     def newest(column: ColumnElement[str], condition: ColumnElement[bool]) -> ColumnElement[int]:
         return sa.func.max(sa.case((condition, columns.id))).label(column.name)
 
     return (
         sa.select(
+            # All of a subject are the same.
+            *(sa.func.min(_text(columns[name])).label(name) for name in Subject._fields),
+            sa.func.min(written_at).label("first_created_at"),
             sa.func.count().label("events"),
             sa.func.min(columns.id).label("first_event_id"),
             sa.func.max(columns.id).label("last_event_id"),
@@ -70,7 +67,8 @@ def _grouped(dialect: Dialect) -> Subquery:
             newest(columns.billing_plan_id, _is_given(columns.billing_plan_id)),
             newest(columns.traceparent, _is_traceparent(dialect, sa.cast(columns.traceparent, sa.Text))),
         )
-        .select_from(rows.join(event, event.c.id == rows.c.id))
+        .select_from(rows.join(event, columns.id == rows.c.id))
+        .where(dialect.is_among(columns.id, rows))
         # Byte for byte, whatever the collations of the columns.
         .group_by(
             dialect.raw(columns.installation_id, INSTALLATION_ID_LENGTH),
@@ -88,9 +86,9 @@ def _is_given(column: ColumnElement[str]) -> ColumnElement[bool]:
     return sa.func.length(column) > 0
 
 
-def _text(column: ColumnElement[str]) -> Label[str]:
+def _text(column: ColumnElement[str]) -> ColumnElement[str]:
     """Returns the column as text; one of SQLite can also hold bytes."""
-    return sa.case((_is_given(column), sa.cast(column, sa.Text))).label(column.name)
+    return sa.case((_is_given(column), sa.cast(column, sa.Text)))
 
 
 def _is_traceparent(dialect: Dialect, text: ColumnElement[str]) -> ColumnElement[bool]:

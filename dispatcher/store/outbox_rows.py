@@ -38,16 +38,25 @@ class Changes:
     subject: Subject
     first_event_id: int
     first_created_at: datetime
+    """The earliest time."""
     events: int = 0
     last_event_id: int = 0
     product_id: str | None = None
     billing_plan_id: str | None = None
     traceparent: str | None = None
 
-    def add(self, event_id: int, product_id: str | None, billing_plan_id: str | None, traceparent: str | None) -> None:
+    def add(
+        self,
+        event_id: int,
+        created_at: datetime,
+        product_id: str | None,
+        billing_plan_id: str | None,
+        traceparent: str | None,
+    ) -> None:
         """Adds one event. Events must be added in the order of their ids, because the last given value wins."""
         self.events += 1
         self.last_event_id = event_id
+        self.first_created_at = min(self.first_created_at, created_at)
         self.product_id = product_id or self.product_id
         self.billing_plan_id = billing_plan_id or self.billing_plan_id
         self.traceparent = traceparent or self.traceparent
@@ -96,9 +105,11 @@ def group(rows: Sequence[Any], now: datetime) -> tuple[list[Changes], list[Malfo
         subject = subjects.get(row.id)
         if subject is None:
             continue
+        created_at = instant(row.created_at, now)
         if subject not in changes:
-            changes[subject] = Changes(subject.key, subject, row.id, instant(row.created_at, now))
-        changes[subject].add(row.id, text(row.product_id), text(row.billing_plan_id), _traceparent(row.traceparent))
+            changes[subject] = Changes(subject.key, subject, row.id, created_at)
+        newest = (text(row.product_id), text(row.billing_plan_id), _traceparent(row.traceparent))
+        changes[subject].add(row.id, created_at, *newest)
     return list(changes.values()), malformed
 
 

@@ -20,7 +20,7 @@ from dispatcher.policy.decision import Action, Decision, PauseReason
 from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateLimit
 from tests.contract.crowd import INSTALLATIONS as INSTALLATIONS_IN_CROWD
-from tests.contract.crowd import analyze, crowd, write_events
+from tests.contract.crowd import analyze, crowd, forget_events, write_events
 from tests.contract.places import places
 from tests.contract.plans import explaining
 from tests.contract.steps import DELIVERED, GRACES, LEASE, REJECTED, claim
@@ -76,10 +76,12 @@ def empty(place: Callable[[str], Database]) -> Database:
     return place("uncrowded")
 
 
-@pytest.mark.parametrize("analyzed", [False, True], ids=["old statistics", "fresh statistics"])
-def test_each_statement_reads_the_rows_that_it_needs_through_an_index(crowded: Database, analyzed: bool) -> None:
-    if analyzed:
+@pytest.mark.parametrize("statistics", ["old", "fresh", "of an empty queue"])
+def test_each_statement_reads_the_rows_that_it_needs_through_an_index(crowded: Database, statistics: str) -> None:
+    if statistics != "old":
         analyze(crowded)
+    if statistics == "of an empty queue":
+        forget_events(crowded)
     with explaining(crowded) as plans:
         store.look(crowded, store.LOWEST_ID, store.LONG_AGO)
         for _ in journey(crowded):

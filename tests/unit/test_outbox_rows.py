@@ -75,6 +75,11 @@ def test_the_time_of_an_event_is_what_its_row_says_unless_that_cannot_be(written
     assert change.first_created_at.utcoffset() == timedelta(0)
 
 
+def test_the_time_of_a_change_is_the_earliest_of_its_events() -> None:
+    ((change,), _) = group([Row(id_, created_at=f"2026-11-30 10:3{id_ % 2}:00") for id_ in (1, 2, 3)], NOW)
+    assert (change.first_event_id, change.first_created_at) == (1, datetime(2026, 11, 30, 10, 30, tzinfo=UTC))
+
+
 def test_the_longest_id_may_be_of_the_longest_characters() -> None:
     longest = "\N{GRINNING FACE}" * PARTNER_ID_LENGTH
     changes, malformed = group([Row(1, resource_id=longest.encode())], NOW)
