@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # make test TESTS="tests/unit -k settings"
 TESTS ?= -m "not gate and not nightly and not variant"
+HOURS ?= 2
 # Number of parallel test processes, more than cores because tests wait; 0: only one.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -13,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo unit test lint check ci bench bench-peers format lock vendor build sbom image-test clean
+.PHONY: help setup demo unit test lint check ci bench bench-peers simulation clusters soak format lock vendor build sbom image-test clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +60,15 @@ bench: $(READY) ## measure the speed (Debian: postgresql, mariadb-server, nginx-
 
 bench-peers: $(READY) ## measure other queues on PostgreSQL, compared with the dispatcher (also needs npm)
 	@$(BIN)/python -m tests.benchmarks.peers $(BENCH)
+
+clusters: $(READY) ## prove the law on live clusters (Debian, root: galera-4, mariadb-server, postgresql, patroni, etcd-server, haproxy, faketime, rsync)
+	@$(BIN)/python -m pytest tests/clusters
+
+soak: $(READY) ## prove the law under random faults for HOURS=2 on every database (Debian, root: mariadb-server, postgresql)
+	@$(BIN)/python -m tests.soak --hours $(HOURS)
+
+simulation: $(READY) ## simulate up to 300 dispatchers and a million installations; SCENARIOS="busy outage" runs some of it
+	@$(BIN)/python -m tests.simulation $(SCENARIOS)
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .

@@ -1,0 +1,142 @@
+"""A run of one scenario, seen from outside: a partner, a receiver, and dispatchers between them."""
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.clusters.daemon import wait_until
+from tests.clusters.figures import (
+    Disturbance,
+    Figures,
+    count_lost,
+    count_stranded,
+    count_unexplained,
+    find_repeated,
+    longest_gap,
+)
+from tests.clusters.fleet import Fleet
+from tests.clusters.partner import Load, Partner
+from tests.clusters.receiver import Receiver
+from tests.clusters.session import DriverError, Session
+
+AFTERWARDS_SECONDS = 60.0
+"""What is not delivered this long after the last commit, with everything well again, counts as lost."""
+
+
+class BlackBox:
+    """One run. Tests disturb the cluster while it plays, and note when."""
+
+    def __init__(self, scenario: str, fleet: Fleet, partner: Partner, receiver: Receiver, reader: Session) -> None:
+        self._scenario = scenario
+        self.fleet = fleet
+        self._partner = partner
+        self.receiver = receiver
+        self._reader = reader
+        self._disturbances: list[Disturbance] = []
+
+    def play(self, seconds: float) -> None:
+        """Lets everything run for a while."""
+        time.sleep(seconds)
+
+    @contextmanager
+    def disturbed(self, what: str, recovery_seconds: float = 0.0) -> Iterator[None]:
+        """Notes that the cluster is disturbed within the block, and for as long after it as it may take to recover by design."""
+        began = time.time()
+        yield
+        self._disturbances.append(Disturbance(what, began, time.time() + recovery_seconds))
+
+    def wait_for_progress(self) -> None:
+        """Waits until a request has been accepted that arrived after this call."""
+        now = time.time()
+        wait_until(lambda: self.receiver.accepted and self.receiver.accepted[-1].arrived_at > now, "deliveries go on")
+
+    def finish(self) -> Figures:
+        """Stops the partner, waits until everything is delivered, and returns the figures."""
+        self._partner.stop()
+        self._wait_for_the_rest()
+        commits, accepted = self._partner.commits, self.receiver.accepted
+        kept = {int(mark) for (mark,) in self._query("SELECT mark FROM partner_history")}
+        pairs = find_repeated(accepted)
+        return Figures(
+            scenario=self._scenario,
+            acknowledged=len(commits),
+            lost_by_database=sum(one.mark not in kept for one in commits),
+            lost=len(count_lost(self._marks(), accepted)),
+            stranded=count_stranded([one for one in commits if one.mark in kept], accepted, self._disturbances),
+            accepted=len(accepted),
+            repeated=len(pairs),
+            unexplained=count_unexplained(pairs, commits, self._disturbances, self.receiver.faults),
+            longest_gap_seconds=longest_gap(accepted),
+        )
+
+    def _wait_for_the_rest(self) -> None:
+        deadline = time.monotonic() + AFTERWARDS_SECONDS
+        while time.monotonic() < deadline and (count_lost(self._marks(), self.receiver.accepted) or self._waiting()):
+            time.sleep(0.2)
+
+    def _waiting(self) -> int:
+        return int(
+            self._query("SELECT (SELECT count(*) FROM vercel_outbox) + (SELECT count(*) FROM vercel_delivery)")[0][0]
+        )
+
+    def dead_letters(self) -> int:
+        """Returns the number of dead letters, of which there should be none."""
+        return int(self._query("SELECT count(*) FROM vercel_dead_letter")[0][0])
+
+    def _marks(self) -> list[tuple[str, int]]:
+        return [
+            (str(resource), int(mark)) for resource, mark in self._query("SELECT resource, mark FROM partner_resource")
+        ]
+
+    def _query(self, statement: str) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = []
+
+        def has_answered() -> bool:
+            try:
+                with self._reader.transaction() as cursor:
+                    cursor.execute(statement)
+                    rows.extend(cursor.fetchall())
+            except DriverError:
+                return False
+            return True
+
+        wait_until(has_answered, "the database answers")
+        return rows
+
+
+@contextmanager
+def black_box(
+    scenario: str,
+    writers: Sequence[str],
+    readers: Sequence[Session],
+    dispatchers: Sequence[str],
+    load: Load | None = None,
+    settings: Mapping[str, str] | None = None,
+    fault_share: float = 0.0,
+) -> Iterator[BlackBox]:
+    """Yields a run in which everything has started. The tables must be those of an empty database.
+
+    Args:
+        scenario: Its name in the table.
+        writers: The URLs of the partner's writers.
+        readers: From which the receiver reads, the first that answers.
+        dispatchers: The URLs of the dispatchers.
+        load: How much the partner writes.
+        settings: More settings of the dispatchers.
+        fault_share: Which share of the requests is answered badly, from 0 to 1.
+    """
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dispatcher-fleet-")))
+        receiver = stack.enter_context(closing(Receiver(readers, fault_share)))
+        fleet = Fleet(dispatchers, {**(settings or {}), "DISPATCHER_VERCEL_BASE_URL": receiver.url}, directory)
+        stack.callback(fleet.stop)
+        partner = Partner(writers, load or Load())
+        stack.callback(partner.stop)
+        fleet.run("migrate")
+        partner.prepare(writers[0])
+        fleet.start()
+        partner.start()
+        yield BlackBox(scenario, fleet, partner, receiver, readers[0])
