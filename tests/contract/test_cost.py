@@ -178,6 +178,31 @@ def test_a_list_of_installations_reads_a_limited_number_of_rows(
     assert [plan for plan in plans if plan.rows_read > max_rows] == []
 
 
+PAGE, OF_EACH = 100, 5
+"""The rows of a page, and the deliveries of each installation in the crowd but the first."""
+MAX_READ_FOR_A_PAGE = 2 * SCAN_LIMIT + PAGE * (3 + 2 * OF_EACH)
+"""Those that are searched are read and then filtered; those of the page are looked up, and their deliveries are counted twice: up to the
+limit, and all of them. On SQLite, which counts instructions, in hundreds, it is a generous limit.
+"""
+
+
+@pytest.mark.parametrize("view", [View.ALL, View.PAUSED])
+def test_a_page_in_the_middle_of_a_list_reads_the_rows_that_are_searched_and_those_that_it_shows(
+    crowded: Database, monkeypatch: pytest.MonkeyPatch, view: View
+) -> None:
+    """Also where installations that are not paused are the first of the table."""
+    monkeypatch.setattr(installation_list, "MAX_SCANNED_ROWS", SCAN_LIMIT)
+    analyze(crowded)
+    middle = list_installations(crowded, GRACES, SCAN_LIMIT // 2, view)[-1]
+    with explaining(crowded) as plans:
+        page = list_installations(crowded, GRACES, PAGE, view, after=Key.of(middle, view))
+    assert len(page) == PAGE
+    assert plans
+    assert [
+        plan for plan in plans if "vercel_installation" in str(plan.scans) or plan.rows_read > MAX_READ_FOR_A_PAGE
+    ] == []
+
+
 def test_the_detail_of_an_installation_reads_a_limited_number_of_its_deliveries(
     crowded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
