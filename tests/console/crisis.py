@@ -48,8 +48,8 @@ class Sizes:
     events: int
 
 
-CRISIS = Sizes(10**6, 10**5, 10**6, 2 * 10**6, 1_200_000, 10**5)
-"""A longer log makes no difference to statements that read its end, and takes minutes to write."""
+CRISIS = Sizes(10**6, 10**5, 10**6, 5 * 10**6, 1_200_000, 10**5)
+"""Those that the console is accepted with."""
 SMALL = Sizes(10**3, 10**2, 10**3, 2 * 10**3, 1_200, 10**2)
 
 

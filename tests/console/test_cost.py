@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing
 from functools import cache
 
 import pytest
+import sqlalchemy as sa
 
 from dispatcher.console import reading, shared
 from dispatcher.console.reading import STATEMENT_SECONDS
@@ -23,12 +24,20 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 PATIENT_SECONDS = 12 * STATEMENT_SECONDS
 """For a statement of a test: the machine may be busy, and a statement is slower while it is explained."""
-MAX_READ = {"postgresql": 600_000, "mysql": 600_000, "sqlite": 80_000}
-"""The rows that all steps of one statement may read: those of an index up to `MAX_COUNTED_ROWS` a few times, or half a million deliveries
-of one installation once, and fewer than a long table has. On SQLite, hundreds of its instructions.
+MAX_READ = {"postgresql": 310_000, "mysql": 310_000, "sqlite": 60_000}
+"""The rows that all steps of one statement may read: of up to three steps `MAX_COUNTED_ROWS` (to count the deliveries in the order of their
+installations: the installation, its delivery, and both). On SQLite, hundreds of its instructions: up to 54 for each such row, of which the
+page of an operation checks each event of the outbox. What this misses, the rows show on the other databases.
 """
+MAX_SCANNED = MAX_READ | {"sqlite": 25_000}
+"""The same for a statement that begins to read a table that grows. A whole long table has a million rows, and takes SQLite 30,000."""
+MAX_READ_OF_ONE = {"postgresql": 510_000, "mysql": 510_000, "sqlite": 65_000}
+"""The same for pages that count half a million deliveries of one installation exactly, once and along an index: a purge buries them."""
+COUNT_ALL_OF_ONE = {f"actions/{action}?installation=icfg_0" for action in ("pause", "resume", "purge")}
 READS_ALL_ON_POSTGRESQL = {"dead-letters?since=1h"}
-"""No index has the time. PostgreSQL reads a million rows more quickly than it looks up 100,000, and stops at the limit."""
+"""No index has the time. PostgreSQL would have to look up 100,000 unresolved dead letters among a million; it takes 400 ms for that, but
+160 ms to read all of them once in several processes. This statement has a limit and, as each one, `STATEMENT_SECONDS`.
+"""
 Visit = Callable[[Database], Awaitable[Console]]
 
 GROWING = (attempt, dead_letter, delivery, installation, outbox)
@@ -127,10 +136,22 @@ async def test_no_page_makes_more_statements_in_a_crisis_and_each_reads_a_limite
     few, many = [await plans_of(await visit(stricken(sizes)), sizes) for sizes in (SMALL, CRISIS)]
     assert {path: len(plans) for path, plans in many.items() if len(plans) > len(few[path])} == {}
     dialect = stricken(CRISIS).dialect.name
-    for path in READS_ALL_ON_POSTGRESQL if dialect == "postgresql" else ():
-        assert all("LIMIT" in plan.statement for plan in many.pop(path) if plan.rows_read > MAX_READ[dialect])
-    too_much = [(path, one) for path, plans in many.items() for one in plans if reads_too_much(one, MAX_READ[dialect])]
-    assert too_much == []
+    too_much = [(path, one) for path, plans in many.items() for one in plans if reads_too_much(path, one, dialect)]
+    assert [(path, one.rows_read, one.scans, one.statement) for path, one in too_much] == []
+
+
+@pytest.mark.parametrize("table", [attempt, dead_letter, delivery], ids=str)
+def test_a_statement_that_reads_a_long_table_would_be_noticed(
+    stricken: Callable[[Sizes], Database], table: sa.Table
+) -> None:
+    database = stricken(CRISIS)
+    none = sa.select(table.c.installation_id).where(table.c.events == 0)
+    with explaining(database) as plans, database.read() as connection:
+        for statement in (none, none.limit(10)):
+            assert connection.execute(statement).all() == []
+    assert plans
+    for path in PAGES if table is not dead_letter else set(PAGES) - READS_ALL_ON_POSTGRESQL:
+        assert [plan for plan in plans if not reads_too_much(path, plan, database.dialect.name)] == []
 
 
 async def plans_of(console: Console, sizes: Sizes) -> dict[str, list[Plan]]:
@@ -150,10 +171,18 @@ async def plans_of(console: Console, sizes: Sizes) -> dict[str, list[Plan]]:
     return found
 
 
-def reads_too_much(plan: Plan, limit: int) -> bool:
-    """Whether the statement reads more rows than the limit, or a table that grows without a limit of its own."""
-    grows = any(table.name in scan for table in GROWING for scan in plan.scans)
-    return plan.rows_read > limit or (grows and "LIMIT" not in plan.statement)
+def reads_too_much(path: str, plan: Plan, dialect: str) -> bool:
+    """Whether a statement of the page reads more rows than it may, or a table that grows without a limit of its own."""
+    if any(table.name in scan for table in GROWING for scan in plan.scans):
+        return "LIMIT" not in plan.statement or plan.rows_read > max_scanned(path, plan, dialect)
+    return plan.rows_read > (MAX_READ_OF_ONE if path in COUNT_ALL_OF_ONE else MAX_READ)[dialect]
+
+
+def max_scanned(path: str, plan: Plan, dialect: str) -> float:
+    """Returns the limit for a statement that begins to read a table that grows."""
+    if dialect == "postgresql" and path in READS_ALL_ON_POSTGRESQL and plan.scans == [dead_letter.name]:
+        return 1.01 * CRISIS.dead_letters  # several processes report their average
+    return MAX_SCANNED[dialect]
 
 
 async def test_the_chart_of_two_thousand_requests_a_second_is_capped_and_says_so(
