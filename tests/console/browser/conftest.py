@@ -1,7 +1,7 @@
 """A real browser, headless, which has logged in to a console on a seeded database; a page with any fault fails its test.
 
-Playwright's synchronous API runs an event loop of its own in the test's thread. So the tests are plain functions, the browser ends with its
-module, and the console runs in a thread: while the browser runs, no other event loop could run in this thread.
+Playwright's synchronous API runs an event loop of its own in the test's thread. So the tests are plain functions, the browser ends with
+this directory, and the console runs in a thread: while the browser runs, no other event loop could run in this thread.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 from pydantic import SecretStr
 
 from dispatcher.console import proposals, reading
@@ -56,9 +56,15 @@ def find_chromium() -> str:
     return path
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=find_chromium()) as launched:
+@pytest.fixture(scope="package")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="package")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    with playwright.chromium.launch(executable_path=find_chromium()) as launched:
         yield launched
 
 
@@ -82,21 +88,19 @@ class Site:
     url: str
     """With a slash at its end."""
     token: str
-    asks_name: bool
-    """At the login; it proposes OPERATOR."""
 
     def at(self, path: str) -> str:
         """The absolute URL of a page."""
         return urljoin(self.url, path)
 
+    def let_in(self, context: BrowserContext) -> None:
+        """Follows the link that the command prints, but shows no page; the person's name is the one that it proposes, OPERATOR."""
+        context.request.get(self.at(f"login?token={self.token}"), max_redirects=0)
+
     def log_in(self, page: Page, path: str = "") -> None:
-        """Opens the link that the command prints, then this page."""
-        page.goto(self.at(f"login?token={self.token}"))
-        if self.asks_name:
-            page.get_by_role("button", name="Continue").click()
-            page.wait_for_url(self.url)
-        if path:
-            page.goto(self.at(path))
+        """Opens this page, as somebody who has logged in."""
+        self.let_in(page.context)
+        page.goto(self.at(path))
 
 
 Serve = Callable[..., Site]
@@ -127,7 +131,7 @@ def serve_console(database: Database, *, may_write: bool = False, **given: Any) 
     thread = threading.Thread(target=run_until_stopped)
     thread.start()
     try:
-        yield Site(f"http://127.0.0.1:{ready.result(30)}/", token, may_write)
+        yield Site(f"http://127.0.0.1:{ready.result(30)}/", token)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()

@@ -1,7 +1,9 @@
 """Every page, full, empty and broken: accessible in light and dark, readable on a phone, with the keyboard and without a script."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,29 +48,60 @@ AGE = re.compile(r"\b\d+(ms|[smhd])( \d+[smh])?\b|\b\d\d:\d\d:\d\d\b")
 MAX_STOPS = 25
 
 every_page = pytest.mark.parametrize("path", PAGES)
+Tab = tuple[Page, Watch]
+Visit = Callable[..., Page]
 
 
-@pytest.fixture(autouse=True)
-def _tolerate(watch: Watch) -> None:
-    watch.tolerate("status of (40|503)")
+@pytest.fixture(scope="module")
+def tabs(browser: Browser) -> Iterator[Callable[[bool], Tab]]:
+    """Opens two tabs for all tests: with a script and, `tabs(False)`, without."""
+    with ExitStack() as stack:
+
+        @cache
+        def open_tab(has_script: bool) -> Tab:
+            watch = Watch(tolerated=["status of 40"])
+            return stack.enter_context(open_page(browser, watch, java_script_enabled=has_script)), watch
+
+        yield open_tab
+
+
+@pytest.fixture
+def visit(tabs: Callable[[bool], Tab], site_of: SiteOf) -> Iterator[Visit]:
+    """Opens a page of the console on this seed, for tests that only look; fails the test at its end if the page had any fault."""
+    used: list[Tab] = []
+    site = cache(site_of)
+
+    def open_(seed: Seed, path: str, *, has_script: bool = True) -> Page:
+        page, watch = tab = tabs(has_script)
+        used.append(tab)
+        watch.forget()
+        page.set_viewport_size({"width": WIDE, "height": HEIGHT})
+        page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+        site(seed).log_in(page, path)
+        return page
+
+    yield open_
+    for page, watch in used:
+        page.title()  # after its answer, everything that the page did before has been heard
+        watch.check()
 
 
 @pytest.mark.parametrize(
     ("seed", "path"), [*((troubled, path) for path in PAGES), *((empty, place.path) for place in PLACES)]
 )
-def test_axe_finds_nothing_in_light_and_dark(page: Page, site_of: SiteOf, seed: Seed, path: str) -> None:
-    site_of(seed).log_in(page, path)
-    axe(page)
+def test_axe_finds_nothing_in_light_and_dark(visit: Visit, seed: Seed, path: str) -> None:
+    axe(visit(seed, path))
 
 
 @pytest.mark.parametrize("path", ["", "dead-letters", "dead-letters/7"])
 def test_axe_finds_nothing_when_the_database_is_away(
-    page: Page, serve: Serve, sow: Callable[[Seed], Database], monkeypatch: pytest.MonkeyPatch, path: str
+    page: Page, watch: Watch, serve: Serve, sow: Callable[[Seed], Database], monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
+    watch.tolerate("status of 503")
     monkeypatch.setattr(reading, "SHARED_SECONDS", 0.0)
     database = sow(troubled)
     site = serve(database)
-    site.log_in(page)
+    site.log_in(page)  # the last page that it reads
     Path(str(database.engine.url.database)).unlink()
     page.goto(site.at(path))
     assert page.locator("#notice").inner_text().startswith("No data: " if path else "Stale: ")
@@ -76,16 +109,17 @@ def test_axe_finds_nothing_when_the_database_is_away(
     axe(page)
 
 
-def test_the_login_is_accessible(page: Page, site_of: SiteOf) -> None:
+def test_the_login_is_accessible(page: Page, watch: Watch, site_of: SiteOf) -> None:
+    watch.tolerate("status of 403")
     page.goto(site_of(empty).at("login?token=wrong"))
     assert page.locator("[role=alert]").inner_text() == "Wrong token, or one of an earlier start of the console."
     axe(page)
 
 
 @every_page
-def test_only_tables_scroll_sideways(page: Page, site_of: SiteOf, path: str) -> None:
+def test_only_tables_scroll_sideways(visit: Visit, path: str) -> None:
     """On a phone, and at 200 % of a desktop's width. A table that does can have the focus, which scrolls it."""
-    site_of(troubled).log_in(page, path)
+    page = visit(troubled, path)
     for width in (NARROW, WIDE // 2):
         page.set_viewport_size({"width": width, "height": HEIGHT})
         assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -98,8 +132,8 @@ SCROLLING = """() => [...document.querySelectorAll("main *")]
 
 
 @every_page
-def test_the_focus_is_visible_on_every_stop_of_the_tab_key(page: Page, site_of: SiteOf, path: str) -> None:
-    site_of(troubled).log_in(page, path)
+def test_the_focus_is_visible_on_every_stop_of_the_tab_key(visit: Visit, path: str) -> None:
+    page = visit(troubled, path)
     seen = []
     for _ in range(MAX_STOPS):
         page.keyboard.press("Tab")
@@ -118,15 +152,11 @@ FOCUS = """() => {
 
 
 @every_page
-def test_without_a_script_everything_is_there(browser: Browser, page: Page, site_of: SiteOf, path: str) -> None:
-    site, watch = site_of(troubled), Watch()
-    watch.tolerate("status of (400|404)")
-    with open_page(browser, watch, java_script_enabled=False) as plain:
-        site.log_in(plain, path)
-        site.log_in(page, path)
-        texts = [AGE.sub("some time", one.locator("main").inner_text()) for one in (plain, page)]
-        assert texts[0] == texts[1]
-        assert plain.url == page.url
+def test_without_a_script_everything_is_there(visit: Visit, path: str) -> None:
+    plain, page = visit(troubled, path, has_script=False), visit(troubled, path)
+    texts = [AGE.sub("some time", one.locator("main").inner_text()) for one in (plain, page)]
+    assert texts[0] == texts[1]
+    assert plain.url == page.url
 
 
 def test_without_a_script_the_login_the_filter_and_the_search_work(browser: Browser, site_of: SiteOf) -> None:

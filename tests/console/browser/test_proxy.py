@@ -8,7 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, Response, expect
 
 from dispatcher.console.pages import PLACES
 from dispatcher.database.transactions import Database
@@ -34,7 +34,6 @@ from tests.console.browser.test_every_page import PAGES
 from tests.console.seeds import Seed, troubled
 from tests.processes.conftest import HTTP
 
-DEADLINE_MS = 30_000
 EVERY_MS = 5_000
 """Between two readings of a page."""
 TOKEN = "t0ken" * 8
@@ -50,14 +49,10 @@ def ports() -> Ports:
 
 
 @pytest.fixture(scope="module")
-def browser(ports: Ports) -> Iterator[Browser]:
+def browser(playwright: Playwright, ports: Ports) -> Iterator[Browser]:
     """A browser for which nginx is the host of the guide, on port 443."""
-    expect.set_options(timeout=DEADLINE_MS)
     resolved = [f"--host-resolver-rules=MAP {HOST}:443 127.0.0.1:{ports.tls}"]
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=find_chromium(), args=resolved) as launched,
-    ):
+    with playwright.chromium.launch(executable_path=find_chromium(), args=resolved) as launched:
         yield launched
 
 
