@@ -31,7 +31,7 @@ def database(sow: Callable[[Seed], Database]) -> Database:
 def site(page: Page, serve: Serve, database: Database) -> Site:
     stop_clock(page)
     site = serve(database)
-    site.log_in(page)
+    site.let_in(page.context)
     return site
 
 
@@ -201,7 +201,7 @@ def test_a_hidden_tab_asks_for_nothing_and_is_renewed_when_it_is_seen_again(
 
 
 def test_after_a_quarter_of_an_hour_without_a_touch_the_database_is_spared(page: Page, site: Site) -> None:
-    assert page.url == site.url
+    page.goto(site.url)
     page.clock.fast_forward(16 * 60_000)
     page.clock.run_for(1_000)
     live = page.locator("[data-switch=live]")

@@ -47,6 +47,7 @@ def database(postgresql: Server) -> Iterator[Database]:
     """With dead letters."""
     postgresql.start()  # unless it runs
     with closing(open_database(postgresql.get_uri())) as opened:
+        drop_tables(opened)  # of a test that failed while the server was away
         create_tables(opened)
         copy_letters(opened, LETTERS)
         yield opened
@@ -58,7 +59,7 @@ def site(page: Page, watch: Watch, serve: Serve, database: Database) -> Site:
     watch.tolerate("status of 503")
     stop_clock(page)
     site = serve(database, may_write=True)
-    site.log_in(page)
+    site.let_in(page.context)
     return site
 
 

@@ -30,7 +30,7 @@ def database(sow: Callable[[Seed], Database]) -> Database:
 def site(page: Page, serve: Serve, database: Database) -> Site:
     stop_clock(page)
     site = serve(database, may_write=True)
-    site.log_in(page)
+    site.let_in(page.context)
     return site
 
 
@@ -110,7 +110,7 @@ def test_two_people_who_confirm_the_same_plan_replay_nothing_twice(
 ) -> None:
     with open_page(browser, Watch()) as other:
         stop_clock(other)
-        site.log_in(other)
+        site.let_in(other.context)
         for one in (page, other):
             one.goto(site.at(PLAN))
         for one in (page, other):

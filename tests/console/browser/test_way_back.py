@@ -14,7 +14,7 @@ from tests.console.seeds import Seed, troubled
 @pytest.fixture
 def site(page: Page, serve: Serve, sow: Callable[[Seed], Database]) -> Site:
     site = serve(sow(troubled), may_write=True)
-    site.log_in(page)
+    site.let_in(page.context)
     return site
 
 
