@@ -158,7 +158,9 @@ async def test_the_operation_says_what_became_of_it(console: Console, trouble: D
     html = (await console.browser.get(page.url)).text
     assert "Delivered 1 resources or installations Waiting 0 to be sent Died again 1 new dead letters" in words(html)
     assert 'href="../dead-letters/5">5</a>' in html
-    assert re.fullmatch(rf"dispatcher dead-letters aftermath --since \S+ --by {OPERATOR}", commands_of(html)[-1])
+    assert re.fullmatch(
+        rf"dispatcher dead-letters aftermath --since \S+ --until \S+ --by {OPERATOR}", commands_of(html)[-1]
+    )
 
 
 @on_databases

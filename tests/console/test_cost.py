@@ -35,8 +35,8 @@ MAX_READ_OF_ONE = {"postgresql": 510_000, "mysql": 510_000, "sqlite": 65_000}
 """The same for pages that count half a million deliveries of one installation exactly, once and along an index: a purge buries them."""
 COUNT_ALL_OF_ONE = {f"actions/{action}?installation=icfg_0" for action in ("pause", "resume", "purge")}
 READS_ALL_ON_POSTGRESQL = {"dead-letters?since=1h"}
-"""No index has the time. PostgreSQL would have to look up 100,000 unresolved dead letters among a million; it takes 400 ms for that, but
-160 ms to read all of them once in several processes. This statement has a limit and, as each one, `STATEMENT_SECONDS`.
+"""No index has the time. PostgreSQL would have to look up 100,000 unresolved dead letters among a million, and reads all of them once
+instead. This statement has a limit and, as each one, `STATEMENT_SECONDS`.
 """
 Visit = Callable[[Database], Awaitable[Console]]
 
