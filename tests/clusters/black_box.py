@@ -13,8 +13,8 @@ from tests.clusters.figures import (
     Figures,
     count_lost,
     count_stranded,
-    count_unexplained,
     find_repeated,
+    find_unexplained,
     longest_gap,
 )
 from tests.clusters.fleet import Fleet
@@ -68,7 +68,7 @@ class BlackBox:
             stranded=count_stranded([one for one in commits if one.mark in kept], accepted, self._disturbances),
             accepted=len(accepted),
             repeated=len(pairs),
-            unexplained=count_unexplained(pairs, commits, self._disturbances, self.receiver.faults),
+            unexplained=len(find_unexplained(pairs, self._disturbances)),
             longest_gap_seconds=longest_gap(accepted),
         )
 

@@ -1,4 +1,4 @@
-"""The partner: transactions that leave a fresh mark in a resource and in its history, and write the event."""
+"""The partner: transactions that leave a fresh mark in a resource and in its history, and write an event that carries it as its product."""
 
 import itertools
 import threading
@@ -12,6 +12,9 @@ from tests.clusters.session import DriverError, Session
 TABLES = (
     "CREATE TABLE partner_resource (resource VARCHAR(64) PRIMARY KEY, installation VARCHAR(64) NOT NULL, mark BIGINT NOT NULL)",
     "CREATE TABLE partner_history (mark BIGINT PRIMARY KEY, resource VARCHAR(64) NOT NULL)",
+)
+EVENT = (
+    "INSERT INTO vercel_outbox (installation_id, type, resource_id, product_id) VALUES (%s, 'resource.updated', %s, %s)"
 )
 RETRY_SECONDS = 0.2
 
@@ -91,5 +94,4 @@ class Partner:
         with session.transaction() as cursor:
             cursor.execute("UPDATE partner_resource SET mark = %s WHERE resource = %s", (mark, resource))
             cursor.execute("INSERT INTO partner_history (mark, resource) VALUES (%s, %s)", (mark, resource))
-            event = "INSERT INTO vercel_outbox (installation_id, type, resource_id) VALUES (%s, 'resource.updated', %s)"
-            cursor.execute(event, (installation, resource))
+            cursor.execute(EVENT, (installation, resource, str(mark)))

@@ -23,6 +23,10 @@ class Request(NamedTuple):
     """In epoch seconds, before the resource was read."""
     mark: int
     """What the database held."""
+    announced: int
+    """The mark that the request carries: that of the newest event collected for it."""
+    seconds: float
+    """How long the answer took."""
 
 
 class Receiver:
@@ -35,8 +39,6 @@ class Receiver:
         self.behaviour: Behaviour | None = None
         """What it does instead, for a while."""
         self.accepted: list[Request] = []
-        self.faults: list[tuple[str, float]] = []
-        """The resource and the time of each request that was not accepted."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -46,7 +48,8 @@ class Receiver:
             def do_POST(self) -> None:
                 arrived = time.time()
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status = receiver.receive(str(body["event"]["resourceId"]), arrived)
+                event = body["event"]
+                status = receiver.receive(str(event["resourceId"]), int(event["productId"]), arrived)
                 if status is None:
                     self.close_connection = True  # no answer at all
                     return
@@ -68,18 +71,16 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def receive(self, resource: str, arrived: float) -> int | None:
+    def receive(self, resource: str, announced: int, arrived: float) -> int | None:
         """Returns the status to answer with, or None for no answer."""
         if self.behaviour is not None and (status := self.behaviour()) is not None:
-            self.faults.append((resource, arrived))
             return status
         fault = self._random.random() < self._fault_share
         kind = self._random.choice((500, 503, None))
         mark = None if fault and kind == 503 else self._read(resource)
         if fault or mark is None:
-            self.faults.append((resource, arrived))
             return kind if fault else 503
-        self.accepted.append(Request(resource, arrived, mark))
+        self.accepted.append(Request(resource, arrived, mark, announced, time.time() - arrived))
         return 201
 
     def _read(self, resource: str) -> int | None:

@@ -4,14 +4,20 @@ from tests.clusters.figures import (
     Disturbance,
     count_lost,
     count_stranded,
-    count_unexplained,
     find_repeated,
+    find_unexplained,
     longest_gap,
 )
 from tests.clusters.partner import Commit
 from tests.clusters.receiver import Request
 
-ACCEPTED = [Request("db_1", 1.0, 1), Request("db_1", 5.0, 2), Request("db_2", 6.0, 3)]
+
+def request(resource: str, arrived_at: float, mark: int) -> Request:
+    """A request whose mark is that of the event it announces, answered at once."""
+    return Request(resource, arrived_at, mark, announced=mark, seconds=0.1)
+
+
+ACCEPTED = [request("db_1", 1.0, 1), request("db_1", 5.0, 2), request("db_2", 6.0, 3)]
 
 
 def test_a_mark_that_nobody_has_read_is_lost() -> None:
@@ -22,7 +28,7 @@ def test_a_mark_that_nobody_has_read_is_lost() -> None:
 
 
 def test_a_commit_is_stranded_if_the_next_request_comes_late() -> None:
-    late = [*ACCEPTED, Request("db_1", 31.0, 4)]
+    late = [*ACCEPTED, request("db_1", 31.0, 4)]
     assert count_stranded([Commit(2, "db_1", 4.0)], ACCEPTED, []) == 0
     assert count_stranded([Commit(4, "db_1", 20.0)], late, []) == 1
     assert count_stranded([Commit(4, "db_1", 20.0)], late, [Disturbance("killed", 19.0, 22.0)]) == 0
@@ -35,20 +41,19 @@ def test_a_commit_after_the_last_request_is_left_to_the_count_of_lost_ones() -> 
 
 
 def test_reading_a_mark_again_is_repeated() -> None:
-    again = Request("db_1", 9.0, 2)
+    again = request("db_1", 9.0, 2)
     assert find_repeated(ACCEPTED) == []
     assert find_repeated([again, *ACCEPTED]) == [(ACCEPTED[1], again)]
 
 
-def test_a_repeated_request_is_explained_by_an_early_read_a_fault_or_a_disturbance() -> None:
-    pairs = [(Request("db_1", 5.0, 2), Request("db_1", 9.0, 2))]
-    commits = [Commit(2, "db_1", 3.0)]
-    assert count_unexplained(pairs, commits, [], []) == 1
-    assert count_unexplained(pairs, [Commit(2, "db_1", 4.5)], [], []) == 0
-    assert count_unexplained(pairs, commits, [], [("db_1", 6.0)]) == 0
-    assert count_unexplained(pairs, commits, [], [("db_2", 6.0)]) == 1
-    assert count_unexplained(pairs, commits, [Disturbance("killed", 4.0, 6.0)], []) == 0
-    assert count_unexplained(pairs, commits, [Disturbance("killed", 1.0, 4.0)], []) == 1
+def test_a_repeated_request_is_explained_by_a_newer_event_a_late_answer_or_a_disturbance() -> None:
+    first, again = request("db_1", 5.0, 2), request("db_1", 9.0, 2)
+    assert find_unexplained([(first, again)], []) == [(first, again)]
+    assert find_unexplained([(first._replace(announced=1), again)], []) == []
+    assert find_unexplained([(first._replace(seconds=3.0), again)], []) == []
+    assert find_unexplained([(first, again)], [Disturbance("killed", 4.0, 6.0)]) == []
+    assert find_unexplained([(first, again)], [Disturbance("killed", 8.0, 12.0)]) == []
+    assert find_unexplained([(first, again)], [Disturbance("killed", 1.0, 4.0)]) == [(first, again)]
 
 
 def test_the_longest_gap() -> None:
