@@ -1,9 +1,10 @@
 """A run of one scenario, seen from outside: a partner, a receiver, and dispatchers between them."""
 
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from tests.clusters.daemon import wait_until
 from tests.clusters.figures import (
     Disturbance,
     Figures,
-    count_lost,
-    count_stranded,
+    find_lost,
     find_repeated,
+    find_stranded,
     find_unexplained,
     longest_gap,
 )
@@ -24,6 +25,8 @@ from tests.clusters.session import DriverError, Session
 
 AFTERWARDS_SECONDS = 60.0
 """What is not delivered this long after the last commit, with everything well again, counts as lost."""
+LAST_FAILURES, LAST_ROWS, LAST_CHARACTERS = 10, 50, 20_000
+"""How much a failed run shows."""
 
 
 class BlackBox:
@@ -45,8 +48,10 @@ class BlackBox:
     def disturbed(self, what: str, recovery_seconds: float = 0.0) -> Iterator[None]:
         """Notes that the cluster is disturbed within the block, and for as long after it as it may take to recover by design."""
         began = time.time()
-        yield
-        self._disturbances.append(Disturbance(what, began, time.time() + recovery_seconds))
+        try:
+            yield
+        finally:
+            self._disturbances.append(Disturbance(what, began, time.time() + recovery_seconds))
 
     def wait_for_progress(self) -> None:
         """Waits until a request has been accepted that arrived after this call."""
@@ -64,17 +69,43 @@ class BlackBox:
             scenario=self._scenario,
             acknowledged=len(commits),
             lost_by_database=sum(one.mark not in kept for one in commits),
-            lost=len(count_lost(self._marks(), accepted)),
-            stranded=count_stranded([one for one in commits if one.mark in kept], accepted, self._disturbances),
+            lost=len(find_lost(self._marks(), accepted)),
+            stranded=len(find_stranded([one for one in commits if one.mark in kept], accepted, self._disturbances)),
             accepted=len(accepted),
             repeated=len(pairs),
             unexplained=len(find_unexplained(pairs, self._disturbances)),
             longest_gap_seconds=longest_gap(accepted),
         )
 
+    def evidence(self) -> str:
+        """Returns what it takes to explain a failure: the tables and the logs are about to be deleted."""
+        commits, accepted = self._partner.commits, self.receiver.accepted
+        marks = self._rows("SELECT resource, mark FROM partner_resource")
+        findings: dict[str, Sequence[object]] = {
+            "lost": find_lost(marks, accepted),
+            "disturbed": self._disturbances,
+            "stranded": find_stranded(commits, accepted, self._disturbances),
+            "unexplained": find_unexplained(find_repeated(accepted), self._disturbances),
+            "the partner's last failures": self._partner.failures[-LAST_FAILURES:],
+            "exit codes of dispatchers": self.fleet.exit_codes,
+        }
+        for table in ("vercel_outbox", "vercel_delivery", "vercel_installation", "vercel_dead_letter"):
+            findings[table] = self._rows(f"SELECT * FROM {table} LIMIT {LAST_ROWS}")
+        lines = [f"{name}: {one}" for name, ones in findings.items() for one in ones]
+        for dispatcher in self.fleet.dispatchers:
+            lines += [f"log of {dispatcher.name}:", dispatcher.log.read_text()[-LAST_CHARACTERS:]]
+        return "\n".join(["", *lines, ""])
+
+    def _rows(self, statement: str) -> list[Any]:
+        """Returns the rows, or none if the database does not answer."""
+        with suppress(*DriverError), self._reader.transaction() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+        return []
+
     def _wait_for_the_rest(self) -> None:
         deadline = time.monotonic() + AFTERWARDS_SECONDS
-        while time.monotonic() < deadline and (count_lost(self._marks(), self.receiver.accepted) or self._waiting()):
+        while time.monotonic() < deadline and (find_lost(self._marks(), self.receiver.accepted) or self._waiting()):
             time.sleep(0.2)
 
     def _waiting(self) -> int:
@@ -139,4 +170,9 @@ def black_box(
         partner.prepare(writers[0])
         fleet.start()
         partner.start()
-        yield BlackBox(scenario, fleet, partner, receiver, readers[0])
+        box = BlackBox(scenario, fleet, partner, receiver, readers[0])
+        try:
+            yield box
+        except BaseException:
+            sys.stdout.write(box.evidence())
+            raise

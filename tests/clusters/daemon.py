@@ -98,6 +98,8 @@ class Daemon:
 
     def _signal(self, number: signal.Signals) -> None:
         """Signals its own process first, so that it starts no new one meanwhile."""
+        if not self.is_running:
+            return  # its pid may be another's by now
         with contextlib.suppress(psutil.NoSuchProcess):
             mother = psutil.Process(self.pid)
             mother.send_signal(number) if number is signal.SIGSTOP else None

@@ -70,22 +70,24 @@ COLUMNS = (
 HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
-def count_lost(marks: Iterable[tuple[str, int]], accepted: Iterable[Request]) -> list[str]:
+def find_lost(marks: Iterable[tuple[str, int]], accepted: Iterable[Request]) -> list[str]:
     """Returns the resources whose mark in the database no accepted request has read."""
     read = {(one.resource, one.mark) for one in accepted}
     return [resource for resource, mark in marks if mark and (resource, mark) not in read]
 
 
-def count_stranded(commits: Iterable[Commit], accepted: Iterable[Request], disturbances: Sequence[Disturbance]) -> int:
-    """Returns how many commits waited too long for a request that arrived after them."""
+def find_stranded(
+    commits: Iterable[Commit], accepted: Iterable[Request], disturbances: Sequence[Disturbance]
+) -> list[tuple[Commit, float]]:
+    """Returns the commits that waited too long for a request that arrived after them, and when it arrived."""
     arrivals: dict[str, list[float]] = defaultdict(list)
     for one in sorted(accepted, key=lambda one: one.arrived_at):
         arrivals[one.resource].append(one.arrived_at)
-    late = 0
+    late = []
     for commit in commits:
         covered = next((arrived for arrived in arrivals[commit.resource] if arrived >= commit.at), None)
         if covered is not None and _undisturbed(commit.at, covered, disturbances) > STRANDED_SECONDS:
-            late += 1
+            late.append((commit, covered))
     return late
 
 

@@ -2,9 +2,9 @@
 
 from tests.clusters.figures import (
     Disturbance,
-    count_lost,
-    count_stranded,
+    find_lost,
     find_repeated,
+    find_stranded,
     find_unexplained,
     longest_gap,
 )
@@ -21,23 +21,24 @@ ACCEPTED = [request("db_1", 1.0, 1), request("db_1", 5.0, 2), request("db_2", 6.
 
 
 def test_a_mark_that_nobody_has_read_is_lost() -> None:
-    assert count_lost([("db_1", 2), ("db_2", 3)], ACCEPTED) == []
-    assert count_lost([("db_1", 4), ("db_2", 3)], ACCEPTED) == ["db_1"]
-    assert count_lost([("db_2", 2)], ACCEPTED) == ["db_2"]  # read, but of another resource
-    assert count_lost([("db_3", 0)], ACCEPTED) == []  # never changed
+    assert find_lost([("db_1", 2), ("db_2", 3)], ACCEPTED) == []
+    assert find_lost([("db_1", 4), ("db_2", 3)], ACCEPTED) == ["db_1"]
+    assert find_lost([("db_2", 2)], ACCEPTED) == ["db_2"]  # read, but of another resource
+    assert find_lost([("db_3", 0)], ACCEPTED) == []  # never changed
 
 
 def test_a_commit_is_stranded_if_the_next_request_comes_late() -> None:
     late = [*ACCEPTED, request("db_1", 31.0, 4)]
-    assert count_stranded([Commit(2, "db_1", 4.0)], ACCEPTED, []) == 0
-    assert count_stranded([Commit(4, "db_1", 20.0)], late, []) == 1
-    assert count_stranded([Commit(4, "db_1", 20.0)], late, [Disturbance("killed", 19.0, 22.0)]) == 0
-    assert count_stranded([Commit(4, "db_1", 20.0)], late, [Disturbance("killed", 10.0, 19.0)]) == 1
-    assert count_stranded([Commit(4, "db_1", 20.0)], late, [Disturbance("killed", 19.0, 20.5)]) == 1
+    stranded = [(Commit(4, "db_1", 20.0), 31.0)]
+    assert find_stranded([Commit(2, "db_1", 4.0)], ACCEPTED, []) == []
+    assert find_stranded([Commit(4, "db_1", 20.0)], late, []) == stranded
+    assert find_stranded([Commit(4, "db_1", 20.0)], late, [Disturbance("killed", 19.0, 22.0)]) == []
+    assert find_stranded([Commit(4, "db_1", 20.0)], late, [Disturbance("killed", 10.0, 19.0)]) == stranded
+    assert find_stranded([Commit(4, "db_1", 20.0)], late, [Disturbance("killed", 19.0, 20.5)]) == stranded
 
 
-def test_a_commit_after_the_last_request_is_left_to_the_count_of_lost_ones() -> None:
-    assert count_stranded([Commit(4, "db_1", 20.0)], ACCEPTED, []) == 0
+def test_a_commit_after_the_last_request_is_left_to_the_search_for_lost_ones() -> None:
+    assert find_stranded([Commit(4, "db_1", 20.0)], ACCEPTED, []) == []
 
 
 def test_reading_a_mark_again_is_repeated() -> None:
