@@ -45,12 +45,14 @@ def root() -> None:
 def judge(request: pytest.FixtureRequest) -> Judge:
     """Ends a run, notes its figures, and asserts the law."""
 
-    def judge(box: BlackBox, *, may_lose: bool = False) -> Figures:
+    def judge(box: BlackBox, *, may_lose: bool = False, may_repeat: bool = False) -> Figures:
         figures = box.finish()
         request.config.stash.setdefault(ROWS, []).append(figures)
         assert figures.acknowledged > 100, figures
         assert figures.lost == figures.stranded == box.dead_letters() == 0, figures
         assert may_lose or figures.lost_by_database == 0, figures
+        assert may_repeat or figures.unexplained == 0, figures
+        assert not box.fleet.exit_codes, "a dispatcher has ended by itself"
         return figures
 
     return judge
