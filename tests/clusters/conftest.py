@@ -66,7 +66,8 @@ def running_galera() -> Iterator[Galera]:
 
 @pytest.fixture
 def galera(running_galera: Galera) -> Galera:
-    """Three nodes and an empty database."""
+    """Three nodes, all well, and an empty database."""
+    running_galera.recover()
     running_galera.clear()
     return running_galera
 

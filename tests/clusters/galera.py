@@ -56,7 +56,7 @@ class Node(Mariadb):
 
         def is_synced() -> bool:
             assert self.daemon.is_running, self.daemon.log.read_text()[-4000:]
-            with suppress(pymysql.Error):
+            with suppress(pymysql.Error, OSError):
                 rows = self.ask("SHOW STATUS WHERE variable_name IN ('wsrep_local_state_comment', 'wsrep_ready')")
                 return {value for _, value in rows} == {"ON", "Synced"}
             return False
@@ -106,6 +106,34 @@ class Galera:
         for node in self.nodes:
             if node is not first:
                 node.start()
+
+    def wait_until_whole(self) -> None:
+        """Returns once every node knows all others. One that was frozen takes itself for synced until it hears from them."""
+        size = "SHOW STATUS LIKE 'wsrep_cluster_size'"
+
+        def is_whole() -> bool:
+            with suppress(pymysql.Error, OSError):
+                return all(node.ask(size) == [("wsrep_cluster_size", str(len(NODES)))] for node in self.nodes)
+            return False
+
+        wait_until(is_whole, "the cluster is whole")
+        for node in self.nodes:
+            node.wait_until_synced()
+
+    def recover(self) -> None:
+        """Ends what a failed test has left behind: nodes that are killed, frozen, cut off, or read-only."""
+        for number, node in zip(NODES, self.nodes, strict=True):
+            self.network.heal(number)
+            node.daemon.thaw()
+        dead = [node for node in self.nodes if not node.daemon.is_running]
+        if len(dead) == len(self.nodes):
+            self.bootstrap()
+        else:
+            for node in dead:
+                node.start()
+        self.wait_until_whole()
+        for node in self.nodes:
+            node.ask("SET GLOBAL read_only = 0")
 
     def end(self) -> None:
         for node in self.nodes:

@@ -1,6 +1,7 @@
 """A MariaDB server that can be killed and started again."""
 
 import shutil
+import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -45,19 +46,20 @@ class Mariadb:
 
     def answers(self) -> bool:
         assert self.daemon.is_running, self.daemon.log.read_text()[-4000:]
-        with suppress(pymysql.Error):
+        with suppress(pymysql.Error, OSError):
             return self.ask("SELECT 1") == [(1,)]
         return False
 
     def ask(self, statement: str) -> list[tuple[object, ...]]:
         """Runs a statement as the server's administrator, over its socket; returns the rows."""
-        socket = f"{self._directory}/socket"
-        connection = pymysql.connect(
-            unix_socket=socket, user="root", autocommit=True, connect_timeout=5, read_timeout=30
-        )
-        with connection, connection.cursor() as cursor:
-            cursor.execute(statement)
-            return list(cursor.fetchall())
+        connection = pymysql.connect(user="root", autocommit=True, read_timeout=30, defer_connect=True)
+        with socket.socket(socket.AF_UNIX) as opened:  # PyMySQL leaves one that is refused to the garbage collector
+            opened.settimeout(5)
+            opened.connect(f"{self._directory}/socket")
+            connection.connect(opened)
+            with connection, connection.cursor() as cursor:
+                cursor.execute(statement)
+                return list(cursor.fetchall())
 
     def end_connections(self) -> None:
         """Ends every connection of the partner's user."""
