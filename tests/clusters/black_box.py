@@ -22,6 +22,7 @@ from tests.clusters.fleet import Fleet
 from tests.clusters.partner import Load, Partner
 from tests.clusters.receiver import Receiver
 from tests.clusters.session import DriverError, Session
+from tests.clusters.watch import Watch, watching
 
 AFTERWARDS_SECONDS = 60.0
 """What is not delivered this long after the last commit, with everything well again, counts as lost."""
@@ -32,12 +33,15 @@ LAST_FAILURES, LAST_ROWS, LAST_CHARACTERS = 10, 50, 20_000
 class BlackBox:
     """One run. Tests disturb the cluster while it plays, and note when."""
 
-    def __init__(self, scenario: str, fleet: Fleet, partner: Partner, receiver: Receiver, reader: Session) -> None:
+    def __init__(
+        self, scenario: str, fleet: Fleet, partner: Partner, receiver: Receiver, reader: Session, watch: Watch
+    ) -> None:
         self._scenario = scenario
         self.fleet = fleet
         self._partner = partner
         self.receiver = receiver
         self._reader = reader
+        self.watch = watch
         self._disturbances: list[Disturbance] = []
 
     def play(self, seconds: float) -> None:
@@ -84,6 +88,7 @@ class BlackBox:
         findings: dict[str, Sequence[object]] = {
             "lost": find_lost(marks, accepted),
             "disturbed": self._disturbances,
+            "installations seen stranded": sorted(self.watch.stranded),
             "stranded": find_stranded(commits, accepted, self._disturbances),
             "unexplained": find_unexplained(find_repeated(accepted), self._disturbances),
             "the partner's last failures": self._partner.failures[-LAST_FAILURES:],
@@ -170,7 +175,8 @@ def black_box(
         partner.prepare(writers[0])
         fleet.start()
         partner.start()
-        box = BlackBox(scenario, fleet, partner, receiver, readers[0])
+        watch = stack.enter_context(watching(readers[0]))
+        box = BlackBox(scenario, fleet, partner, receiver, readers[0], watch)
         try:
             yield box
         except BaseException:
