@@ -61,6 +61,10 @@ class Mariadb:
                 cursor.execute(statement)
                 return list(cursor.fetchall())
 
+    def clock(self) -> float:
+        """Returns the server's time, in epoch seconds."""
+        return float(str(self.ask("SELECT unix_timestamp(now(6))")[0][0]))
+
     def end_connections(self) -> None:
         """Ends every connection of the partner's user."""
         self.ask(f"KILL USER {USER}")
