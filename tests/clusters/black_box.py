@@ -18,7 +18,7 @@ from tests.clusters.figures import (
     find_unexplained,
     longest_gap,
 )
-from tests.clusters.fleet import Fleet
+from tests.clusters.fleet import ROOT, Fleet
 from tests.clusters.partner import Load, Partner
 from tests.clusters.receiver import Receiver
 from tests.clusters.session import DriverError, Session
@@ -110,10 +110,15 @@ class BlackBox:
 
     def _wait_for_the_rest(self) -> None:
         deadline = time.monotonic() + AFTERWARDS_SECONDS
-        while time.monotonic() < deadline and (find_lost(self._marks(), self.receiver.accepted) or self._waiting()):
+        while time.monotonic() < deadline and (find_lost(self._marks(), self.receiver.accepted) or self.waiting()):
             time.sleep(0.2)
 
-    def _waiting(self) -> int:
+    def count_later_than(self, seconds: float) -> int:
+        """Returns how many commits waited longer than this for a request after them, not counting the time of disturbances."""
+        return len(find_stranded(self._partner.commits, self.receiver.accepted, self._disturbances, seconds))
+
+    def waiting(self) -> int:
+        """Returns the number of events and deliveries of which the dispatchers are not rid, of which there should be none."""
         return int(
             self._query("SELECT (SELECT count(*) FROM vercel_outbox) + (SELECT count(*) FROM vercel_delivery)")[0][0]
         )
@@ -152,6 +157,7 @@ def black_box(
     load: Load | None = None,
     settings: Mapping[str, str] | None = None,
     fault_share: float = 0.0,
+    release: Path = ROOT,
 ) -> Iterator[BlackBox]:
     """Yields a run in which everything has started. The tables must be those of an empty database.
 
@@ -163,11 +169,12 @@ def black_box(
         load: How much the partner writes.
         settings: More settings of the dispatchers.
         fault_share: Which share of the requests is answered badly, from 0 to 1.
+        release: The directory of the program that the dispatchers run.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dispatcher-fleet-")))
         receiver = stack.enter_context(closing(Receiver(readers, fault_share)))
-        fleet = Fleet(dispatchers, {**(settings or {}), "DISPATCHER_VERCEL_BASE_URL": receiver.url}, directory)
+        fleet = Fleet(dispatchers, {**(settings or {}), "DISPATCHER_VERCEL_BASE_URL": receiver.url}, directory, release)
         stack.callback(fleet.stop)
         partner = Partner(writers, load or Load())
         stack.callback(partner.stop)

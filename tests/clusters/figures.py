@@ -10,8 +10,6 @@ from tests.clusters.partner import Commit
 from tests.clusters.receiver import Request
 
 STRANDED_SECONDS = 10.0
-PATIENCE_SECONDS = 1.5
-"""The dispatchers wait 2 s for an answer, part of which passes before the receiver's clock starts."""
 
 
 class Disturbance(NamedTuple):
@@ -38,7 +36,7 @@ class Figures:
     repeated: int
     """Accepted requests that read a mark which had been read before."""
     unexplained: int
-    """Repeated ones that announce no newer event than the first, although that was answered in time and nothing was disturbed since."""
+    """Repeated ones that announce no newer event than the first, although nothing was disturbed since."""
     longest_gap_seconds: float
     """The longest time without an accepted request."""
 
@@ -77,7 +75,10 @@ def find_lost(marks: Iterable[tuple[str, int]], accepted: Iterable[Request]) -> 
 
 
 def find_stranded(
-    commits: Iterable[Commit], accepted: Iterable[Request], disturbances: Sequence[Disturbance]
+    commits: Iterable[Commit],
+    accepted: Iterable[Request],
+    disturbances: Sequence[Disturbance],
+    seconds: float = STRANDED_SECONDS,
 ) -> list[tuple[Commit, float]]:
     """Returns the commits that waited too long for a request that arrived after them, and when it arrived."""
     arrivals: dict[str, list[float]] = defaultdict(list)
@@ -86,7 +87,7 @@ def find_stranded(
     late = []
     for commit in commits:
         covered = next((arrived for arrived in arrivals[commit.resource] if arrived >= commit.at), None)
-        if covered is not None and _undisturbed(commit.at, covered, disturbances) > STRANDED_SECONDS:
+        if covered is not None and _undisturbed(commit.at, covered, disturbances) > seconds:
             late.append((commit, covered))
     return late
 
@@ -112,14 +113,13 @@ def find_unexplained(
 ) -> list[tuple[Request, Request]]:
     """Returns the repeated requests that the protocol does not call for.
 
-    It calls for one if an event has been collected since the first was planned, which may nevertheless have read that event's mark; if the
-    first was answered too late; and if its answer was not settled, because something was disturbed.
+    It calls for one if an event has been collected since the first was planned, which may nevertheless have read that event's mark; and if
+    the answer to the first was not settled, because something was disturbed.
     """
     return [
         (first, second)
         for first, second in pairs
         if first.announced == second.announced
-        and first.seconds < PATIENCE_SECONDS
         and not any(one.began <= second.arrived_at and one.ended >= first.arrived_at for one in disturbances)
     ]
 

@@ -25,10 +25,10 @@ SETTINGS = {
 class Fleet:
     """One dispatcher for each URL."""
 
-    def __init__(self, urls: Sequence[str], settings: Mapping[str, str], directory: Path) -> None:
-        self._environments = [
-            {**SETTINGS, **settings, "DISPATCHER_DATABASE_URL": url, "PYTHONPATH": str(ROOT)} for url in urls
-        ]
+    def __init__(self, urls: Sequence[str], settings: Mapping[str, str], directory: Path, release: Path = ROOT) -> None:
+        self.release = release
+        """The directory of the program that is started from now on."""
+        self._environments = [{**SETTINGS, **settings, "DISPATCHER_DATABASE_URL": url} for url in urls]
         self.dispatchers = [Daemon(f"dispatcher-{place}", directory) for place in range(len(urls))]
         self.exit_codes: list[int] = []
         """Of those that ended although nobody had killed them."""
@@ -36,12 +36,13 @@ class Fleet:
         self._lock = threading.Lock()
         self._supervisor = threading.Thread(target=self._supervise)
 
-    def run(self, *arguments: str, place: int = 0) -> None:
-        """Runs another command to its end, on the database of this dispatcher."""
+    def run(self, *arguments: str, place: int = 0) -> str:
+        """Runs another command to its end, on the database of this dispatcher; returns what it prints."""
         command = Daemon("-".join(arguments), self.dispatchers[place].log.parent)
-        command.start(self._command(*arguments), self._environments[place])
+        command.start(self._command(*arguments), self._environment(place))
         command.wait()
         assert command.code == 0, command.log.read_text()
+        return command.log.read_text()
 
     def start(self) -> None:
         for place in range(len(self.dispatchers)):
@@ -72,7 +73,10 @@ class Fleet:
                 one.kill()
 
     def _start(self, place: int) -> None:
-        self.dispatchers[place].start(self._command("run"), self._environments[place])
+        self.dispatchers[place].start(self._command("run"), self._environment(place))
+
+    def _environment(self, place: int) -> dict[str, str]:
+        return {**self._environments[place], "PYTHONPATH": str(self.release)}
 
     def _command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "dispatcher", *arguments]

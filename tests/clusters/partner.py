@@ -1,9 +1,10 @@
-"""The partner: transactions that leave a fresh mark in a resource and in its history, and write an event that carries it as its product."""
+"""The partner: transactions that leave a fresh mark in a resource, in its history and in the event that they write."""
 
 import itertools
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,9 +14,9 @@ TABLES = (
     "CREATE TABLE partner_resource (resource VARCHAR(64) PRIMARY KEY, installation VARCHAR(64) NOT NULL, mark BIGINT NOT NULL)",
     "CREATE TABLE partner_history (mark BIGINT PRIMARY KEY, resource VARCHAR(64) NOT NULL)",
 )
-EVENT = (
-    "INSERT INTO vercel_outbox (installation_id, type, resource_id, product_id) VALUES (%s, 'resource.updated', %s, %s)"
-)
+EVENT = """
+INSERT INTO vercel_outbox (installation_id, type, resource_id, product_id) VALUES (%s, 'resource.updated', %s, %s)"""
+"""The product is the mark: a request names that of the newest event that it announces."""
 RETRY_SECONDS = 0.2
 
 
@@ -54,13 +55,11 @@ class Partner:
         self._stopping = threading.Event()
         self.commits: list[Commit] = []
         self.failures: list[str] = []
-        self._writers = [
-            threading.Thread(target=self._write, args=(Session(url), place)) for place, url in enumerate(urls)
-        ]
+        self._writers = [threading.Thread(target=self._write, args=(url, place)) for place, url in enumerate(urls)]
 
     def prepare(self, url: str) -> None:
         """Creates the partner's tables and a row for each resource."""
-        with Session(url).transaction() as cursor:
+        with closing(Session(url)) as session, session.transaction() as cursor:
             for table in TABLES:
                 cursor.execute(table)
             cursor.executemany(
@@ -77,7 +76,11 @@ class Partner:
             if writer.is_alive():
                 writer.join()
 
-    def _write(self, session: Session, place: int) -> None:
+    def _write(self, url: str, place: int) -> None:
+        with closing(Session(url)) as session:
+            self._write_on(session, place)
+
+    def _write_on(self, session: Session, place: int) -> None:
         names = itertools.islice(itertools.cycle(self._load.names), place * 7, None)
         while not self._stopping.wait(self._load.pause_seconds):
             installation, resource = next(names)

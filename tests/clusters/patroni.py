@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import psycopg
 
 from tests.clusters.daemon import Daemon, program, wait_until
@@ -27,6 +28,7 @@ class Member:
     def __init__(self, name: str, directory: Path, etcd_port: int) -> None:
         self.name = name
         self._directory = directory / name
+        self._data = self._directory / "data"
         self._directory.mkdir()
         shutil.chown(self._directory, "postgres", "postgres")
         self.port, self.rest_port = _free_port(), _free_port()
@@ -41,7 +43,7 @@ class Member:
             "unix_socket_directories": str(self._directory),
             "wal_keep_size": "256MB",
         }
-        user = {"username": "postgres", "password": "anything"}
+        user = {"username": "postgres", "password": "any-will-do"}
         return {
             "scope": SCOPE,
             "name": self.name,
@@ -65,7 +67,7 @@ class Member:
             "postgresql": {
                 "listen": f"127.0.0.1:{self.port}",
                 "connect_address": f"127.0.0.1:{self.port}",
-                "data_dir": str(self._directory / "data"),
+                "data_dir": str(self._data),
                 "bin_dir": str(PROGRAMS),
                 "pgpass": str(self._directory / "pgpass"),
                 "authentication": {"superuser": user, "replication": user, "rewind": user},
@@ -75,6 +77,17 @@ class Member:
 
     def start(self) -> None:
         self.daemon.start([program("patroni"), self._file])
+
+    def kill(self) -> None:
+        """Kills Patroni and its PostgreSQL, which is no child of Patroni's, as when their machine loses power."""
+        if self.daemon.is_running:
+            self.daemon.kill()
+        servers = [one for one in psutil.process_iter(["cmdline"]) if str(self._data) in (one.info["cmdline"] or [])]
+        for server in servers:
+            with suppress(psutil.NoSuchProcess):
+                for one in [server, *server.children(recursive=True)]:
+                    one.kill()
+        psutil.wait_procs(servers)
 
     def is_primary(self) -> bool:
         return self._answer("primary") == 200
@@ -142,9 +155,10 @@ class Patroni:
         wait_until(lambda: self.is_complete() and self.primary is not old, "the roles are exchanged")
 
     def end(self) -> None:
-        for daemon in (*(member.daemon for member in self.members), self._etcd):
-            if daemon.is_running:
-                daemon.kill()
+        for member in self.members:
+            member.kill()
+        if self._etcd.is_running:
+            self._etcd.kill()
 
 
 @contextmanager

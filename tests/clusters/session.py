@@ -39,7 +39,7 @@ class SqliteConnection(sqlite3.Connection):
 
 
 def connect(url: str) -> Any:
-    """Opens a connection that starts transactions by itself."""
+    """Opens a connection that starts transactions by itself. Threads may use it by turns."""
     if url.startswith("postgresql"):
         limits = f"-c statement_timeout={ANSWER_SECONDS}s"
         return psycopg.connect(
@@ -47,7 +47,9 @@ def connect(url: str) -> Any:
         )
     parts = make_url(url)
     if parts.get_backend_name() == "sqlite":
-        return sqlite3.connect(str(parts.database), timeout=ANSWER_SECONDS, factory=SqliteConnection)
+        return sqlite3.connect(
+            str(parts.database), timeout=ANSWER_SECONDS, factory=SqliteConnection, check_same_thread=False
+        )
     return pymysql.connect(
         host=parts.host,
         port=parts.port or 3306,
@@ -61,49 +63,69 @@ def connect(url: str) -> Any:
     )
 
 
-def _shut_down(connection: psycopg.Connection[Any]) -> None:
-    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)
-
-
 class Session:
-    """A connection that is opened when it is needed, and thrown away after an error. One for each thread that uses it."""
+    """Connections that are opened when needed, and thrown away after an error. Threads share them, as an application's do."""
 
     def __init__(self, url: str, *first: str) -> None:
         """`first` are statements for each new connection."""
         self.url = url
         self._first = first
-        self._own = threading.local()
-
-    @contextmanager
-    def _limited(self, connection: Any) -> Iterator[None]:
-        """Ends a connection whose server has not let the block end in time: libpq has no time limit of its own."""
-        if not isinstance(connection, psycopg.Connection):
-            yield
-            return
-        timer = threading.Timer(ANSWER_SECONDS, _shut_down, [connection])
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+        self._idle: list[Any] = []
+        self._is_closed = False
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         """Yields a cursor; commits at the end. Raises one of DriverError; then the commit may or may not have happened."""
-        connection = getattr(self._own, "connection", None)
         try:
-            if connection is None:
-                connection = self._own.connection = connect(self.url)
-                with closing(connection.cursor()) as cursor:
-                    for statement in self._first:
-                        cursor.execute(statement)
-            with self._limited(connection):
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._open()
+        try:
+            with _limited(connection):
                 with closing(connection.cursor()) as cursor:
                     yield cursor
                 connection.commit()
         except BaseException:
-            self._own.connection = None
             with suppress(*DriverError):
-                connection and connection.close()
+                connection.close()
             raise
+        self._idle.append(connection)
+        if self._is_closed:
+            self.close()
+
+    def _open(self) -> Any:
+        connection = connect(self.url)
+        try:
+            with _limited(connection), closing(connection.cursor()) as cursor:
+                for statement in self._first:
+                    cursor.execute(statement)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Closes the connections; one that is in use, when it no longer is."""
+        self._is_closed = True
+        while self._idle:
+            with suppress(*DriverError):
+                self._idle.pop().close()
+
+
+@contextmanager
+def _limited(connection: Any) -> Iterator[None]:
+    """Ends a connection whose server has not let the block end in time: libpq has no time limit of its own."""
+    if not isinstance(connection, psycopg.Connection):
+        yield
+        return
+    timer = threading.Timer(ANSWER_SECONDS, _shut_down, [connection])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _shut_down(connection: psycopg.Connection[Any]) -> None:
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)

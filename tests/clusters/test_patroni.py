@@ -29,9 +29,10 @@ def test_switchover_and_the_death_of_a_node(patroni: Patroni, judge: Judge) -> N
             box.play(5)
             with box.disturbed("killed", RECOVERY_SECONDS):
                 old = patroni.primary
-                old.daemon.kill()
+                old.kill()
                 wait_until(lambda: any(one.is_primary() for one in patroni.members), "the other is the primary")
                 box.wait_for_progress()
             old.start()
+            wait_until(patroni.is_complete, "the killed node is a synchronous standby")
             box.play(8)
             judge(box)

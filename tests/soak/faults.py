@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from tests.clusters.black_box import BlackBox
 from tests.clusters.fleet import LEASE_SECONDS
@@ -57,7 +57,7 @@ def vercel_throttles(box: BlackBox, _: Database) -> None:
 def a_row_is_locked(_: BlackBox, database: Database) -> None:
     """A session that looks at an installation forgets to end its transaction. On SQLite it would stop every writer."""
     lock = "" if database.url.startswith("sqlite") else " FOR UPDATE"
-    with suppress(*DriverError), Session(database.url).transaction() as cursor:
+    with closing(Session(database.url)) as session, suppress(*DriverError), session.transaction() as cursor:
         cursor.execute(f"SELECT due_at FROM vercel_installation WHERE installation_id = 'icfg_0'{lock}")
         cursor.fetchall()
         time.sleep(LOCK_SECONDS)
