@@ -82,9 +82,10 @@ class Daemon:
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kills all its processes at once, as when the machine loses power."""
-        self._signal(signal.SIGKILL)
+        """Kills all its processes at once, as when the machine loses power, and waits until none is left."""
+        processes = self._signal(signal.SIGKILL)
         self.wait()
+        psutil.wait_procs(processes, DEADLINE_SECONDS)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Asks it to end, and waits until it has."""
@@ -96,13 +97,17 @@ class Daemon:
         if self._running is not None:
             self._running.wait(DEADLINE_SECONDS)
 
-    def _signal(self, number: signal.Signals) -> None:
-        """Signals its own process first, so that it starts no new one meanwhile."""
+    def _signal(self, number: signal.Signals) -> list[psutil.Process]:
+        """Signals all its processes, which it returns; its own is stopped first, so that it starts no new one meanwhile."""
         if not self.is_running:
-            return  # its pid may be another's by now
+            return []  # its pid may be another's by now
+        processes = []
         with contextlib.suppress(psutil.NoSuchProcess):
             mother = psutil.Process(self.pid)
-            mother.send_signal(number) if number is signal.SIGSTOP else None
-            for process in [mother, *mother.children(recursive=True)]:
+            if number is not signal.SIGCONT:
+                mother.suspend()
+            processes = [mother, *mother.children(recursive=True)]
+            for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
+        return processes

@@ -1,7 +1,7 @@
 """A real browser, headless, which has logged in to a console on a seeded database; a page with any fault fails its test.
 
 Playwright's synchronous API runs an event loop of its own in the test's thread. So the tests are plain functions, the browser ends with
-this directory, and the console runs in a thread: while the browser runs, no other event loop could run in this thread.
+its module, and the console runs in a thread: while the browser runs, no other event loop could run in this thread.
 """
 
 import asyncio
@@ -56,13 +56,13 @@ def find_chromium() -> str:
     return path
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
     with sync_playwright() as started:
         yield started
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     with playwright.chromium.launch(executable_path=find_chromium()) as launched:
         yield launched
