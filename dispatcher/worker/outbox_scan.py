@@ -6,12 +6,15 @@ from dispatcher import store
 from dispatcher.store import Collected
 from dispatcher.worker.low_water import LowWaterMark
 
+OTHERS_COLLECT_SECONDS = 0.02
+"""While another dispatcher collects, the outbox is left to it for this time: an attempt costs three round trips and finds it locked."""
+
 
 class OutboxScan:
     """Follows the collections from the outbox's low-water mark to its end. Times are monotonic seconds.
 
     Events of an installation whose row is locked are left in the outbox, and the scan continues beyond them. If a whole scan could move
-    nothing, the next one begins `retry` seconds later.
+    nothing, the next one begins `retry` seconds later; if another dispatcher is collecting, `OTHERS_COLLECT_SECONDS` later.
     """
 
     def __init__(self, retry: float, sweep_seconds: float) -> None:
@@ -43,6 +46,7 @@ class OutboxScan:
     def note(self, began: float, collected: Collected) -> None:
         """Records the result of the collection that began at that time."""
         if collected.skipped:
+            self._not_before = began + OTHERS_COLLECT_SECONDS
             return
         if collected.last_event_id:
             self._low_water.passed(began, collected.last_event_id)

@@ -18,6 +18,7 @@ from dispatcher.worker.collection import MAX_COLLECT_SECONDS, MAX_WAITING_ANSWER
 from dispatcher.worker.lease import Clock as DatabaseClock
 from dispatcher.worker.lease import HeldLease
 from dispatcher.worker.leases import PULL_SECONDS
+from dispatcher.worker.outbox_scan import OTHERS_COLLECT_SECONDS
 from dispatcher.worker.pace import STANDARD
 from dispatcher.worker.worker import ACTIVE_SECONDS, BUSY_PAUSE_SECONDS, SATURATED_PAUSE_SECONDS
 from tests.simulation import costs
@@ -63,6 +64,7 @@ class Dispatcher:
         """The next time to look for leases that end soon."""
         self._burst = Burst(STANDARD.burst_sample_events)
         self._collecting_beside = False
+        self._collects_from = -math.inf
         self._found_at = self._settled_at = -math.inf
         self._pause = BUSY_PAUSE_SECONDS
         self._sleep = 0
@@ -136,7 +138,7 @@ class Dispatcher:
         to_collect, to_claim = self._tables.in_outbox > 0, self._tables.any_due(self._clock.now)
         if not to_collect:
             self._burst = Burst(STANDARD.burst_sample_events)
-        to_collect = to_collect or self._collecting_beside
+        to_collect = (to_collect and self._clock.now >= self._collects_from) or self._collecting_beside
         more = False
         if to_collect:
             more = yield from self._collect()
@@ -180,6 +182,7 @@ class Dispatcher:
         began = self._clock.now
         if self._tables.is_locked:
             yield self._server.run("skipped collection", costs.SKIPPED_COLLECT)
+            self._collects_from = began + OTHERS_COLLECT_SECONDS
             return Collected(skipped=True)
         limit = self._dialect.max_collected
         events = self._tables.begin_collection(limit)

@@ -5,7 +5,7 @@ import pytest
 from dispatcher import store
 from dispatcher.store import Collected
 from dispatcher.worker.low_water import LAG_SECONDS
-from dispatcher.worker.outbox_scan import OutboxScan
+from dispatcher.worker.outbox_scan import OTHERS_COLLECT_SECONDS, OutboxScan
 
 SWEEP_SECONDS = 5.0
 RETRY = 0.2
@@ -46,6 +46,12 @@ def test_once_it_has_left_everything_it_waits(scan: OutboxScan) -> None:
     follow(scan, 1.0, NOTHING)
     assert not scan.may_go_on(1.1)
     assert scan.may_go_on(1.0 + RETRY)
+
+
+def test_while_another_dispatcher_collects_the_outbox_is_left_to_it_for_a_moment(scan: OutboxScan) -> None:
+    follow(scan, 1.0, Collected(skipped=True))
+    assert not scan.may_go_on(1.0 + OTHERS_COLLECT_SECONDS / 2)
+    assert scan.may_go_on(1.0 + OTHERS_COLLECT_SECONDS)
 
 
 def test_after_moving_something_it_does_not_wait(scan: OutboxScan) -> None:
