@@ -14,7 +14,8 @@ from dispatcher.cli.options import AsJson
 from dispatcher.cli.output import number, print_facts, print_json, shown
 from dispatcher.database.transactions import Database
 from dispatcher.inspection.backlog import Backlog
-from dispatcher.inspection.status import LastRequest, Leases, Recent, Status, concerns, read_status
+from dispatcher.inspection.concerns import concerns
+from dispatcher.inspection.status import LastRequest, Leases, Recent, Status, read_status
 from dispatcher.settings.durations import age
 from dispatcher.settings.settings import load_settings
 

@@ -16,11 +16,12 @@ from dispatcher.console.reading import MAX_READ_DEAD_LETTERS, Reading, Unreadabl
 from dispatcher.console.request_filter import FAILING
 from dispatcher.console.shared import Block, Shared
 from dispatcher.inspection.causes import Causes, causes
+from dispatcher.inspection.concerns import Concern, concerns
 from dispatcher.inspection.graces import Graces
 from dispatcher.inspection.installation_list import View, list_installations
 from dispatcher.inspection.installations import Installation
 from dispatcher.inspection.minutes import Minute
-from dispatcher.inspection.status import Concern, Recent, Status, concerns
+from dispatcher.inspection.status import Recent, Status
 from dispatcher.policy.outcome import OutcomeKind
 from dispatcher.store.dead_letters import Filter
 from dispatcher.telemetry.console_links import explain_link

@@ -14,14 +14,7 @@ from dispatcher.policy.outcome import Outcome, OutcomeKind
 from dispatcher.policy.rate_window import RateWindow
 from dispatcher.settings.settings import Settings
 from dispatcher.store import Answer, Delivery
-from dispatcher.telemetry import (
-    Answered,
-    BreakerTurned,
-    InstallationPaused,
-    InstallationResumed,
-    Listener,
-    StepFailed,
-)
+from dispatcher.telemetry import Answered, BreakerTurned, InstallationPaused, InstallationResumed, Listener, StepFailed
 from dispatcher.telemetry.tracing import delivery_spans
 from dispatcher.vercel.client import Vercel
 from dispatcher.worker.answers import Answers

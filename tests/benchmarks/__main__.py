@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import coalescing, console, drain, footprint, latency, partner_cost, replicas, scale
+from tests.benchmarks import coalescing, console, drain, earlier, footprint, latency, partner_cost, replicas, scale
 from tests.benchmarks.machine import Machine, MissingProgram, Server, mariadb, postgresql, sink, versions
 from tests.benchmarks.table import Line, markdown
 
@@ -21,6 +21,7 @@ SCENARIOS = {
     "footprint": footprint.measure,
     "replicas": replicas.measure,
     "console": console.measure,
+    "earlier": earlier.measure,
 }
 
 

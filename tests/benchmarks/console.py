@@ -12,7 +12,7 @@ from threading import Event
 import httpx
 
 from dispatcher.console.pages import PLACES
-from tests.benchmarks.drain import drain
+from tests.benchmarks.drain import Measured, drain
 from tests.benchmarks.machine import Machine, Server, Sink, free_port
 from tests.benchmarks.programs import dispatcher, running, settings
 from tests.benchmarks.table import Line, median_ratio
@@ -28,16 +28,16 @@ def measure(machine: Machine) -> Iterator[Line]:
     """Measures drains of several polls each, without a console and with one that six people look at, each at another page."""
     events = machine.size(180_000)
     server, sink = machine.databases["postgresql"], machine.sink
-    rates: dict[bool, list[float]] = {False: [], True: []}
+    plain, looked = Measured(), Measured()
     shares: list[float] = []
     for _ in range(machine.rounds):
-        for is_open, measured in rates.items():
-            beside = looked_at(server, sink, shares) if is_open else None
-            rate, _ = drain(server, sink, events, installations=min(INSTALLATIONS, events), beside=beside)
-            measured.append(rate)
-    yield Line("console", "no console", f"{statistics.median(rates[False]):,.0f}/s")
-    value = f"{statistics.median(rates[True]):,.0f}/s, the console {100 * statistics.median(shares):.1f} % of a core"
-    ratio = median_ratio(rates[True], rates[False])
+        for measured in (plain, looked):
+            beside = looked_at(server, sink, shares) if measured is looked else None
+            measured.add(*drain(server, sink, events, installations=min(INSTALLATIONS, events), beside=beside))
+    yield Line("console", "no console", f"{statistics.median(plain.rates):,.0f}/s, {plain.processor(events)}")
+    used = f"{looked.processor(events)}, the console {100 * statistics.median(shares):.1f} % of a core"
+    value = f"{statistics.median(looked.rates):,.0f}/s, {used}"
+    ratio = median_ratio(looked.rates, plain.rates)
     yield Line("console", "each page open", value, ratio, "× no console", at_least=0.98)
 
 

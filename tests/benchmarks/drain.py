@@ -2,15 +2,17 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dispatcher.database.transactions import open_database
-from tests.benchmarks.events import commit, fresh, wait_until_delivered
+from tests.benchmarks.events import commit, wait_until_delivered
 from tests.benchmarks.machine import Machine, Server, Sink
-from tests.benchmarks.programs import Running, Used, dispatcher, running, settings
+from tests.benchmarks.programs import PROGRAM, Running, Used, run, running, settings
 from tests.benchmarks.table import Line, median_ratio
+from tests.tables import drop_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,14 @@ class Measured:
         self.rates.append(rate)
         self.used.append(used)
 
-    def per_thousand(self, seconds: Sequence[float], events: int) -> float:
-        return statistics.median(seconds) / events * 1000
+    def worker(self, events: int) -> float:
+        """Returns the worker's seconds of processor time per 1,000 events."""
+        return statistics.median(one.worker for one in self.used) / events * 1000
+
+    def processor(self, events: int) -> str:
+        """Describes the seconds of processor time per 1,000 events."""
+        database = statistics.median(one.database for one in self.used) / events * 1000
+        return f"{self.worker(events):.3f} s, the database {database:.3f} s"
 
 
 def measure(machine: Machine) -> Iterator[Line]:
@@ -89,9 +97,7 @@ def _lines(case: Case, measured: Measured, standard: Measured, events: int) -> I
     memory = max(one.memory for one in measured.used)
     value = f"{ratio:.2f} × the standard case, {memory:.0f} MB"
     yield Line("drain", str(case), value, rate, "events/s", at_least=case.at_least)
-    worker = measured.per_thousand([one.worker for one in measured.used], events)
-    database = measured.per_thousand([one.database for one in measured.used], events)
-    value = f"{worker:.3f} s, the database {database:.3f} s"
+    value, worker = measured.processor(events), measured.worker(events)
     yield Line("drain", f"{case}, CPU per 1,000", value, worker, "s, worker", at_most=case.worker_at_most)
 
 
@@ -105,17 +111,19 @@ def drain(
     replicas: int = 1,
     others: dict[str, str] | None = None,
     beside: AbstractContextManager[None] | None = None,
+    program: Path = PROGRAM,
 ) -> tuple[float, Used]:
     """Returns events per second, from their commit to the last request, and what the dispatchers and the database used meanwhile.
 
     The dispatchers, with the environment `others` instead of the default settings, run idle before all events are committed in one
-    transaction. Each subject is sent exactly once. `beside` is open meanwhile.
+    transaction. Each subject is sent exactly once. `beside` is open meanwhile. `program`: the dispatcher's.
     """
     subjects, environment = subjects or events, others or settings(server.url, sink.url)
     database = open_database(server.url)
-    fresh(database)
+    drop_tables(database)  # not by migrating down: they may be those of another version
+    run([str(program), "migrate"], environment)
     with ExitStack() as stack:
-        workers = [stack.enter_context(running(dispatcher("run"), environment)) for _ in range(replicas)]
+        workers = [stack.enter_context(running([str(program), "run"], environment)) for _ in range(replicas)]
         commit(database, replicas, subjects=replicas, installations=replicas)
         wait_until_delivered(database)
         stack.enter_context(beside or nullcontext())

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+PROGRAM = Path(sys.executable).with_name("dispatcher")
+"""The project's."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -102,7 +104,7 @@ def _status(pid: int, name: str) -> float:
 
 def dispatcher(command: str) -> list[str]:
     """Returns a command line of the project."""
-    return [str(Path(sys.executable).with_name("dispatcher")), command]
+    return [str(PROGRAM), command]
 
 
 def settings(database_url: str, sink_url: str, **others: str) -> dict[str, str]:

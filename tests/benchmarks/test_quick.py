@@ -13,5 +13,15 @@ def test_every_scenario_runs() -> None:
     ran = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     scenarios = {line.split("|")[1].strip() for line in ran.stdout.splitlines() if line.startswith("|")}
-    measured = {"drain", "coalescing", "latency", "partner's cost", "scale", "footprint", "replicas", "console"}
+    measured = {
+        "drain",
+        "coalescing",
+        "latency",
+        "partner's cost",
+        "scale",
+        "footprint",
+        "replicas",
+        "console",
+        "earlier",
+    }
     assert scenarios - {"scenario", "---"} == measured

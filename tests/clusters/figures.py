@@ -1,5 +1,6 @@
 """What a run showed: whether the law held, and what it cost."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -86,9 +87,10 @@ def find_stranded(
         arrivals[one.resource].append(one.arrived_at)
     late = []
     for commit in commits:
-        covered = next((arrived for arrived in arrivals[commit.resource] if arrived >= commit.at), None)
-        if covered is not None and _undisturbed(commit.at, covered, disturbances) > seconds:
-            late.append((commit, covered))
+        after = arrivals[commit.resource]
+        place = bisect_left(after, commit.at)
+        if place < len(after) and _undisturbed(commit.at, after[place], disturbances) > seconds:
+            late.append((commit, after[place]))
     return late
 
 

@@ -13,8 +13,9 @@ from dispatcher.console.pages import PLACES, printable, tag_of
 from dispatcher.console.search import find
 from dispatcher.database import migration
 from dispatcher.database.transactions import Database, open_database
+from dispatcher.inspection.concerns import Concern, concerns
 from dispatcher.inspection.dead_letters import ADVICE, list_dead_letters
-from dispatcher.inspection.status import Concern, Recent, Status, concerns, read_status
+from dispatcher.inspection.status import Recent, Status, read_status
 from dispatcher.outbox.tables import VERSION_TABLE, attempt, dead_letter, outbox
 from dispatcher.policy.decision import DeadLetterReason
 from dispatcher.store.dead_letters import Filter

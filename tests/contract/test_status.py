@@ -8,7 +8,8 @@ from sqlalchemy import Engine
 
 from dispatcher import store
 from dispatcher.database.transactions import Database
-from dispatcher.inspection.status import Failing, Holder, Leases, concerns, read_status
+from dispatcher.inspection.concerns import concerns
+from dispatcher.inspection.status import Failing, Holder, Leases, read_status
 from dispatcher.outbox.tables import attempt, dead_letter, delivery, dispatcher, installation
 from dispatcher.policy.decision import Action, Decision
 from dispatcher.policy.outcome import Outcome, OutcomeKind

@@ -28,14 +28,6 @@ def freeze_a_dispatcher(box: BlackBox, _: Database) -> None:
     dispatcher.thaw()
 
 
-def restart_the_database(_: BlackBox, database: Database) -> None:
-    database.restart()
-
-
-def end_connections(_: BlackBox, database: Database) -> None:
-    database.end_connections()
-
-
 def vercel_is_down(box: BlackBox, _: Database) -> None:
     box.receiver.behaviour = lambda: 503
     time.sleep(OUTAGE_SECONDS)
@@ -66,8 +58,6 @@ def a_row_is_locked(_: BlackBox, database: Database) -> None:
 FAULTS: tuple[Fault, ...] = (
     kill_a_dispatcher,
     freeze_a_dispatcher,
-    restart_the_database,
-    end_connections,
     vercel_is_down,
     vercel_is_slow,
     vercel_throttles,

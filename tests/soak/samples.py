@@ -2,15 +2,18 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import psutil
 
 from dispatcher.database.transactions import open_database
-from dispatcher.store import LONG_AGO, LOWEST_ID, look
+from dispatcher.settings.settings import Settings
+from dispatcher.store import LONG_AGO, LOWEST_ID, collect, look
 
-LOOKS = 9
+TIMES = 9
+SETTLE_DELAY = timedelta(seconds=Settings.model_fields["settle_delay"].default)
 WARM_UP_SHARE = 0.25
 """The first samples, which are left out: caches fill."""
 
@@ -32,11 +35,12 @@ QUANTITIES = (
     Quantity("descriptors", "", 0.0, 3.0),
     Quantity("threads", "", 0.0, 2.0),
     Quantity("look", "ms", 0.5, 1.0),
+    Quantity("collect", "ms", 0.5, 2.0),
 )
 
 
 class Sampler:
-    """Samples one dispatcher's process, and how long the statement takes that it executes most."""
+    """Samples one dispatcher's process, and how long a look and a collection take beside it."""
 
     def __init__(self, pid: int, url: str) -> None:
         self._process = psutil.Process(pid)
@@ -46,17 +50,24 @@ class Sampler:
 
     def sample(self) -> None:
         """Adds a sample. Raises OSError or SQLAlchemy's errors if the database is away."""
-        times = []
-        for _ in range(LOOKS):
-            began = time.perf_counter()
-            look(self._database, LOWEST_ID, LONG_AGO)
-            times.append(time.perf_counter() - began)
         memory = self._process.memory_info().rss / 1e6
-        used = (memory, self._process.num_fds(), self._process.num_threads(), statistics.median(times) * 1e3)
-        self.samples.append((time.monotonic(), *map(float, used)))
+        used = (memory, self._process.num_fds(), self._process.num_threads())
+        looks = _milliseconds(lambda: look(self._database, LOWEST_ID, LONG_AGO))
+        collections = _milliseconds(lambda: collect(self._database, 500, LOWEST_ID, SETTLE_DELAY))
+        self.samples.append((time.monotonic(), *map(float, used), looks, collections))
 
     def close(self) -> None:
         self._database.close()
+
+
+def _milliseconds(step: Callable[[], object]) -> float:
+    """Returns the median time of a step."""
+    times = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1e3
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The three databases of the soak: servers that can be killed and started again, and a file."""
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -10,18 +11,16 @@ from tests.clusters.mariadb import Mariadb
 from tests.clusters.postgresql import DATABASE, Server
 from tests.contract.servers import _free_port
 
+Faults = Mapping[str, Callable[[], None]]
+
 
 class Database(Protocol):
     """A database under test."""
 
     name: str
     url: str
-
-    def restart(self) -> None:
-        """Kills the server and starts it again; does nothing if there is none."""
-
-    def end_connections(self) -> None:
-        """Ends every connection of the partner and of the dispatchers."""
+    faults: Faults
+    """Those of the database itself, by name."""
 
 
 class Sqlite:
@@ -31,12 +30,7 @@ class Sqlite:
 
     def __init__(self, directory: Path) -> None:
         self.url = f"sqlite:///{directory}/soak.db"
-
-    def restart(self) -> None:
-        pass
-
-    def end_connections(self) -> None:
-        pass
+        self.faults: Faults = {}
 
 
 class Postgresql:
@@ -50,12 +44,12 @@ class Postgresql:
         self.server.install()
         self.server.start()
         self.server.ask(f"CREATE DATABASE {DATABASE}", database="postgres")
+        self.faults: Faults = {
+            "restart the database": lambda: _restart(self.server),
+            "end connections": self._end_connections,
+        }
 
-    def restart(self) -> None:
-        self.server.daemon.kill()
-        self.server.start()
-
-    def end_connections(self) -> None:
+    def _end_connections(self) -> None:
         others = f"datname = '{DATABASE}' AND pid <> pg_backend_pid()"
         with suppress(psycopg.Error):
             self.server.ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
@@ -72,10 +66,12 @@ class MariadbServer:
         self.server.install()
         self.server.start()
         self.server.create_partner()
+        self.faults: Faults = {
+            "restart the database": lambda: _restart(self.server),
+            "end connections": self.server.end_connections,
+        }
 
-    def restart(self) -> None:
-        self.server.daemon.kill()
-        self.server.start()
 
-    def end_connections(self) -> None:
-        self.server.end_connections()
+def _restart(server: Server | Mariadb) -> None:
+    server.daemon.kill()
+    server.start()
