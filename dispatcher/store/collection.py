@@ -2,8 +2,10 @@
 
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
+from itertools import count
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,13 +37,15 @@ def collect(
 
     Events of installations whose row stays locked by another session are left in the outbox, and so are removals.
     """
+    tries = count()
+
+    def step(connection: Connection, skip_locked: bool) -> Collected:
+        contended = next(tries) > 0
+        collected = _collect(connection, database.dialect, limit, low_water, settle_delay, skip_locked=skip_locked)
+        return replace(collected, contended=contended)
+
     # Not durable: if a crash loses this transaction, the events are still in the outbox.
-    return database.transact_around_locks(
-        lambda connection, skip_locked: _collect(
-            connection, database.dialect, limit, low_water, settle_delay, skip_locked=skip_locked
-        ),
-        durable=False,
-    )
+    return database.transact_around_locks(step, durable=False)
 
 
 def collect_installation(database: Database, installation_id: str, limit: int) -> Collected:

@@ -106,6 +106,8 @@ class Collected:
     """Whether the limit was reached, so more events may be waiting."""
     skipped: bool = False
     """Whether another dispatcher was collecting, so the outbox was not read."""
+    contended: bool = False
+    """Whether the transaction was repeated, because others were changing the same rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,17 @@ from dispatcher.worker.low_water import LowWaterMark
 
 OTHERS_COLLECT_SECONDS = 0.02
 """While another dispatcher collects, the outbox is left to it for this time: an attempt costs three round trips and finds it locked."""
+CONTENDED_SECONDS = 0.1
+"""After a conflict it is left alone for this time: on Galera, whoever commits first wins, and frequent collections would make the longer
+settlements of the same installations lose again and again."""
 
 
 class OutboxScan:
     """Follows the collections from the outbox's low-water mark to its end. Times are monotonic seconds.
 
     Events of an installation whose row is locked are left in the outbox, and the scan continues beyond them. If a whole scan could move
-    nothing, the next one begins `retry` seconds later; if another dispatcher is collecting, `OTHERS_COLLECT_SECONDS` later.
+    nothing, the next one begins `retry` seconds later; if another dispatcher is collecting, or a conflict made one repeat its transaction,
+    `OTHERS_COLLECT_SECONDS` or `CONTENDED_SECONDS` later.
     """
 
     def __init__(self, retry: float, sweep_seconds: float) -> None:
@@ -45,6 +49,8 @@ class OutboxScan:
 
     def note(self, began: float, collected: Collected) -> None:
         """Records the result of the collection that began at that time."""
+        if collected.contended:
+            self._not_before = began + CONTENDED_SECONDS
         if collected.skipped:
             self._not_before = began + OTHERS_COLLECT_SECONDS
             return

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from dispatcher import store
 from dispatcher.credentials.sources import StaticCredentials
 from dispatcher.database.engine import open_engine
 from dispatcher.database.errors import is_unreachable
@@ -276,6 +277,29 @@ def test_a_serialization_failure_is_tried_again(database: Database, refused: lis
     Database(engine, database.dialect, database.schema).transact(step)
     assert (refused, len(tries)) == (["40001"], 2)
     assert failures(database) == {"a": 2}
+
+
+@on_postgresql
+def test_a_collection_that_had_to_be_repeated_says_so(
+    database: Database, partner: Engine, refused: list[object]
+) -> None:
+    """As on Galera, where another node commits in between."""
+    with partner.begin() as connection:
+        write(connection, "db_1", installation_id="a")
+    assert not store.collect(database, 9).contended
+    with partner.begin() as connection:
+        write(connection, "db_1", installation_id="a")
+    engine = database.engine.execution_options(isolation_level="REPEATABLE READ")
+
+    def interfere(_conn: object, _cursor: object, statement: str, *_others: object) -> None:
+        if "INSERT INTO" in statement and installation.name in statement and not refused:
+            with database.engine.begin() as other:
+                touch(other, "a")
+
+    sa.event.listen(database.engine, "before_cursor_execute", interfere)
+    collected = store.collect(Database(engine, database.dialect, database.schema), 9)
+    sa.event.remove(database.engine, "before_cursor_execute", interfere)
+    assert (collected.events, collected.contended, refused) == (1, True, ["40001"])
 
 
 @on_sqlite

@@ -1,11 +1,13 @@
 """Where a scan of the outbox continues when some of its events must stay."""
 
+from dataclasses import replace
+
 import pytest
 
 from dispatcher import store
 from dispatcher.store import Collected
 from dispatcher.worker.low_water import LAG_SECONDS
-from dispatcher.worker.outbox_scan import OTHERS_COLLECT_SECONDS, OutboxScan
+from dispatcher.worker.outbox_scan import CONTENDED_SECONDS, OTHERS_COLLECT_SECONDS, OutboxScan
 
 SWEEP_SECONDS = 5.0
 RETRY = 0.2
@@ -52,6 +54,12 @@ def test_while_another_dispatcher_collects_the_outbox_is_left_to_it_for_a_moment
     follow(scan, 1.0, Collected(skipped=True))
     assert not scan.may_go_on(1.0 + OTHERS_COLLECT_SECONDS / 2)
     assert scan.may_go_on(1.0 + OTHERS_COLLECT_SECONDS)
+
+
+def test_after_a_conflict_the_outbox_is_left_alone_for_longer(scan: OutboxScan) -> None:
+    follow(scan, 1.0, replace(MOVED, contended=True, full=False))
+    assert not scan.may_go_on(1.0 + CONTENDED_SECONDS / 2)
+    assert scan.may_go_on(1.0 + CONTENDED_SECONDS)
 
 
 def test_after_moving_something_it_does_not_wait(scan: OutboxScan) -> None:
