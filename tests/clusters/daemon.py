@@ -85,7 +85,8 @@ class Daemon:
         """Kills all its processes at once, as when the machine loses power, and waits until none is left."""
         processes = self._signal(signal.SIGKILL)
         self.wait()
-        psutil.wait_procs(processes, DEADLINE_SECONDS)
+        # `psutil.wait_procs` may raise FileNotFoundError for one that is ending.
+        wait_until(lambda: not any(_exists(one) for one in processes), f"all processes of {self.name} have ended")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Asks it to end, and waits until it has."""
@@ -111,3 +112,9 @@ class Daemon:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
         return processes
+
+
+def _exists(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False

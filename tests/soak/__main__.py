@@ -4,7 +4,7 @@ import argparse
 import secrets
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from tests.clusters.figures import HEADER
@@ -25,19 +25,22 @@ def main() -> int:
         directory.chmod(0o755)
         databases: list[Database] = [Sqlite(directory), Postgresql(directory), MariadbServer(directory)]
         try:
-            results = _soak_all(databases, options.hours * 3600, options.seed)
+            soaks = _soak_all(databases, options.hours * 3600, options.seed)
         finally:
             for database in databases[1:]:
                 database.server.daemon.kill()  # type: ignore[attr-defined]
+    results = [one.result() for one in soaks if one.exception() is None]
     problems = [problem for result in results for problem in result.problems]
     sys.stdout.write("\n".join([_report(results), *problems, ""]))
+    for one in soaks:
+        one.result()  # raises the error of one that could not go on, after the figures of the others
     return bool(problems)
 
 
-def _soak_all(databases: list[Database], seconds: float, seed: int) -> list[Result]:
+def _soak_all(databases: list[Database], seconds: float, seed: int) -> list[Future[Result]]:
+    """Returns the soaks, which have ended."""
     with ThreadPoolExecutor(len(databases)) as threads:
-        running = [threads.submit(soak, one, seconds, seed + place) for place, one in enumerate(databases)]
-        return [one.result() for one in running]
+        return [threads.submit(soak, one, seconds, seed + place) for place, one in enumerate(databases)]
 
 
 def _report(results: list[Result]) -> str:
