@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 
 EVENTS, INSTALLATIONS = 400, 100
 ROUNDS, ENOUGH_EVENTS = 15, 10_000
-MAX_ROWS_READ = 2_000
+MAX_ROWS_READ = 3_000
 """Rows that all steps of a plan together may read: a small multiple of the batch, and very little compared with a million."""
 MAX_RATIOS = {"claim": 4, "pull": 4, "collect": 6, "settle": 6}
 """How many times as long each step may take, even on a busy machine; reading everything would take a hundred times as long. The last
